@@ -1,0 +1,71 @@
+"""Real-time speech enhancement with the FullSubNet family, without PyTorch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .audio import FileReport, enhance_file
+    from .enhancer import Enhancer
+    from .errors import (
+        AudioError,
+        CheckpointError,
+        ConcurrentUseError,
+        FrameError,
+        ModelError,
+        NormError,
+        NpfsnError,
+        RecipeError,
+        StateError,
+        StreamEndedError,
+    )
+    from .weights import Model, load_model, save_model
+    from .whole import enhance
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ConcurrentUseError",
+    "Enhancer",
+    "FileReport",
+    "FrameError",
+    "Model",
+    "ModelError",
+    "NormError",
+    "NpfsnError",
+    "RecipeError",
+    "StateError",
+    "StreamEndedError",
+    "__version__",
+    "enhance",
+    "enhance_file",
+    "load_model",
+    "save_model",
+]
+
+_HOMES = {
+    "Enhancer": "enhancer",
+    "FileReport": "audio",
+    "Model": "weights",
+    "enhance": "whole",
+    "enhance_file": "audio",
+    "load_model": "weights",
+    "save_model": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `npfsn --help` needs neither numba nor scipy."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,733 @@
+"""Sound files in and out: rate, channels, bit depth, level and length kept; complete or absent.
+
+A file is read, enhanced and written in blocks, so memory does not grow with its length. The one
+exception is a model whose norm needs the whole signal: there the whole file is held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile as sf
+
+from .errors import AudioError, NormError
+from .resample import MAX_RATE, MIN_RATE, Resampler
+
+if TYPE_CHECKING:
+    from .enhancer import Enhancer
+    from .weights import Model
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AlignedStream",
+    "FileReport",
+    "enhance_file",
+    "quantise",
+    "silence_nonfinite",
+]
+
+Float32Array = npt.NDArray[np.float32]
+Progress = Callable[[float, float], None]
+StrPath = str | os.PathLike[str]
+
+#: Samples (frames x channels) handled at once. Small enough for any machine, large enough that the
+#: matrix products of a block are worth their overhead.
+BLOCK_SAMPLES = 1 << 16
+
+# What one sample of an integer subtype can tell apart. Companded and ADPCM codes stand for 16-bit
+# samples; what is not listed stores floats or is lossy, and keeps what lies beyond full scale.
+_BITS = {
+    "PCM_S8": 8,
+    "PCM_U8": 8,
+    "PCM_16": 16,
+    "PCM_24": 24,
+    "PCM_32": 32,
+    "ALAC_16": 16,
+    "ALAC_20": 20,
+    "ALAC_24": 24,
+    "ALAC_32": 32,
+    "DPCM_8": 8,
+    "DPCM_16": 16,
+    "DWVW_12": 12,
+    "DWVW_16": 16,
+    "DWVW_24": 24,
+    **dict.fromkeys(
+        "ULAW ALAW IMA_ADPCM MS_ADPCM GSM610 G721_32 G723_24 G723_40 VOX_ADPCM "
+        "NMS_ADPCM_16 NMS_ADPCM_24 NMS_ADPCM_32".split(),
+        16,
+    ),
+}
+
+# File name suffix -> soundfile's name of the container, where the two differ.
+_ALIASES = {
+    "aif": "AIFF",
+    "aifc": "AIFF",
+    "iff": "SVX",
+    "mp1": "MP3",
+    "mp2": "MP3",
+    "oga": "OGG",
+    "opus": "OGG",
+    "sf": "IRCAM",
+    "sph": "NIST",
+    "snd": "AU",
+    "wave": "WAV",
+}
+
+#: Suffixes (lower case, with the dot) of the files taken from a folder.
+AUDIO_SUFFIXES = frozenset(
+    "." + name
+    for name in (
+        "aif aifc aiff au avr caf flac iff ircam mp1 mp2 mp3 nist oga ogg opus paf pvf rf64 sd2 "
+        "sds sf snd sph svx voc w64 wav wave wavex wve xi"
+    ).split()
+)
+
+# Containers that libsndfile writes as two files, which cannot appear in one step.
+_TWO_FILES = ("SD2",)
+
+# libsndfile shortens a file that promises more than it holds and only tells its log.
+_LENGTH_KEYS = {
+    "WAV": "data",
+    "WAVEX": "data",
+    "CAF": "data",
+    "AIFF": "SSND",
+    "AU": "Data Size",
+    "W64": "riff",
+    "RF64": "Riff size",
+}
+# Lengths from here on are what programs write that do not know the length yet (pipes).
+_UNKNOWN_LENGTH = 0x7FFF0000
+# Headers that are off by a pad byte or by their own size are common and harmless.
+_SLACK_BYTES = 64
+# No header without audio is as long as this.
+_MAX_EMPTY_BYTES = 1 << 14
+# 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
+_MAX_OGG_PAGE = 27 + 255 + 255 * 255
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was done to one file.
+
+    Attributes
+    ----------
+    samples : int
+        Frames, that is samples per channel: of the input and, exactly as many, of the output.
+    seconds : float
+        The same in seconds of audio.
+    channels, sample_rate : int
+        Of input and output.
+    n_clipped : int
+        Output samples beyond full scale that an integer format could not hold.
+    n_nonfinite : int
+        Input samples that were NaN or infinite and were replaced by zero.
+    wall_seconds : float
+        Time taken, reading and writing included.
+    """
+
+    samples: int
+    seconds: float
+    channels: int
+    sample_rate: int
+    n_clipped: int
+    n_nonfinite: int
+    wall_seconds: float
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: time taken by second of audio."""
+        return self.wall_seconds / self.seconds if self.seconds else 0.0
+
+
+class AlignedStream:
+    """One channel at any sample rate through an `Enhancer`, latency taken out.
+
+    Parameters
+    ----------
+    enhancer : Enhancer
+        A fresh stream; used up by this one.
+    rate : int
+        Sample rate of what goes in and of what comes out, in Hz.
+    atten_lim_db : float, optional
+        As of `Enhancer`, but the input is mixed in at its own rate: 0 gives all of it back, also
+        what lies beyond the band of the model. The enhancer must have no limit of its own.
+    keep_latency : bool
+        Leave the `enhancer.latency_samples` zeros at the start instead of taking them out.
+    """
+
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        rate: int,
+        *,
+        atten_lim_db: float | None = None,
+        keep_latency: bool = False,
+    ) -> None:
+        self._enhancer = enhancer
+        self._there = Resampler(rate, enhancer.sample_rate)
+        self._back = Resampler(enhancer.sample_rate, rate)
+        self._skip = 0 if keep_latency else enhancer.latency_samples
+        lag = -(-enhancer.latency_samples * rate // enhancer.sample_rate)
+        self._lag = lag if keep_latency else 0
+        self._n_in = self._n_out = 0
+        self._limit = np.float32(0.0 if atten_lim_db is None else 10.0 ** (-atten_lim_db / 20.0))
+        self._dry = np.zeros(self._lag, np.float32)  # what has come in, but not out
+
+    @property
+    def n_nonfinite(self) -> int:
+        """Samples that the enhancer found not finite and replaced."""
+        return int(self._enhancer.n_nonfinite)
+
+    def process(self, x: Float32Array) -> Float32Array:
+        """Take any number of samples in and give the enhanced ones that are ready.
+
+        Parameters
+        ----------
+        x : float32 array, shape (N,)
+
+        Returns
+        -------
+        float32 array, shape (M,)
+        """
+        self._n_in += x.size
+        if self._limit > 0.0:
+            self._dry = np.concatenate((self._dry, x))
+        return self._give(self._back.process(self._enhance(self._there.process(x))))
+
+    def flush(self) -> Float32Array:
+        """Give the rest: all outputs together are as long as the input (and the kept latency).
+
+        Returns
+        -------
+        float32 array, shape (M,)
+        """
+        last = self._enhance(self._there.flush())
+        rest = self._trim(self._enhancer.flush())
+        out = (self._back.process(last), self._back.process(rest), self._back.flush())
+        return self._give(np.concatenate(out)[: self._n_in + self._lag - self._n_out])
+
+    def _enhance(self, x: Float32Array) -> Float32Array:
+        return self._trim(self._enhancer.process(x))
+
+    def _trim(self, y: Float32Array) -> Float32Array:
+        """Drop what is left of the zeros at the start."""
+        dropped = min(self._skip, y.size)
+        self._skip -= dropped
+        return y[dropped:]
+
+    def _give(self, y: Float32Array) -> Float32Array:
+        """Count what goes out and mix the input in."""
+        self._n_out += y.size
+        if self._limit > 0.0:
+            dry, self._dry = self._dry[: y.size], self._dry[y.size :]
+            y = self._limit * dry + (np.float32(1.0) - self._limit) * y
+        return y
+
+
+def enhance_file(
+    src: StrPath,
+    dst: StrPath,
+    model: StrPath | Model | None = None,
+    *,
+    norm: str | None = None,
+    precision: str = "float32",
+    atten_lim_db: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> FileReport:
+    """Enhance one sound file.
+
+    Rate, channels, length, bit depth, container and level are kept, and the output is aligned with
+    the input. A `dst` whose suffix differs from that of `src` names another container; the bit
+    depth is kept where that container has it. Channels are enhanced one by one. A rate other than
+    the model's is changed and changed back, which limits the band to the model's.
+
+    Parameters
+    ----------
+    src, dst : path
+        `dst` appears under its name only when it is complete. Missing folders are made.
+    model : path, Model or None
+        None: the weights that come with npfsn.
+    norm, precision, atten_lim_db
+        As of `Enhancer`. A model with an offline norm is run on the whole signal: memory then
+        grows with the length of the file.
+    force : bool
+        Replace `dst` if it exists.
+    progress : callable
+        Called after each block with the seconds of audio done and the seconds there are.
+
+    Returns
+    -------
+    FileReport
+
+    Raises
+    ------
+    AudioError
+        If `src` cannot be read or is damaged, if `dst` exists, is `src` or cannot be written.
+    ModelError, NormError
+        If the model is damaged or the norm unknown.
+    """
+    started = time.perf_counter()
+    src, dst = Path(src), Path(dst)
+    with _open_source(src) as source:
+        _check_destination(src, dst, force)
+        container, subtype, endian = _target_format(source, src, dst)
+        with _complete_or_absent(dst, force) as partial:
+            sink = _Sink(partial, dst, source, container, subtype, endian)
+            try:
+                n_frames, n_nonfinite = _run(
+                    source, sink, src, model, norm, precision, atten_lim_db, progress
+                )
+            except BaseException:
+                sink.abandon()
+                raise
+            sink.finish(n_frames)
+    return FileReport(
+        samples=n_frames,
+        seconds=n_frames / source.samplerate,
+        channels=source.channels,
+        sample_rate=source.samplerate,
+        n_clipped=sink.n_clipped,
+        n_nonfinite=n_nonfinite,
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+def quantise(y: Float32Array, bits: int) -> tuple[npt.NDArray[np.int32], int]:
+    """Round to the nearest of 2^bits steps from -1 to 1 and clip what lies beyond.
+
+    Parameters
+    ----------
+    y : float32 array
+        Finite.
+    bits : int
+        At most 32.
+
+    Returns
+    -------
+    int32 array, shape of `y`
+        The steps in the upper `bits` bits, as soundfile takes them.
+    int
+        How many samples were clipped.
+    """
+    # soundfile would truncate towards minus infinity, which adds an offset of half a step and
+    # turns 0.99999 of a step into none.
+    scale = 2.0 ** (bits - 1)
+    steps = np.rint(np.asarray(y, np.float64) * scale)
+    n_clipped = int(np.count_nonzero((steps > scale - 1.0) | (steps < -scale)))
+    np.clip(steps, -scale, scale - 1.0, out=steps)
+    return steps.astype(np.int32) << (32 - bits), n_clipped
+
+
+def silence_nonfinite(x: Float32Array) -> int:
+    """Replace NaN and infinity by zero, in place.
+
+    A filter would spread them over its whole length, so they must go before any resampling.
+
+    Parameters
+    ----------
+    x : float32 array
+        Modified.
+
+    Returns
+    -------
+    int
+        How many samples were replaced.
+    """
+    # A sum is finite only if every sample is, and costs no second array; one that overflows is
+    # looked at closely.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):
+            return 0
+    bad = ~np.isfinite(x)
+    x[bad] = 0.0
+    return int(np.count_nonzero(bad))
+
+
+def _run(
+    source: sf.SoundFile,
+    sink: _Sink,
+    src: Path,
+    model: StrPath | Model | None,
+    norm: str | None,
+    precision: str,
+    atten_lim_db: float | None,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Enhance everything from `source` to `sink`; return the frames and the non-finite samples."""
+    from .enhancer import Enhancer
+    from .weights import load_model
+
+    model = load_model(model)  # once for all channels
+    options: dict[str, Any] = {"precision": precision, "norm": norm}
+    try:
+        enhancers = [Enhancer(model, **options, on_nonfinite="zero")]
+    except NormError:
+        # A norm that cannot stream, or one that does not exist: `enhance` says so.
+        options["atten_lim_db"] = atten_lim_db
+        return _run_whole(source, sink, src, model, options, progress)
+
+    _check_rate(src, source.samplerate, enhancers[0].sample_rate)
+    while len(enhancers) < source.channels:
+        enhancers.append(Enhancer(model, **options, on_nonfinite="zero"))
+    streams = [
+        AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
+        for enhancer in enhancers
+    ]
+    n_frames = n_nonfinite = 0
+    for block, n_bad in _blocks(source, src):
+        n_frames += len(block)
+        n_nonfinite += n_bad
+        sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
+        if progress is not None:
+            rate = source.samplerate
+            progress(n_frames / rate, max(source.frames, n_frames) / rate)
+    sink.write([stream.flush() for stream in streams])
+    return n_frames, n_nonfinite + sum(stream.n_nonfinite for stream in streams)
+
+
+def _run_whole(
+    source: sf.SoundFile,
+    sink: _Sink,
+    src: Path,
+    model: StrPath | Model | None,
+    options: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Do the same with the whole signal in memory, for norms that need it."""
+    from .whole import enhance
+
+    _check_rate(src, source.samplerate, None)
+    blocks: list[Float32Array] = []
+    n_nonfinite = 0
+    for block, n_bad in _blocks(source, src):
+        blocks.append(block)
+        n_nonfinite += n_bad
+    signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
+    blocks.clear()
+    n_frames = len(signal)
+    for c in range(source.channels):
+        if n_frames:
+            signal[:, c] = enhance(
+                np.ascontiguousarray(signal[:, c]), source.samplerate, model, **options
+            )
+        if progress is not None:
+            seconds = n_frames / source.samplerate
+            progress(seconds * (c + 1) / source.channels, seconds)
+    step = max(1, BLOCK_SAMPLES // source.channels)
+    for start in range(0, n_frames, step):
+        sink.write(list(signal[start : start + step].T))
+    return n_frames, n_nonfinite
+
+
+@contextlib.contextmanager
+def _open_source(src: Path) -> Iterator[sf.SoundFile]:
+    """Open a sound file, or say in one sentence why it cannot be read."""
+    try:
+        found = os.stat(src)
+        if stat.S_ISDIR(found.st_mode):
+            raise AudioError(f"{src} is a folder: expected a sound file")
+        if not stat.S_ISREG(found.st_mode):
+            raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
+        with open(src, "rb"):  # soundfile calls every failure "System error"
+            pass
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    except ValueError as error:  # a null character in the name
+        raise AudioError(f"cannot read {src!r}: {error}") from error
+    if found.st_size == 0:
+        raise AudioError(f"{src} is empty: expected a sound file, found 0 bytes")
+    try:
+        source = sf.SoundFile(_native(src))
+    except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+        raise AudioError(
+            f"cannot read {src} as audio ({_reason(error)}): expected a format that "
+            "libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
+        ) from error
+    with source:
+        _check_whole(source, src, found.st_size)
+        yield source
+
+
+def _native(path: Path) -> str | bytes:
+    """Name a file to libsndfile; on POSIX also names that are not valid Unicode."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def _reason(error: BaseException) -> str:
+    """Repeat what libsndfile says is wrong, without the file name."""
+    text = str(getattr(error, "error_string", error)).strip()
+    return text.rstrip(".") or type(error).__name__
+
+
+def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
+    """Refuse a file whose header promises more than the file holds."""
+    key = _LENGTH_KEYS.get(source.format)
+    if key is not None:
+        pattern = rf"^\s*{key}\s*:\s*(\d+) \(should be (\d+)\)"
+        for said, there in re.findall(pattern, source.extra_info, re.MULTILINE):
+            missing = int(said) - int(there)
+            if _SLACK_BYTES < missing and int(said) < _UNKNOWN_LENGTH:
+                raise AudioError(
+                    f"{src} is cut short: its header promises {said} bytes, {there} are there; "
+                    "to enhance these, save the file anew with an audio editor first"
+                )
+    if source.format == "OGG" and not _ogg_ends(src, n_bytes):
+        raise AudioError(
+            f"{src} is cut short: its last page is missing; to enhance what is there, save the "
+            "file anew with an audio editor first"
+        )
+    if source.frames == 0 and n_bytes > _MAX_EMPTY_BYTES:
+        raise AudioError(
+            f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
+            "no audio that can be found; repair it with an audio editor first"
+        )
+
+
+def _ogg_ends(src: Path, n_bytes: int) -> bool:
+    """Tell whether the last page of an Ogg file is whole and says that it is the last."""
+    try:
+        with open(src, "rb") as file:
+            file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
+            tail = file.read(2 * _MAX_OGG_PAGE)
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    start = tail.rfind(b"OggS")
+    page = tail[start:]
+    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _check_rate(src: Path, rate: int, model_rate: int | None) -> None:
+    """Refuse a rate that cannot be changed to the model's."""
+    if rate != model_rate and not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(
+            f"{src} has a sample rate of {rate} Hz: expected one from {MIN_RATE} to {MAX_RATE} Hz"
+        )
+
+
+def _blocks(source: sf.SoundFile, src: Path) -> Iterator[tuple[Float32Array, int]]:
+    """Read block by block: float32 [frames, channels], and how many samples were not finite."""
+    step = max(1, BLOCK_SAMPLES // source.channels)
+    n_frames = 0
+    while True:
+        try:
+            block = source.read(step, dtype="float32", always_2d=True)
+        except (sf.SoundFileError, RuntimeError, AssertionError) as error:
+            seconds = n_frames / source.samplerate
+            raise AudioError(
+                f"{src} is damaged some {seconds:.1f} s from its start ({_reason(error)})"
+            ) from error
+        if not len(block):
+            break
+        n_frames += len(block)
+        yield block, silence_nonfinite(block)
+    if n_frames < source.frames:
+        raise AudioError(
+            f"{src} is cut short: its header promises {source.frames} frames, {n_frames} could be "
+            "read; to enhance these, save the file anew with an audio editor first"
+        )
+
+
+def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
+    """Choose container, subtype and byte order of the output."""
+    if dst.suffix.lower() == src.suffix.lower():
+        container, subtype, endian = source.format, source.subtype, source.endian
+        if container in _TWO_FILES or not sf.check_format(container, subtype, endian):
+            raise AudioError(
+                f"{container} with {subtype} samples, as in {src}, can be read but not written: "
+                "choose another container, for instance with --format wav"
+            )
+        return container, subtype, endian
+
+    name = dst.suffix[1:].lower()
+    container = _ALIASES.get(name, name.upper())
+    if container not in sf.available_formats() or container in (*_TWO_FILES, "RAW"):
+        raise AudioError(
+            f"cannot tell the format of {dst} from its name: expected the suffix of {src} or one "
+            "such as .wav, .flac or .ogg"
+        )
+    # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
+    bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
+    wanted = [source.subtype, "OPUS"] if name == "opus" else [source.subtype]
+    wanted += [f"PCM_{size}" for size in (8, 16, 24, 32) if size >= bits]
+    for subtype in (*wanted, sf.default_subtype(container)):
+        if sf.check_format(container, subtype):
+            return container, subtype, "FILE"
+    raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
+
+
+def _check_destination(src: Path, dst: Path, force: bool) -> None:
+    """Refuse to replace the source, ever, or another file unasked; make the folder."""
+    try:
+        if dst.exists() and os.path.samefile(src, dst):
+            raise AudioError(
+                f"{dst} is the input itself: choose another folder or another name for the output"
+            )
+        if dst.is_dir():
+            raise AudioError(f"cannot write {dst}: there is a folder of this name")
+        if not force and os.path.lexists(dst):
+            raise _exists(dst)
+        dst.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, AudioError):
+            raise
+        raise _unwritable(dst, error) from error
+
+
+def _exists(dst: Path) -> AudioError:
+    return AudioError(f"{dst} exists: choose another name or folder, or overwrite it with --force")
+
+
+def _unwritable(dst: Path, error: BaseException) -> AudioError:
+    reason = getattr(error, "strerror", None) or _reason(error)
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(dst.parent).free < 1 << 16:  # soundfile only says "System error"
+            reason = "no space left on the disk"
+    return AudioError(f"cannot write {dst}: {reason}")
+
+
+@contextlib.contextmanager
+def _complete_or_absent(dst: Path, force: bool) -> Iterator[Path]:
+    """Give a temporary name in the same folder; rename it to `dst` at the end, or remove it."""
+    # The name does not grow with that of `dst`, which may be as long as a name can be.
+    partial = dst.parent / f".npfsn-{secrets.token_hex(8)}.part"
+    try:
+        try:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            raise _unwritable(dst, error) from error
+        yield partial
+        try:
+            _sync(partial)
+            _publish(partial, dst, force)
+            _sync(dst.parent)
+        except OSError as error:
+            raise _unwritable(dst, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, as far as the system can promise that."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not folder:  # some file systems cannot sync a folder; the name is there all the same
+            raise
+    finally:
+        os.close(handle)
+
+
+def _publish(partial: Path, dst: Path, force: bool) -> None:
+    """Give the complete file its name; without `force` only if nobody took it meanwhile."""
+    if not force:
+        try:
+            os.link(partial, dst)
+            return
+        except FileExistsError:
+            raise _exists(dst) from None
+        except OSError:  # no hard links here: the next best is to look once more
+            if os.path.lexists(dst):
+                raise _exists(dst) from None
+    os.replace(partial, dst)
+
+
+class _Sink:
+    """The output file under its temporary name.
+
+    Parameters
+    ----------
+    partial, dst : Path
+        Where it is written, and what to call it in messages.
+    source : soundfile.SoundFile
+        Gives rate and channels.
+    container, subtype, endian : str
+        In soundfile's terms.
+    """
+
+    def __init__(
+        self,
+        partial: Path,
+        dst: Path,
+        source: sf.SoundFile,
+        container: str,
+        subtype: str,
+        endian: str,
+    ) -> None:
+        self.n_clipped = 0
+        self._partial, self._dst = partial, dst
+        self._channels = source.channels
+        self._bits = _BITS.get(subtype)
+        try:
+            self._file = sf.SoundFile(
+                _native(partial),
+                "w",
+                source.samplerate,
+                source.channels,
+                subtype,
+                endian,
+                container,
+            )
+        except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+            raise AudioError(
+                f"cannot write {dst} as {container} with {subtype} samples, {source.channels} "
+                f"channels and {source.samplerate} Hz ({_reason(error)}): choose another "
+                "container, for instance with --format wav"
+            ) from error
+
+    def write(self, channels: list[Float32Array]) -> None:
+        """Append one block, given channel by channel."""
+        block = np.stack(channels, axis=1)  # [frames, channels]
+        if not len(block):
+            return
+        data: npt.NDArray[Any] = block
+        if self._bits is not None:
+            data, n_clipped = quantise(block, self._bits)
+            self.n_clipped += n_clipped
+        try:
+            # The lossy encoders keep a block on the stack.
+            for start in range(0, len(data), 4096):
+                self._file.write(data[start : start + 4096])
+        except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
+            raise _unwritable(self._dst, error) from error
+
+    def finish(self, n_frames: int) -> None:
+        """Close the file and make sure that all of it is there."""
+        try:
+            self._file.close()
+            if not n_frames:
+                return
+            with sf.SoundFile(_native(self._partial)) as written:
+                n_written = written.frames
+        except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+            raise _unwritable(self._dst, error) from error
+        # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: codes that
+        # come in blocks fill up the last one.
+        if n_written < n_frames:
+            raise _unwritable(
+                self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
+            )
+
+    def abandon(self) -> None:
+        """Close the file whatever state it is in; it is about to be removed."""
+        with contextlib.suppress(sf.SoundFileError, RuntimeError, OSError):
+            self._file.close()

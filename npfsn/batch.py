@@ -1,0 +1,568 @@
+"""`npfsn enhance`: which files, under which names, in how many processes, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import NpfsnError
+from .terminal import (
+    Stopped,
+    UsageError,
+    complain,
+    duration,
+    hush_compiler,
+    libraries_silenced,
+    printable,
+    put,
+    sentence,
+    signals,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+    from .audio import FileReport
+    from .weights import Model
+
+__all__ = ["enhance_all"]
+
+# How often the progress line is drawn, and how long workers get to remove their half-written files.
+REDRAW_SECONDS = 0.1
+WORKER_GRACE_SECONDS = 10.0
+
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to enhance."""
+
+    src: Path
+    dst: Path
+    n_bytes: int
+
+
+@dataclass
+class _Plan:
+    """What is to be done, and what cannot be."""
+
+    jobs: list[_Job] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    n_skipped: int = 0
+
+
+@dataclass
+class _Totals:
+    """What has been done so far."""
+
+    reports: list[tuple[_Job, FileReport]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(report.seconds for _, report in self.reports)
+
+
+class _Worker:
+    """Enhances files one after the other with one model.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from .config import check_norm
+        from .weights import load_model
+
+        if args.norm is not None:
+            check_norm(args.norm)
+        self._model: Model = load_model(args.model)
+        self._args = args
+
+    def __call__(self, job: _Job, progress: Callable[[float, float], None] | None) -> FileReport:
+        from .audio import enhance_file
+
+        return enhance_file(
+            job.src,
+            job.dst,
+            self._model,
+            norm=self._args.norm,
+            precision=self._args.precision,
+            atten_lim_db=self._args.atten_lim,
+            force=self._args.force,
+            progress=progress,
+        )
+
+
+def enhance_all(args: argparse.Namespace) -> int:
+    """Enhance what the arguments of `npfsn enhance` name.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        As `npfsn.cli` makes them.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    started = time.perf_counter()
+    hush_compiler(args.quiet)
+    plan = _make_plan(args)
+    totals = _Totals(failures=list(plan.failures))
+    for _, message in plan.failures:
+        complain(f"error: {message}")
+
+    code = 0
+    alone = args.workers == 1 or len(plan.jobs) < 2
+    # Workers silence their own decoders, and inherit the standard streams of this process.
+    with libraries_silenced() if alone else contextlib.nullcontext():
+        line = _ProgressLine(plan.jobs, wanted=not args.quiet)
+        try:
+            if alone:
+                _run_here(args, plan.jobs, totals, line)
+            else:
+                _run_workers(args, plan.jobs, totals, line)
+        except (KeyboardInterrupt, Stopped) as stop:
+            signum = stop.signum if isinstance(stop, Stopped) else signal.SIGINT
+            code = 128 + signum
+            line.clear()
+            left = len(plan.jobs) - len(totals.reports) - len(totals.failures)
+            left += len(plan.failures)
+            complain(
+                f"{'interrupted' if signum == signal.SIGINT else 'terminated'} with "
+                f"{_files(left)} not done: complete outputs stay, run again with --resume for "
+                "the rest"
+            )
+        finally:
+            line.clear()
+        if not args.quiet:
+            _report_samples(totals)
+            tell(_summary(totals, plan.n_skipped, time.perf_counter() - started))
+    return code or int(bool(totals.failures))
+
+
+def _make_plan(args: argparse.Namespace) -> _Plan:
+    """Find the files and name their outputs."""
+    inputs = [*_inputs(args)]
+    if not inputs:
+        raise UsageError("no input: name files, folders, -i DIR or --list FILE")
+    plan = _Plan()
+    taken: dict[str, Path] = {}
+    for src, relative in _find(args, inputs, plan):
+        suffix = f".{args.format}" if args.format else src.suffix
+        folder = Path(args.output_dir) / relative if args.output_dir else src.parent
+        dst = folder / f"{src.stem}{args.suffix}{suffix}"
+        key = os.path.normcase(os.path.abspath(dst))
+        if key in taken:
+            if os.path.abspath(taken[key]) != os.path.abspath(src):
+                plan.failures.append(
+                    (
+                        str(src),
+                        f"{src} and {taken[key]} would both become {dst}: enhance them into "
+                        "folders of their own",
+                    )
+                )
+            continue
+        taken[key] = src
+        if args.resume and os.path.lexists(dst):
+            plan.n_skipped += 1
+            continue
+        try:
+            n_bytes = src.stat().st_size
+        except (OSError, ValueError):
+            n_bytes = 0  # the job itself will say what is wrong
+        plan.jobs.append(_Job(src, dst, n_bytes))
+    return plan
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str]:
+    """Spell out the inputs: arguments, the lines of lists, then folders."""
+    lists = list(args.list)
+    for name in args.inputs:
+        if name.startswith("@") and len(name) > 1:
+            lists.append(name[1:])
+        elif name:
+            yield name
+        else:
+            raise UsageError("an input has an empty name")
+    for name in lists:
+        try:
+            if name == "-":
+                text = sys.stdin.buffer.read()
+            else:
+                text = Path(name).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot read the list {name}: {reason}") from error
+        for line in text.removeprefix(b"\xef\xbb\xbf").splitlines():
+            if line.strip() and not line.startswith(b"#"):
+                yield os.fsdecode(line)
+    yield from args.noisy_dir
+
+
+def _find(
+    args: argparse.Namespace, inputs: Iterable[str], plan: _Plan
+) -> Iterator[tuple[Path, Path]]:
+    """Give every file with its folder relative to the input that led to it."""
+    output = os.path.realpath(args.output_dir) if args.output_dir else None
+    for name in inputs:
+        path = Path(name)
+        if not os.path.isdir(name):  # unlike Path.is_dir, false for names no file can have
+            yield path, Path()
+            continue
+        n_found = 0
+        for src, relative in _walk(path, args.recursive, output, plan):
+            n_found += 1
+            # A second run over a folder must not enhance what the first one wrote there.
+            beside = output is None or os.path.realpath(src.parent) == output
+            if not (beside and args.suffix and src.stem.endswith(args.suffix)):
+                yield src, relative
+        if not n_found:
+            hint = "" if args.recursive else " (-r also looks into the folders inside)"
+            message = f"{path} holds no sound files{hint}"
+            plan.failures.append((str(path), message))
+
+
+def _walk(
+    top: Path, recursive: bool, output: str | None, plan: _Plan
+) -> Iterator[tuple[Path, Path]]:
+    """Give the sound files of a folder in the order of their names."""
+    from .audio import AUDIO_SUFFIXES
+
+    def complain(error: OSError) -> None:
+        message = f"cannot read the folder {error.filename}: {error.strerror}"
+        plan.failures.append((str(error.filename), message))
+
+    for folder, subfolders, names in os.walk(top, onerror=complain):
+        here = Path(folder)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if recursive and os.path.realpath(os.path.join(folder, name)) != output
+        )
+        for name in sorted(names):
+            path = here / name
+            if not name.startswith(".") and path.suffix.lower() in AUDIO_SUFFIXES:
+                yield path, here.relative_to(top)
+
+
+def _run_here(
+    args: argparse.Namespace, jobs: list[_Job], totals: _Totals, line: _ProgressLine
+) -> None:
+    """Enhance the files in this process."""
+    if not jobs:
+        return
+    work = _Worker(args)
+    for job in jobs:
+        line.start(job)
+        try:
+            report = work(job, functools.partial(line.update, job))
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error)) if args.verbose else ""
+            _record_failure(totals, line, job, sentence(error), trace)
+        else:
+            _record(args, totals, line, job, report)
+
+
+def _record(
+    args: argparse.Namespace, totals: _Totals, line: _ProgressLine, job: _Job, report: FileReport
+) -> None:
+    totals.reports.append((job, report))
+    line.finish(job, report.seconds)
+    if args.verbose:
+        line.clear()
+        tell(
+            f"{job.src} -> {job.dst} ({report.seconds:.1f} s, {report.channels} "
+            f"channel{'s' if report.channels > 1 else ''}, {report.sample_rate} Hz, real-time "
+            f"factor {report.rtf:.3f})"
+        )
+
+
+def _record_failure(
+    totals: _Totals, line: _ProgressLine, job: _Job, message: str, trace: str = ""
+) -> None:
+    totals.failures.append((str(job.src), message))
+    line.finish(job, 0.0)
+    line.clear()
+    # Unlike our own messages, those of the system may lack the name.
+    complain(f"error: {message if str(job.src) in message else f'{job.src}: {message}'}")
+    if trace:
+        sys.stderr.write(trace)
+
+
+def _report_samples(totals: _Totals) -> None:
+    """Warn, once for all files, about samples that could not be kept as they were."""
+    for attribute, what in (
+        ("n_nonfinite", "NaN or infinite samples were replaced by zero"),
+        ("n_clipped", "samples beyond full scale were clipped"),
+    ):
+        counts = [(job, getattr(report, attribute)) for job, report in totals.reports]
+        hit = [(job, count) for job, count in counts if count]
+        if hit:
+            names = _some([str(job.src) for job, _ in hit])
+            complain(f"warning: {sum(count for _, count in hit)} {what} in {names}")
+
+
+def _summary(totals: _Totals, n_skipped: int, wall: float) -> str:
+    """Say everything in one line."""
+    n_done, seconds = len(totals.reports), totals.seconds
+    text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
+    if seconds > 0.0 and wall > 0.0:
+        text += f": real-time factor {wall / seconds:.3f} ({seconds / wall:.1f}x real time)"
+    if n_skipped:
+        text += f"; {n_skipped} skipped, already there"
+    if totals.failures:
+        text += f"; {_failed(totals)}"
+    return text
+
+
+def _failed(totals: _Totals) -> str:
+    return f"{len(totals.failures)} failed: {_some([name for name, _ in totals.failures])}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+class _ProgressLine:
+    """One line on a terminal that says how far, how fast and how long still.
+
+    Parameters
+    ----------
+    jobs : list of _Job
+        Their sizes in bytes weigh them, since their lengths are not known yet.
+    wanted : bool
+        Without a terminal nothing is drawn either.
+    """
+
+    def __init__(self, jobs: list[_Job], *, wanted: bool) -> None:
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._on = wanted and terminal and os.environ.get("TERM") != "dumb"
+        self._started = time.perf_counter()
+        self._n_jobs = len(jobs)
+        self._bytes_all = sum(job.n_bytes for job in jobs) or 1
+        self._bytes_done = 0
+        self._seconds_done = 0.0
+        self._n_done = 0
+        self._running: dict[_Job, tuple[float, float]] = {}
+        self._drawn_at = -math.inf
+        self._width = 0
+
+    def start(self, job: _Job) -> None:
+        """Show a file from now on."""
+        self._running[job] = (0.0, 1.0)
+        self._draw()
+
+    def update(self, job: _Job, done: float, total: float) -> None:
+        """Note how many seconds of a file are done."""
+        self._running[job] = (done, total)
+        self._draw()
+
+    def finish(self, job: _Job, seconds: float) -> None:
+        """Note that a file of that many seconds is done."""
+        self._running.pop(job, None)
+        self._n_done += 1
+        self._bytes_done += job.n_bytes
+        self._seconds_done += seconds
+        self._draw()
+
+    def clear(self) -> None:
+        """Wipe the line, so that something else can be printed."""
+        if self._width:
+            put(sys.stderr, "\r" + " " * self._width + "\r")
+            self._width = 0
+            self._drawn_at = -math.inf
+
+    def _draw(self) -> None:
+        now = time.perf_counter()
+        if not self._on or now - self._drawn_at < REDRAW_SECONDS:
+            return
+        self._drawn_at = now
+        elapsed = now - self._started
+        audio = self._seconds_done + sum(done for done, _ in self._running.values())
+        weight = self._bytes_done + sum(
+            job.n_bytes * min(done / total, 1.0) if total else 0.0
+            for job, (done, total) in self._running.items()
+        )
+        share = min(weight / self._bytes_all, 1.0)
+        text = f"[{min(self._n_done + 1, self._n_jobs)}/{self._n_jobs}] {share:4.0%}"
+        if audio > 0.0:
+            text += f"  {audio / elapsed:.1f}x real time"
+        if share > 0.0:
+            text += f"  {duration(elapsed * (1.0 - share) / share)} left"
+        room = shutil.get_terminal_size().columns - 1
+        name = printable(next(iter(self._running)).src.name if self._running else "")
+        if len(text) + 2 + len(name) > room:
+            name = name[: max(0, room - len(text) - 5)] + "..."
+        text = f"{text}  {name}"[:room]
+        put(sys.stderr, "\r" + text.ljust(self._width))
+        self._width = len(text)
+
+
+# --- several processes -------------------------------------------------------------------------
+
+
+@dataclass
+class _Process:
+    """A worker process as its parent sees it."""
+
+    process: BaseProcess
+    pipe: Connection
+    job: _Job | None = None
+
+
+def _run_workers(
+    args: argparse.Namespace, jobs: list[_Job], totals: _Totals, line: _ProgressLine
+) -> None:
+    """Enhance the files in several processes, a file each at a time."""
+    from multiprocessing import connection
+
+    waiting = list(reversed(jobs))
+    workers = [_launch(args, index) for index in range(min(args.workers, len(jobs)))]
+    try:
+        while workers:
+            for pipe in connection.wait([worker.pipe for worker in workers]):
+                worker = next(w for w in workers if w.pipe is pipe)
+                try:
+                    kind, *content = worker.pipe.recv()
+                except (EOFError, OSError):
+                    # Killed, for instance for want of memory. The file is lost, not the batch.
+                    workers.remove(worker)
+                    worker.process.join()
+                    code = worker.process.exitcode or 0
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    if worker.job is None:
+                        raise RuntimeError(f"a worker process could not start ({how})") from None
+                    _record_failure(
+                        totals, line, worker.job, f"its worker process was killed ({how})"
+                    )
+                    if waiting:
+                        workers.append(_launch(args, len(jobs)))
+                    continue
+                if kind == "fatal":
+                    raise content[0]
+                if kind == "progress":
+                    if worker.job is not None:
+                        line.update(worker.job, *content)
+                    continue
+                if kind == "done" and worker.job is not None:
+                    _record(args, totals, line, worker.job, content[0])
+                if kind == "failed" and worker.job is not None:
+                    _record_failure(totals, line, worker.job, *content)
+                worker.job = waiting.pop() if waiting else None
+                if worker.job is None:
+                    workers.remove(worker)
+                    worker.pipe.close()
+                    worker.process.join(WORKER_GRACE_SECONDS)
+                else:
+                    line.start(worker.job)
+                    with contextlib.suppress(OSError):  # noticed by recv
+                        worker.pipe.send(worker.job)
+    finally:
+        _end(workers)
+
+
+def _launch(args: argparse.Namespace, index: int) -> _Process:
+    """Start one worker."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks
+    ours, theirs = context.Pipe()
+    settings = argparse.Namespace(
+        **{
+            name: getattr(args, name)
+            for name in ("model", "norm", "precision", "atten_lim", "force", "verbose")
+        },
+        # One voice is enough to say that kernels are being compiled.
+        quiet=args.quiet or index > 0,
+    )
+    process = context.Process(target=_work, args=(theirs, settings), daemon=True)
+    # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the
+    # others by SIGTERM. What is ignored here stays ignored in the child.
+    previous = None
+    with contextlib.suppress(ValueError):  # not in the main thread
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+    theirs.close()
+    return _Process(process, ours)
+
+
+def _end(workers: list[_Process]) -> None:
+    """End workers and give them time to remove what they have half written."""
+    for worker in workers:
+        worker.process.terminate()
+    limit = time.monotonic() + WORKER_GRACE_SECONDS
+    for worker in workers:
+        worker.process.join(max(0.0, limit - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.pipe.close()
+
+
+def _work(pipe: Connection, args: argparse.Namespace) -> None:
+    """Be a worker: take files from the pipe until it closes."""
+    warnings.simplefilter("ignore")
+    hush_compiler(args.quiet)
+    last = 0.0
+
+    def tell(done: float, total: float) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last > REDRAW_SECONDS:
+            last = now
+            pipe.send(("progress", done, total))
+
+    with signals(), contextlib.suppress(Stopped, EOFError, BrokenPipeError, ConnectionError):
+        with libraries_silenced():
+            try:
+                work = _Worker(args)
+            except Exception as error:
+                pipe.send(("fatal", error if isinstance(error, NpfsnError) else _plain(error)))
+                return
+            pipe.send(("ready",))
+            while True:
+                job = pipe.recv()
+                try:
+                    report = work(job, tell)
+                except BrokenPipeError:
+                    raise
+                except Exception as error:
+                    trace = "".join(traceback.format_exception(error)) if args.verbose else ""
+                    pipe.send(("failed", sentence(error), trace))
+                else:
+                    pipe.send(("done", report))
+
+
+def _plain(error: Exception) -> NpfsnError:
+    """Turn an exception into one that surely survives the way through a pipe."""
+    return NpfsnError(sentence(error))

@@ -1,0 +1,634 @@
+"""Torch checkpoints without torch: files to arrays, running nothing that a file says.
+
+Two formats exist. Since 1.6 torch writes a zip archive of a pickle (`data.pkl`) and one member per
+storage (`data/0`, ...). Before, it wrote five pickles and the storages one after the other. The
+pickles are read by `pickles.py`, which knows the names below and no others; what it returns are
+descriptions of tensors. Only then the storages of the wanted tensors are read, after every size
+has been checked against the file's.
+
+Memory: the tensors returned are together at most `MAX_RATIO` times as large as the file, and the
+storages they are taken from at most once; beside them, the pickles take less than 64 MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .archive import Archive, ArchiveError, open_regular, printable, read_at, read_into
+from .errors import CheckpointError
+from .pickles import MAX_BYTES, Dict, Name, Opaque, PickleError, load
+
+MAX_RATIO = 4.0  # tensors may share a storage, and bfloat16 becomes float32
+MAX_DIMENSIONS = 8
+MAX_EXTENT = 1 << 40
+MAX_KEY_LENGTH = 200
+
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.")
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+# The types of torch's storages, all little-endian in files. bfloat16 is the upper half of float32,
+# which NumPy has no name for.
+_BFLOAT16 = "bfloat16"
+_DTYPES = {
+    "float32": "<f4",
+    "float64": "<f8",
+    "float16": "<f2",
+    _BFLOAT16: "<u2",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "|i1",
+    "uint8": "|u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "bool": "|u1",
+}
+_STORAGE_DTYPES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": _BFLOAT16,
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was found in a checkpoint.
+
+    Attributes
+    ----------
+    path : Path
+    file_format : {"zip", "legacy"}
+    file_size : int
+        Bytes.
+    sha256 : str
+        Of the whole file, hexadecimal.
+    tensors : dict of str to array
+        Under their own names, without `module.`; read-only, in the stored type (bfloat16, which
+        NumPy lacks, as float32).
+    dtypes : str
+        The types as stored, such as "float32" or "bfloat16, int64", the most frequent first.
+    metadata : dict
+        Plain numbers and strings beside the tensors, such as `epoch`.
+    """
+
+    path: Path
+    file_format: str
+    file_size: int
+    sha256: str
+    tensors: dict[str, npt.NDArray[Any]]
+    dtypes: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read the tensors of a model from a file that `torch.save` wrote.
+
+    The file may be a whole training state, whose model is under "model", "state_dict" or
+    "model_state_dict", or a state dict by itself. Its name does not matter. Nothing in the file is
+    run.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, is damaged, or holds anything but a plain state.
+    """
+    path = Path(path)
+    try:
+        file, size = open_regular(path)
+        with file:
+            return _read(path, file, size)
+    except (ArchiveError, PickleError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a torch checkpoint: {error}; expected a file written by "
+            "torch.save, best of model.state_dict() alone"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """One storage: `dtype` is None for an untyped one, whose `numel` are bytes."""
+
+    key: str
+    dtype: str | None
+    numel: int
+    offset: int = 0  # elements, into the storage that the key names (old legacy views)
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(_DTYPES[self.dtype]).itemsize if self.dtype else 1
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A window into a storage; offset and strides count elements."""
+
+    storage: _Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array it becomes."""
+        itemsize = 4 if self.dtype == _BFLOAT16 else np.dtype(_DTYPES[self.dtype]).itemsize
+        return self.numel * itemsize
+
+
+class _Storages:
+    """Where the storages of a file lie: their raw bytes, read when asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seen: dict[str, _Storage] = {}
+        self.big_endian = False
+
+    def register(self, identifier: object) -> _Storage:
+        """Turn a persistent identifier into a storage, and remember it."""
+        if (
+            type(identifier) is not tuple
+            or not 5 <= len(identifier) <= 6
+            or identifier[0] != "storage"
+        ):
+            raise PickleError("its pickle refers to something that is no tensor storage")
+        _, kind, key, _, numel = identifier[:5]
+        if type(kind) is not Name or not isinstance(kind.value, _StorageType):
+            raise PickleError("its pickle has a storage of unknown type")
+        key = str(key) if type(key) is int and 0 <= key < MAX_EXTENT else key
+        if type(key) is not str or not 0 < len(key) <= MAX_KEY_LENGTH:
+            raise PickleError("its pickle has a storage without a proper name")
+        storage = _Storage(key, kind.value.dtype, _extent(numel))
+        known = self.seen.setdefault(key, storage)
+        if known != storage:
+            raise PickleError(f"its storage {printable(key)} is described in two ways")
+        return self.view(storage, identifier[5] if len(identifier) == 6 else None)
+
+    def view(self, storage: _Storage, window: object) -> _Storage:
+        """Take a part of a storage, as legacy files may say."""
+        if window is not None:
+            raise PickleError("its pickle has a storage within a storage")
+        return storage
+
+    def read(self, storage: _Storage) -> npt.NDArray[np.uint8]:
+        """Read the bytes of a whole storage: uint8[numel * itemsize]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    dtype: str | None
+
+
+@dataclass(frozen=True)
+class _Dtype:
+    name: str
+
+
+class _ZipStorages(_Storages):
+    """Storages that are members of an archive."""
+
+    def __init__(self, file: BinaryIO, archive: Archive, prefix: str) -> None:
+        super().__init__(file)
+        self.archive = archive
+        self.prefix = prefix
+        order = archive.entries.get(f"{prefix}byteorder")
+        if order is not None and order.size < 16:
+            self.big_endian = archive.read(order).tobytes().strip() == b"big"
+
+    def read(self, storage: _Storage) -> npt.NDArray[np.uint8]:
+        entry = self.archive.entries.get(f"{self.prefix}data/{storage.key}")
+        if entry is None:
+            raise ArchiveError(f"its storage {printable(storage.key)} is missing")
+        if not entry.is_stored:
+            raise ArchiveError(
+                f"its storage {printable(storage.key)} is compressed, which torch.save never does"
+            )
+        expected = storage.numel * storage.itemsize
+        if entry.size != expected:
+            raise ArchiveError(
+                f"its storage {printable(storage.key)} has {entry.size:,} bytes, expected "
+                f"{expected:,}"
+            )
+        return self.archive.read(entry)
+
+
+class _LegacyStorages(_Storages):
+    """Storages that follow the pickles, each after a count of its elements."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.offsets: dict[str, int] = {}
+
+    def view(self, storage: _Storage, window: object) -> _Storage:
+        if window is None:
+            return storage
+        if type(window) is not tuple or len(window) != 3:
+            raise PickleError("its pickle has a damaged part of a storage")
+        offset, numel = _extent(window[1]), _extent(window[2])
+        if offset + numel > storage.numel:
+            raise PickleError(f"a part of its storage {printable(storage.key)} reaches beyond it")
+        return _Storage(storage.key, storage.dtype, numel, offset)
+
+    def locate(self, keys: object, start: int, file_size: int) -> None:
+        """Walk the storages in the order of `keys`, checking that they fill the file exactly."""
+        if type(keys) is not list or len(keys) > len(self.seen):
+            raise PickleError("its list of storages is damaged")
+        position = start
+        for key in keys:
+            storage = self.seen.get(key) if type(key) is str else None
+            if storage is None or storage.key in self.offsets:
+                raise PickleError("its list of storages does not match its tensors")
+            if position + 8 > file_size:
+                raise ArchiveError(f"it is cut off before its storage {printable(key)}")
+            numel = int.from_bytes(read_at(self.file, position, 8), "little")
+            if numel != storage.numel:
+                raise ArchiveError(
+                    f"its storage {printable(key)} has {numel:,} elements, expected "
+                    f"{storage.numel:,}"
+                )
+            self.offsets[key] = position + 8
+            position += 8 + storage.numel * storage.itemsize
+            if position > file_size:
+                raise ArchiveError(f"it is cut off within its storage {printable(key)}")
+        if position != file_size:
+            raise ArchiveError(f"{file_size - position:,} bytes follow its last storage")
+
+    def read(self, storage: _Storage) -> npt.NDArray[np.uint8]:
+        offset = self.offsets.get(storage.key)
+        if offset is None:
+            raise ArchiveError(f"its storage {printable(storage.key)} is missing")
+        whole = self.seen[storage.key]
+        out = np.empty(whole.numel * whole.itemsize, np.uint8)
+        read_into(self.file, offset, out)
+        return out
+
+
+def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
+    """Read an open file of either format."""
+    magic = read_at(file, 0, min(size, 4))
+    storages: _Storages
+    if magic[:2] == b"PK":
+        file_format = "zip"
+        state, storages = _read_zip(file, size)
+    elif magic[:1] == b"\x80":
+        file_format = "legacy"
+        state, storages = _read_legacy(file, size)
+    else:
+        raise ArchiveError(f"it {_other_kind(file, size)}")
+
+    wanted, metadata = _find_state_dict(state)
+    total = sum(tensor.nbytes for tensor in wanted.values())
+    if total > MAX_RATIO * size:
+        raise ArchiveError(
+            f"its tensors have {total:,} bytes, more than {MAX_RATIO:g} times the file's {size:,}"
+        )
+    counts = Counter(tensor.dtype for tensor in wanted.values())
+    return Checkpoint(
+        path=path,
+        file_format=file_format,
+        file_size=size,
+        sha256=_sha256(file, size),
+        tensors=dict(_read_tensors(wanted, storages)),
+        dtypes=", ".join(dtype for dtype, _ in counts.most_common()),
+        metadata=metadata,
+    )
+
+
+def _other_kind(file: BinaryIO, size: int) -> str:
+    """Say what a file is that torch.save has not written."""
+    head = read_at(file, 0, min(size, 512))
+    if not head:
+        return "is empty"
+    if head[257:262] == b"ustar":
+        return "is a tar archive of other files: unpack it first"
+    if head[:2] == b"\x1f\x8b":
+        return "is compressed with gzip: unpack it first"
+    return "is neither a zip archive nor a pickle"
+
+
+def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
+    """Read the pickle of an archive; the storages stay where they are."""
+    archive = Archive(file, size, max_ratio=1.0, ignore_missing_crc=True)
+    pickles = [n for n in archive.entries if n == "data.pkl" or n.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        if any(name.endswith(".npy") for name in archive.entries):
+            raise ArchiveError("it is a NumPy archive (.npz), perhaps already converted")
+        raise ArchiveError("it is a zip archive, but has no data.pkl")
+    prefix = pickles[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in archive.entries:
+        raise ArchiveError("it is a TorchScript program, which has no plain state dict")
+    entry = archive.entries[pickles[0]]
+    if entry.size > MAX_BYTES:
+        raise ArchiveError(f"its pickle has {entry.size:,} bytes, at most {MAX_BYTES:,} are read")
+    data = archive.read(entry).tobytes()
+    storages = _ZipStorages(file, archive, prefix)
+    state, end = load(data, 0, _NAMES, storages.register)
+    if end != len(data):
+        raise PickleError(f"{len(data) - end:,} bytes follow its pickle")
+    return state, storages
+
+
+def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
+    """Read the five pickles of a legacy file and find its storages."""
+    data = read_at(file, 0, min(size, MAX_BYTES))
+    storages = _LegacyStorages(file)
+    magic, end = load(data, 0, {}, storages.register)
+    if magic != _LEGACY_MAGIC:
+        raise PickleError("it is a pickle, but none of torch's")
+    protocol, end = load(data, end, {}, storages.register)
+    if protocol != _LEGACY_PROTOCOL:
+        raise PickleError(f"it has format {printable(protocol)}, expected {_LEGACY_PROTOCOL}")
+    # The third tells the writer's byte order, but storages are little-endian whatever it says.
+    _, end = load(data, end, {}, storages.register)
+    state, end = load(data, end, _NAMES, storages.register)
+    keys, end = load(data, end, {}, storages.register)
+    storages.locate(keys, end, size)
+    return state, storages
+
+
+def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]:
+    """Find the model's tensors in what was saved, and the plain values beside them."""
+    if not isinstance(state, dict):
+        raise PickleError("it holds no dict")
+    model = state
+    for key in _STATE_DICT_KEYS:
+        candidate = state.get(key)
+        if isinstance(candidate, dict) and _has_tensors(candidate):
+            model = candidate
+            break
+    tensors = {name: value for name, value in model.items() if isinstance(value, _Tensor)}
+    if not tensors:
+        keys = ", ".join(printable(key, 30) for key in list(state)[:8])
+        raise PickleError(
+            f"it holds no state dict (its entries: {keys or 'none'}; looked for tensors and for "
+            f"{', '.join(_STATE_DICT_KEYS)})"
+        )
+    for name in model:
+        if type(name) is not str or (model is not state and name not in tensors):
+            raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    plain = {
+        key: value
+        for key, value in list(state.items())[:100]
+        if type(key) is str and len(key) <= 100 and _is_plain(value)
+    }
+    return tensors, plain
+
+
+def _has_tensors(value: Mapping[Any, Any]) -> bool:
+    return any(isinstance(item, _Tensor) for item in value.values())
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) is str:
+        return len(value) <= 200
+    if type(value) is int:
+        return abs(value) < 1 << 64
+    return type(value) in (float, bool)
+
+
+def _read_tensors(
+    wanted: Mapping[str, _Tensor], storages: _Storages
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Read each storage that is wanted once, and cut the tensors out of it."""
+    raw: dict[str, npt.NDArray[np.uint8]] = {}
+    for name, tensor in wanted.items():
+        storage = tensor.storage
+        _check_bounds(name, tensor)
+        if storage.key not in raw:
+            raw[storage.key] = storages.read(storages.seen[storage.key])
+        yield name, _cut(tensor, raw[storage.key], storages.big_endian)
+
+
+def _check_bounds(name: str, tensor: _Tensor) -> None:
+    """Check that every element of a tensor lies within its storage."""
+    storage = tensor.storage
+    itemsize = np.dtype(_DTYPES[tensor.dtype]).itemsize
+    available = storage.numel * storage.itemsize // itemsize
+    last = tensor.offset + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if tensor.numel and last >= available:
+        raise ArchiveError(
+            f"its tensor {printable(name)} needs {last + 1:,} elements, but its storage has "
+            f"{available:,}"
+        )
+
+
+def _cut(tensor: _Tensor, raw: npt.NDArray[np.uint8], big_endian: bool) -> npt.NDArray[Any]:
+    """Make an array of a tensor whose bounds were checked."""
+    dtype = np.dtype(_DTYPES[tensor.dtype])
+    if big_endian:
+        dtype = dtype.newbyteorder(">")
+    array: npt.NDArray[Any]
+    if tensor.numel == 0:
+        array = np.zeros(tensor.shape, dtype)
+    else:
+        start = tensor.storage.offset * tensor.storage.itemsize + tensor.offset * dtype.itemsize
+        usable = (raw.size - start) // dtype.itemsize * dtype.itemsize
+        array = np.lib.stride_tricks.as_strided(
+            raw[start : start + usable].view(dtype),
+            tensor.shape,
+            tuple(stride * dtype.itemsize for stride in tensor.strides),
+            writeable=False,
+        )
+    if tensor.dtype == _BFLOAT16:
+        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif tensor.dtype == "bool":
+        array = array != 0
+    array.flags.writeable = False
+    return array
+
+
+def _sha256(file: BinaryIO, size: int) -> str:
+    """Hash the whole file."""
+    digest = hashlib.sha256()
+    for start in range(0, size, 1 << 20):
+        digest.update(read_at(file, start, min(1 << 20, size - start)))
+    return digest.hexdigest()
+
+
+# What the names in a file do. None of these functions does more than describe.
+
+
+def _extent(value: object) -> int:
+    """Check a size, offset or stride."""
+    if type(value) is not int or not 0 <= value < MAX_EXTENT:
+        raise PickleError(f"its pickle has a tensor of size or offset {printable(value, 30)}")
+    return value
+
+
+def _extents(values: object) -> tuple[int, ...]:
+    if type(values) not in (tuple, list) or len(values) > MAX_DIMENSIONS:  # type: ignore[arg-type]
+        raise PickleError(
+            f"its pickle has a tensor whose shape is damaged or has more than {MAX_DIMENSIONS} "
+            "dimensions"
+        )
+    return tuple(_extent(value) for value in values)  # type: ignore[attr-defined]
+
+
+def _tensor(storage: object, dtype: str | None, offset: object, *sizes: object) -> _Tensor:
+    if type(storage) is not _Storage or (storage.dtype or dtype) is None:
+        raise PickleError("its pickle has a tensor without a storage")
+    shape, strides = (_extents(values) for values in sizes)
+    if len(shape) != len(strides):
+        raise PickleError("its pickle has a tensor whose shape and strides do not match")
+    return _Tensor(storage, str(dtype or storage.dtype), _extent(offset), shape, strides)
+
+
+def _rebuild_tensor(
+    storage: object, offset: object, shape: object, strides: object, *ignored: object
+) -> _Tensor:
+    # Ignored: requires_grad, hooks, metadata.
+    return _tensor(storage, None, offset, shape, strides)
+
+
+def _rebuild_tensor_v3(
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    requires_grad: object,
+    hooks: object,
+    dtype: object,
+    *ignored: object,
+) -> _Tensor:
+    if type(dtype) is not Name or type(dtype.value) is not _Dtype:
+        raise PickleError("its pickle has a tensor of unknown type")
+    return _tensor(storage, dtype.value.name, offset, shape, strides)
+
+
+def _rebuild_parameter(data: object, *ignored: object) -> _Tensor:
+    # Ignored: requires_grad, hooks.
+    if type(data) is not _Tensor:
+        raise PickleError("its pickle has a parameter that is no tensor")
+    return data
+
+
+def _ordered_dict() -> Dict:
+    return Dict()
+
+
+def _size(values: object) -> tuple[int, ...]:
+    return _extents(values)
+
+
+def _encode(text: object, encoding: object) -> object:
+    """Bytes, which pickles of version 2 write as text; only short ones are of interest."""
+    if type(text) is str and len(text) <= 32 and encoding == "latin1":
+        try:
+            return text.encode("latin1")
+        except UnicodeEncodeError:
+            pass
+    return Opaque()
+
+
+def _default_dict(*ignored: object) -> Dict:
+    return Dict()
+
+
+def _empty_bytes() -> bytes:
+    return b""
+
+
+class _NumpyDtype(Opaque):
+    """A NumPy type: `kind` as in "f8"; a state sets its byte order."""
+
+    __slots__ = ("kind", "order")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.order = "<"
+
+    def build(self, state: object) -> None:
+        if type(state) is tuple and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.order = state[1]
+
+
+def _numpy_dtype(kind: object, *ignored: object) -> _NumpyDtype:
+    return _NumpyDtype(kind if type(kind) is str else "")
+
+
+def _numpy_scalar(dtype: object, data: object = b"") -> object:
+    """Turn a number that NumPy pickled into a plain one."""
+    if type(dtype) is _NumpyDtype and type(data) is bytes:
+        known = dtype.kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1")
+        if known and len(data) == int(dtype.kind[1]):
+            order = dtype.order if dtype.order in "<>" else "<"
+            return np.frombuffer(data, order + dtype.kind)[0].item()
+    return Opaque()
+
+
+def _opaque(*ignored: object) -> Opaque:
+    return Opaque()
+
+
+def _table() -> dict[str, Name]:
+    """Every name that may occur in a checkpoint."""
+    names = {
+        "collections.OrderedDict": Name(_ordered_dict),
+        "collections.defaultdict": Name(_default_dict),
+        "collections.Counter": Name(_opaque),  # milestones of a learning rate
+        "torch._utils._rebuild_tensor": Name(_rebuild_tensor),
+        "torch._utils._rebuild_tensor_v2": Name(_rebuild_tensor),
+        "torch._utils._rebuild_tensor_v3": Name(_rebuild_tensor_v3),
+        "torch._utils._rebuild_parameter": Name(_rebuild_parameter),
+        "torch.Size": Name(_size),
+        "torch.device": Name(_opaque),
+        "_codecs.encode": Name(_encode),
+        "numpy.dtype": Name(_numpy_dtype),
+        "numpy.ndarray": Name(),
+    }
+    for module in ("__builtin__", "builtins"):  # of Python 2 and 3
+        names[f"{module}.bytes"] = Name(_empty_bytes)
+        names[f"{module}.set"] = Name(_opaque)
+        for factory in ("dict", "list", "int", "float"):  # of a defaultdict
+            names[f"{module}.{factory}"] = Name()
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray.scalar"] = Name(_numpy_scalar)
+        names[f"{core}.multiarray._reconstruct"] = Name(_opaque)
+    for dtype in _DTYPES:
+        names[f"torch.{dtype}"] = Name(value=_Dtype(dtype))
+    for storage, dtype in _STORAGE_DTYPES.items():
+        for module in ("torch", "torch.cuda", "torch.storage"):
+            names[f"{module}.{storage}"] = Name(value=_StorageType(dtype))
+    for module in ("torch", "torch.storage"):
+        names[f"{module}.UntypedStorage"] = Name(value=_StorageType(None))
+    return names
+
+
+_NAMES = _table()

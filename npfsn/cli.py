@@ -1,0 +1,582 @@
+"""`npfsn`: the command line.
+
+Arguments and exit codes; no arithmetic. Nothing heavy is imported before it is
+needed, so that `--help` and `--version` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .terminal import (
+    Stopped,
+    UsageError,
+    complain,
+    details,
+    duration,
+    forget_stdout,
+    hush_compiler,
+    open_standard_streams,
+    say,
+    sentence,
+    signals,
+)
+
+__all__ = ["main"]
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+# At most this much is read at once from a stream: small enough that what is ready leaves soon.
+STREAM_BYTES = 1 << 14
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+_MAIN_EPILOG = """\
+examples:
+  npfsn enhance noisy.wav                 writes noisy_enhanced.wav beside it
+  npfsn enhance recordings/ -r -o clean/  a folder and all below it
+  npfsn info                              what the built-in model is, and its latency
+  npfsn warmup                            compile now rather than on the first call
+
+`npfsn COMMAND --help` explains one command.
+"""
+
+_ENHANCE_EPILOG = """\
+examples:
+  npfsn enhance noisy.wav                      -> noisy_enhanced.wav
+  npfsn enhance a.flac b.mp3 -o clean/         -> clean/a_enhanced.flac, clean/b_enhanced.mp3
+  npfsn enhance recordings/ -r -o clean/ --no-suffix --workers 4
+  npfsn enhance recordings/ -o clean/ --resume     only what is not there yet
+  npfsn enhance @files.txt -o clean/           one path a line (same as --list files.txt)
+  npfsn enhance noisy.wav -a 12                take out at most 12 dB of noise
+  npfsn enhance old.sd2 --format wav           write another container
+  npfsn enhance -- -odd-name.wav               a name that begins with a dash
+
+Sample rate, channels, length, bit depth, container and level are kept, and the output is aligned
+with the input. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the file.
+Outputs appear under their names only when complete. One bad file does not stop the others.
+Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
+
+exit codes: 0 all files enhanced, 1 some failed (the last line names them), 2 wrong arguments,
+130 interrupted, 143 terminated.
+"""
+
+_STREAM_EPILOG = """\
+examples:
+  ffmpeg -i call.mp3 -f f32le -ac 1 -ar 16000 - | npfsn stream --format f32le > clean.raw
+  arecord -t raw -f S16_LE -r 16000 | npfsn stream | aplay -t raw -f S16_LE -r 16000
+  sox in.wav -t f32 -r 48000 -c 1 - | npfsn stream --format f32le --rate 48000 > clean.raw
+
+Raw mono samples in, raw mono samples out, each hop as soon as it is ready. The output is as long
+as the input and aligned with it: the latency is not padded with zeros, the last samples come when
+the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out.
+
+exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments.
+"""
+
+_INFO_EPILOG = """\
+examples:
+  npfsn info
+  npfsn info model.npz
+"""
+
+_WARMUP_EPILOG = """\
+examples:
+  npfsn warmup             every kernel that any model needs
+  npfsn warmup model.npz   those that this model needs
+
+The compiled kernels are kept on the disk; NUMBA_CACHE_DIR names another folder for them.
+Run this when building an image, so that the first call in it is fast.
+"""
+
+
+_BENCH_EPILOG = """\
+examples:
+  npfsn bench                        the built-in model: p50, p95, p99 and worst step
+  npfsn bench -m model.npz --precision int8 --json > bench.json
+  npfsn bench --profile              where the time of a step goes
+"""
+
+
+def _parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Describe the arguments; those of `bench` only if it is the command."""
+    parser = argparse.ArgumentParser(
+        prog="npfsn",
+        description="Speech enhancement with the FullSubNet family, on files and live streams.",
+        epilog=_MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_enhance(commands)
+    _add_stream(commands)
+    _add_info(commands)
+    _add_warmup(commands)
+    if find_spec("npfsn.bench") is not None:
+        _add_bench(commands, command)
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text[0].lower() + text[1:].rstrip("."),
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("-v", "--verbose", action="store_true", help="say more, also about errors")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model", metavar="PATH", help="model file (default: the built-in)")
+    parser.add_argument(
+        "-a",
+        "--atten-lim",
+        metavar="DB",
+        type=_decibels,
+        help="attenuate noise by at most DB: 0 changes nothing, 12 leaves some of the room "
+        "(default: no limit)",
+    )
+    parser.add_argument(
+        "--norm",
+        metavar="NAME",
+        help="run the model with another norm than its own, such as cumulative_laplace_norm",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        default="float32",
+        help="arithmetic of the large products: int8 is faster and nearly as exact "
+        "(default: %(default)s)",
+    )
+
+
+def _add_enhance(commands: Any) -> None:
+    parser = _add(commands, "enhance", _enhance, "Enhance sound files.", _ENHANCE_EPILOG)
+    parser.add_argument(
+        "inputs", nargs="*", metavar="FILE", help="files, folders, or @LIST of one path a line"
+    )
+    parser.add_argument(
+        "-i", "--noisy-dir", metavar="DIR", action="append", default=[], help="a folder of files"
+    )
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a text file with one path a line; - reads it from standard input",
+    )
+    parser.add_argument(
+        "-r", "--recursive", action="store_true", help="also take the folders inside folders"
+    )
+    parser.add_argument(
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+        help="where to write; the structure of folders is kept (default: beside each input)",
+    )
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument(
+        "--suffix",
+        metavar="TEXT",
+        type=_suffix,
+        default="_enhanced",
+        help="what to append to the names (default: %(default)s)",
+    )
+    names.add_argument(
+        "--no-suffix", dest="suffix", action="store_const", const="", help="keep the names"
+    )
+    parser.add_argument(
+        "--format",
+        metavar="EXT",
+        type=_container,
+        help="write another container, such as wav or flac (default: that of the input)",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--workers", metavar="N", type=_count, default=1, help="processes, a file each (default: 1)"
+    )
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+    existing.add_argument(
+        "--resume", action="store_true", help="skip files whose output exists already"
+    )
+    _add_verbosity(parser)
+
+
+def _enhance(args: argparse.Namespace) -> int:
+    from .batch import enhance_all
+
+    return enhance_all(args)
+
+
+def _add_stream(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "stream",
+        _stream,
+        "Enhance raw samples from standard input to standard output.",
+        _STREAM_EPILOG,
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(_STREAM_TYPES),
+        default="s16le",
+        help="of the samples, in and out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate", metavar="HZ", type=_rate, help="sample rate, in and out (default: the model's)"
+    )
+    parser.add_argument(
+        "--keep-latency", action="store_true", help="leave the zeros of the latency at the start"
+    )
+    _add_model(parser)
+    _add_verbosity(parser)
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add(commands, "info", _info, "Say what a model is.", _INFO_EPILOG)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="default: the built-in")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the whole configuration")
+
+
+def _add_warmup(commands: Any) -> None:
+    parser = _add(commands, "warmup", _warmup, "Compile all kernels ahead of time.", _WARMUP_EPILOG)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="default: every architecture")
+    _add_verbosity(parser)
+
+
+def _add_bench(commands: Any, command: str | None) -> None:
+    parser = _add(commands, "bench", _bench, "Measure what one step costs here.", _BENCH_EPILOG)
+    if command == "bench":
+        from . import bench
+
+        bench.add_arguments(parser)
+
+
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        say(f"npfsn {_version()}")
+        parser.exit()
+
+
+def _version() -> str:
+    import npfsn
+
+    found = getattr(npfsn, "__version__", None)
+    if found is None:
+        from importlib import metadata
+
+        try:
+            found = metadata.version("npfsn")
+        except metadata.PackageNotFoundError:
+            found = "(unknown version)"
+    return str(found)
+
+
+def _decibels(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if value >= 0.0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of decibels from 0 up")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if 1 <= value <= 256:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 256")
+
+
+def _rate(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if 1_000 <= value <= 768_000:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a sample rate from 1000 to 768000 Hz")
+
+
+def _suffix(text: str) -> str:
+    if any(mark in text for mark in ("/", "\\", "\0")):
+        raise argparse.ArgumentTypeError(f"{text!r} would lead to another folder")
+    return text
+
+
+def _container(text: str) -> str:
+    name = text.lower().removeprefix(".")
+    if not name.isalnum():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file suffix such as wav or flac")
+    return name
+
+
+def _with_dashes(argv: Sequence[str]) -> list[str]:
+    """Spell long options with dashes: half of the world writes `--output_dir`."""
+    spelled = list(argv)
+    for index, argument in enumerate(spelled):
+        if argument == "--":
+            break
+        if argument.startswith("--"):
+            name, mark, value = argument.partition("=")
+            spelled[index] = name.replace("_", "-") + mark + value
+    return spelled
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `npfsn`.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Default: the arguments of the process.
+
+    Returns
+    -------
+    int
+        The exit code: 0 all is well, 1 something failed, 2 wrong arguments, 130 interrupted,
+        143 terminated.
+    """
+    open_standard_streams()
+    arguments = _with_dashes(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        parser = _parser(command)
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has said what is wrong
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    verbose = getattr(args, "verbose", False)
+    try:
+        with signals(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(args.run(args))
+    except UsageError as error:
+        args.parser.print_usage(sys.stderr)
+        complain(f"error: {error}")
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Nothing more can be written, not even at exit.
+        forget_stdout()
+        return EXIT_OK
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 128 + signal.SIGINT
+    except Stopped as stop:
+        complain("terminated")
+        return 128 + stop.signum
+    except Exception as error:
+        complain(f"error: {sentence(error)}")
+        if verbose:
+            details(error)
+        return EXIT_FAILED
+
+
+# --- npfsn stream ------------------------------------------------------------------------------
+
+_STREAM_TYPES = {"s16le": "<i2", "f32le": "<f4"}
+
+
+def _stream(args: argparse.Namespace) -> int:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "standard input is a terminal or closed: pipe raw samples into `npfsn stream`"
+        )
+    if sys.stdout is None or sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal or closed: send it to a file or to a player"
+        )
+    hush_compiler(args.quiet)
+    import numpy as np
+
+    from .audio import AlignedStream, quantise, silence_nonfinite
+    from .enhancer import Enhancer
+
+    # Here everything is compiled and loaded, before the first sample is taken.
+    enhancer = Enhancer(args.model, precision=args.precision, norm=args.norm, on_nonfinite="zero")
+    stream = AlignedStream(
+        enhancer,
+        args.rate or enhancer.sample_rate,
+        atten_lim_db=args.atten_lim,
+        keep_latency=args.keep_latency,
+    )
+    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    if os.name == "nt":
+        import msvcrt
+
+        for descriptor in (source, sink):
+            msvcrt.setmode(descriptor, os.O_BINARY)  # type: ignore[attr-defined]
+    dtype = np.dtype(_STREAM_TYPES[args.format])
+    n_clipped = n_nonfinite = 0
+    rest = b""
+
+    def put(y: Any) -> None:
+        nonlocal n_clipped
+        if dtype.kind == "i":
+            steps, n_beyond = quantise(y, 16)
+            n_clipped += n_beyond
+            y = steps >> 16
+        data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
+        while data:
+            data = data[os.write(sink, data) :]
+
+    while True:
+        received = os.read(source, STREAM_BYTES)
+        if not received:
+            break
+        rest += received
+        whole = len(rest) - len(rest) % dtype.itemsize
+        x = np.frombuffer(rest[:whole], dtype).astype(np.float32)
+        rest = rest[whole:]
+        if dtype.kind == "i":
+            x /= 32768.0
+        else:
+            n_nonfinite += silence_nonfinite(x)
+        put(stream.process(x))
+    put(stream.flush())
+
+    n_nonfinite += stream.n_nonfinite
+    if args.quiet:
+        return EXIT_OK
+    if rest:
+        complain(
+            f"warning: the input ended within a sample: {len(rest)} odd bytes were left out; is it "
+            f"{args.format}, mono?"
+        )
+    if n_nonfinite:
+        complain(f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero")
+    if n_clipped:
+        complain(f"warning: {n_clipped} samples beyond full scale were clipped")
+    return EXIT_OK
+
+
+# --- npfsn info, warmup, bench -----------------------------------------------------------------
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .weights import load_model
+
+    model = load_model(args.model)
+    config = model.config
+    path = Path(args.model) if args.model else _built_in()
+    source = model.info.get("source") or {}
+    rows = [
+        ("model", model.architecture),
+        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)" if path else "built in"),
+        ("parameters", f"{model.n_parameters:,}"),
+        ("stored as", str(model.info.get("precision", "unknown"))),
+        ("sample rate", f"{config.sample_rate} Hz"),
+        ("window, hop", f"{config.n_fft}, {config.hop_length} samples"),
+        ("look-ahead", f"{config.look_ahead} frames"),
+        ("norm", config.norm_type),
+        ("streams", _streaming(config)),
+        ("latency", _latency(config)),
+        ("made from", str(source.get("name", "unknown"))),
+        ("sha-256", str(source.get("sha256", "unknown"))),
+        ("converter", str(model.info.get("converter", "unknown"))),
+        ("file format", str(model.info.get("format", "unknown"))),
+    ]
+    if args.verbose:
+        rows += [
+            (item.name, str(getattr(config, item.name))) for item in dataclasses.fields(config)
+        ]
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        say(f"{name:<{width}}{value}")
+    return EXIT_OK
+
+
+def _streaming(config: Any) -> str:
+    if config.streams:
+        return "yes"
+    return "no: its norm needs the whole signal (--norm cumulative_laplace_norm makes it stream)"
+
+
+def _latency(config: Any) -> str:
+    """Say what the latency is and, since two numbers are in use, what each of them counts."""
+    if not config.streams:
+        return "the whole signal"
+    hop_ms = 1000.0 * config.hop_length / config.sample_rate
+    return (
+        f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
+        f"{config.latency_ms + hop_ms:g} ms end to end with the {hop_ms:g} ms of the hop itself"
+    )
+
+
+def _built_in() -> Path | None:
+    """Find the file of the built-in model."""
+    from .weights import DEFAULT_FILE
+
+    package = Path(__file__).resolve().parent
+    for folder in (package / "weights", package.parent / "weights"):
+        if (folder / DEFAULT_FILE).exists():
+            return folder / DEFAULT_FILE
+    return None
+
+
+def _warmup(args: argparse.Namespace) -> int:
+    hush_compiler(True)  # this is no surprise
+    started = time.perf_counter()
+    from .warmup import cache_folder, warm_up
+
+    done: dict[str, float] = {}
+
+    def progress(name: str, seconds: float) -> None:
+        if args.verbose:
+            if name not in done and done:
+                last = next(reversed(done))
+                say(f"{last}: {done[last]:.1f} s")
+            done[name] = done.get(name, 0.0) + seconds
+
+    if not args.quiet:
+        say("compiling kernels, some 20 seconds the first time ...")
+    warm_up(args.model, progress=progress)
+    for name in list(done)[-1:]:
+        say(f"{name}: {done[name]:.1f} s")
+    folder = cache_folder()
+    where = f"kept in {folder}" if folder else "but no cache can be written here"
+    if not args.quiet:
+        say(f"kernels ready after {duration(time.perf_counter() - started)}, {where}")
+    return EXIT_OK
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from . import bench
+
+    return int(bench.main(args) or EXIT_OK)

@@ -1,0 +1,242 @@
+"""What every architecture's `Config` is made of.
+
+A `Config` is frozen numbers and nothing else. Its field names are the recipe's own, so that
+`npfsn info` and a train.toml can be read side by side. Sizes come from the tensors; what tensors
+cannot tell (look-ahead, neighbours, norms, acoustics) comes from the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ModelError, NormError
+
+CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
+OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
+ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
+CELLS = {"LSTM": 4, "GRU": 3}  # gates per unit
+
+# Sizes beyond these are no speech enhancer but an attempt to take all the memory there is.
+MAX_SIZE = 1 << 16
+MAX_LAYERS = 64
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_norm(name: object) -> str:
+    """Return `name` if it is one of the five norms, else raise NormError listing them."""
+    if name not in CAUSAL_NORMS + OFFLINE_NORMS:
+        raise NormError(
+            f"unknown norm {name!r}: expected one of {', '.join(CAUSAL_NORMS)} (these stream) or "
+            f"{', '.join(OFFLINE_NORMS)} (these need the whole signal)"
+        )
+    return str(name)
+
+
+def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> int:
+    """Return `value` if it is an integer in [low, high], else raise ModelError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ModelError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
+    return value
+
+
+def check_equal(name: str, said: object, found: object, where: str) -> None:
+    """Raise ModelError if the recipe says one thing and the tensors another."""
+    if said is not None and said != found:
+        raise ModelError(
+            f"the recipe says {name} = {said!r}, but {where} says {found!r}: "
+            "this is not the recipe of this checkpoint"
+        )
+
+
+def activation(value: object) -> str | None:
+    """Return the name of an output activation as upstream's recipes spell it (false: none)."""
+    if value is None or value is False or value == "":
+        return None
+    if value not in ACTIVATIONS:
+        raise ModelError(
+            f"unknown output activation {value!r}: expected {', '.join(ACTIVATIONS)} or false"
+        )
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A stack of recurrent layers, then an optional linear layer, then an optional activation.
+
+    Parameters
+    ----------
+    cell : {"LSTM", "GRU"}
+    input_size, hidden_size, num_layers : int
+    output_size : int
+        0: no linear layer; the output is the hidden state of the last layer.
+    activation : str or None
+    """
+
+    cell: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    output_size: int = 0
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network has."""
+        if self.cell not in CELLS:
+            raise ModelError(f"unknown recurrent cell {self.cell!r}: expected LSTM or GRU")
+        check_size("input_size", self.input_size)
+        check_size("hidden_size", self.hidden_size)
+        check_size("num_layers", self.num_layers, 1, MAX_LAYERS)
+        check_size("output_size", self.output_size, 0)
+        object.__setattr__(self, "activation", activation(self.activation))
+
+    @property
+    def width(self) -> int:
+        """Features per unit that come out."""
+        return self.output_size or self.hidden_size
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes, prefix: str, activate: str | None = None) -> Sequence:
+        """Read cell, sizes and layer count from the tensors under `prefix`."""
+        rnn = f"{prefix}.sequence_model."
+        num_layers = sum(
+            re.fullmatch(re.escape(rnn) + r"weight_ih_l\d+", name) is not None for name in shapes
+        )
+        w_ih = matrix(shapes, rnn + "weight_ih_l0")
+        w_hh = matrix(shapes, rnn + "weight_hh_l0")
+        gates = {gates: cell for cell, gates in CELLS.items()}
+        if w_hh[1] == 0 or w_hh[0] % w_hh[1] or w_hh[0] // w_hh[1] not in gates:
+            raise ModelError(
+                f"tensor {rnn}weight_hh_l0 has shape {list(w_hh)}: expected [4 H, H] (LSTM) or "
+                "[3 H, H] (GRU)"
+            )
+        fc = f"{prefix}.fc_output_layer.weight"
+        output_size = matrix(shapes, fc)[0] if fc in shapes else 0
+        if f"{prefix}.activate_function.weight" in shapes:
+            if activate is not None:
+                check_equal(
+                    "the output activation",
+                    activate,
+                    "PReLU",
+                    f"tensor {prefix}.activate_function.weight",
+                )
+            activate = "PReLU"
+        return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, activate)
+
+    def tensor_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """Every tensor of this stack under the checkpoint's own names."""
+        rows = CELLS[self.cell] * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(self.num_layers):
+            n_in = self.input_size if layer == 0 else self.hidden_size
+            rnn = f"{prefix}.sequence_model."
+            shapes[f"{rnn}weight_ih_l{layer}"] = (rows, n_in)
+            shapes[f"{rnn}weight_hh_l{layer}"] = (rows, self.hidden_size)
+            shapes[f"{rnn}bias_ih_l{layer}"] = (rows,)
+            shapes[f"{rnn}bias_hh_l{layer}"] = (rows,)
+        if self.output_size:
+            shapes[f"{prefix}.fc_output_layer.weight"] = (self.output_size, self.hidden_size)
+            shapes[f"{prefix}.fc_output_layer.bias"] = (self.output_size,)
+        if self.activation == "PReLU":
+            shapes[f"{prefix}.activate_function.weight"] = (1,)
+        return shapes
+
+
+def sequence(value: Sequence | Mapping[str, Any]) -> Sequence:
+    """Restore a `Sequence` from its JSON form."""
+    return value if isinstance(value, Sequence) else Sequence(**value)
+
+
+def matrix(shapes: Shapes, name: str) -> tuple[int, int]:
+    """Return the two sizes of the matrix `name`, or say that it is missing or no matrix."""
+    if name not in shapes:
+        raise ModelError(f"tensor {name} is missing: this is not a whole checkpoint of this model")
+    shape = tuple(shapes[name])
+    if len(shape) != 2:
+        raise ModelError(f"tensor {name} has shape {list(shape)}: expected a matrix")
+    return shape[0], shape[1]
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Acoustics and norm, which every architecture has.
+
+    Parameters
+    ----------
+    norm_type : str
+        One of `CAUSAL_NORMS` or `OFFLINE_NORMS`.
+    sample_rate : int
+        Hz.
+    n_fft, hop_length : int
+        Samples. The window is as long as the transform.
+    look_ahead : int
+        Frames.
+    """
+
+    norm_type: str
+    sample_rate: int = 16000
+    n_fft: int = 512
+    hop_length: int = 256
+    look_ahead: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse acoustics that the overlap-add cannot invert."""
+        check_norm(self.norm_type)
+        check_size("sample_rate", self.sample_rate, 1000, 768000)
+        check_size("n_fft", self.n_fft, 4, 1 << 14)
+        check_size("hop_length", self.hop_length, 1, self.n_fft // 2)
+        check_size("look_ahead", self.look_ahead, 0, 1000)
+        if self.n_fft % 2 or (self.n_fft // 2) % self.hop_length:
+            raise ModelError(
+                f"n_fft = {self.n_fft} with hop_length = {self.hop_length}: expected an even n_fft "
+                "whose half is a multiple of the hop"
+            )
+
+    @property
+    def n_freq(self) -> int:
+        """Bins of the one-sided spectrum."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether the norm needs nothing from the future."""
+        return self.norm_type in CAUSAL_NORMS
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples the output of a stream lies behind its input (the hop itself not counted)."""
+        return self.n_fft - self.hop_length + self.look_ahead * self.hop_length
+
+    @property
+    def latency_ms(self) -> float:
+        """The same in milliseconds."""
+        return 1000.0 * self.latency_samples / self.sample_rate
+
+    def with_norm(self, norm: str) -> Any:
+        """Return a copy that runs with another norm."""
+        return dataclasses.replace(self, norm_type=check_norm(norm))
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the network needs, under the checkpoint's own names."""
+        raise NotImplementedError
+
+
+def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Pick acoustics and norm out of a recipe's arguments."""
+    names = ("norm_type", "sample_rate", "n_fft", "hop_length")
+    found = {**defaults, **{name: args[name] for name in names if args.get(name) is not None}}
+    if "norm_type" not in found:
+        raise NormError(
+            "the norm is not known: it is not in the checkpoint; name it, or give the recipe"
+        )
+    win_length = args.get("win_length")
+    if win_length is not None and win_length != found.get("n_fft", 512):
+        raise ModelError(
+            f"win_length = {win_length} differs from n_fft = {found.get('n_fft', 512)}: "
+            "only windows as long as the transform are supported"
+        )
+    return found

@@ -1,0 +1,447 @@
+"""`npfsn-convert`: a torch checkpoint and its recipe become one `.npz` model file.
+
+The architecture and all sizes are read from the tensors. What tensors cannot tell (look-ahead,
+shrink factor, how features split into neighbours, activations, acoustics) comes from the recipe,
+which is checked against them, or from the published defaults. The norm is never guessed: it
+decides what the network computes and whether it can stream, and no checkpoint carries it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .archive import printable
+from .checkpoint import Checkpoint, read_checkpoint
+from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
+from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
+from .quantise import dequantise, quantise
+from .recipe import ABSENT_NORM, Recipe, read_recipe
+from .weights import (
+    PRECISIONS,
+    Model,
+    build_config,
+    check_finite,
+    check_tensors,
+    converter,
+    is_quantised,
+    save_model,
+)
+
+# Fields of a Config that no recipe is needed for. Of an activation, only PReLU leaves a tensor.
+_FROM_TENSORS = {
+    "n_fft",
+    "num_mels",
+    "encoder",
+    "bottleneck",
+    "decoder",
+    "fb_model",
+    "sb_model",
+    "sb_models",
+    "fullband_model",
+    "sb_num_center_freqs",
+    "fb_num_center_freqs",
+}
+# The recipe's names of the activations of a layer stack, and the default they have without one.
+_ACTIVATIONS = {
+    "fb_model": "fb_output_activate_function",
+    "sb_model": "sb_output_activate_function",
+    "sb_models": "sb_output_activate_function",
+    "fullband_model": "output_activate_function",
+}
+
+# Of the neighbours, tensors tell the sum; of which the first kind is 0 unless the recipe says.
+_FIRST_NEIGHBORS = {
+    "fast_fullsubnet": "encoder_output_num_neighbors",
+    "fullsubnet": "fb_num_neighbors",
+}
+# Arguments of a recipe that are compared with the tensors, but are no fields of a Config.
+_COMPARED = {
+    "sequence_model",
+    "num_freqs",
+    "win_length",
+    "hidden_size",
+    "fb_model_hidden_size",
+    "sb_model_hidden_size",
+    "fb_hidden_size",
+    "sb_hidden_size",
+    "encoder_input_size",
+    "bottleneck_hidden_size",
+    "bottleneck_num_layers",
+    *_ACTIVATIONS.values(),
+}
+
+
+def convert(
+    checkpoint_path: str | os.PathLike[str],
+    *,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    norm: str | None = None,
+    precision: str = "float32",
+) -> Model:
+    """Make a model of a torch checkpoint, without torch.
+
+    Parameters
+    ----------
+    checkpoint_path : path-like
+        What `torch.save` wrote: a training state or a state dict.
+    recipe : path-like or mapping, optional
+        The train.toml the checkpoint was trained with, or what it says.
+    norm : str, optional
+        The norm it was trained with; needed where there is no recipe.
+    precision : {"float32", "float16", "int8"}
+        Type the weights are kept in. Computation is in float32 either way.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint cannot be read, or is of no known architecture.
+    RecipeError
+        The recipe cannot be read, or is one of another architecture or norm.
+    NormError
+        The norm is unknown or neither `recipe` nor `norm` tells it.
+    ModelError
+        Tensors do not fit together or contradict the recipe, or are not finite.
+    """
+    return _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origins:
+    """Where a model came from, for the report."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe | None
+    norm: str
+
+
+def _convert(
+    checkpoint_path: str | os.PathLike[str],
+    *,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | None,
+    norm: str | None,
+    precision: str,
+) -> tuple[Model, _Origins]:
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
+    read = None if recipe is None else read_recipe(recipe)
+    norm, norm_origin = _find_norm(read, norm)
+    checkpoint = read_checkpoint(checkpoint_path)
+    name = checkpoint.path.name
+
+    architecture, module = _recognise(checkpoint)
+    if read is not None and read.architecture not in (None, architecture):
+        raise RecipeError(
+            f"{read.name} is one of {read.architecture}, but {name} holds a {architecture}: give "
+            "the recipe it was trained with"
+        )
+    args = {**(read.args if read is not None else {}), "norm_type": norm}
+    shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+    try:
+        config = build_config(lambda: module.Config.from_tensors(shapes, args))
+        check_tensors(config, checkpoint.tensors)
+        check_finite(checkpoint.tensors)
+        tensors = {key: _cast(key, checkpoint.tensors[key], precision) for key in shapes}
+    except ModelError as error:
+        raise ModelError(f"cannot convert {name}: {error}") from None
+    info = {
+        "format": 1,
+        "precision": precision,
+        "converter": converter(),
+        "source": {"name": printable(name, 200), "sha256": checkpoint.sha256},
+    }
+    model = Model(architecture, config, tensors, info)
+    return model, _Origins(checkpoint, read, norm_origin)
+
+
+def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
+    """Return the norm and who says so. It is never guessed."""
+    if norm is not None:
+        check_norm(norm)
+    if recipe is None:
+        if norm is None:
+            raise NormError(
+                "a checkpoint does not tell its norm, which decides what the network computes: "
+                "give the recipe it was trained with (-C train.toml), or name the norm (--norm), "
+                f"one of {', '.join(CAUSAL_NORMS)} (these stream), {', '.join(OFFLINE_NORMS)} "
+                "(these need the whole signal)"
+            )
+        return norm, "from --norm"
+    try:
+        said = check_norm(ABSENT_NORM if recipe.norm is None else recipe.norm)
+    except NormError as error:
+        raise RecipeError(f"{recipe.name} has norm_type = {error}") from None
+    origin = "recipe" if recipe.norm is not None else "recipe names none, which means this one"
+    if norm is not None and norm != said:
+        means = "names no norm_type, which means" if recipe.norm is None else "says"
+        raise RecipeError(
+            f"{recipe.name} {means} {said}, but --norm says {norm}: write norm_type into the "
+            "recipe as the model was trained, and leave --norm out"
+        )
+    return said, origin
+
+
+def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
+    """Find the architecture that has such tensors."""
+    from .models import ARCHITECTURES  # not above: it brings the kernels along
+
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    for architecture, module in ARCHITECTURES.items():
+        if module.Config.recognises(shapes):
+            return architecture, module
+    shown = ", ".join(printable(name) for name in list(shapes)[:4])
+    raise CheckpointError(
+        f"{checkpoint.path} holds none of the models known here ({', '.join(ARCHITECTURES)}): its "
+        f"{len(shapes)} tensors begin with {shown}"
+    )
+
+
+def _cast(name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
+    """Bring one tensor to the type it is kept in, in C order."""
+    if tensor.dtype.kind != "f":
+        raise ModelError(
+            f"its tensor {printable(name)} has type {tensor.dtype}, expected floating point"
+        )
+    with np.errstate(over="ignore"):
+        out = np.asarray(tensor, "float32" if precision == "int8" else precision, order="C")
+    if out.dtype.itemsize < tensor.dtype.itemsize:
+        try:
+            check_finite({name: out})
+        except ModelError:
+            raise ModelError(
+                f"its tensor {printable(name)} has values too large for {out.dtype}"
+            ) from None
+    if precision == "int8" and is_quantised(name, out.shape):
+        return dequantise(*quantise(out))
+    return out
+
+
+# The command.
+
+_EXAMPLES = """\
+examples:
+  npfsn-convert best_model.tar -C train.toml
+      the recipe tells what the tensors cannot; writes best_model.npz here
+  npfsn-convert best_model.tar --norm cumulative_laplace_norm -o denoise.npz
+      without a recipe: published defaults, which are printed, and the norm as you say
+  npfsn-convert best_model.tar -C train.toml --precision float16 --force
+      a file half as large; computation stays in float32
+
+The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. These can stream:
+  {causal}
+These need the whole signal:
+  {offline}
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="npfsn-convert",
+        description="Convert a PyTorch checkpoint of the FullSubNet family to a model file for "
+        "npfsn. PyTorch is not needed, and nothing in the checkpoint is run.",
+        epilog=_EXAMPLES.format(causal=", ".join(CAUSAL_NORMS), offline=", ".join(OFFLINE_NORMS)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="file that torch.save wrote")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="default: the checkpoint's name with .npz, here"
+    )
+    parser.add_argument(
+        "-C", "--config", metavar="RECIPE.toml", help="recipe the checkpoint was trained with"
+    )
+    parser.add_argument(
+        "--norm", metavar="NAME", help="norm it was trained with, where there is no recipe"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the file (default: float32)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=converter())
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        0; 1 if something was wrong with a file; 2 if with the arguments, or the norm is not known.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    source = Path(options.checkpoint)
+    output = Path(options.output or f"{source.stem}.npz")
+    try:
+        if options.config is None:
+            _find_norm(None, options.norm)  # a mistake in the arguments comes first
+        _check_output(output, source, options.force)
+        model, origins = _convert(
+            source, recipe=options.config, norm=options.norm, precision=options.precision
+        )
+        save_model(model, output, overwrite=options.force)
+    except NormError as error:
+        return _failed(parser, error, 2)
+    except NpfsnError as error:
+        return _failed(parser, error, 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _failed(parser, f"cannot write {output}: {reason}; no file was left behind", 1)
+    except KeyboardInterrupt:
+        return _failed(parser, "interrupted; no file was left behind", 130)
+    if not options.quiet:
+        _print(_report(model, origins, output))
+    return 0
+
+
+def _failed(parser: argparse.ArgumentParser, error: object, code: int) -> int:
+    print(f"{parser.prog}: {error}", file=sys.stderr)
+    return code
+
+
+def _print(text: str) -> None:
+    """Print what may hold the name of a file that this terminal has no letters for."""
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:  # the reader has seen enough; the file is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_output(output: Path, source: Path, force: bool) -> None:
+    """Refuse an output that would replace something, before any work is done."""
+    if output.is_dir():
+        raise ModelError(f"{output} is a folder: name a file with -o")
+    if not output.parent.is_dir():
+        raise ModelError(f"the folder {output.parent} does not exist: make it, or choose another")
+    if output.exists():
+        if source.exists() and output.samefile(source):
+            raise ModelError(f"{output} is the checkpoint itself: name another file with -o")
+        if not force:
+            raise ModelError(f"{output} exists already: name another file or add --force")
+
+
+# The report.
+
+
+def _report(model: Model, origins: _Origins, output: Path) -> str:
+    """Say what was found, and where each value came from."""
+    config, checkpoint = model.config, origins.checkpoint
+    beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
+    latency = config.latency_samples + config.hop_length
+    if config.streams:
+        delay = (
+            f"{config.latency_samples} samples = {config.latency_ms:g} ms, with the hop of "
+            f"{config.hop_length} samples {latency} = {1000 * latency / config.sample_rate:g} ms "
+            "end to end"
+        )
+        streams = "yes"
+    else:
+        delay = "none: it takes whole signals"
+        streams = (
+            f"no: {model.norm} needs the whole signal; npfsn.Enhancer(norm=...) runs it with a "
+            "causal one"
+        )
+    lines = [
+        (
+            "checkpoint",
+            f"{printable(checkpoint.path.name, 200)}: {len(checkpoint.tensors)} tensors, "
+            f"{checkpoint.dtypes}, {_megabytes(checkpoint.file_size)}"
+            + (f" ({beside})" if beside else ""),
+        ),
+        ("model", f"{model.architecture}, {model.n_parameters:,} parameters"),
+        ("norm", f"{model.norm} ({origins.norm})"),
+        ("streams", streams),
+        ("latency", delay),
+    ]
+    for title, values in _values(model, origins.recipe).items():
+        if values:
+            lines.append((title, ", ".join(values)))
+    ignored = [] if origins.recipe is None else _ignored(config, origins.recipe)
+    if ignored:
+        lines.append(("not needed", f"{', '.join(ignored)} (in the recipe)"))
+    lines.append(
+        ("written", f"{output}: {_megabytes(output.stat().st_size)}, {model.info['precision']}")
+    )
+    return "\n".join(f"{title + ':':<15}{text}" for title, text in lines)
+
+
+def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
+    """Every value of the configuration, by where it came from."""
+    said = recipe.args if recipe is not None else {}
+    found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
+    for field in dataclasses.fields(model.config):
+        if field.name == "norm_type":
+            continue
+        value = getattr(model.config, field.name)
+        if field.name in _FROM_TENSORS:
+            found["from tensors"].append(f"{field.name} = {_describe(value)}")
+            key = _ACTIVATIONS.get(field.name)
+            if key is not None:
+                stacks = value if isinstance(value, tuple) else (value,)
+                where = "from recipe" if key in said else "from defaults"
+                if any(stack.activation == "PReLU" for stack in stacks):
+                    where = "from tensors"
+                found[where].append(f"{key} = {stacks[0].activation or 'none'}")
+            continue
+        if said.get(field.name) is not None:
+            where = "from recipe"
+        elif field.name.endswith("neighbors") or field.name.endswith("neighbor_freqs"):
+            # Tensors tell the sum of both kinds of neighbours, defaults how it is shared out.
+            where = (
+                "from defaults"
+                if field.name == _FIRST_NEIGHBORS.get(model.architecture)
+                else ("from tensors")
+            )
+        else:
+            where = "from defaults"
+        found[where].append(f"{field.name} = {_describe(value)}")
+    return found
+
+
+def _ignored(config: Any, recipe: Recipe) -> list[str]:
+    """Arguments of the recipe that no configuration takes: a misspelt one shows here."""
+    known = {field.name for field in dataclasses.fields(config)} | _COMPARED
+    return [printable(key) for key in recipe.args if key not in known]
+
+
+def _describe(value: Any) -> str:
+    """Put a value into a few words: "LSTM 257-2x512-257" for a stack of layers."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_describe(item) for item in value) + "]"
+    if not dataclasses.is_dataclass(value):
+        return str(value)
+    stack: Any = value
+    layers = f"{stack.num_layers}x" if stack.num_layers > 1 else ""
+    linear = f"-{stack.output_size}" if stack.output_size else ""
+    return f"{stack.cell} {stack.input_size}-{layers}{stack.hidden_size}{linear}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else printable(value, 40)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,624 @@
+"""`Enhancer`: one hop of noisy speech in, one hop of clean speech out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import CAUSAL_NORMS
+from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
+from .kernels import spectrum as kernels
+from .layers import PRODUCTS
+from .models import ARCHITECTURES
+from .network import Network
+from .stream import Stream
+from .weights import Model, load_model
+
+Samples = npt.NDArray[np.float32]
+
+STATE_FORMAT = 1
+
+# What no stream ever reaches: hops in four million years, and values with room to be squared.
+_LAST_HOP = 1 << 53
+_LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
+# Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a frame at most.
+_HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
+_SHOWN = 4  # names listed in a message
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# Packed networks of the models in use: streams of one model share them.
+_networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
+_networks_lock = threading.Lock()
+
+
+def shared_network(model: Model, config: Any, precision: str, horizon: float) -> Network:
+    """Return the packed network of a model, made at the first request and ready to run."""
+    if precision not in PRODUCTS:
+        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
+    with _networks_lock:
+        known = _networks.setdefault(model, {})
+        key = (config, precision, horizon)
+        if key not in known:
+            build = ARCHITECTURES[model.architecture].Network
+            known[key] = build(config, model.tensors, precision, horizon)
+            _warm_up(known[key], config)
+        return known[key]
+
+
+def _alone(
+    ended: bool = False, torn: bool = False
+) -> Callable[[Callable[Concatenate[Enhancer, _P], _R]], Callable[Concatenate[Enhancer, _P], _R]]:
+    """Let a method claim its stream while it runs, or say why it cannot. Never waits.
+
+    Parameters
+    ----------
+    ended, torn : bool
+        Whether it may run after `flush`, and after something interrupted a hop half-way.
+    """
+
+    def decorate(
+        method: Callable[Concatenate[Enhancer, _P], _R],
+    ) -> Callable[Concatenate[Enhancer, _P], _R]:
+        @functools.wraps(method)
+        def run(self: Enhancer, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            # Not a lock: a signal handler that raises could leave it locked for ever. Every claim
+            # is an object of its own, so what is in `_claim` tells whose it is at any moment.
+            claim = object()
+            try:
+                if self._claim.setdefault("now", claim) is not claim:
+                    raise ConcurrentUseError(
+                        "this stream is being used by another thread: give every thread a stream "
+                        "of its own (copy(), or a second Enhancer with the same model)"
+                    )
+                if self._torn and not torn:
+                    raise StreamEndedError(
+                        "the stream was interrupted in the middle of a hop: call reset() to start "
+                        "a new one, or set_state() to go back"
+                    )
+                if self._count[1] and not ended:
+                    raise StreamEndedError(
+                        "the stream has been flushed: call reset() to start a new one"
+                    )
+                return method(self, *args, **kwargs)
+            finally:
+                if self._claim.get("now") is claim:
+                    del self._claim["now"]
+
+        return run
+
+    return decorate
+
+
+class Enhancer:
+    """Enhance a stream hop by hop.
+
+    Parameters
+    ----------
+    model : str, path or Model, optional
+        A `.npz` file or what `load_model` returned; the weights shipped with npfsn if not given.
+        Streams that are given the same `Model` share its weights.
+    precision : {"float32", "int8"}
+        Arithmetic of the layers' products. int8 is two to three times faster and nearly as good;
+        state, gates and norms stay float32.
+    norm : str, optional
+        Replaces the model's norm. Needed to stream a model that was trained with an offline norm;
+        its output is then no longer that of the published whole-utterance code.
+    atten_lim_db : float, optional
+        Never attenuate by more than this many dB: the delayed input is mixed in at
+        ``10 ** (-atten_lim_db / 20)``. 0 passes the input through; None or infinity is no limit.
+    on_nonfinite : {"raise", "zero"}
+        What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
+        count them in `n_nonfinite`.
+    norm_horizon : float, optional
+        Seconds that running norms remember, for rooms that change. None, the published arithmetic,
+        remembers everything.
+
+    Raises
+    ------
+    ModelError
+        The model file is missing, damaged or not a model.
+    NormError
+        The model's norm needs the whole signal; `norm` names one that does not.
+
+    Examples
+    --------
+    >>> import numpy as np, npfsn
+    >>> enhancer = npfsn.Enhancer()
+    >>> noisy = np.zeros((10, enhancer.frame_length), np.float32)
+    >>> clean = [enhancer.step(frame) for frame in noisy]
+    >>> len(clean[0]), enhancer.latency_samples
+    (256, 768)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Model | None = None,
+        *,
+        precision: str = "float32",
+        norm: str | None = None,
+        atten_lim_db: float | None = None,
+        on_nonfinite: str = "raise",
+        norm_horizon: float | None = None,
+    ) -> None:
+        self._model = load_model(model)
+        config = self._model.config
+        if norm is not None:
+            config = config.with_norm(norm)
+        if not config.streams:
+            raise NormError(
+                f"this model's norm ({config.norm_type}) needs the whole signal and cannot stream: "
+                f"choose a causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance "
+                "whole signals with npfsn.enhance"
+            )
+        if on_nonfinite not in ("raise", "zero"):
+            raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+        self._limit = dry_share(atten_lim_db)
+        self._options = {
+            "precision": precision,
+            "norm": config.norm_type,
+            "atten_lim_db": atten_lim_db,
+            "on_nonfinite": on_nonfinite,
+            "norm_horizon": None,
+        }
+        horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
+        if norm_horizon is not None and math.isfinite(horizon):
+            self._options["norm_horizon"] = float(norm_horizon)
+        network = shared_network(self._model, config, precision, horizon)
+        self._config = config
+        self._stream = Stream(network, config)
+        self._state = self._stream.state
+        hop = config.hop_length
+        self._hop = hop
+        # Samples of an incomplete hop; how many, ended or not, samples that were no number; input.
+        self._state["pending"] = self._pending = np.zeros(hop, np.float32)
+        self._state["count"] = self._count = np.zeros(3, np.int64)
+        self._state["dry"] = self._dry = np.zeros(config.latency_samples, np.float32)
+        self._in = np.zeros(hop, np.float32)
+        self._bad = np.zeros(1, np.int64)
+        self._claim: dict[str, object] = {}
+        self._torn = False  # something stopped a hop half-way
+
+    @property
+    def model(self) -> Model:
+        """The model, to be shared with other streams."""
+        return self._model
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that the model expects, Hz."""
+        return int(self._config.sample_rate)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples that `step` takes and gives: one hop."""
+        return self._hop
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples the output lies behind the input: window and look-ahead, not the hop itself."""
+        return int(self._config.latency_samples)
+
+    @property
+    def latency_ms(self) -> float:
+        """The same in milliseconds."""
+        return float(self._config.latency_ms)
+
+    @property
+    def n_nonfinite(self) -> int:
+        """Samples replaced so far because they were NaN or infinite."""
+        return int(self._count[2])
+
+    def __repr__(self) -> str:
+        """Name the model and the norm."""
+        return (
+            f"<npfsn.Enhancer {self._model.architecture}, {self._options['norm']}, "
+            f"{self.sample_rate} Hz, {self._options['precision']}>"
+        )
+
+    @_alone()
+    def step(self, frame: Samples, out: Samples | None = None) -> Samples:
+        """Enhance one hop.
+
+        Parameters
+        ----------
+        frame : float32 array, shape (frame_length,)
+            Samples, full scale +-1. float64 is cast. Not modified.
+        out : float32 array, shape (frame_length,), optional
+            Where to put the result; may be `frame` itself.
+
+        Returns
+        -------
+        float32 array, shape (frame_length,)
+            The enhanced signal, `latency_samples` behind; zeros before it starts.
+
+        Raises
+        ------
+        TypeError, FrameError
+            The frame was refused; the stream is as it was.
+        StreamEndedError
+            After `flush`, or after an exception such as KeyboardInterrupt cut a hop short.
+        ConcurrentUseError
+            Another thread is using this stream.
+        """
+        frame = _as_samples(frame, (self._hop,), "frame")
+        out = _as_out(out, self._hop)
+        bad = self._check(frame, self._in)
+        self._torn = True
+        self._count[2] += bad
+        if self._count[0]:  # `process` has left part of a hop
+            self._feed(self._in.copy(), out)
+        else:
+            self._push(self._in, out)
+        self._torn = False
+        return out
+
+    @_alone()
+    def process(self, chunk: Samples) -> Samples:
+        """Enhance any number of samples.
+
+        Parameters
+        ----------
+        chunk : float32 array, shape (N,)
+            float64 is cast. Not modified.
+
+        Returns
+        -------
+        float32 array, shape (M,)
+            As many whole hops as have been received and not returned: after n samples in all, the
+            results have ``frame_length * (n // frame_length)`` samples in all. The same bits for
+            any way of cutting the signal into chunks.
+
+        Raises
+        ------
+        TypeError, FrameError, StreamEndedError, ConcurrentUseError
+            As `step`.
+        """
+        chunk = _as_samples(chunk, None, "chunk")
+        x = np.empty(chunk.shape, np.float32)
+        bad = self._check(chunk, x)
+        hops = (int(self._count[0]) + x.size) // self._hop
+        out = np.empty(hops * self._hop, np.float32)
+        self._torn = True
+        self._count[2] += bad
+        self._feed(x, out)
+        self._torn = False
+        return out
+
+    @_alone(ended=True)
+    def flush(self) -> Samples:
+        """End the stream and return the rest.
+
+        Returns
+        -------
+        float32 array, shape (latency_samples + n % frame_length,)
+            So that all results together are `latency_samples` zeros and then the enhanced signal,
+            as long as the input. Empty if the stream has been flushed already.
+
+        Raises
+        ------
+        ConcurrentUseError
+            Another thread is using this stream.
+        """
+        if self._count[1]:
+            return np.zeros(0, np.float32)
+        tail = self._pending[: int(self._count[0])].copy()
+        self._torn = True
+        out = self._stream.finish(tail)
+        if self._limit > 0.0:
+            x = np.zeros(out.shape[0], np.float32)
+            x[: tail.shape[0]] = tail
+            kernels.mix_dry(x, self._limit, self._dry, out)
+        self._count[1] = 1
+        self._torn = False
+        return out
+
+    @_alone(ended=True, torn=True)
+    def reset(self) -> None:
+        """Start anew: the next sample is the first of a signal.
+
+        Raises
+        ------
+        ConcurrentUseError
+            Another thread is using this stream.
+        """
+        self._torn = True
+        self._stream.reset()
+        self._torn = False
+
+    @_alone(ended=True)
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return all that the stream remembers.
+
+        Returns
+        -------
+        dict of str to array
+            Copies of plain arrays, and "header": a 0-d string of JSON that says which model and
+            settings they belong to. ``numpy.savez(file, **state)`` keeps it.
+
+        Examples
+        --------
+        >>> import numpy as np, npfsn
+        >>> first, second = npfsn.Enhancer(), npfsn.Enhancer()
+        >>> _ = first.process(np.ones(1000, np.float32))
+        >>> second.set_state(first.get_state())
+        >>> x = np.ones(1000, np.float32)
+        >>> bool(np.all(first.process(x) == second.process(x)))
+        True
+        """
+        state = {name: array.copy() for name, array in self._state.items()}
+        state["header"] = np.array(json.dumps(self._header()))
+        return state
+
+    @_alone(ended=True, torn=True)
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue where `get_state` was called, to the bit.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            As `get_state` returned it, from the same model and settings.
+
+        Raises
+        ------
+        StateError
+            The state is not this model's, or damaged; the stream is as it was.
+        ConcurrentUseError
+            Another thread is using this stream.
+        """
+        arrays = self._check_state(state)
+        self._torn = True
+        for name, array in arrays.items():
+            self._state[name][...] = array
+        self._stream.forget()
+        self._torn = False
+
+    def copy(self) -> Enhancer:
+        """Return an independent stream in the same state, sharing the weights."""
+        other = Enhancer(self._model, **self._options)
+        other.set_state(self.get_state())
+        return other
+
+    def __copy__(self) -> Enhancer:
+        """As `copy`: two streams that share one state would be none."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Enhancer:
+        """As `copy`: the weights stay shared."""
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled: what travels between processes is the state."""
+        raise TypeError(
+            "an Enhancer is not pickled: send its get_state() and its model, and give both to a "
+            "new Enhancer there"
+        )
+
+    def _check(self, x: Samples, out: Samples) -> int:
+        """Copy samples, refusing or replacing what is no number; return how many were none."""
+        kernels.check_samples(x, out, self._bad)
+        bad = int(self._bad[0])
+        if bad:
+            if self._options["on_nonfinite"] == "raise":
+                raise FrameError(
+                    f"{bad} of {x.shape[0]} samples are NaN or infinite: expected finite numbers; "
+                    "mend the source, or use on_nonfinite='zero' to replace them by silence"
+                )
+        return bad
+
+    def _push(self, x: Samples, out: Samples) -> None:
+        """Take whole hops and give as many."""
+        if x.shape[0] == self._hop:
+            self._stream.push(x, out)
+        else:
+            self._stream.push_many(x, out)
+        if self._limit > 0.0:
+            kernels.mix_dry(x, self._limit, self._dry, out)
+
+    def _feed(self, x: Samples, out: Samples) -> None:
+        """Take any number of samples, with those pending; `out` holds the hops they complete."""
+        pending = int(self._count[0])
+        joined = np.concatenate([self._pending[:pending], x])
+        whole = out.shape[0]
+        if whole:
+            self._push(joined[:whole], out)
+        rest = joined.shape[0] - whole
+        self._pending[:rest] = joined[whole:]
+        self._pending[rest:] = 0
+        self._count[0] = rest
+
+    def _header(self) -> dict[str, Any]:
+        """Say what a state belongs to."""
+        return {
+            "format": STATE_FORMAT,
+            "architecture": self._model.architecture,
+            "model": _digest(self._model),
+            **{name: self._options[name] for name in ("precision", "norm", "norm_horizon")},
+        }
+
+    def _check_state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the arrays of a state that fits this stream, or say why it does not."""
+        if not isinstance(state, Mapping) or "header" not in state:
+            raise StateError("this is not a state: expected what Enhancer.get_state() returned")
+        try:
+            header = json.loads(str(_entry(state, "header")))
+        except (ValueError, RecursionError):
+            header = None
+        if not isinstance(header, dict):
+            raise StateError("the state's header is not JSON: it is damaged")
+        for name, expected in self._header().items():
+            if header.get(name) != expected:
+                raise StateError(
+                    f"the state is of another stream: its {name} is {_short(header.get(name))}, "
+                    f"this stream's is {_short(expected)}"
+                )
+        names = set(self._state) | {"header"}
+        wrong = sorted(map(_short, set(state) ^ names))
+        if wrong:
+            more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+            raise StateError(
+                "the state's entries are not this model's, missing or in excess: "
+                f"{', '.join(wrong[:_SHOWN])}{more}"
+            )
+        arrays = {}
+        for name, own in self._state.items():
+            array = _entry(state, name)
+            if array.shape != own.shape or array.dtype != own.dtype:
+                raise StateError(
+                    f"state entry {name} is {array.dtype.str}{list(array.shape)}: expected "
+                    f"{own.dtype.str}{list(own.shape)}"
+                )
+            _check_values(name, array)
+            arrays[name] = array
+        hops, frames = (int(value) for value in arrays["clock"])
+        half = self._stream.half_hops
+        pending, ended, bad = (int(value) for value in arrays["count"])
+        fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
+        fits = fits and 0 <= hops <= _LAST_HOP and 0 <= frames <= _LAST_HOP
+        if not (fits and 0 <= pending < self._hop and ended in (0, 1) and bad >= 0):
+            raise StateError("the state's counters contradict each other: it is damaged")
+        if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):
+            raise StateError("the state's window sums are not those of its frames: it is damaged")
+        return arrays
+
+
+def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
+    """Return an entry of a state as an array; it may be a file that is read only now."""
+    try:
+        return np.asarray(state[name])
+    except Exception as error:  # whatever a damaged archive or a ragged list raises
+        raise StateError(f"state entry {name} cannot be read: {_short(error)}") from error
+
+
+def _check_values(name: str, array: np.ndarray) -> None:
+    """Raise StateError for values that no stream can have left there."""
+    if not np.all(np.isfinite(array)):
+        raise StateError(f"state entry {name} has values that are NaN or infinite")
+    limit = _LIMITS.get(array.dtype, math.inf)
+    if _HIDDEN.fullmatch(name):
+        limit = 1.001
+    elif _CELL.fullmatch(name):
+        limit = 1e12
+    low = -limit
+    if name.endswith((".count", ".square")):
+        low = 0.0
+    if array.size and not (np.all(array >= low) and np.all(array <= limit)):
+        raise StateError(f"state entry {name} has values out of range: it is damaged")
+
+
+def _short(value: object) -> str:
+    """Return `value` in a few characters that print."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def dry_share(atten_lim_db: float | None) -> np.float32:
+    """Return the share of the input that an attenuation limit mixes in."""
+    if atten_lim_db is None:
+        return np.float32(0.0)
+    if isinstance(atten_lim_db, bool) or not isinstance(atten_lim_db, (int, float, np.number)):
+        raise TypeError(f"atten_lim_db is {atten_lim_db!r}: expected a number of dB or None")
+    if not atten_lim_db >= 0:
+        raise ValueError(f"atten_lim_db is {atten_lim_db}: expected 0 dB (no change) or more")
+    share = np.float32(10.0 ** (-float(atten_lim_db) / 20.0))
+    # Beyond 400 dB there is no limit to speak of, and products with it would be denormal.
+    return share if share >= 1e-20 else np.float32(0.0)
+
+
+def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
+    """Return how many frames running norms remember."""
+    if seconds is None:
+        return math.inf
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.number)):
+        raise TypeError(f"norm_horizon is {seconds!r}: expected a number of seconds or None")
+    frames = float(seconds) * sample_rate / hop
+    if not frames >= 1.0:
+        raise ValueError(
+            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.4f} s"
+        )
+    return frames
+
+
+def _warm_up(network: Network, config: Any) -> None:
+    """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
+    if any(norm.offline for norm in network.norms):
+        return  # it will not stream
+    stream = Stream(network, config)
+    x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
+    frames = stream.latency_hops + getattr(config, "shrink_size", 1) + 1
+    for _ in range(frames):
+        kernels.check_samples(x, x, np.zeros(1, np.int64))
+        stream.push(x, out)
+        kernels.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)
+
+
+def _digest(model: Model) -> str:
+    """Return a SHA-256 of a model's configuration and tensors."""
+    known = _digests.get(model)
+    if known is None:
+        digest = hashlib.sha256(repr((model.architecture, model.config)).encode())
+        for name in sorted(model.tensors):
+            tensor = model.tensors[name]
+            digest.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor).data)
+        known = _digests[model] = digest.hexdigest()
+    return known
+
+
+_digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
+
+
+def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
+    """Return float32 samples in one piece, or raise for another type or shape."""
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
+    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
+    if x.dtype != np.float32 and x.dtype != np.float64:
+        raise TypeError(
+            f"{name} has dtype {x.dtype}: expected float32 with full scale +-1 (float64 is cast; "
+            "divide 16-bit samples by 32768)"
+        )
+    if shape is not None and x.shape != shape:
+        raise FrameError(
+            f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
+            "any length"
+        )
+    if x.ndim != 1:
+        raise FrameError(
+            f"{name} has shape {list(x.shape)}: expected one dimension; give every channel a "
+            "stream of its own"
+        )
+    if x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned:
+        # Kernels are compiled for writable arrays; for others they would be, in mid-stream.
+        return x if x.flags.writeable else x.copy()
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as that
+        return np.ascontiguousarray(x, np.float32)
+
+
+def _as_out(out: Any, hop: int) -> Samples:
+    """Return where a hop goes, or raise if it does not fit there."""
+    if out is None:
+        return np.empty(hop, np.float32)
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
+        found = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out is {found}: expected a float32 NumPy array")
+    if out.shape != (hop,):
+        raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")
+    flags = out.flags
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        raise FrameError(
+            "out is not contiguous, not aligned or not writeable: expected an ordinary array"
+        )
+    return np.asarray(out)

@@ -1,0 +1,61 @@
+"""Every exception npfsn raises on purpose.
+
+All of them derive from `NpfsnError`, so that one `except` catches what npfsn refuses, and from the
+built-in exception that a caller would expect anyway. The message is one sentence: what was wrong,
+what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ConcurrentUseError",
+    "FrameError",
+    "ModelError",
+    "NormError",
+    "NpfsnError",
+    "RecipeError",
+    "StateError",
+    "StreamEndedError",
+]
+
+
+class NpfsnError(Exception):
+    """Base class of everything npfsn refuses."""
+
+
+class ModelError(NpfsnError, ValueError):
+    """A model file is corrupt, foreign or newer, or its tensors do not fit its configuration."""
+
+
+class CheckpointError(NpfsnError, ValueError):
+    """A torch checkpoint cannot be read, or holds something that is not read on purpose."""
+
+
+class RecipeError(NpfsnError, ValueError):
+    """A training recipe (TOML) cannot be read or contradicts the checkpoint."""
+
+
+class NormError(NpfsnError, ValueError):
+    """A norm is unknown, or cannot stream because it needs the whole signal."""
+
+
+class AudioError(NpfsnError, ValueError):
+    """Audio is unreadable, empty or of a kind that cannot be processed."""
+
+
+class FrameError(NpfsnError, ValueError):
+    """A frame has the wrong length or shape, or holds NaN or infinity."""
+
+
+class StateError(NpfsnError, ValueError):
+    """A saved state does not belong to this stream, or is damaged."""
+
+
+class StreamEndedError(NpfsnError, RuntimeError):
+    """A stream was given samples after `flush()`."""
+
+
+class ConcurrentUseError(NpfsnError, RuntimeError):
+    """One stream was used from two threads at once."""

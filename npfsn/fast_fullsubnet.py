@@ -1,0 +1,312 @@
+"""Fast FullSubNet (arXiv 2212.09019): full-band on mel bands, sub-band at half the rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import network
+from .config import (
+    BaseConfig,
+    Sequence,
+    Shapes,
+    acoustics,
+    check_equal,
+    check_size,
+    matrix,
+    sequence,
+)
+from .errors import ModelError
+from .kernels.features import join_held, pool_mel, shrink_time, unfold
+from .layers import Recurrent
+from .norms import Norm
+from .state import Fields, State
+
+# Share of the next block's recurrent products that the frame which ends a block does. With s = 2
+# both frames then take about the same time (npfsn bench --profile); int8 products weigh less beside
+# the cells, which that frame has to itself.
+_FIRST_SHARE = {"float32": 1 / 6, "int8": 0.0}
+
+
+@dataclass(frozen=True)
+class Config(BaseConfig):
+    """Numbers of a Fast FullSubNet.
+
+    Parameters
+    ----------
+    shrink_size : int
+        Frames that share one result of the bottleneck.
+    noisy_input_num_neighbors, encoder_output_num_neighbors : int
+        Mel bands each side of a unit, of the noisy mel spectrogram and of the encoder's output.
+    num_mels : int
+    encoder, decoder : tuple of Sequence
+        Full-band layers before and after the bottleneck.
+    bottleneck : Sequence
+        Runs for every mel band with shared weights.
+    """
+
+    look_ahead: int = 2
+    shrink_size: int = 2
+    noisy_input_num_neighbors: int = 5
+    encoder_output_num_neighbors: int = 0
+    num_mels: int = 64
+    encoder: tuple[Sequence, ...] = ()
+    bottleneck: Sequence = Sequence("LSTM", 12, 384, 2, 1, "ReLU")
+    decoder: tuple[Sequence, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        super().__post_init__()
+        for name in ("encoder", "decoder"):
+            object.__setattr__(self, name, tuple(sequence(s) for s in getattr(self, name)))
+        object.__setattr__(self, "bottleneck", sequence(self.bottleneck))
+        check_size("shrink_size", self.shrink_size, 1, 1000)
+        check_size("num_mels", self.num_mels)
+        for name in ("noisy_input_num_neighbors", "encoder_output_num_neighbors"):
+            check_size(name, getattr(self, name), 0, self.num_mels - 1)
+        units = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
+        widths = [s.width for s in self.encoder] + [self.bottleneck.width]
+        inputs = [s.input_size for s in self.encoder[1:]] + [self.num_mels]
+        if not (self.encoder and self.decoder and self.encoder[-1].output_size):
+            raise ModelError(
+                "Fast FullSubNet needs an encoder that ends in a linear layer, and a decoder: "
+                "tensors of one of them are missing"
+            )
+        if self.encoder[0].input_size != self.num_mels or widths[:-1] != inputs:
+            raise ModelError(
+                f"the encoder's layers give {widths[:-1]} features and expect "
+                f"{[s.input_size for s in self.encoder]}, with {self.num_mels} mel bands: "
+                "they do not fit together"
+            )
+        if self.bottleneck.input_size != units or self.bottleneck.output_size != 1:
+            raise ModelError(
+                f"the bottleneck takes {self.bottleneck.input_size} features and gives "
+                f"{self.bottleneck.width}: expected {units} (noisy_input_num_neighbors = "
+                f"{self.noisy_input_num_neighbors}, encoder_output_num_neighbors = "
+                f"{self.encoder_output_num_neighbors}) and 1"
+            )
+        widths = [2 * self.num_mels] + [s.width for s in self.decoder[:-1]]
+        widths.append(self.decoder[-1].output_size)
+        inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]
+        if widths != inputs:
+            raise ModelError(
+                f"the decoder's layers expect {inputs[:-1]} features and {inputs[-1]} mask values, "
+                f"but get {widths}: they do not fit together"
+            )
+
+    @staticmethod
+    def recognises(shapes: Shapes) -> bool:
+        """Whether these tensors are a Fast FullSubNet's."""
+        return "mel_scale.fb" in shapes and "bottleneck.sequence_model.weight_ih_l0" in shapes
+
+    @classmethod
+    def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
+        """Read the sizes from the tensors, the rest from the recipe's `args`."""
+        n_freq, num_mels = matrix(shapes, "mel_scale.fb")
+        encoder = _stack(shapes, "encoder", "ReLU")
+        bottleneck = Sequence.from_shapes(shapes, "bottleneck", "ReLU")
+        decoder = _stack(shapes, "decoder_lstm", None)
+        check_equal("num_mels", args.get("num_mels"), num_mels, "tensor mel_scale.fb")
+        check_equal("n_fft", args.get("n_fft"), 2 * n_freq - 2, "tensor mel_scale.fb")
+        for name, found in (
+            ("sequence_model", bottleneck.cell),
+            ("bottleneck_hidden_size", bottleneck.hidden_size),
+            ("bottleneck_num_layers", bottleneck.num_layers),
+            ("encoder_input_size", n_freq),
+        ):
+            check_equal(name, args.get(name), found, "the checkpoint")
+        encoder_neighbors = args.get("encoder_output_num_neighbors", 0)
+        check_size("encoder_output_num_neighbors", encoder_neighbors, 0)
+        neighbors = args.get(
+            "noisy_input_num_neighbors", (bottleneck.input_size - 2) // 2 - encoder_neighbors
+        )
+        return cls(
+            **acoustics(args, n_fft=2 * n_freq - 2),
+            look_ahead=args.get("look_ahead", 2),
+            shrink_size=args.get("shrink_size", 2),
+            noisy_input_num_neighbors=neighbors,
+            encoder_output_num_neighbors=encoder_neighbors,
+            num_mels=num_mels,
+            encoder=encoder,
+            bottleneck=bottleneck,
+            decoder=decoder,
+        )
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the network needs."""
+        shapes: dict[str, tuple[int, ...]] = {"mel_scale.fb": (self.n_freq, self.num_mels)}
+        for i, layer in enumerate(self.encoder):
+            shapes |= layer.tensor_shapes(f"encoder.{i}")
+        shapes |= self.bottleneck.tensor_shapes("bottleneck")
+        for i, layer in enumerate(self.decoder):
+            shapes |= layer.tensor_shapes(f"decoder_lstm.{i}")
+        return shapes
+
+
+def _stack(shapes: Shapes, prefix: str, activate: str | None) -> tuple[Sequence, ...]:
+    """Read `prefix.0`, `prefix.1`, ...: only a layer with a linear part is activated."""
+    stack: list[Sequence] = []
+    while f"{prefix}.{len(stack)}.sequence_model.weight_ih_l0" in shapes:
+        name = f"{prefix}.{len(stack)}"
+        linear = f"{name}.fc_output_layer.weight" in shapes
+        stack.append(Sequence.from_shapes(shapes, name, activate if linear else None))
+    return tuple(stack)
+
+
+class Network(network.Network):
+    """Packed weights of a Fast FullSubNet."""
+
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, np.ndarray],
+        precision: str = "float32",
+        horizon: float = math.inf,
+    ) -> None:
+        self.config, self.precision = config, precision
+        size = config.bottleneck.input_size
+        blocks = max(horizon / config.shrink_size, 1.0)
+        self.mel = MelBands(np.asarray(tensors["mel_scale.fb"], np.float32))
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.num_mels, horizon=horizon)
+        self.sb_norm = Norm(config.norm_type, "sb_norm", config.num_mels, size, horizon=blocks)
+        self.norms = [self.fb_norm, self.sb_norm]
+        self.encoder = [
+            Recurrent(spec, tensors, f"encoder.{i}", precision, features=i == 0)
+            for i, spec in enumerate(config.encoder)
+        ]
+        self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
+        self.decoder = [
+            Recurrent(spec, tensors, f"decoder_lstm.{i}", precision, features=False)
+            for i, spec in enumerate(config.decoder)
+        ]
+
+    def fields(self) -> Fields:
+        """Entries of a stream's state."""
+        n_mel, size = self.config.num_mels, self.config.bottleneck.input_size
+        fields = self.fb_norm.fields() | self.sb_norm.fields()
+        fields |= self.bottleneck.fields(n_mel)
+        for stack in self.encoder + self.decoder:
+            fields |= stack.fields(1)
+        fields["shrink.sum"] = ((n_mel, size), np.float32)
+        fields["shrink.held"] = ((n_mel,), np.float32)
+        return fields
+
+    def bind(self, state: State, frames: int) -> Pass:
+        """Return the network as a function of blocks of `frames` frames."""
+        return Pass(self, state, frames)
+
+
+class MelBands:
+    """The mel matrix fb[F, M], of which at most a few bins a band are not zero."""
+
+    def __init__(self, fb: np.ndarray) -> None:
+        used = [np.flatnonzero(fb[:, band]) for band in range(fb.shape[1])]
+        spans = [(int(bins[0]), int(bins[-1]) + 1) if bins.size else (0, 0) for bins in used]
+        self.first = np.array([low for low, _ in spans], np.int64)
+        self.start = np.cumsum([0] + [high - low for low, high in spans], dtype=np.int64)
+        self.weight = np.concatenate(
+            [fb[low:high, band] for band, (low, high) in enumerate(spans)]
+        ).astype(np.float32)
+
+    def __call__(self, mag: np.ndarray, out: np.ndarray) -> None:
+        """Pool: mag float32[T, F] -> out float32[T, M]."""
+        pool_mel(mag, self.first, self.start, self.weight, out)
+
+
+class Pass(network.Pass):
+    """The network, read top to bottom."""
+
+    def __init__(self, net: Network, state: State, frames: int) -> None:
+        config = net.config
+        n_mel, size = config.num_mels, config.bottleneck.input_size
+        self.frames, self.n_mel, self.shrink = frames, n_mel, config.shrink_size
+        self.first_share = _FIRST_SHARE[net.precision]
+        self.noisy_neighbors = config.noisy_input_num_neighbors
+        self.enc_neighbors = config.encoder_output_num_neighbors
+        self.mel_bands = net.mel
+        self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
+        self.norms = [self.fb_norm, self.sb_norm]
+        self.encoder = [stack.bind(state, 1, frames) for stack in net.encoder]
+        blocks = -(-frames // config.shrink_size)  # at most so many end within `frames`
+        self.bottleneck = net.bottleneck.bind(state, n_mel, blocks)
+        self.decoder = [stack.bind(state, 1, frames) for stack in net.decoder]
+        self.sum, self.held = state["shrink.sum"], state["shrink.held"]
+        self.mag = np.zeros((frames, config.n_freq), np.float32)
+        self.mel = np.zeros((frames, n_mel), np.float32)
+        self.mel_units = self.mel.reshape(frames, 1, n_mel)
+        self.fb_in = np.zeros((frames, 1, n_mel), np.float32)
+        self.fb_in_rows = self.fb_in.reshape(frames, n_mel)
+        self.units = np.zeros((frames, n_mel, size), np.float32)
+        self.blocks = np.zeros((blocks, n_mel, size), np.float32)
+        self.block_norm_shape = (net.sb_norm.units, net.sb_norm.size)
+        self.block_views = [self._block_views(k) for k in range(blocks + 1)]
+        self.joined = np.zeros((frames, 2 * n_mel), np.float32)
+        self.mask = self.decoder[-1].out.reshape(frames, 2, config.n_freq)
+
+    def _block_views(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the first `k` blocks as norm and bottleneck see them, and the results."""
+        blocks = self.blocks[:k]
+        return (
+            blocks.reshape(k, *self.block_norm_shape),
+            blocks.reshape(k * self.n_mel, blocks.shape[2]),
+            self.bottleneck.out[: k * self.n_mel].reshape(k, self.n_mel),
+        )
+
+    def __call__(self, frame: int) -> np.ndarray | None:
+        """Return the mask of a block (see `network.Pass`)."""
+        self.mel_bands(self.mag, self.mel)
+        if not self.fb_norm(self.mel_units, self.fb_in):
+            return None
+        enc = self.fb_in_rows
+        for stack in self.encoder:
+            enc = stack(enc)
+
+        # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
+        near, far = self.noisy_neighbors, self.enc_neighbors
+        unfold(self.mel, near, 0, 1, 2 * near + 1, self.units, 0)
+        unfold(enc, far, 0, 1, 2 * far + 1, self.units, 2 * near + 1)
+        shrink_time(self.units, frame, self.shrink, self.sum, self.blocks)
+        n_block = (frame + self.frames - 1) // self.shrink - (frame - 1) // self.shrink
+        normed, rows, result = self.block_views[n_block]
+        if n_block:
+            if not self.sb_norm(normed, normed):
+                return None
+            self.bottleneck(rows)
+        self._work_ahead(frame + self.frames - 1)
+
+        x = self.joined
+        join_held(enc, result, frame, self.shrink, self.held, x)
+        for stack in self.decoder:
+            x = stack(x)
+        return self.mask
+
+    def _work_ahead(self, frame: int) -> None:
+        """Do part of the next block's recurrent products after `frame`.
+
+        W_hh h of both layers is two thirds of the bottleneck's work and needs only its last state.
+        Spread over the frames until the next block ends, it leaves no frame with all of it. The
+        frame that ends a block has W_ih x to do, and takes a small share.
+        """
+        if self.shrink == 1 or self.frames > 1:
+            return  # every frame ends a block, or blocks of frames are not in a hurry
+        step = frame % self.shrink  # 0 for the frame that has ended a block
+        n_layer = len(self.bottleneck.states)
+        share = (step + self.first_share * (self.shrink - 1 - step)) / (self.shrink - 1)
+        due = round(n_layer * self.n_mel * share)
+        for layer in range(n_layer):
+            rows = min(max(due - layer * self.n_mel, 0), self.n_mel)
+            self.bottleneck.prepare(layer, rows)
+
+    def finish(self, frame: int) -> None:
+        """Count the short last block: an offline norm sees it, though no mask depends on it."""
+        rest = (frame - 1) % self.shrink
+        if rest and not self.sb_norm.fitted and self.fb_norm.fitted:
+            self.sb_norm((self.sum / np.float32(rest)).reshape(1, *self.block_norm_shape), self.sum)
+
+    def forget(self) -> None:
+        """Drop what was computed ahead of time: the state has been replaced."""
+        self.bottleneck.forget()

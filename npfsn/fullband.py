@@ -1,0 +1,116 @@
+"""The full-band baseline of the FullSubNet paper: one stack of layers from magnitude to mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import network
+from .config import BaseConfig, Sequence, Shapes, acoustics, activation, check_equal, sequence
+from .errors import ModelError
+from .layers import Recurrent
+from .norms import Norm
+from .state import Fields, State
+
+
+@dataclass(frozen=True)
+class Config(BaseConfig):
+    """Numbers of a full-band baseline.
+
+    Parameters
+    ----------
+    fullband_model : Sequence
+    """
+
+    look_ahead: int = 2
+    fullband_model: Sequence = Sequence("LSTM", 257, 512, 3, 514)
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        super().__post_init__()
+        object.__setattr__(self, "fullband_model", sequence(self.fullband_model))
+        sizes = (self.fullband_model.input_size, self.fullband_model.output_size)
+        if sizes != (self.n_freq, 2 * self.n_freq):
+            raise ModelError(
+                f"fullband_model takes {sizes[0]} and gives {sizes[1]} features: expected "
+                f"{self.n_freq} bins and {2 * self.n_freq} mask values (n_fft = {self.n_fft})"
+            )
+
+    @staticmethod
+    def recognises(shapes: Shapes) -> bool:
+        """Whether these tensors are a full-band baseline's."""
+        return "fullband_model.sequence_model.weight_ih_l0" in shapes
+
+    @classmethod
+    def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
+        """Read the sizes from the tensors, the rest from the recipe's `args`."""
+        fullband_model = Sequence.from_shapes(
+            shapes, "fullband_model", activation(args.get("output_activate_function", False))
+        )
+        n_freq = fullband_model.input_size
+        for name, found in (
+            ("sequence_model", fullband_model.cell),
+            ("num_freqs", n_freq),
+            ("n_fft", 2 * n_freq - 2),
+            ("hidden_size", fullband_model.hidden_size),
+        ):
+            check_equal(name, args.get(name), found, "the checkpoint")
+        return cls(
+            **acoustics(args, n_fft=2 * n_freq - 2),
+            look_ahead=args.get("look_ahead", 2),
+            fullband_model=fullband_model,
+        )
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the network needs."""
+        return self.fullband_model.tensor_shapes("fullband_model")
+
+
+class Network(network.Network):
+    """Packed weights of a full-band baseline."""
+
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, np.ndarray],
+        precision: str = "float32",
+        horizon: float = math.inf,
+    ) -> None:
+        self.config = config
+        self.norm = Norm(config.norm_type, "norm", 1, config.n_freq, horizon=horizon)
+        self.norms = [self.norm]
+        self.model = Recurrent(config.fullband_model, tensors, "fullband_model", precision)
+
+    def fields(self) -> Fields:
+        """Entries of a stream's state."""
+        return self.norm.fields() | self.model.fields(1)
+
+    def bind(self, state: State, frames: int) -> Pass:
+        """Return the network as a function of blocks of `frames` frames."""
+        return Pass(self, state, frames)
+
+
+class Pass(network.Pass):
+    """norm(mag) -> layers -> mask."""
+
+    def __init__(self, net: Network, state: State, frames: int) -> None:
+        n_freq = net.config.n_freq
+        self.frames = frames
+        self.norm, self.model = net.norm.bind(state), net.model.bind(state, 1, frames)
+        self.norms = [self.norm]
+        self.mag = np.zeros((frames, n_freq), np.float32)
+        self.mag_units = self.mag.reshape(frames, 1, n_freq)
+        self.x = np.zeros((frames, 1, n_freq), np.float32)
+        self.x_rows = self.x.reshape(frames, n_freq)
+        self.mask = self.model.out.reshape(frames, 2, n_freq)
+
+    def __call__(self, frame: int) -> np.ndarray | None:
+        """Return the mask of a block (see `network.Pass`)."""
+        if not self.norm(self.mag_units, self.x):
+            return None
+        self.model(self.x_rows)
+        return self.mask

@@ -1,0 +1,180 @@
+"""FullSubNet (arXiv 2010.15508): a full-band network feeds a sub-band network per bin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import network
+from .config import (
+    BaseConfig,
+    Sequence,
+    Shapes,
+    acoustics,
+    activation,
+    check_equal,
+    check_size,
+    sequence,
+)
+from .errors import ModelError
+from .kernels.features import gather_mask, unfold
+from .layers import Recurrent
+from .norms import Norm
+from .state import Fields, State
+
+
+@dataclass(frozen=True)
+class Config(BaseConfig):
+    """Numbers of a FullSubNet.
+
+    Parameters
+    ----------
+    fb_num_neighbors, sb_num_neighbors : int
+        Bins each side of a unit, of the full-band output and of the noisy magnitude.
+    fb_model, sb_model : Sequence
+        Full-band layers; sub-band layers, which run for every bin with shared weights.
+    """
+
+    look_ahead: int = 2
+    fb_num_neighbors: int = 0
+    sb_num_neighbors: int = 15
+    fb_model: Sequence = Sequence("LSTM", 257, 512, 2, 257, "ReLU")
+    sb_model: Sequence = Sequence("LSTM", 32, 384, 2, 2)
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        super().__post_init__()
+        object.__setattr__(self, "fb_model", sequence(self.fb_model))
+        object.__setattr__(self, "sb_model", sequence(self.sb_model))
+        for name in ("fb_num_neighbors", "sb_num_neighbors"):
+            check_size(name, getattr(self, name), 0, self.n_freq - 1)
+        if (self.fb_model.input_size, self.fb_model.output_size) != (self.n_freq, self.n_freq):
+            raise ModelError(
+                f"fb_model takes {self.fb_model.input_size} and gives {self.fb_model.width} "
+                f"features: expected {self.n_freq} bins both ways (n_fft = {self.n_fft})"
+            )
+        units = 2 * (self.fb_num_neighbors + self.sb_num_neighbors) + 2
+        if (self.sb_model.input_size, self.sb_model.output_size) != (units, 2):
+            raise ModelError(
+                f"sb_model takes {self.sb_model.input_size} features and gives "
+                f"{self.sb_model.width}: expected {units} (sb_num_neighbors = "
+                f"{self.sb_num_neighbors}, fb_num_neighbors = {self.fb_num_neighbors}) and 2"
+            )
+
+    @staticmethod
+    def recognises(shapes: Shapes) -> bool:
+        """Whether these tensors are a FullSubNet's."""
+        return (
+            "fb_model.sequence_model.weight_ih_l0" in shapes
+            and "sb_model.sequence_model.weight_ih_l0" in shapes
+        )
+
+    @classmethod
+    def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
+        """Read the sizes from the tensors, the rest from the recipe's `args`."""
+        fb_model = Sequence.from_shapes(
+            shapes, "fb_model", activation(args.get("fb_output_activate_function", "ReLU"))
+        )
+        sb_model = Sequence.from_shapes(
+            shapes, "sb_model", activation(args.get("sb_output_activate_function", False))
+        )
+        n_freq = fb_model.input_size
+        for name, found in (
+            ("sequence_model", fb_model.cell),
+            ("num_freqs", n_freq),
+            ("n_fft", 2 * n_freq - 2),
+            ("fb_model_hidden_size", fb_model.hidden_size),
+            ("sb_model_hidden_size", sb_model.hidden_size),
+        ):
+            check_equal(name, args.get(name), found, "the checkpoint")
+        fb_neighbors = args.get("fb_num_neighbors", 0)
+        check_size("fb_num_neighbors", fb_neighbors, 0)
+        return cls(
+            **acoustics(args, n_fft=2 * n_freq - 2),
+            look_ahead=args.get("look_ahead", 2),
+            fb_num_neighbors=fb_neighbors,
+            sb_num_neighbors=args.get(
+                "sb_num_neighbors", (sb_model.input_size - 2) // 2 - fb_neighbors
+            ),
+            fb_model=fb_model,
+            sb_model=sb_model,
+        )
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the network needs."""
+        return self.fb_model.tensor_shapes("fb_model") | self.sb_model.tensor_shapes("sb_model")
+
+
+class Network(network.Network):
+    """Packed weights of a FullSubNet."""
+
+    block_frames = 4  # 257 units a frame fill the products already
+
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, np.ndarray],
+        precision: str = "float32",
+        horizon: float = math.inf,
+    ) -> None:
+        self.config = config
+        n_freq, size = config.n_freq, config.sb_model.input_size
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq, horizon=horizon)
+        self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size, horizon=horizon)
+        self.norms = [self.fb_norm, self.sb_norm]
+        self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
+        self.sb_model = Recurrent(config.sb_model, tensors, "sb_model", precision, features=False)
+
+    def fields(self) -> Fields:
+        """Entries of a stream's state."""
+        return (
+            self.fb_norm.fields()
+            | self.fb_model.fields(1)
+            | self.sb_norm.fields()
+            | self.sb_model.fields(self.config.n_freq)
+        )
+
+    def bind(self, state: State, frames: int) -> Pass:
+        """Return the network as a function of blocks of `frames` frames."""
+        return Pass(self, state, frames)
+
+
+class Pass(network.Pass):
+    """The network, read top to bottom."""
+
+    def __init__(self, net: Network, state: State, frames: int) -> None:
+        config = net.config
+        n_freq, size = config.n_freq, config.sb_model.input_size
+        self.frames = frames
+        self.sb_neighbors, self.fb_neighbors = config.sb_num_neighbors, config.fb_num_neighbors
+        self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
+        self.norms = [self.fb_norm, self.sb_norm]
+        self.fb_model = net.fb_model.bind(state, 1, frames)
+        self.sb_model = net.sb_model.bind(state, n_freq, frames)
+        self.mag = np.zeros((frames, n_freq), np.float32)
+        self.mag_units = self.mag.reshape(frames, 1, n_freq)
+        self.fb_in = np.zeros((frames, 1, n_freq), np.float32)
+        self.fb_in_rows = self.fb_in.reshape(frames, n_freq)
+        self.sb_in = np.zeros((frames, n_freq, size), np.float32)
+        self.sb_in_rows = self.sb_in.reshape(frames * n_freq, size)
+        self.sb_in_norm = self.sb_in.reshape(frames, net.sb_norm.units, net.sb_norm.size)
+        self.mask = np.zeros((frames, 2, n_freq), np.float32)
+
+    def __call__(self, frame: int) -> np.ndarray | None:
+        """Return the mask of a block (see `network.Pass`)."""
+        if not self.fb_norm(self.mag_units, self.fb_in):
+            return None
+        fb_out = self.fb_model(self.fb_in_rows)
+
+        # A unit: a bin of the noisy magnitude with its neighbours, then of the full-band output.
+        near, far = self.sb_neighbors, self.fb_neighbors
+        unfold(self.mag, near, 0, 1, 2 * near + 1, self.sb_in, 0)
+        unfold(fb_out, far, 0, 1, 2 * far + 1, self.sb_in, 2 * near + 1)
+        if not self.sb_norm(self.sb_in_norm, self.sb_in_norm):
+            return None
+        gather_mask(self.sb_model(self.sb_in_rows), 1, 0, self.mask.shape[2], self.mask)
+        return self.mask

@@ -1,0 +1,321 @@
+"""Improved FullSubNet: sub-bands that grow coarser upwards, 16 to 48 kHz."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import network
+from .config import (
+    CAUSAL_NORMS,
+    BaseConfig,
+    Sequence,
+    Shapes,
+    acoustics,
+    activation,
+    check_equal,
+    check_norm,
+    check_size,
+    sequence,
+)
+from .errors import ModelError
+from .kernels import features as kernels
+from .layers import Recurrent
+from .norms import Norm
+from .state import Fields, State
+
+#: Of the sections, as published: over the whole utterance, whatever the full band uses.
+PUBLISHED_SECTION_NORM = "offline_laplace_norm"
+#: Its causal counterpart: the same mean, of what has been heard so far.
+CAUSAL_SECTION_NORM = "cumulative_section_norm"
+
+
+@dataclass(frozen=True)
+class Config(BaseConfig):
+    """Numbers of an Improved FullSubNet.
+
+    Parameters
+    ----------
+    fdrc : float
+        Power the magnitude is raised to.
+    freq_cutoffs : tuple of int
+        Inner bounds of the sections, bins.
+    sb_num_center_freqs, sb_num_neighbor_freqs : tuple of int
+        Per section: bins a unit enhances, and noisy bins each side of them.
+    fb_num_center_freqs, fb_num_neighbor_freqs : tuple of int
+        The same for the full-band output a unit sees.
+    fb_model : Sequence
+    sb_models : tuple of Sequence
+        One per section.
+    section_norm : str
+        `PUBLISHED_SECTION_NORM`, or `CAUSAL_SECTION_NORM` to stream; `norm_type` is the full
+        band's.
+    """
+
+    fdrc: float = 0.5
+    freq_cutoffs: tuple[int, ...] = (20, 80)
+    sb_num_center_freqs: tuple[int, ...] = (1, 4, 8)
+    sb_num_neighbor_freqs: tuple[int, ...] = (15, 15, 15)
+    fb_num_center_freqs: tuple[int, ...] = (1, 4, 8)
+    fb_num_neighbor_freqs: tuple[int, ...] = (15, 15, 15)
+    fb_model: Sequence = Sequence("LSTM", 256, 512, 2, 256)
+    sb_models: tuple[Sequence, ...] = ()
+    section_norm: str = PUBLISHED_SECTION_NORM
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        super().__post_init__()
+        object.__setattr__(self, "fb_model", sequence(self.fb_model))
+        object.__setattr__(self, "sb_models", tuple(sequence(s) for s in self.sb_models))
+        for name in (
+            "freq_cutoffs",
+            "sb_num_center_freqs",
+            "sb_num_neighbor_freqs",
+            "fb_num_center_freqs",
+            "fb_num_neighbor_freqs",
+        ):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.fdrc, bool) or not isinstance(self.fdrc, (int, float)):
+            raise ModelError(f"fdrc is {self.fdrc!r}: expected a number")
+        if not 0.0 < self.fdrc <= 4.0:
+            raise ModelError(f"fdrc is {self.fdrc!r}: expected a power above 0, at most 4")
+        if self.section_norm not in (PUBLISHED_SECTION_NORM, CAUSAL_SECTION_NORM):
+            raise ModelError(
+                f"section_norm is {self.section_norm!r}: expected {PUBLISHED_SECTION_NORM} or "
+                f"{CAUSAL_SECTION_NORM}"
+            )
+        bounds = self.bounds
+        n_section = len(bounds) - 1
+        per_section = (
+            self.sb_num_center_freqs,
+            self.sb_num_neighbor_freqs,
+            self.fb_num_center_freqs,
+            self.fb_num_neighbor_freqs,
+            self.sb_models,
+        )
+        if any(len(values) != n_section for values in per_section):
+            raise ModelError(
+                f"freq_cutoffs = {list(self.freq_cutoffs)} makes {n_section} sections: expected "
+                f"as many centres, neighbours and sub-band models, got "
+                f"{[len(values) for values in per_section]}"
+            )
+        if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+            raise ModelError(f"section bounds {list(bounds)}: expected them to rise")
+        sizes = (self.fb_model.input_size, self.fb_model.output_size)
+        if sizes != (self.n_freq - 1, self.n_freq - 1):
+            raise ModelError(
+                f"fb_model takes {self.fb_model.input_size} and gives {self.fb_model.width} "
+                f"features: expected {self.n_freq - 1} both ways (n_fft = {self.n_fft}, last bin "
+                "dropped)"
+            )
+        for i in range(n_section):
+            center, units = self.sb_num_center_freqs[i], bounds[i + 1] - bounds[i]
+            check_size("sb_num_center_freqs", center)
+            check_size("sb_num_neighbor_freqs", self.sb_num_neighbor_freqs[i], 0, self.n_freq - 2)
+            check_size("fb_num_neighbor_freqs", self.fb_num_neighbor_freqs[i], 0, self.n_freq - 2)
+            if units % center or center != self.fb_num_center_freqs[i]:
+                raise ModelError(
+                    f"section {i} has {units} bins: expected a multiple of its "
+                    f"{center} centre bins, the same for noisy and full-band input"
+                )
+            n_in = 2 * (center + self.sb_num_neighbor_freqs[i] + self.fb_num_neighbor_freqs[i])
+            model = self.sb_models[i]
+            if (model.input_size, model.output_size) != (n_in, 2 * center):
+                raise ModelError(
+                    f"sb_models.{i} takes {model.input_size} features and gives {model.width}: "
+                    f"expected {n_in} and {2 * center}"
+                )
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Bounds of the sections, bins: the last bin of the spectrum belongs to none."""
+        return (0, *self.freq_cutoffs, self.n_freq - 1)
+
+    @property
+    def streams(self) -> bool:
+        """Whether neither the full band's norm nor the sections' needs anything from the future."""
+        return super().streams and self.section_norm == CAUSAL_SECTION_NORM
+
+    def with_norm(self, norm: str) -> Config:
+        """Return a copy that runs with another norm; a causal one makes the sections causal too."""
+        causal = check_norm(norm) in CAUSAL_NORMS
+        section = CAUSAL_SECTION_NORM if causal else PUBLISHED_SECTION_NORM
+        return dataclasses.replace(self, norm_type=norm, section_norm=section)
+
+    @staticmethod
+    def recognises(shapes: Shapes) -> bool:
+        """Whether these tensors are an Improved FullSubNet's."""
+        return "sb_model.sb_models.0.sequence_model.weight_ih_l0" in shapes
+
+    @classmethod
+    def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
+        """Read the sizes from the tensors, the rest from the recipe's `args`."""
+        fb_model = Sequence.from_shapes(
+            shapes, "fb_model", activation(args.get("fb_output_activate_function", False))
+        )
+        sb_activation = activation(args.get("sb_output_activate_function", False))
+        sb_models: list[Sequence] = []
+        while f"sb_model.sb_models.{len(sb_models)}.sequence_model.weight_ih_l0" in shapes:
+            name = f"sb_model.sb_models.{len(sb_models)}"
+            sb_models.append(Sequence.from_shapes(shapes, name, sb_activation))
+        n_fft = 2 * fb_model.input_size
+        for name, found in (
+            ("sequence_model", fb_model.cell),
+            ("num_freqs", fb_model.input_size + 1),
+            ("n_fft", n_fft),
+            ("fb_hidden_size", fb_model.hidden_size),
+            ("sb_hidden_size", sb_models[0].hidden_size),
+        ):
+            check_equal(name, args.get(name), found, "the checkpoint")
+        centers = tuple(s.output_size // 2 for s in sb_models)
+        # What a unit sees beside its own bins is shared out evenly, as published.
+        neighbors = tuple(
+            (s.input_size - 2 * center) // 4 for s, center in zip(sb_models, centers, strict=True)
+        )
+        wide = n_fft > 640  # the published 48 kHz network: 960 / 480, four sections
+        return cls(
+            **acoustics(
+                args,
+                n_fft=n_fft,
+                hop_length=n_fft // 2 if wide else n_fft // 4,
+                sample_rate=48000 if wide else 16000,
+            ),
+            fdrc=args.get("fdrc", 0.5),
+            freq_cutoffs=args.get("freq_cutoffs", (20, 120, 240) if wide else (20, 80)),
+            sb_num_center_freqs=args.get("sb_num_center_freqs", centers),
+            sb_num_neighbor_freqs=args.get("sb_num_neighbor_freqs", neighbors),
+            fb_num_center_freqs=args.get("fb_num_center_freqs", centers),
+            fb_num_neighbor_freqs=args.get("fb_num_neighbor_freqs", neighbors),
+            fb_model=fb_model,
+            sb_models=tuple(sb_models),
+        )
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the network needs."""
+        shapes = self.fb_model.tensor_shapes("fb_model")
+        for i, model in enumerate(self.sb_models):
+            shapes |= model.tensor_shapes(f"sb_model.sb_models.{i}")
+        return shapes
+
+
+class Network(network.Network):
+    """Packed weights of an Improved FullSubNet."""
+
+    apply_mask = staticmethod(kernels.apply_planes)
+    block_frames = 8
+
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, np.ndarray],
+        precision: str = "float32",
+        horizon: float = math.inf,
+    ) -> None:
+        self.config = config
+        eps = float(kernels.FLOAT32_EPS)  # everywhere in this model
+        self.fb_norm = Norm(
+            config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=eps, horizon=horizon
+        )
+        self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
+        self.sections = [
+            Section(config, i, tensors, precision, eps, horizon)
+            for i in range(len(config.sb_models))
+        ]
+        self.norms = [self.fb_norm, *(section.norm for section in self.sections)]
+
+    def fields(self) -> Fields:
+        """Entries of a stream's state."""
+        fields = self.fb_norm.fields() | self.fb_model.fields(1)
+        for section in self.sections:
+            fields |= section.norm.fields() | section.model.fields(section.units)
+        return fields
+
+    def bind(self, state: State, frames: int) -> Pass:
+        """Return the network as a function of blocks of `frames` frames."""
+        return Pass(self, state, frames)
+
+
+class Section:
+    """Weights of one section: units of `center` bins that share a sub-band model."""
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        tensors: Mapping[str, np.ndarray],
+        precision: str,
+        eps: float,
+        horizon: float,
+    ) -> None:
+        self.first, last = config.bounds[index : index + 2]
+        self.center = config.sb_num_center_freqs[index]
+        self.near = config.sb_num_neighbor_freqs[index]
+        self.far = config.fb_num_neighbor_freqs[index]
+        self.units = (last - self.first) // self.center
+        self.size = config.sb_models[index].input_size
+        key = f"sb_model.sb_models.{index}"
+        self.norm = Norm(
+            config.section_norm, f"{key}.norm", self.units, self.size, eps=eps, horizon=horizon
+        )
+        self.model = Recurrent(config.sb_models[index], tensors, key, precision)
+
+
+class SectionPass:
+    """One section bound to one stream's state."""
+
+    def __init__(self, section: Section, state: State, frames: int) -> None:
+        self.section = section
+        self.norm = section.norm.bind(state)
+        self.model = section.model.bind(state, section.units, frames)
+        self.x = np.zeros((frames, section.units, section.size), np.float32)
+        self.x_rows = self.x.reshape(frames * section.units, section.size)
+        self.x_norm = self.x.reshape(frames, section.norm.units, section.norm.size)
+
+    def __call__(self, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray) -> bool:
+        """Write this section's bins of the mask; False while its norm is being fitted."""
+        center, near, far, first = (
+            self.section.center, self.section.near, self.section.far, self.section.first,
+        )  # fmt: skip
+        n_near, n_far = center + 2 * near, center + 2 * far
+        kernels.unfold(mag, near, first, center, n_near, self.x, 0)
+        kernels.unfold(fb_out, far, first, center, n_far, self.x, n_near)
+        if not self.norm(self.x_norm, self.x_norm):
+            return False
+        kernels.gather_mask(self.model(self.x_rows), center, first, self.section.units, mask)
+        return True
+
+
+class Pass(network.Pass):
+    """The network, read top to bottom."""
+
+    def __init__(self, net: Network, state: State, frames: int) -> None:
+        config = net.config
+        n_freq = config.n_freq
+        self.frames, self.fdrc = frames, float(config.fdrc)
+        self.fb_norm = net.fb_norm.bind(state)
+        self.fb_model = net.fb_model.bind(state, 1, frames)
+        self.sections = [SectionPass(section, state, frames) for section in net.sections]
+        self.norms = [self.fb_norm, *(section.norm for section in self.sections)]
+        self.mag = np.zeros((frames, n_freq), np.float32)
+        # Compressed, the last bin dropped: it divides into no unit, and its mask stays zero.
+        self.compressed = np.zeros((frames, n_freq - 1), np.float32)
+        self.compressed_units = self.compressed.reshape(frames, 1, n_freq - 1)
+        self.fb_in = np.zeros((frames, 1, n_freq - 1), np.float32)
+        self.fb_in_rows = self.fb_in.reshape(frames, n_freq - 1)
+        self.mask = np.zeros((frames, 2, n_freq), np.float32)
+
+    def __call__(self, frame: int) -> np.ndarray | None:
+        """Return the mask of a block (see `network.Pass`)."""
+        kernels.power(self.mag, self.fdrc, self.compressed)
+        if not self.fb_norm(self.compressed_units, self.fb_in):
+            return None
+        fb_out = self.fb_model(self.fb_in_rows)
+        done = True
+        for section in self.sections:
+            done = section(self.compressed, fb_out, self.mask) and done
+        return self.mask if done else None

@@ -1,0 +1,175 @@
+"""How kernels are compiled and where the machine code is kept.
+
+`kernel` is the only way this package compiles anything. It fixes the options in one place and keeps
+the result on disk so that nobody waits twice. Numba's own cache has four habits that a program left
+running in the field cannot afford, so ours differs in four points:
+
+* The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
+  function: an upgrade can never run old code (numba#1833).
+* A cache file carries a checksum. A truncated, corrupt or unreadable one is a miss, not a crash.
+* A cache that cannot be written (read-only disk, no home, disk full) costs time, never the program.
+* The first function that has to be compiled says so on stderr, once, since it takes seconds.
+
+NUMBA_DISABLE_JIT=1, which debuggers and coverage tools set for Python code, is not obeyed: some
+kernels are LLVM code and have no Python to fall back to.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+from numba.core import caching
+from numba.core import config as numba_config
+from numba.core.registry import cpu_target
+
+#: Whether a cold start says on stderr what it is doing.
+announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
+
+_said: list[str] = []
+
+
+@functools.cache
+def host_features() -> frozenset[str]:
+    """Names of the CPU features that Numba generates code for, e.g. "avx2", "fma", "neon".
+
+    These are the features of the target, not of the machine: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+    are obeyed. They are part of the cache's key, so constants derived from them are safe.
+    """
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    found = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    if "arm64" in _MACHINE or "aarch64" in _MACHINE:
+        found.add("neon")  # part of every 64-bit ARM
+    return frozenset(found)
+
+
+_MACHINE = platform.machine().lower()
+
+
+@functools.cache
+def _source_digest() -> str:
+    """Digest of all code that kernels are made of."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in [Path(__file__), *sorted((here / "kernels").glob("*.py"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _say_compiling(cached: bool) -> None:
+    """Tell on stderr, once, that this start is slow and whether the next one will be too."""
+    if _said or not announce:
+        return
+    _said.append("compiling")
+    hope = (
+        "once per version and machine"
+        if cached
+        else "no cache can be written here, so every start will: set NUMBA_CACHE_DIR to a writable "
+        "folder to avoid that"
+    )
+    if sys.stderr is None:  # closed: print would take stdout, which may carry sound
+        return
+    line = f"npfsn: compiling kernels, some 20 seconds ({hope}) ..."
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # nobody reads it any more
+        pass
+
+
+class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's index and data files, each behind a SHA-256 of what follows."""
+
+    def save(self, key: Any, data: Any) -> None:
+        # Index and data are two files. Processes that start cold at once in a shared folder, for
+        # different CPUs or versions, can leave the index of one with the code of the other.
+        super().save(key, (self._source_stamp, key, data))
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        if found is None or found[:2] != (self._source_stamp, key):
+            return None
+        return found[2]
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)
+        return hashlib.sha256(data).digest() + data
+
+    @staticmethod
+    def _checked(data: bytes) -> Any:
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise ValueError("corrupt cache file")
+        return pickle.loads(data[32:])
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            with open(self._index_path, "rb") as file:
+                if pickle.load(file) != self._version:
+                    return {}
+                stamp, overloads = self._checked(file.read())
+        except Exception:  # missing, truncated, corrupt, forbidden: all mean "nothing cached"
+            return {}
+        return overloads if stamp == self._source_stamp else {}
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            return self._checked(file.read())
+
+
+class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    """Numba's function cache, never stale and never fatal."""
+
+    def __init__(self, py_func: Callable[..., None]) -> None:
+        super().__init__(py_func)
+        self._cache_file = _CacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=_source_digest(),
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:
+            found = None
+        if found is None:
+            _say_compiling(cached=True)
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:  # a full or read-only disk: the next start compiles again
+            pass
+
+
+class _NoCache(caching.NullCache):  # type: ignore[misc]
+    """Where nothing can be written."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        _say_compiling(cached=False)
+
+
+def kernel(py_func: Callable[..., None]) -> Any:
+    """Compile `py_func` on its first call: no GIL, IEEE arithmetic, cached on disk.
+
+    Kernels allocate nothing, raise nothing and return nothing: outputs and state are arguments.
+    They trust their arguments; whoever calls them has checked.
+    """
+    disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
+    try:
+        dispatcher = njit(nogil=True, error_model="numpy")(py_func)
+    finally:
+        numba_config.DISABLE_JIT = disabled
+    try:
+        dispatcher._cache = _KernelCache(dispatcher.py_func)
+    except Exception:
+        dispatcher._cache = _NoCache()
+    return dispatcher

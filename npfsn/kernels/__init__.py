@@ -1,0 +1,1 @@
+"""All jitted code. No jitted call crosses a file (see `npfsn.jit`)."""

@@ -1,0 +1,336 @@
+"""What lies between spectrum and layers: mel bands, norms, neighbours, time shrink, masks.
+
+Frames come in blocks: x[T, F] or, for U units that share weights, x[T, U, S]. State makes a block
+of T frames equal to T blocks of one. Running sums are float64: a float32 count stops being exact
+after seventeen minutes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..jit import kernel
+
+FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
+#: Smaller normalised features become zero: arithmetic on denormals is up to fifty times slower.
+SMALLEST = np.float32(1e-30)
+#: Larger compressed magnitudes are clipped: sums of their squares would leave float64.
+LARGEST = 1e36
+#: A plain mask beyond this is a broken network's; it must not break the stream.
+GAIN_LIMIT = np.float32(1e6)
+#: Frames that `forgetting_norm` remembers.
+MEMORY = 192
+#: The compressed mask is clipped here before it is expanded: the published code rounds it so.
+MASK_LIMIT = np.float64(np.float32(9.9))
+MASK_K = 10.0
+
+
+@kernel
+def pool_mel(mag, first, start, weight, out):
+    """Mel bands of T frames: out = mag fb, fb being mostly zero.
+
+    mag     f32[T, F]
+    first   i64[M]      first bin of a band
+    start   i64[M + 1]  where the band's weights start
+    weight  f32[?]      the non-zero part of fb, band after band
+    out     f32[T, M]
+    """
+    for t in range(mag.shape[0]):
+        for band in range(out.shape[1]):
+            total = np.float32(0.0)
+            for i in range(start[band], start[band + 1]):
+                total += mag[t, first[band] + i - start[band]] * weight[i]
+            out[t, band] = total
+
+
+@kernel
+def power(x, exponent, out):
+    """Compressed magnitudes: out[T, F'] = x[T, :F'] ** exponent.
+
+    x    f32[T, >= F']
+    out  f32[T, F']
+    """
+    for t in range(out.shape[0]):
+        for f in range(out.shape[1]):
+            if exponent == 0.5:
+                out[t, f] = np.sqrt(x[t, f])
+            else:
+                value = min(math.pow(x[t, f], exponent), LARGEST)
+                out[t, f] = np.float32(value if value >= SMALLEST else 0.0)
+
+
+@kernel
+def cumulative_laplace(x, horizon, count, total, out):
+    """Divide by the mean of everything so far + eps, one mean per unit.
+
+    x        f32[T, U, S]
+    horizon  f64     frames; beyond them the past fades (infinite: never)
+    count    f64[1]  frames so far
+    total    f64[U]  sum over frames and features so far
+    out      f32[T, U, S]
+
+    Updates: count, total.
+    """
+    n_unit, size = x.shape[1], x.shape[2]
+    for t in range(x.shape[0]):
+        if count[0] + 1.0 > horizon:
+            fade = (horizon - 1.0) / count[0]
+            for u in range(n_unit):
+                total[u] *= fade
+            count[0] = horizon - 1.0
+        count[0] += 1.0
+        for u in range(n_unit):
+            s = 0.0
+            for i in range(size):
+                s += x[t, u, i]
+            total[u] += s
+            scale = np.float32(total[u] / (count[0] * size) + FLOAT32_EPS)
+            for i in range(size):
+                value = x[t, u, i] / scale
+                out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
+
+
+@kernel
+def cumulative_layer(x, horizon, count, total, square, out):
+    """(x - mean) / sqrt(var + eps) of everything so far, one mean and variance per unit.
+
+    var = (sum x^2 - 2 mean sum x) / n + mean^2, as published; never below zero here.
+
+    x, horizon, count, out  as in `cumulative_laplace`
+    total   f64[U]  sum so far
+    square  f64[U]  sum of squares so far
+
+    Updates: count, total, square.
+    """
+    n_unit, size = x.shape[1], x.shape[2]
+    for t in range(x.shape[0]):
+        if count[0] + 1.0 > horizon:
+            fade = (horizon - 1.0) / count[0]
+            for u in range(n_unit):
+                total[u] *= fade
+                square[u] *= fade
+            count[0] = horizon - 1.0
+        count[0] += 1.0
+        for u in range(n_unit):
+            s, q = 0.0, 0.0
+            for i in range(size):
+                value = np.float64(x[t, u, i])
+                s += value
+                q += value * value
+            total[u] += s
+            square[u] += q
+            n = count[0] * size
+            mean = total[u] / n
+            var = max((square[u] - 2.0 * mean * total[u]) / n + mean * mean, 0.0)
+            shift, scale = np.float32(mean), np.float32(np.sqrt(var + FLOAT32_EPS))
+            for i in range(size):
+                ratio = (x[t, u, i] - shift) / scale
+                out[t, u, i] = ratio if abs(ratio) >= SMALLEST else np.float32(0.0)
+
+
+@kernel
+def forgetting(x, eps, horizon, count, mu, out):
+    """Divide by mu + eps, mu_t = a_t mu_(t-1) + (1 - a_t) mean(x_t).
+
+    a_t = (S - 1) / (S + 1) with S = MEMORY; before frame S the smaller of it and (t - 1) / (t + 1).
+    At t = 0 that is -1, which makes mu_0 twice the mean: so it is published.
+
+    x      f32[T, U, S]  one statistic over all units
+    eps    f64
+    count  f64[1]  frames so far
+    mu     f64[1]
+    out    f32[T, U, S]
+
+    Updates: count, mu. `horizon` shortens the memory where it is smaller.
+    """
+    n_unit, size = x.shape[1], x.shape[2]
+    memory = min(float(MEMORY), horizon)
+    steady = (memory - 1.0) / (memory + 1.0)
+    for t in range(x.shape[0]):
+        s = 0.0
+        for u in range(n_unit):
+            for i in range(size):
+                s += x[t, u, i]
+        mean = s / (n_unit * size)
+        a = steady
+        if count[0] < memory:
+            a = min((count[0] - 1.0) / (count[0] + 1.0), steady)
+        count[0] += 1.0
+        mu[0] = a * mu[0] + (1.0 - a) * mean
+        if abs(mu[0]) < 1e-200:
+            mu[0] = 0.0
+        scale = np.float32(mu[0] + eps)
+        for u in range(n_unit):
+            for i in range(size):
+                value = x[t, u, i] / scale
+                out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
+
+
+@kernel
+def count_moments(x, moments):
+    """Count number, sum and sum of squares of all values, for a norm over the whole signal.
+
+    x        f32[T, U, S]
+    moments  f64[3]
+
+    Updates: moments.
+    """
+    for t in range(x.shape[0]):
+        s, q = 0.0, 0.0
+        for u in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                value = np.float64(x[t, u, i])
+                s += value
+                q += value * value
+        moments[0] += x.shape[1] * x.shape[2]
+        moments[1] += s
+        moments[2] += q
+
+
+@kernel
+def scale_fixed(x, shift, scale, out):
+    """(x - shift) / scale with given numbers.
+
+    x, out        f32[T, U, S]
+    shift, scale  f32
+    """
+    for t in range(x.shape[0]):
+        for u in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                out[t, u, i] = (x[t, u, i] - shift) / scale
+
+
+@kernel
+def unfold(x, low, first, step, n, out, at):
+    """Neighbourhoods: out[t, u, at + j] = x[t, first + u step + j - low], reflected at the edges.
+
+    The edge itself is not repeated: index -1 is 1, F is F - 2.
+
+    x     f32[T, F]
+    low   int  neighbours below
+    first, step  int  where unit 0 starts, and how far the next one is
+    n     int  features per unit
+    out   f32[T, U, S]
+    at    int  where they go in the unit's features
+    """
+    last = x.shape[1] - 1
+    for t in range(x.shape[0]):
+        for u in range(out.shape[1]):
+            for j in range(n):
+                i = first + u * step + j - low
+                if i < 0:
+                    i = -i
+                if i > last:
+                    i = 2 * last - i
+                out[t, u, at + j] = x[t, i]
+
+
+@kernel
+def shrink_time(x, frame, shrink, acc, out):
+    """Means over blocks of frames: frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
+
+    x       f32[T, U, S]
+    frame   int      index of x[0] in the stream
+    shrink  int      s
+    acc     f32[U, S]  sum of the block under way
+    out     f32[K, U, S]  the blocks that end within these frames
+
+    Updates: acc.
+    """
+    block = 0
+    for t in range(x.shape[0]):
+        index = frame + t
+        n = np.float32(1.0) if index == 0 else np.float32(shrink)
+        ends = index % shrink == 0
+        for u in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                value = acc[u, i] + x[t, u, i]
+                acc[u, i] = np.float32(0.0) if ends else value
+                if ends:
+                    out[block, u, i] = value / n
+        if ends:
+            block += 1
+
+
+@kernel
+def join_held(enc, block, frame, shrink, held, out):
+    """Join the decoder's input: a frame's encoding, then the result of the last ended block.
+
+    enc    f32[T, M]
+    block  f32[K, M]  results of the blocks that end within these frames
+    held   f32[M]     the last result before them
+    out    f32[T, 2 M]
+
+    Updates: held.
+    """
+    size = enc.shape[1]
+    k = 0
+    for t in range(enc.shape[0]):
+        if (frame + t) % shrink == 0:
+            for m in range(size):
+                held[m] = block[k, m]
+            k += 1
+        for m in range(size):
+            out[t, m] = enc[t, m]
+            out[t, size + m] = held[m]
+
+
+@kernel
+def gather_mask(x, center, first, units, mask):
+    """Put the results of units side by side: a unit gives [2, center] values.
+
+    x       f32[T U, 2 center]
+    center  int  bins per unit
+    first   int  bin of the first unit
+    units   int  U
+    mask    f32[T, 2, F]
+
+    Updates: mask, bins first .. first + U center - 1.
+    """
+    for t in range(mask.shape[0]):
+        for u in range(units):
+            for part in range(2):
+                for j in range(center):
+                    mask[t, part, first + u * center + j] = x[t * units + u, part * center + j]
+
+
+@kernel
+def apply_complex(mask, spec):
+    """Expand the compressed mask and multiply: spec *= m_re + i m_im.
+
+    m = -10 ln((10 - m) / (10 + m)), m clipped to +-9.9 first; NaN mutes. In float64: float32
+    would cost 1e-6 of a mask of one.
+
+    mask  f32[T, 2, F]
+    spec  f64[>= T, 2, F]
+
+    Updates: spec.
+    """
+    for t in range(mask.shape[0]):
+        for f in range(mask.shape[2]):
+            a, b = np.float64(mask[t, 0, f]), np.float64(mask[t, 1, f])
+            a = min(max(a if a == a else 0.0, -MASK_LIMIT), MASK_LIMIT)
+            b = min(max(b if b == b else 0.0, -MASK_LIMIT), MASK_LIMIT)
+            a = -MASK_K * np.log((MASK_K - a) / (MASK_K + a))
+            b = -MASK_K * np.log((MASK_K - b) / (MASK_K + b))
+            re, im = spec[t, 0, f], spec[t, 1, f]
+            spec[t, 0, f] = re * a - im * b
+            spec[t, 1, f] = re * b + im * a
+
+
+@kernel
+def apply_planes(mask, spec):
+    """Multiply real part by real plane, imaginary part by imaginary plane.
+
+    mask  f32[T, 2, F]
+    spec  f64[>= T, 2, F]
+
+    Updates: spec.
+    """
+    for t in range(mask.shape[0]):
+        for f in range(mask.shape[2]):
+            a, b = mask[t, 0, f], mask[t, 1, f]
+            spec[t, 0, f] *= min(max(a if a == a else np.float32(0.0), -GAIN_LIMIT), GAIN_LIMIT)
+            spec[t, 1, f] *= min(max(b if b == b else np.float32(0.0), -GAIN_LIMIT), GAIN_LIMIT)

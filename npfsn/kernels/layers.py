@@ -1,0 +1,653 @@
+"""Linear and recurrent layers: matrix products of our own, and the cells behind them.
+
+A weight matrix `w[N, K]` (outputs, inputs) is packed into *panels* of `PANEL` outputs:
+``[ceil(N / PANEL), K, PANEL]``. A *tile* keeps some rows x panels of the result in registers and
+runs along K. Every element of the result is one chain of multiply-adds,
+
+    out[r, n] = fma(x[r, K-1], w[n, K-1], ... fma(x[r, 0], w[n, 0], bias[n])),
+
+whichever tile computes it, so one row alone and the same row among many give the same bits.
+
+Rows of outputs, hidden states and gates are as long as their panels; the lanes beyond the last unit
+have weights and biases of zero, and the cells keep them at zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, overload
+
+from ..jit import kernel
+from ..quantise import quantise
+from .vector import (
+    DEPTH,
+    FEATURES,
+    OFFSET,
+    PANEL,
+    Emit,
+    aligned,
+    const,
+    f32,
+    f32_panel,
+    i32_panel,
+    i64,
+    panel_of,
+)
+
+# Registers decide the tile: rows x panels accumulators, the panels' weights, one broadcast.
+if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 8
+elif "avx2" in FEATURES:  # 16 registers of 8
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 2, 1, 4
+elif "neon" in FEATURES:  # 32 registers of 4
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 2, 1, 4
+else:
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
+# Products of bytes without an instruction for them need registers of their own.
+ROWS_I8 = ROWS if "avx2" in FEATURES else 2
+
+#: At most so many units' gates are worked on together.
+BLOCK = 72
+
+ZERO = np.float32(0.0)
+SIX = np.float32(6.0)
+LEVELS = np.float32(127.0)
+QUIET = np.float32(1e-30)
+
+# Codes of the output activations, and the slope where it is fixed.
+NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
+
+
+def padded(n: int) -> int:
+    """Return `n` rounded up to whole panels."""
+    return -(-n // PANEL) * PANEL
+
+
+def pack_f32(weight: np.ndarray) -> np.ndarray:
+    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N."""
+    n_out, n_in = weight.shape
+    n_panel = padded(n_out) // PANEL
+    rows = np.zeros((n_panel * PANEL, n_in), np.float32)
+    rows[:n_out] = weight
+    packed = aligned((n_panel, n_in, PANEL), np.float32)
+    packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
+    return packed
+
+
+@intrinsic(prefer_literal=True)
+def _tile_f32(
+    typingctx, rows, panels, n_in, x, x_at, x_stride, w, w_at, ahead, bias, bias_at,
+    out, out_at, out_stride,
+):  # fmt: skip
+    """One tile: `rows` x `panels` of the result stay in registers while k runs over the inputs.
+
+    A full tile also prefetches the panel at `ahead`.
+    """
+    sig = types.void(
+        rows, panels, types.int64, x, types.int64, types.int64, w, types.int64, types.int64,
+        bias, types.int64, out, types.int64, types.int64,
+    )  # fmt: skip
+    n_row, n_panel = rows.literal_value, panels.literal_value
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, _, n_in, _, x_at, x_stride, _, w_at, ahead, _, bias_at, _, out_at, out_stride = args
+        x, w, bias, out = (emit.pointer(i, f32) for i in (3, 6, 9, 11))
+        x_rows = [
+            builder.gep(x, [builder.add(x_at, builder.mul(x_stride, const(r)))])
+            for r in range(n_row)
+        ]
+        panel_size = builder.mul(n_in, const(PANEL))
+        w_panels = [
+            builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
+            for p in range(n_panel)
+        ]
+        start = [
+            emit.load(bias, builder.add(bias_at, const(PANEL * p)), f32_panel)
+            for p in range(n_panel)
+        ]
+
+        before = builder.block
+        loop = builder.append_basic_block("k")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        k.add_incoming(const(0), before)
+        acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
+        w_k = builder.mul(k, const(PANEL))
+        if n_row == ROWS:
+            emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
+        weights = [emit.load(w_panels[p], w_k, f32_panel) for p in range(n_panel)]
+        new = []
+        for r in range(n_row):
+            value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), PANEL)
+            new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_panel)])
+        k_next = builder.add(k, const(1))
+        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, n_in), loop, done))
+        k.add_incoming(k_next, loop)
+        for r in range(n_row):
+            for p in range(n_panel):
+                acc[r][p].add_incoming(start[p], before)
+                acc[r][p].add_incoming(new[r][p], loop)
+
+        builder.position_at_end(done)
+        for r in range(n_row):
+            row = builder.add(out_at, builder.mul(out_stride, const(r)))
+            for p in range(n_panel):
+                emit.store(new[r][p], out, builder.add(row, const(PANEL * p)))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@kernel
+def product_f32(x, x_row, n_row, w, bias, out, out_row):
+    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+
+    x     f32[R, >= K]       inputs
+    w     f32[P, K, PANEL]   packed weights (`pack_f32`)
+    bias  f32[P PANEL]
+    out   f32[R', >= P PANEL]
+    """
+    n_panel, n_in = w.shape[0], w.shape[1]
+    x_ld, ld = x.shape[1], out.shape[1]
+    size = n_in * PANEL
+    if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
+        for row in range(n_row):
+            p = 0
+            while p + PANELS_ONE_ROW <= n_panel:
+                _tile_f32(1, PANELS_ONE_ROW, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                          bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p < n_panel:
+                _tile_f32(1, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                          bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                p += 1
+        return
+    # A few panels stay in the second-level cache while all rows pass by; meanwhile the next few are
+    # asked for, one with each tile of rows. Beyond the last nothing is there, which does no harm.
+    p = 0
+    while p + PANELS <= n_panel:
+        row = 0
+        while row + ROWS <= n_row:
+            ahead = (p + PANELS + row // ROWS % PANELS) * size
+            _tile_f32(ROWS, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, ahead,
+                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS
+        while row + ROWS_SMALL <= n_row:
+            _tile_f32(ROWS_SMALL, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_SMALL
+        while row < n_row:
+            _tile_f32(1, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += PANELS
+    while p < n_panel:
+        row = 0
+        while row + ROWS <= n_row:
+            _tile_f32(ROWS, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS
+        while row < n_row:
+            _tile_f32(1, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += 1
+
+
+@kernel
+def matmul_f32(x, w, bias, row0, row1, out):
+    """Rows row0 .. row1 - 1 of out = x w^T + bias (see `product_f32`)."""
+    product_f32(x, row0, row1 - row0, w, bias, out, row0)
+
+
+@intrinsic
+def _lstm_panel(typingctx, p, p_at, r, r_at, gate, h, c, at, y, y_at):
+    """PANEL units of an LSTM cell: c = sig(f) c + sig(i) tanh(g), h = sig(o) tanh(c)."""
+    n = types.int64
+    sig = types.void(p, n, r, n, n, h, c, n, y, n)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, p_at, _, r_at, gate, _, _, at, _, y_at = args
+        p, r, h, c, y = (emit.pointer(i, f32) for i in (0, 2, 5, 6, 8))
+
+        def pre(index: int) -> ir.Value:
+            offset = builder.mul(gate, const(index))
+            return builder.fadd(
+                emit.load(p, builder.add(p_at, offset), f32_panel),
+                emit.load(r, builder.add(r_at, offset), f32_panel),
+            )
+
+        # Each function is a fraction. Divisions are dear, so fractions meet over one denominator:
+        # c' = (f_n c i_d g_d + i_n g_n f_d) / (f_d i_d g_d), h = o_n t_n / (o_d t_d), t = tanh c'.
+        i_n, i_d = emit.sigmoid_parts(pre(0))
+        f_n, f_d = emit.sigmoid_parts(pre(1))
+        g_n, g_d = emit.tanh_parts(pre(2))
+        o_n, o_d = emit.sigmoid_parts(pre(3))
+        ig_d = builder.fmul(i_d, g_d)
+        kept = builder.fmul(builder.fmul(f_n, emit.load(c, at, f32_panel)), ig_d)
+        total = emit.fma(builder.fmul(i_n, g_n), f_d, kept)
+        new_c = emit.flush(builder.fdiv(total, builder.fmul(ig_d, f_d)))
+        t_n, t_d = emit.tanh_parts(new_c)
+        new_h = builder.fdiv(builder.fmul(o_n, t_n), builder.fmul(o_d, t_d))
+        emit.store(new_c, c, at)
+        emit.store(new_h, h, at)
+        emit.store(new_h, y, y_at)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@intrinsic
+def _gru_panel(typingctx, p, p_at, r, r_at, gate, h, at, y, y_at):
+    """PANEL units of a GRU cell: n = tanh(p_n + sig(r) r_n), h = n + sig(z) (h - n)."""
+    n = types.int64
+    sig = types.void(p, n, r, n, n, h, n, y, n)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, p_at, _, r_at, gate, _, at, _, y_at = args
+        p, r, h, y = (emit.pointer(i, f32) for i in (0, 2, 5, 7))
+
+        def part(base: ir.Value, base_at: ir.Value, index: int) -> ir.Value:
+            offset = builder.add(base_at, builder.mul(gate, const(index)))
+            return emit.load(base, offset, f32_panel)
+
+        reset = emit.sigmoid(builder.fadd(part(p, p_at, 0), part(r, r_at, 0)))
+        update = emit.sigmoid(builder.fadd(part(p, p_at, 1), part(r, r_at, 1)))
+        new = emit.tanh(emit.fma(reset, part(r, r_at, 2), part(p, p_at, 2)))
+        new_h = emit.flush(emit.fma(update, builder.fsub(emit.load(h, at, f32_panel), new), new))
+        emit.store(new_h, h, at)
+        emit.store(new_h, y, y_at)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+# int8: weights and inputs as eight-bit integers with a float scale per row, sums in int32. Integers
+# add up exactly, so every tier of instructions gives the same result to the bit.
+
+
+def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantise and pack `weight` float[N, K].
+
+    Returns
+    -------
+    packed : int8 array, shape (ceil(N / PANEL), ceil(K / DEPTH), PANEL, DEPTH)
+    scale : float32 array, shape (ceil(N / PANEL) PANEL,)
+        weight[n] = scale[n] packed[n], rounded; the largest of a row is 127.
+    shift : int32 array of the same shape
+        What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
+    """
+    n_out, n_in = weight.shape
+    n_panel, n_deep = padded(n_out) // PANEL, -(-n_in // DEPTH)
+    levels = np.zeros((n_panel * PANEL, n_deep * DEPTH), np.int8)
+    scale = np.zeros(n_panel * PANEL, np.float32)
+    levels[:n_out, :n_in], scale[:n_out] = quantise(weight)
+    packed = aligned((n_panel, n_deep, PANEL, DEPTH), np.int8)
+    packed[...] = levels.reshape(n_panel, PANEL, n_deep, DEPTH).transpose(0, 2, 1, 3)
+    return packed, scale, OFFSET * levels.sum(axis=1, dtype=np.int32)
+
+
+@intrinsic
+def _largest(typingctx, x, at, n_vector):
+    """Largest absolute value of n_vector panels from x[at] on."""
+    sig = types.float32(x, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, at, n_vector = args
+        x = emit.pointer(0, f32)
+        before = builder.block
+        loop = builder.append_basic_block("max")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(i64)
+        i.add_incoming(const(0), before)
+        best = builder.phi(f32_panel)
+        best.add_incoming(panel_of(0.0), before)
+        value = emit.load(x, builder.add(at, builder.mul(i, const(PANEL))), f32_panel)
+        value = emit.call(f"llvm.fabs.v{PANEL}f32", f32_panel, value)
+        more = builder.select(builder.fcmp_ordered(">", value, best), value, best)
+        i_next = builder.add(i, const(1))
+        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
+        i.add_incoming(i_next, loop)
+        best.add_incoming(more, loop)
+        builder.position_at_end(done)
+        result = builder.extract_element(more, ir.Constant(ir.IntType(32), 0))
+        for lane in range(1, PANEL):
+            value = builder.extract_element(more, ir.Constant(ir.IntType(32), lane))
+            result = builder.select(builder.fcmp_ordered(">", value, result), value, result)
+        return result
+
+    return sig, codegen
+
+
+@intrinsic
+def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
+    """n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
+    sig = types.void(x, types.int64, types.float32, q, types.int64, types.int64)
+    narrow = ir.VectorType(ir.IntType(8 if DEPTH == 4 else 16), PANEL)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, at, factor, _, q_at, n_vector = args
+        x, q = emit.pointer(0, f32), emit.pointer(3, narrow.element)
+        factor = emit.splat(factor, PANEL)
+        offset = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, OFFSET)] * PANEL)
+        before = builder.block
+        loop = builder.append_basic_block("quantise")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(i64)
+        i.add_incoming(const(0), before)
+        step = builder.mul(i, const(PANEL))
+        value = builder.fmul(emit.load(x, builder.add(at, step), f32_panel), factor)
+        value = emit.call(f"llvm.rint.v{PANEL}f32", f32_panel, value)
+        level = builder.add(builder.fptosi(value, i32_panel), offset)
+        emit.store(builder.trunc(level, narrow), q, builder.add(q_at, step))
+        i_next = builder.add(i, const(1))
+        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
+        i.add_incoming(i_next, loop)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@kernel
+def quantise_rows(x, x_row, n_row, q, scale):
+    """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 127.
+
+    x      f32[R, X]       X in whole panels, zeros behind the last input
+    q      u8 or i16[>= n_row, X]
+    scale  f32[>= n_row]
+
+    Updates: q, scale.
+    """
+    size, n_vector = x.shape[1], x.shape[1] // PANEL
+    for r in range(n_row):
+        at = (x_row + r) * size
+        largest = _largest(x, at, n_vector)
+        scale[r] = largest / LEVELS
+        # Below, 127 / largest overflows; such a row is silence.
+        factor = LEVELS / largest if largest > QUIET else ZERO
+        _quantise(x, at, factor, q, r * size, n_vector)
+
+
+@intrinsic(prefer_literal=True)
+def _tile_i8(
+    typingctx, rows, panels, n_deep, q, q_at, q_stride, x_scale, row, w, w_at, ahead,
+    w_scale, shift, bias, bias_at, out, out_at, out_stride,
+):  # fmt: skip
+    """One tile of integers, scaled to float32 at the end."""
+    n = types.int64
+    sig = types.void(
+        rows, panels, n, q, n, n, x_scale, n, w, n, n, w_scale, shift, bias, n, out, n, n
+    )  # fmt: skip
+    n_row, n_panel = rows.literal_value, panels.literal_value
+    byte_panel = ir.VectorType(ir.IntType(8), PANEL * DEPTH)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, _, n_deep, _, q_at, q_stride, _, row, _, w_at, ahead, _, _, _, bias_at = args[:15]
+        out_at, out_stride = args[16:]
+        q, w = emit.pointer(3, ir.IntType(8)), emit.pointer(8, ir.IntType(8))
+        x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (6, 11, 13, 15))
+        shift = emit.pointer(12, i32_panel.element)
+        # A step along k takes DEPTH inputs, four bytes in either tier.
+        width = 4 // DEPTH
+        q_rows = [
+            builder.gep(
+                q,
+                [builder.mul(const(width), builder.add(q_at, builder.mul(q_stride, const(r))))],
+            )
+            for r in range(n_row)
+        ]
+        panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
+        w_panels = [
+            builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
+            for p in range(n_panel)
+        ]
+        before = builder.block
+        loop = builder.append_basic_block("k")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        k.add_incoming(const(0), before)
+        acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
+        w_k = builder.mul(k, const(PANEL * DEPTH))
+        if n_row == ROWS_I8:
+            emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
+        weights = [
+            emit.dot_weights(emit.load(w_panels[p], w_k, byte_panel)) for p in range(n_panel)
+        ]
+        new = []
+        for r in range(n_row):
+            four = emit.load(q_rows[r], builder.mul(k, const(4)), i32_panel.element)
+            inputs = emit.splat(four, PANEL)
+            new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
+        k_next = builder.add(k, const(1))
+        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done))
+        k.add_incoming(k_next, loop)
+        zero = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, 0)] * PANEL)
+        for r in range(n_row):
+            for p in range(n_panel):
+                acc[r][p].add_incoming(zero, before)
+                acc[r][p].add_incoming(new[r][p], loop)
+
+        builder.position_at_end(done)
+        for p in range(n_panel):
+            at = builder.add(bias_at, const(PANEL * p))
+            scale = emit.load(w_scale, at, f32_panel)
+            offset, start = emit.load(shift, at, i32_panel), emit.load(bias, at, f32_panel)
+            for r in range(n_row):
+                x_s = builder.load(builder.gep(x_scale, [builder.add(row, const(r))]))
+                total = builder.sitofp(builder.sub(new[r][p], offset), f32_panel)
+                total = emit.fma(builder.fmul(emit.splat(x_s, PANEL), scale), total, start)
+                to = builder.add(out_at, builder.mul(out_stride, const(r)))
+                emit.store(total, out, builder.add(to, const(PANEL * p)))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@kernel
+def product_i8(x, x_row, n_row, w, w_scale, shift, q, x_scale, bias, out, out_row):
+    """Compute rows of out = x w^T + bias in integers: out[out_row + i] from x[x_row + i].
+
+    x        f32[R, X]               X in whole panels, zeros behind the last input
+    w, w_scale, shift                `pack_i8`
+    q        u8 or i16[>= n_row, X]  scratch
+    x_scale  f32[>= n_row]           scratch
+    bias     f32[P PANEL]
+    out      f32[R', >= P PANEL]
+    """
+    quantise_rows(x, x_row, n_row, q, x_scale)
+    n_panel, n_deep = w.shape[0], w.shape[1]
+    x_ld, ld = x.shape[1], out.shape[1]
+    size = n_deep * PANEL * DEPTH
+    if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
+        for row in range(n_row):
+            p = 0
+            while p + PANELS_ONE_ROW <= n_panel:
+                _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p < n_panel:
+                _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                p += 1
+        return
+    # As in `product_f32`.
+    p = 0
+    while p + PANELS <= n_panel:
+        row = 0
+        while row + ROWS_I8 <= n_row:
+            ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
+            _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     ahead, w_scale, shift, bias, p * PANEL,
+                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_I8
+        while row + ROWS_SMALL <= n_row:
+            _tile_i8(ROWS_SMALL, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_SMALL
+        while row < n_row:
+            _tile_i8(1, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += PANELS
+    while p < n_panel:
+        row = 0
+        while row + ROWS_I8 <= n_row:
+            _tile_i8(ROWS_I8, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_I8
+        while row < n_row:
+            _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += 1
+
+
+@kernel
+def matmul_i8(x, w, w_scale, shift, q, x_scale, bias, row0, row1, out):
+    """Rows row0 .. row1 - 1 of out = x w^T + bias, in integers (see `product_i8`)."""
+    product_i8(x, row0, row1 - row0, w, w_scale, shift, q, x_scale, bias, out, row0)
+
+
+def product(x, x_row, n_row, w, bias, out, out_row):
+    """Compute rows of out = x w^T + bias; `w` is the tuple of one precision's arrays.
+
+    (packed,) is float32 (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`).
+    """
+    raise NotImplementedError  # only compiled code calls it
+
+
+@overload(product, jit_options={"nogil": True, "error_model": "numpy"})
+def _product(x, x_row, n_row, w, bias, out, out_row):
+    """Choose the precision when compiling."""
+    if len(w) == 1:
+
+        def run(x, x_row, n_row, w, bias, out, out_row):
+            product_f32(x, x_row, n_row, w[0], bias, out, out_row)
+
+    else:
+
+        def run(x, x_row, n_row, w, bias, out, out_row):
+            product_i8(x, x_row, n_row, w[0], w[1], w[2], w[3], w[4], bias, out, out_row)
+
+    return run
+
+
+@kernel
+def _block_size(n_unit):
+    """Size of equal blocks of at most BLOCK units: a last block of one would waste its weights."""
+    n_block = (n_unit + BLOCK - 1) // BLOCK
+    return (n_unit + n_block - 1) // n_block
+
+
+@kernel
+def lstm(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, c, y):
+    """Run an LSTM layer over T frames for U units.
+
+    x           f32[T U, X]          inputs, frame after frame
+    w_ih, w_hh  tuple                weights and scratch of a product (see `product`)
+    b_ih, b_hh  f32[4 H]             biases; H in whole panels, gates i f g o
+    done        i64[1]               rows of r that are ready for the first frame; 0 afterwards
+    p           f32[>= n, 4 H]       scratch, n = T for one unit, else min(U, BLOCK)
+    r           f32[>= n, 4 H]       scratch, n = min(U, BLOCK); its first `done` rows are w_hh h
+    h, c        f32[U, H]            state
+    y           f32[T U, H]          hidden states
+
+    Updates: done, p, r, h, c, y.
+    """
+    n_unit, size, ld = h.shape[0], h.shape[1], p.shape[1]
+    n_frame = y.shape[0] // n_unit
+    if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
+        product(x, 0, n_frame, w_ih, b_ih, p, 0)
+    # Units do not depend on each other: a few at a time, their gates stay in cache.
+    block = _block_size(n_unit)
+    for first in range(0, n_unit, block):
+        n = min(block, n_unit - first)
+        for t in range(n_frame):
+            row = t * n_unit + first
+            p_row = t if n_unit == 1 else 0
+            if n_unit > 1:
+                product(x, row, n, w_ih, b_ih, p, 0)
+            product(h, first + done[0], n - done[0], w_hh, b_hh, r, done[0])
+            done[0] = 0
+            for b in range(n):
+                for at in range(0, size, PANEL):
+                    _lstm_panel(p, (p_row + b) * ld + at, r, b * ld + at, size, h, c,
+                                (first + b) * size + at, y, (row + b) * size + at)  # fmt: skip
+
+
+@kernel
+def gru(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, y):
+    """Run a GRU layer over T frames for U units.
+
+    As `lstm`, with gates r z n: f32[3 H]. The hidden bias of n belongs inside the product with r,
+    which is why the two biases are apart.
+    """
+    n_unit, size, ld = h.shape[0], h.shape[1], p.shape[1]
+    n_frame = y.shape[0] // n_unit
+    if n_unit == 1:
+        product(x, 0, n_frame, w_ih, b_ih, p, 0)
+    block = _block_size(n_unit)
+    for first in range(0, n_unit, block):
+        n = min(block, n_unit - first)
+        for t in range(n_frame):
+            row = t * n_unit + first
+            p_row = t if n_unit == 1 else 0
+            if n_unit > 1:
+                product(x, row, n, w_ih, b_ih, p, 0)
+            product(h, first + done[0], n - done[0], w_hh, b_hh, r, done[0])
+            done[0] = 0
+            for b in range(n):
+                for at in range(0, size, PANEL):
+                    _gru_panel(p, (p_row + b) * ld + at, r, b * ld + at, size, h,
+                               (first + b) * size + at, y, (row + b) * size + at)  # fmt: skip
+
+
+@kernel
+def activate(x, code, slope, out):
+    """Apply an output activation and drop the padding.
+
+    x      f32[R, >= N]
+    code   int          NONE, RELU, RELU6, LEAKY (with `slope`) or TANH
+    slope  f32
+    out    f32[R, N]
+    """
+    for r in range(out.shape[0]):
+        if code == RELU:
+            for n in range(out.shape[1]):
+                out[r, n] = max(x[r, n], ZERO)
+        elif code == RELU6:
+            for n in range(out.shape[1]):
+                out[r, n] = min(max(x[r, n], ZERO), SIX)
+        elif code == LEAKY:
+            for n in range(out.shape[1]):
+                value = x[r, n]
+                out[r, n] = value if value > ZERO else value * slope
+        elif code == TANH:
+            for n in range(out.shape[1]):
+                out[r, n] = np.tanh(x[r, n])
+        else:
+            for n in range(out.shape[1]):
+                out[r, n] = x[r, n]

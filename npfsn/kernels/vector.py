@@ -1,0 +1,230 @@
+"""LLVM vector code for the kernels: what the machine has, and short hands to emit it.
+
+Numba compiles loops; what must be vectors whatever the optimiser thinks is emitted here as vectors
+of `PANEL` floats, which LLVM splits into the registers that the machine has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from ..jit import host_features
+
+FEATURES = host_features()
+
+#: Floats in a vector; outputs in a panel of packed weights.
+PANEL = 16
+
+# Without the instruction, llvm.fma becomes a call of the C library's software fmaf.
+HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
+
+# The byte products of int8 layers: u8 x s8, four at a time into int32, or s16 x s16, two at a time.
+# Either way a step along the inputs takes four bytes of them.
+HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
+HAS_AVX_VNNI = "avxvnni" in FEATURES or ("avx512vnni" in FEATURES and "avx512vl" in FEATURES)
+#: Inputs per step; what is added to an input to make it a u8.
+DEPTH, OFFSET = (4, 128) if HAS_VNNI or HAS_AVX_VNNI else (2, 0)
+#: Type of quantised inputs.
+QUANTISED = np.uint8 if DEPTH == 4 else np.int16
+
+#: Smaller states are flushed to zero: arithmetic on denormals is up to fifty times slower.
+TINY = 1e-30
+
+# tanh x = x P(x^2) / Q(x^2) for |x| <= LIMIT, from tools/fit_tanh.py --p 5 --q 5.
+# Largest error of tanh 4e-7, of the sigmoid 1/2 + tanh(x/2) / 2 2e-7.
+TANH_LIMIT = 8.5
+TANH_P = (
+    1.0,
+    0.13413238525390625,
+    0.003534015268087387,
+    2.1250762074487284e-05,
+    1.4268655590399248e-08,
+)
+TANH_Q = (
+    1.0,
+    0.4674656093120575,
+    0.026022713631391525,
+    0.00033488418557681143,
+    8.144928074216295e-07,
+)
+
+i1 = ir.IntType(1)
+i8 = ir.IntType(8)
+i32 = ir.IntType(32)
+i64 = ir.IntType(64)
+f32 = ir.FloatType()
+f32_panel = ir.VectorType(f32, PANEL)
+i32_panel = ir.VectorType(i32, PANEL)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of zeros that starts on a cache line: no load of a panel crosses one."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def const(value: int) -> ir.Constant:
+    """Return a 64-bit index."""
+    return ir.Constant(i64, value)
+
+
+def panel_of(value: float) -> ir.Constant:
+    """Return a vector with the same float in all lanes."""
+    return ir.Constant(f32_panel, [ir.Constant(f32, float(np.float32(value)))] * PANEL)
+
+
+class Emit:
+    """Short hands for LLVM vector code inside an intrinsic."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
+        self.context, self.builder, self.sig, self.args = context, builder, sig, args
+
+    def pointer(self, index: int, element: ir.Type) -> ir.Value:
+        """Return the data pointer of array argument `index`, as pointer to `element`."""
+        array = self.context.make_array(self.sig.args[index])(
+            self.context, self.builder, self.args[index]
+        )
+        return self.builder.bitcast(array.data, element.as_pointer())
+
+    def load(self, base: ir.Value, offset: ir.Value, vector: ir.Type) -> ir.Value:
+        """Load a `vector` from `offset` elements behind `base`; any alignment."""
+        pointer = self.builder.gep(base, [offset])
+        return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=1)
+
+    def store(self, value: ir.Value, base: ir.Value, offset: ir.Value) -> None:
+        """Store a vector `offset` elements behind `base`; any alignment."""
+        pointer = self.builder.gep(base, [offset])
+        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=1)
+
+    def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
+        """Broadcast a scalar to all lanes."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, ir.Constant(i32, 0))
+        zeros = ir.Constant(ir.VectorType(i32, lanes), [ir.Constant(i32, 0)] * lanes)
+        return self.builder.shuffle_vector(one, undefined, zeros)
+
+    def call(self, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+        """Call an LLVM intrinsic."""
+        signature = ir.FunctionType(result, [arg.type for arg in args])
+        return self.builder.call(self.builder.module.declare_intrinsic(name, (), signature), args)
+
+    def prefetch(self, pointer: ir.Value) -> None:
+        """Ask for the cache line at `pointer`, to the second level; any address is allowed."""
+        arguments = [ir.Constant(i32, value) for value in (0, 2, 1)]  # read, some reuse, data
+        pointer = self.builder.bitcast(pointer, i8.as_pointer())
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *arguments)
+
+    def not_unrolled(self, branch: Any) -> None:
+        """Keep the loop that `branch` closes from being unrolled: its accumulators would spill."""
+        module = self.builder.module
+        disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+        loop = ir.values.MDValue(module, [disable], name=str(len(module.metadata)))
+        loop.operands = (loop, disable)  # a loop is named by a node that holds itself
+        branch.set_metadata("llvm.loop", loop)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """Return a b + c, rounded once where the machine can."""
+        if HAS_FMA:
+            return self.call(f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
+        return self.builder.fadd(self.builder.fmul(a, b), c)
+
+    def dot_weights(self, bytes_: ir.Value) -> Any:
+        """Prepare PANEL x DEPTH weights for `dot`, once for all rows."""
+        if DEPTH == 4:
+            return self.builder.bitcast(bytes_, i32_panel)
+        return self.builder.sext(bytes_, ir.VectorType(ir.IntType(16), 2 * PANEL))
+
+    def dot(self, acc: ir.Value, inputs: ir.Value, weights: Any) -> ir.Value:
+        """Add to each lane of `acc` the product of its DEPTH inputs and weights.
+
+        `inputs` holds the same four bytes of inputs in every lane.
+        """
+        if HAS_VNNI:
+            return self.call("llvm.x86.avx512.vpdpbusd.512", i32_panel, acc, inputs, weights)
+        if DEPTH == 4:
+            return self.halves("llvm.x86.avx512.vpdpbusd.256", acc, inputs, weights)
+        words = self.builder.bitcast(inputs, weights.type)
+        if "avx512bw" in FEATURES:
+            pairs = self.call("llvm.x86.avx512.pmaddw.d.512", i32_panel, words, weights)
+        elif "avx2" in FEATURES:
+            pairs = self.halves("llvm.x86.avx2.pmadd.wd", words, weights)
+        else:
+            pairs = self.multiply_pairs(words, weights)
+        return self.builder.add(acc, pairs)
+
+    def halves(self, name: str, *args: ir.Value) -> ir.Value:
+        """Call an intrinsic on both halves of vectors; its result is half a panel of int32."""
+        parts = [
+            self.call(
+                name,
+                ir.VectorType(i32, PANEL // 2),
+                *(self.slice(arg, half * arg.type.count // 2, arg.type.count // 2) for arg in args),
+            )
+            for half in range(2)
+        ]
+        both = ir.Constant(i32_panel, [ir.Constant(i32, lane) for lane in range(PANEL)])
+        return self.builder.shuffle_vector(*parts, both)
+
+    def multiply_pairs(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Return a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1] of 2 PANEL words, in PANEL int32."""
+        products = []
+        for odd in range(2):
+            lanes = [ir.Constant(i32, 2 * lane + odd) for lane in range(PANEL)]
+            pick = ir.Constant(i32_panel, lanes)
+            x, y = (
+                self.builder.sext(
+                    self.builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), pick),
+                    i32_panel,
+                )
+                for v in (a, b)
+            )
+            products.append(self.builder.mul(x, y))
+        return self.builder.add(*products)
+
+    def slice(self, vector: ir.Value, first: int, count: int) -> ir.Value:
+        """Return `count` lanes from `first` on."""
+        lanes = [ir.Constant(i32, first + lane) for lane in range(count)]
+        return self.builder.shuffle_vector(
+            vector,
+            ir.Constant(vector.type, ir.Undefined),
+            ir.Constant(ir.VectorType(i32, count), lanes),
+        )
+
+    def tanh_parts(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return numerator and denominator of tanh of a panel."""
+        name = f"v{PANEL}f32"
+        x = self.call(f"llvm.minnum.{name}", f32_panel, x, panel_of(TANH_LIMIT))
+        x = self.call(f"llvm.maxnum.{name}", f32_panel, x, panel_of(-TANH_LIMIT))
+        square = self.builder.fmul(x, x)
+        top, bottom = panel_of(TANH_P[-1]), panel_of(TANH_Q[-1])
+        for value in TANH_P[-2::-1]:
+            top = self.fma(top, square, panel_of(value))
+        for value in TANH_Q[-2::-1]:
+            bottom = self.fma(bottom, square, panel_of(value))
+        return self.builder.fmul(x, top), bottom
+
+    def sigmoid_parts(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return numerator and denominator of (1 + tanh(x / 2)) / 2, the sigmoid of a panel."""
+        half = panel_of(0.5)
+        top, bottom = self.tanh_parts(self.builder.fmul(x, half))
+        bottom_half = self.builder.fmul(bottom, half)
+        return self.fma(top, half, bottom_half), bottom
+
+    def tanh(self, x: ir.Value) -> ir.Value:
+        """Return tanh of a panel."""
+        return self.builder.fdiv(*self.tanh_parts(x))
+
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        """Return 1 / (1 + exp(-x)) of a panel."""
+        return self.builder.fdiv(*self.sigmoid_parts(x))
+
+    def flush(self, x: ir.Value) -> ir.Value:
+        """Return the panel with values below `TINY` set to zero."""
+        size = self.call(f"llvm.fabs.v{PANEL}f32", f32_panel, x)
+        keep = self.builder.fcmp_ordered(">=", size, panel_of(TINY))
+        return self.builder.select(keep, x, panel_of(0.0))

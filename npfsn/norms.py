@@ -1,0 +1,126 @@
+"""Running norms. The two offline ones are fitted to a whole signal before they can be applied."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .kernels import features as kernels
+from .state import Fields, State
+
+#: The eps of the offline norms, and of the forgetting norm, as published for all but Improved.
+OFFLINE_EPS = 1e-5
+FORGETTING_EPS = 1e-10
+
+
+class Norm:
+    """A norm of one place in a network: what it is, and how to bind it to a stream's state.
+
+    Parameters
+    ----------
+    name : str
+        One of the five norms, or "cumulative_section_norm": `cumulative_laplace_norm` with one mean
+        over all units.
+    key : str
+        Prefix of its entries in the state.
+    units, size : int
+        Shape [U, S] of a frame's features. The full-band norm has one unit.
+    eps : float, optional
+        Replaces the published eps of the offline norms and of the forgetting norm.
+    horizon : float
+        Frames after which the past fades; infinite: never, as published.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        units: int,
+        size: int,
+        *,
+        eps: float | None = None,
+        horizon: float = math.inf,
+    ) -> None:
+        self.name, self.key = name, key
+        # The cumulative norms take a statistic per unit, the others one over all units.
+        per_unit = name in ("cumulative_laplace_norm", "cumulative_layer_norm")
+        self.units, self.size = (units, size) if per_unit else (1, units * size)
+        default = FORGETTING_EPS if name == "forgetting_norm" else OFFLINE_EPS
+        self.eps = default if eps is None else eps
+        self.horizon = float(horizon)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the norm needs the whole signal first."""
+        return self.name.startswith("offline")
+
+    def fields(self) -> Fields:
+        """Entries of the state."""
+        one = ((1,), np.float64)
+        per_unit = ((self.units,), np.float64)
+        if self.offline:
+            return {f"{self.key}.moments": ((3,), np.float64)}
+        if self.name == "forgetting_norm":
+            return {f"{self.key}.count": one, f"{self.key}.mu": one}
+        fields: Fields = {f"{self.key}.count": one, f"{self.key}.total": per_unit}
+        if self.name == "cumulative_layer_norm":
+            fields[f"{self.key}.square"] = per_unit
+        return fields
+
+    def bind(self, state: State) -> BoundNorm:
+        """Return the norm as a function of features, working on `state`."""
+        return BoundNorm(self, state)
+
+
+class BoundNorm:
+    """A norm that works on the state of one stream.
+
+    An offline norm counts what it is shown until `fit` is called; from then on it applies what it
+    has counted.
+    """
+
+    def __init__(self, norm: Norm, state: State) -> None:
+        self.norm = norm
+        self.state = [state[name] for name in norm.fields()]
+        self.fitted = not norm.offline
+        self._shift = self._scale = np.float32(0.0)
+
+    def fit(self) -> None:
+        """Turn the counted moments into the numbers of an offline norm."""
+        n, total, square = (float(value) for value in self.state[0])
+        mean = total / n
+        if self.norm.name == "offline_laplace_norm":
+            self._shift, self._scale = np.float32(0.0), np.float32(mean + self.norm.eps)
+        else:
+            var = max(square - n * mean * mean, 0.0) / max(n - 1.0, 1.0)
+            self._shift = np.float32(mean)
+            self._scale = np.float32(math.sqrt(var) + self.norm.eps)
+        self.fitted = True
+
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
+        """Normalise a block of frames.
+
+        Parameters
+        ----------
+        x, out : float32 array, shape (T, U, S)
+            `U` and `S` as in `Norm` after the choice between one unit and many.
+
+        Returns
+        -------
+        bool
+            False while an offline norm is being fitted: nothing was written to `out`.
+        """
+        norm, state = self.norm, self.state
+        if norm.name == "forgetting_norm":
+            kernels.forgetting(x, norm.eps, norm.horizon, state[0], state[1], out)
+        elif norm.name == "cumulative_layer_norm":
+            kernels.cumulative_layer(x, norm.horizon, state[0], state[1], state[2], out)
+        elif not norm.offline:
+            kernels.cumulative_laplace(x, norm.horizon, state[0], state[1], out)
+        elif self.fitted:
+            kernels.scale_fixed(x, self._shift, self._scale, out)
+        else:
+            kernels.count_moments(x, state[0])
+            return False
+        return True

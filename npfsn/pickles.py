@@ -1,0 +1,292 @@
+"""An interpreter for the few pickle instructions that `torch.save` writes.
+
+A pickle is a program: Python's own reader calls whatever function the file names. This one cannot.
+It builds dicts, lists, tuples, numbers and strings, and knows the functions of a short table, all
+of them ours; any other name stops it before anything has happened. It is a loop over bytes, so
+nothing in a file can make it recurse, and every instruction takes a bounded amount of memory, so
+`MAX_STEPS` bounds the whole.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .archive import printable
+from .errors import NpfsnError
+
+MAX_BYTES = 8 << 20
+MAX_STEPS = 400_000
+_MAX_NAME = 512
+_MAX_ARGUMENTS = 16
+_MAX_KEY = 1 << 60  # beyond it, whole numbers can be made to share one hash
+
+
+class PickleError(NpfsnError, ValueError):
+    """A pickle is damaged or names what is not read; always reported as a CheckpointError."""
+
+
+class Name:
+    """A name that a file mentions: what its call does here, or what it stands for.
+
+    Parameters
+    ----------
+    call : callable or None
+        Gets the arguments, one by one, and checks them itself (raising PickleError).
+    value : object
+        What the name stands for where it is an argument, for our own callables to recognise.
+    """
+
+    __slots__ = ("call", "value")
+
+    def __init__(self, call: Callable[..., object] | None = None, value: object = None) -> None:
+        self.call = call
+        self.value = value
+
+
+class Opaque:
+    """Stands for an object that is in a file but of no interest, such as an array."""
+
+    __slots__ = ()
+
+    def build(self, state: object) -> None:
+        """Ignore what the object is made of."""
+
+
+class Dict(dict[Any, Any]):
+    """Stands for an OrderedDict."""
+
+    __slots__ = ()
+
+    def build(self, state: object) -> None:
+        """Ignore its attributes (`_metadata` of a state dict)."""
+
+
+def load(
+    data: bytes,
+    start: int,
+    names: Mapping[str, Name],
+    persistent: Callable[[object], object],
+) -> tuple[Any, int]:
+    """Read one pickle.
+
+    Parameters
+    ----------
+    data : bytes
+        May hold more than this pickle.
+    start : int
+        Where it begins.
+    names : mapping of "module.name" to Name
+        Every name that may occur.
+    persistent : callable
+        Turns a persistent identifier into an object.
+
+    Returns
+    -------
+    value : object
+    end : int
+        Where the next byte after the pickle is.
+
+    Raises
+    ------
+    PickleError
+        Damaged, longer than `MAX_STEPS` instructions, or not of the kind that torch.save writes.
+    """
+    machine = _Machine(data, start, names, persistent)
+    try:
+        return machine.run()
+    except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+        # A stack or memo that is empty, a string that is none, an instruction cut off.
+        raise PickleError(f"its pickle is damaged near byte {machine.position:,}") from None
+
+
+class _Machine:
+    """Stack, memo and position of one run."""
+
+    def __init__(
+        self,
+        data: bytes,
+        start: int,
+        names: Mapping[str, Name],
+        persistent: Callable[[object], object],
+    ) -> None:
+        self.data = data
+        self.position = start
+        self.names = names
+        self.persistent = persistent
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []  # the stacks below each open mark
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> tuple[Any, int]:
+        for _ in range(MAX_STEPS):
+            code = self.data[self.position]
+            self.position += 1
+            if code == _STOP:
+                if len(self.stack) != 1 or self.outer:
+                    raise PickleError("its pickle ends in the middle")
+                return self.stack[0], self.position
+            instruction = _INSTRUCTIONS.get(code)
+            if instruction is None:
+                raise PickleError(
+                    f"its pickle has the instruction 0x{code:02x} at byte "
+                    f"{self.position - 1:,}, which torch.save does not write"
+                )
+            instruction(self)
+        raise PickleError(f"its pickle has more than {MAX_STEPS:,} instructions")
+
+    # Reading operands.
+
+    def take(self, size: int) -> bytes:
+        piece = self.data[self.position : self.position + size]
+        if len(piece) != size:
+            raise IndexError
+        self.position += size
+        return piece
+
+    def number(self, layout: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def line(self) -> str:
+        end = self.data.find(b"\n", self.position, self.position + _MAX_NAME)
+        if end < 0:
+            raise IndexError
+        text = self.take(end - self.position).decode("utf-8")
+        self.position = end + 1
+        return text
+
+    def close_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    # Instructions.
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def protocol(self) -> None:
+        version = self.number("<B")
+        if not 2 <= version <= 5:
+            raise PickleError(f"its pickle has version {version}, expected 2 to 5")
+
+    def frame(self) -> None:
+        if self.number("<Q") > len(self.data) - self.position:
+            raise IndexError
+
+    def open_mark(self) -> None:
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def integer(self) -> None:
+        self.push(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
+
+    def memoize(self, key: int) -> None:
+        self.memo[key] = self.stack[-1]
+
+    def tuple_of(self, size: int) -> None:
+        if len(self.stack) < size:
+            raise IndexError
+        items = tuple(self.stack[-size:])
+        del self.stack[-size:]
+        self.push(items)
+
+    def append(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise PickleError("its pickle appends to what is no list")
+        target.extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) not in (dict, Dict):
+            raise PickleError("its pickle sets an item of what is no dict")
+        if len(items) % 2:
+            raise IndexError
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) is not str and not (type(key) is int and abs(key) < _MAX_KEY):
+                raise PickleError("its pickle has a dict whose keys are no names or numbers")
+            target[key] = value
+
+    def name(self, module: object, name: object) -> None:
+        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
+        if full is None or full not in self.names:
+            raise PickleError(
+                f"it names {printable(full)}, which is no part of a plain state dict, so nothing "
+                "was run and nothing more was read"
+            )
+        self.push(self.names[full])
+
+    def stack_name(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.name(module, name)
+
+    def call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(function) is not Name or function.call is None or type(arguments) is not tuple:
+            raise PickleError("its pickle calls what is no function")
+        if len(arguments) > _MAX_ARGUMENTS:  # passing them copies them, each time
+            raise PickleError("its pickle calls a function with wrong arguments")
+        try:
+            self.push(function.call(*arguments))
+        except TypeError:
+            raise PickleError("its pickle calls a function with wrong arguments") from None
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if not isinstance(target, (Opaque, Dict)):
+            raise PickleError("its pickle changes what cannot be changed")
+        target.build(state)
+
+    def persistent_id(self) -> None:
+        self.push(self.persistent(self.stack.pop()))
+
+
+_STOP = ord(".")
+
+_INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
+    0x80: _Machine.protocol,
+    0x95: _Machine.frame,
+    ord("("): _Machine.open_mark,
+    ord("0"): lambda m: m.stack.pop(),
+    ord("1"): lambda m: m.close_mark(),
+    # Constants and numbers.
+    ord("N"): lambda m: m.push(None),
+    0x88: lambda m: m.push(True),
+    0x89: lambda m: m.push(False),
+    ord("K"): lambda m: m.push(m.number("<B")),
+    ord("M"): lambda m: m.push(m.number("<H")),
+    ord("J"): lambda m: m.push(m.number("<i")),
+    0x8A: _Machine.integer,
+    ord("G"): lambda m: m.push(m.number(">d")),
+    # Strings.
+    ord("X"): lambda m: m.push(m.take(m.number("<L")).decode("utf-8")),
+    0x8C: lambda m: m.push(m.take(m.number("<B")).decode("utf-8")),
+    ord("B"): lambda m: m.push(m.take(m.number("<L"))),
+    ord("C"): lambda m: m.push(m.take(m.number("<B"))),
+    # Containers.
+    ord("}"): lambda m: m.push({}),
+    ord("]"): lambda m: m.push([]),
+    ord(")"): lambda m: m.push(()),
+    ord("t"): lambda m: m.push(tuple(m.close_mark())),
+    0x85: lambda m: m.tuple_of(1),
+    0x86: lambda m: m.tuple_of(2),
+    0x87: lambda m: m.tuple_of(3),
+    ord("a"): lambda m: m.append([m.stack.pop()]),
+    ord("e"): lambda m: m.append(m.close_mark()),
+    ord("s"): lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
+    ord("u"): lambda m: m.set_items(m.close_mark()),
+    # Memo.
+    ord("q"): lambda m: m.memoize(m.number("<B")),
+    ord("r"): lambda m: m.memoize(m.number("<L")),
+    0x94: lambda m: m.memoize(len(m.memo)),
+    ord("h"): lambda m: m.push(m.memo[m.number("<B")]),
+    ord("j"): lambda m: m.push(m.memo[m.number("<L")]),
+    # Names and what they do.
+    ord("c"): lambda m: m.name(m.line(), m.line()),
+    0x93: _Machine.stack_name,
+    ord("R"): _Machine.call,
+    ord("b"): _Machine.build,
+    ord("Q"): _Machine.persistent_id,
+}

@@ -1,0 +1,171 @@
+"""Reads a training recipe (`train.toml`): what a checkpoint's tensors cannot tell.
+
+Of the recipe, `[model.args]` and `[acoustics]` matter. Everything about training is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import toml
+from .archive import ArchiveError, open_regular, printable, read_at
+from .errors import RecipeError
+
+MAX_BYTES = 1 << 20
+ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
+
+# The first part of `[model] path`, such as "fast_fullsubnet.model.Model".
+_ARCHITECTURES = {
+    "fast_fullsubnet": "fast_fullsubnet",
+    "fullsubnet": "fullsubnet",
+    "fullband_baseline": "fullband",
+    "improved_fullsubnet": "improved_fullsubnet",
+}
+# Names of the first version of the training code, and what they are called since.
+_OLD_NAMES = {
+    "n_freqs": "num_freqs",
+    "n_neighbor": "sb_num_neighbors",
+    "fband_output_activate_function": "fb_output_activate_function",
+    "sband_output_activate_function": "sb_output_activate_function",
+    "fband_model_hidden_size": "fb_model_hidden_size",
+    "sband_model_hidden_size": "sb_model_hidden_size",
+    "use_offline_norm": "norm_type",
+    "use_offline_laplace_norm": "norm_type",
+    "use_offline_gaussian_norm": "norm_type",
+    "use_cumulative_norm": "norm_type",
+    "use_forgetting_norm": "norm_type",
+    "use_hybrid_norm": "norm_type",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    architecture : str or None
+        A key of `npfsn.models.ARCHITECTURES`, or None if the recipe's model path does not tell.
+    args : dict
+        `[model.args]` and the acoustics, with `sample_rate` for `sr`; without `norm_type`.
+    norm : str or None
+        None: the recipe names none, which means `ABSENT_NORM`.
+    """
+
+    name: str
+    architecture: str | None
+    args: dict[str, Any]
+    norm: str | None
+
+
+def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
+    """Read a recipe from a TOML file, or take one that has been read already.
+
+    Parameters
+    ----------
+    source : path-like or mapping
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    RecipeError
+        The file cannot be read, is no TOML, has no `[model.args]`, or uses names of the first
+        version of the training code.
+    """
+    if isinstance(source, Mapping):
+        return _interpret("the recipe", source)
+    path = Path(source)
+    try:
+        file, size = open_regular(path)
+        with file:
+            if size > MAX_BYTES:
+                raise ArchiveError(f"it has {size:,} bytes, at most {MAX_BYTES:,} are read")
+            document = toml.loads(read_at(file, 0, size).decode("utf-8-sig"))
+    except ArchiveError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"cannot read the recipe {path}: it is no text in UTF-8") from None
+    except toml.TomlError as error:
+        raise RecipeError(f"the recipe {path} is no valid TOML: {error}") from None
+    return _interpret(f"the recipe {path}", document)
+
+
+def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
+    model = document.get("model")
+    args = model.get("args") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping) or not isinstance(args, Mapping):
+        inherited = document.get("inherit")
+        hint = (
+            f"; it inherits from {printable(inherited)}: copy what is missing into it"
+            if inherited is not None
+            else ": expected the train.toml that the model was trained with"
+        )
+        raise RecipeError(f"{name} has no [model.args]{hint}")
+    found = _checked(name, args)
+    for key, value in _acoustics(name, document).items():
+        # Improved FullSubNet has its transform's sizes among its own arguments as well.
+        if found.setdefault(key, value) != value:
+            raise RecipeError(
+                f"{name} has {key} = {value} in its acoustics, but {printable(found[key])} in "
+                "[model.args]"
+            )
+    old = [key for key in found if key in _OLD_NAMES]
+    if old:
+        raise RecipeError(
+            f"{name} uses names of the first version of the training code: replace "
+            + ", ".join(f"{key} by {_OLD_NAMES[key]}" for key in old)
+        )
+    _merge(name, found, "sr", "sample_rate")
+    norm = found.pop("norm_type", None)
+    if norm is not None and not isinstance(norm, str):
+        raise RecipeError(f"{name} has norm_type = {norm!r}: expected the name of a norm")
+    path = model.get("path")
+    package = path.split(".")[0] if isinstance(path, str) else ""
+    return Recipe(name, _ARCHITECTURES.get(package), found, norm)
+
+
+def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the acoustics, which older recipes keep under `[acoustic]`."""
+    sections = [key for key in ("acoustics", "acoustic") if key in document]
+    if len(sections) > 1:
+        raise RecipeError(f"{name} has both [acoustics] and [acoustic]: leave one of them")
+    section = document[sections[0]] if sections else {}
+    if not isinstance(section, Mapping):
+        raise RecipeError(f"{name} has {sections[0]} = {section!r}: expected a table")
+    found = {}
+    for key in ("sr", "n_fft", "win_length", "hop_length"):
+        if key in section:
+            value = section[key]
+            if type(value) is not int:
+                raise RecipeError(f"{name} has {key} = {value!r}: expected a whole number")
+            found[key] = value
+    return found
+
+
+def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `[model.args]`, which holds numbers, names, switches and lists of numbers."""
+    for key, value in args.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not all(item is None or isinstance(item, (bool, int, float, str)) for item in items):
+            raise RecipeError(
+                f"{name} has a {printable(key)} in [model.args] that is neither a number, a name, "
+                "a switch nor a list"
+            )
+    return dict(args)
+
+
+def _merge(name: str, found: dict[str, Any], old: str, new: str) -> None:
+    """Rename an argument."""
+    if old in found:
+        value = found.pop(old)
+        if found.setdefault(new, value) != value:
+            raise RecipeError(f"{name} has {old} = {value} but {new} = {found[new]}")

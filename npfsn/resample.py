@@ -1,0 +1,195 @@
+"""Change of sample rate, as a stream.
+
+`resample` gives what `scipy.signal.resample_poly` gives; `Resampler` gives the same samples block
+by block, with memory that does not grow and no dependence on where the blocks were cut.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAX_RATE", "MIN_RATE", "Resampler", "resample"]
+
+Float32Array = npt.NDArray[np.float32]
+
+# The filter has 20 x max(rate_in, rate_out) / gcd taps: the upper bound keeps a header that lies
+# about its rate from taking gigabytes, the lower one keeps it from stretching a second into hours.
+MIN_RATE = 1_000
+MAX_RATE = 768_000
+
+# Zero crossings of the sinc on each side, and the Kaiser parameter: those of `resample_poly`.
+HALF_CROSSINGS = 10
+KAISER_BETA = 5.0
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Resampler:
+    """A streaming change of sample rate without delay.
+
+    All outputs together are as long as the input lasts: `ceil(n_in * rate_out / rate_in)` samples,
+    the first of them at the time of the first sample of the input.
+
+    Parameters
+    ----------
+    rate_in, rate_out : int
+        Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
+
+    Raises
+    ------
+    ValueError
+        If a rate is out of bounds or not a whole number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> resampler = Resampler(48000, 16000)
+    >>> blocks = [resampler.process(np.zeros(1000, np.float32)), resampler.flush()]
+    >>> sum(block.size for block in blocks)
+    334
+    """
+
+    def __init__(self, rate_in: int, rate_out: int) -> None:
+        for rate in (rate_in, rate_out):
+            if int(rate) != rate or not MIN_RATE <= rate <= MAX_RATE:
+                raise ValueError(
+                    f"sample rate {rate} Hz cannot be resampled: "
+                    f"expected a whole number from {MIN_RATE} to {MAX_RATE}"
+                )
+        self._rate_in, self._rate_out = int(rate_in), int(rate_out)
+        divisor = math.gcd(self._rate_in, self._rate_out)
+        self._up, self._down = self._rate_out // divisor, self._rate_in // divisor
+        self._half = HALF_CROSSINGS * max(self._up, self._down)
+        self._taps: npt.NDArray[np.float64] | None = None
+        self.reset()
+
+    @property
+    def rate_in(self) -> int:
+        """Sample rate of the input in Hz."""
+        return self._rate_in
+
+    @property
+    def rate_out(self) -> int:
+        """Sample rate of the output in Hz."""
+        return self._rate_out
+
+    def reset(self) -> None:
+        """Forget everything received; the next sample is the first of a new signal."""
+        self._kept = np.zeros(0, np.float64)  # the input from sample `_start` on
+        self._start = 0
+        self._n_in = 0
+        self._n_out = 0
+
+    def process(self, x: npt.ArrayLike) -> Float32Array:
+        """Take the next samples in and give what is ready.
+
+        Parameters
+        ----------
+        x : float32 array, shape (N,)
+            Any N >= 0. Not modified.
+
+        Returns
+        -------
+        float32 array, shape (M,)
+            All output samples that no later input can change. `x` itself where the rates are equal.
+        """
+        block = np.asarray(x, dtype=np.float32)
+        if block.ndim != 1:
+            raise ValueError(f"expected samples of shape (N,), got shape {block.shape}")
+        if self._up == self._down:
+            return block
+        self._n_in += block.size
+        self._kept = np.concatenate((self._kept, block))
+        # Output m needs inputs up to floor((m * down + half) / up).
+        ready = (self._n_in * self._up - self._half - 1) // self._down + 1
+        return self._advance(max(ready, self._n_out))
+
+    def flush(self) -> Float32Array:
+        """Give the rest, as if zeros followed, and be ready for a new signal.
+
+        Returns
+        -------
+        float32 array, shape (M,)
+        """
+        if self._up == self._down:
+            return np.zeros(0, np.float32)
+        out = self._advance(-(-self._n_in * self._up // self._down))
+        self.reset()
+        return out
+
+    def _advance(self, stop: int) -> Float32Array:
+        """Compute the outputs up to, but without, number `stop`; drop inputs no longer needed."""
+        first, up, down, half = self._n_out, self._up, self._down, self._half
+        if stop <= first:
+            return np.zeros(0, np.float32)
+        from scipy.signal import upfirdn
+
+        # y[m] = sum_j x[j] taps[m * down + half - j * up]. `upfirdn` gives
+        # z[n] = sum_i kept[i] padded[n * down - i * up] with j = start + i, so `pad` zeros before
+        # the taps put m on the grid of n. Sums run over j in one order whatever the block: the
+        # result is bit-identical for any blocking.
+        pad = (self._start * up - half) % down
+        shift = (pad + half - self._start * up) // down
+        padded = np.concatenate((np.zeros(pad), self._filter()))
+        z = upfirdn(padded, self._kept, up, down)
+        z = z[first + shift : stop + shift]
+        # Loud input may overshoot what float32 can hold.
+        out: Float32Array = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
+
+        self._n_out = stop
+        oldest = min(max(-((half - stop * down) // up), 0), self._n_in)
+        if oldest > self._start:
+            self._kept = self._kept[oldest - self._start :].copy()
+            self._start = oldest
+        return out
+
+    def _filter(self) -> npt.NDArray[np.float64]:
+        """Design the anti-aliasing low-pass once: Kaiser-windowed sinc, gain `up`."""
+        if self._taps is None:
+            from scipy.signal import firwin
+
+            cutoff = 1.0 / max(self._up, self._down)
+            taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
+            self._taps = np.asarray(taps, np.float64) * self._up
+        return self._taps
+
+
+def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Float32Array:
+    """Change the sample rate of a whole signal.
+
+    Parameters
+    ----------
+    x : float32 array, shape (N,) or (N, channels)
+        Not modified.
+    rate_in, rate_out : int
+        Sample rates in Hz.
+
+    Returns
+    -------
+    float32 array, shape (ceil(N * rate_out / rate_in),) or the same with channels
+        `x` itself where the rates are equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> resample(np.zeros((441, 2), np.float32), 44100, 16000).shape
+    (160, 2)
+    """
+    signal = np.asarray(x, dtype=np.float32)
+    resampler = Resampler(rate_in, rate_out)
+    if resampler.rate_in == resampler.rate_out:
+        return signal
+    if signal.ndim == 1:
+        return np.concatenate((resampler.process(signal), resampler.flush()))
+    if signal.ndim != 2:
+        raise ValueError(f"expected shape (N,) or (N, channels), got {signal.shape}")
+    n_out = -(-signal.shape[0] * resampler.rate_out // resampler.rate_in)
+    out = np.zeros((n_out, signal.shape[1]), np.float32)
+    for channel in range(signal.shape[1]):
+        head = resampler.process(signal[:, channel])
+        out[: head.size, channel] = head
+        out[head.size :, channel] = resampler.flush()
+    return out

@@ -1,0 +1,232 @@
+"""The engine of one stream: hops in, hops out, nothing checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import state as states
+from .config import BaseConfig
+from .kernels import spectrum as kernels
+from .network import Network
+from .state import Fields, State
+from .stft import Stft
+
+# Where a lone window is smaller, dividing by its square amplifies tenfold and more what the mask
+# left at the frame's edge. Only the last samples of a signal can lie there.
+_THIN_WINDOW = 0.01
+
+
+class _Block:
+    """A pass over blocks of `frames` frames and the spectra it works on."""
+
+    def __init__(self, network: Network, config: BaseConfig, state: State, frames: int) -> None:
+        look_ahead = config.look_ahead
+        self.network_pass = network.bind(state, frames)
+        self.mag = self.network_pass.mag
+        # L spectra that still wait for their mask, then those of this block.
+        self.spec = np.zeros((look_ahead + frames, 2, config.n_freq), np.float64)
+        self.waiting, self.new = self.spec[:look_ahead], self.spec[look_ahead:]
+        self.ready, self.left = self.spec[:frames], self.spec[frames:]
+        self.out = np.zeros((frames, config.hop_length), np.float32)
+        self.samples = self.out.reshape(-1)
+
+
+class Stream:
+    """One stream: its state, and passes of the network bound to it.
+
+    Parameters
+    ----------
+    network : Network
+    config : Config
+    """
+
+    def __init__(self, network: Network, config: BaseConfig) -> None:
+        self.network, self.config = network, config
+        self.hop = config.hop_length
+        self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
+        self.latency_hops = config.latency_samples // self.hop
+        self.state = states.zeros(self.fields())
+        # Hops received, frames transformed.
+        self.clock = self.state["clock"]
+        self.signal, self.spec = self.state["stft.signal"], self.state["stft.spec"]
+        self.stft = Stft(config, self.state)
+        self._one = _Block(network, config, self.state, 1)
+        self._many: _Block | None = None
+
+    def fields(self) -> Fields:
+        """Entries of the state."""
+        return {
+            "clock": ((2,), np.int64),
+            **Stft.fields(self.config),
+            **self.network.fields(),
+        }
+
+    def window_sums(self, frames: int) -> np.ndarray:
+        """Return what `stft.env` holds after `frames` frames: it follows from their number."""
+        n_fft, square = self.config.n_fft, self.stft.window**2
+        sums = np.zeros(n_fft)
+        for _ in range(min(max(frames - self.config.look_ahead, 0), n_fft // self.hop)):
+            sums += square
+            sums[: n_fft - self.hop] = sums[self.hop :]
+            sums[n_fft - self.hop :] = 0.0
+        return sums
+
+    def fit_norms(self) -> bool:
+        """Fit the offline norms that have counted something; return whether all are fitted."""
+        fitted = True
+        for block in (self._one, self._blocks()):
+            for norm in block.network_pass.norms:
+                if not norm.fitted and norm.state[0][0] > 0:
+                    norm.fit()
+                fitted = fitted and norm.fitted
+        return fitted
+
+    def unfit_norms(self) -> None:
+        """Make offline norms count again: another signal follows."""
+        for block in (self._one, self._many):
+            for norm in block.network_pass.norms if block else ():
+                norm.fitted = not norm.norm.offline
+
+    def reset(self) -> None:
+        """Forget everything heard."""
+        for array in self.state.values():
+            array.fill(0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what passes computed ahead of time: the state has been replaced."""
+        self._one.network_pass.forget()
+        if self._many is not None:
+            self._many.network_pass.forget()
+
+    def push(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Take one hop and give one, `latency_hops` behind; zeros before the first.
+
+        Parameters
+        ----------
+        x, out : float32 array, shape (hop,)
+        """
+        kernels.push_hop(self.signal, x)
+        hops = int(self.clock[0]) + 1
+        self.clock[0] = hops
+        if hops <= self.half_hops:  # not even frame 0 is complete
+            out.fill(0)
+            return
+        n_fft = self.config.n_fft
+        if hops == self.half_hops + 1:
+            # The signal's first samples end in the buffer's last half: reflect them to its left.
+            start = n_fft + self.hop - hops * self.hop
+            self.signal[:start] = self.signal[start + 1 : 2 * start + 1][::-1]
+            self._frame(self.signal)
+        self._frame(self.signal[self.hop :])
+        if hops > self.latency_hops:
+            out[:] = self._one.samples
+        else:
+            out.fill(0)
+
+    def push_many(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Take any number of hops and give as many; the same bits as `push`, faster.
+
+        Parameters
+        ----------
+        x, out : float32 array, shape (hops * hop,)
+        """
+        size = self.network.block_frames * self.hop
+        at = 0
+        while at < x.shape[0]:
+            steady = self.clock[0] > max(self.latency_hops, self.half_hops)
+            if steady and x.shape[0] - at >= size:
+                self._push_block(x[at : at + size], out[at : at + size])
+                at += size
+            else:
+                self.push(x[at : at + self.hop], out[at : at + self.hop])
+                at += self.hop
+
+    def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Take `block_frames` hops at once, in the steady state of one frame a hop."""
+        block = self._blocks()
+        signal = np.concatenate([self.signal, x])
+        self.clock[0] += self.network.block_frames
+        self._one.network_pass.forget()
+        self._run(block, signal[2 * self.hop :])
+        block.network_pass.forget()
+        self.signal[:] = signal[-self.signal.shape[0] :]
+        out[:] = block.samples
+
+    def _blocks(self) -> _Block:
+        """Return the pass over many frames, made when first needed: to step takes none."""
+        if self._many is None:
+            self._many = _Block(self.network, self.config, self.state, self.network.block_frames)
+        return self._many
+
+    def _frame(self, signal: np.ndarray | None) -> None:
+        """Run one frame, `signal` its samples or None for a frame of look-ahead."""
+        self._run(self._one, signal)
+
+    def _run(self, block: _Block, signal: np.ndarray | None) -> None:
+        """Run a block of frames; hops that it completes are in its `out`."""
+        frame = int(self.clock[1])
+        if signal is None:
+            block.mag.fill(0)
+            block.new.fill(0)
+        else:
+            self.stft.analyse(signal, block.new, block.mag)
+        self.clock[1] = frame + block.out.shape[0]
+        mask = block.network_pass(frame)
+        if mask is None:  # an offline norm is being fitted
+            return
+        block.waiting[:] = self.spec
+        if frame >= self.config.look_ahead:
+            self.network.apply_mask(mask, block.ready)
+            self.stft.synthesise(block.ready, block.out)
+        self.spec[:] = block.left
+
+    def finish(self, tail: np.ndarray) -> np.ndarray:
+        """End the stream.
+
+        Parameters
+        ----------
+        tail : float32 array, shape (R,)
+            Samples after the last whole hop, R < hop.
+
+        Returns
+        -------
+        float32 array, shape (latency + R,)
+            With what `push` gave: `latency` zeros and then the enhanced signal.
+        """
+        n_fft, hop, half = self.config.n_fft, self.hop, self.config.n_fft // 2
+        hops = int(self.clock[0])
+        n_sample = hops * hop + tail.shape[0]
+        zeros = max(self.latency_hops - hops, 0)
+        signal = np.concatenate([self.signal[max(self.signal.shape[0] - hops * hop, 0) :], tail])
+        given = [np.zeros(zeros * hop, np.float32)]
+        if n_sample == 0:
+            return given[0]
+        loudest = np.abs(signal[-n_fft:]).max()
+
+        # Frames whose second half reaches beyond the end, then those of look-ahead.
+        if int(self.clock[1]) == 0:
+            signal = np.pad(signal, half, mode="reflect")
+            starts = range(0, n_sample // hop * hop + 1, hop)
+        else:
+            beyond = half - tail.shape[0]
+            signal = np.concatenate([signal, signal[-2 : -2 - beyond : -1]])
+            last = signal.shape[0] - n_fft
+            starts = range(last - (self.half_hops - 1) * hop, last + 1, hop)
+        frames = [np.ascontiguousarray(signal[at : at + n_fft]) for at in starts]
+        first = self.config.look_ahead + self.half_hops  # the first frame that completes a hop
+        for samples in frames + [None] * self.config.look_ahead:
+            self._frame(samples)
+            if self.clock[1] > first:
+                given.append(self._one.samples.copy())
+
+        self._one.network_pass.finish(int(self.clock[1]))
+
+        # What is left lies under no further frame.
+        ola, env = self.state["stft.ola"][: n_fft - hop], self.state["stft.env"][: n_fft - hop]
+        rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
+        thin = env < _THIN_WINDOW
+        rest[thin] = np.clip(rest[thin], -loudest, loudest)
+        given.append(rest.astype(np.float32))
+        length = self.latency_hops * hop + n_sample - hops * hop
+        return np.concatenate(given)[:length]

@@ -1,0 +1,171 @@
+"""How the command line talks and how it ends: messages, standard streams, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
+
+from .errors import NpfsnError
+
+
+class Stopped(BaseException):
+    """A signal asked the program to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """Turn the signals that end a program into exceptions, so that half-written files go."""
+
+    def stop(signum: int, frame: object) -> NoReturn:
+        raise Stopped(signum)
+
+    previous: dict[int, Any] = {}
+    try:
+        for name in ("SIGTERM", "SIGHUP"):
+            signum = getattr(signal, name, None)
+            with contextlib.suppress(ValueError):  # not in the main thread
+                # An ignored SIGHUP is the wish of `nohup`.
+                if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
+                    previous[signum] = signal.signal(signum, stop)
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def sentence(error: BaseException) -> str:
+    """Say in one sentence what is wrong."""
+    if isinstance(error, NpfsnError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return f"unexpected {type(error).__name__}: {error} (-v shows where)"
+
+
+def details(error: BaseException) -> None:
+    """Print where an error came from."""
+    sys.stderr.write("".join(traceback.format_exception(error)))
+
+
+def printable(text: str) -> str:
+    """Escape what would move the cursor or cannot be encoded: file names may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def put(stream: TextIO | None, text: str) -> None:
+    """Write at once, whatever the encoding of the stream."""
+    if stream is None:  # closed by whoever started us
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:  # a terminal without Unicode
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def say(text: str) -> None:
+    """Print one line of result."""
+    put(sys.stdout, printable(text) + "\n")
+
+
+def tell(text: str) -> None:
+    """Say something that matters less than the work: a closed pipe or a full disk stops nothing."""
+    try:
+        say(text)
+    except OSError:
+        forget_stdout()
+
+
+def complain(text: str) -> None:
+    """Print one line of warning or error."""
+    with contextlib.suppress(OSError):
+        put(sys.stderr, f"npfsn: {printable(text)}\n")
+
+
+def forget_stdout() -> None:
+    """Let the interpreter flush standard output at exit without finding the pipe closed."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@contextlib.contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Keep decoders written in C from printing; our own messages pass."""
+    with _only_ours("stdout", 1), _only_ours("stderr", 2):
+        yield
+
+
+@contextlib.contextmanager
+def _only_ours(name: str, descriptor: int) -> Iterator[None]:
+    """Move a standard stream to a descriptor of its own and send the usual one to nowhere."""
+    original = getattr(sys, f"__{name}__")
+    try:
+        if original is None or getattr(sys, name) is not original:
+            raise OSError
+        if original.fileno() != descriptor:
+            raise OSError
+        original.flush()
+        kept = os.dup(descriptor)
+    except (OSError, ValueError):  # captured by a test, closed, or a disk that is full
+        yield
+        return
+    # Unlike `put`, argparse and print take no care of what the terminal cannot show.
+    ours = open(kept, "w", encoding=original.encoding, errors="backslashreplace")
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, descriptor)
+        setattr(sys, name, ours)
+        yield
+    finally:
+        setattr(sys, name, original)
+        os.dup2(kept, descriptor)
+        os.close(null)
+        with contextlib.suppress(OSError):
+            ours.close()
+
+
+def hush_compiler(quiet: bool) -> None:
+    """Compile without a word if that is wanted."""
+    if quiet:
+        from . import jit
+
+        jit.announce = False
+
+
+def open_standard_streams() -> None:
+    """Occupy the descriptors 0 to 2 if they are closed, lest a file gets one of them.
+
+    Whatever a library prints would then be printed into that file.
+    """
+    with contextlib.suppress(OSError):
+        while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(opened)
+
+
+def duration(seconds: float) -> str:
+    """Spell a duration as people do."""
+    if seconds < 120.0:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+class UsageError(Exception):
+    """Arguments that argparse cannot judge are wrong."""

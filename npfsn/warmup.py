@@ -1,0 +1,133 @@
+"""Compile ahead of time: run every kernel once, so that the disk cache holds all of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import fast_fullsubnet, fullband, fullsubnet, improved_fullsubnet, layers
+from .config import CAUSAL_NORMS, CELLS, OFFLINE_NORMS, Sequence
+from .enhancer import Enhancer
+from .kernels.spectrum import check_samples
+from .weights import Model, load_model
+from .whole import enhance
+
+__all__ = ["cache_folder", "smallest_models", "warm_up"]
+
+_N_FFT = 16
+_N_FREQ = _N_FFT // 2 + 1
+
+
+def warm_up(
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    progress: Callable[[str, float], None] | None = None,
+) -> None:
+    """Compile every kernel that a model needs, or that any model needs.
+
+    Parameters
+    ----------
+    model : path or Model, optional
+        None: all architectures, cells, norms and precisions.
+    progress : callable, optional
+        Called after each model with its name and the seconds it took.
+    """
+    models = smallest_models() if model is None else iter([load_model(model)])
+    for each in models:
+        started = time.perf_counter()
+        config = each.config
+        noise = np.random.default_rng(0).normal(0.0, 0.1, config.n_fft + 100 * config.hop_length)
+        for precision in getattr(layers, "PRODUCTS", ("float32",)):
+            for norm in {config.norm_type, CAUSAL_NORMS[0]} if model is None else {None}:
+                enhance(noise, config.sample_rate, each, norm=norm, precision=precision)
+                if config.streams:
+                    Enhancer(each, norm=norm, precision=precision).process(noise)
+        if progress is not None:
+            progress(each.architecture, time.perf_counter() - started)
+
+
+def cache_folder() -> str | None:
+    """Tell where compiled kernels are kept; None where nothing can be written."""
+    folder = getattr(getattr(check_samples, "_cache", None), "cache_path", None)
+    return None if folder is None else str(folder)
+
+
+def smallest_models() -> Iterator[Model]:
+    """Give models that need every kernel and take no time: few bins, few units, weights of zero.
+
+    Yields
+    ------
+    Model
+        Every architecture with every cell, and one cell with every norm.
+    """
+    for architecture, smallest in _SMALLEST.items():
+        for cell in CELLS:
+            for norm in (*CAUSAL_NORMS, *OFFLINE_NORMS):
+                config = smallest(cell, norm)
+                tensors = {
+                    name: np.zeros(shape, np.float32)
+                    for name, shape in config.tensor_shapes().items()
+                }
+                yield Model(architecture, config, tensors)
+                if cell != next(iter(CELLS)):
+                    break  # norms know nothing of cells
+
+
+def _fast_fullsubnet(cell: str, norm: str) -> Any:
+    return fast_fullsubnet.Config(
+        norm,
+        n_fft=_N_FFT,
+        hop_length=_N_FFT // 2,
+        noisy_input_num_neighbors=1,
+        num_mels=4,
+        encoder=(Sequence(cell, 4, 4, 1), Sequence(cell, 4, 4, 1, 4, "ReLU")),
+        bottleneck=Sequence(cell, 4, 4, 2, 1, "ReLU"),
+        decoder=(Sequence(cell, 8, 4, 1), Sequence(cell, 4, 4, 1, 2 * _N_FREQ)),
+    )
+
+
+def _fullsubnet(cell: str, norm: str) -> Any:
+    return fullsubnet.Config(
+        norm,
+        n_fft=_N_FFT,
+        hop_length=_N_FFT // 2,
+        sb_num_neighbors=1,
+        fb_model=Sequence(cell, _N_FREQ, 4, 2, _N_FREQ, "ReLU"),
+        sb_model=Sequence(cell, 4, 4, 2, 2),
+    )
+
+
+def _fullband(cell: str, norm: str) -> Any:
+    return fullband.Config(
+        norm,
+        n_fft=_N_FFT,
+        hop_length=_N_FFT // 2,
+        fullband_model=Sequence(cell, _N_FREQ, 4, 2, 2 * _N_FREQ),
+    )
+
+
+def _improved_fullsubnet(cell: str, norm: str) -> Any:
+    return improved_fullsubnet.Config(
+        norm,
+        n_fft=_N_FFT,
+        hop_length=_N_FFT // 4,
+        freq_cutoffs=(4,),
+        sb_num_center_freqs=(1, 2),
+        sb_num_neighbor_freqs=(1, 1),
+        fb_num_center_freqs=(1, 2),
+        fb_num_neighbor_freqs=(1, 1),
+        fb_model=Sequence(cell, _N_FREQ - 1, 4, 2, _N_FREQ - 1),
+        sb_models=(Sequence(cell, 6, 4, 2, 2), Sequence(cell, 8, 4, 2, 4)),
+    )
+
+
+_SMALLEST: dict[str, Callable[[str, str], Any]] = {
+    "fast_fullsubnet": _fast_fullsubnet,
+    "fullsubnet": _fullsubnet,
+    "fullband": _fullband,
+    "improved_fullsubnet": _improved_fullsubnet,
+}

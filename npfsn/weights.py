@@ -1,0 +1,508 @@
+"""A model: its configuration and tensors, and the `.npz` file they are kept in.
+
+The file is an ordinary NumPy archive: every tensor under the checkpoint's own name (matrices of
+int8 files as int8, with a member NAME.scale, float32 per row), and a member `npfsn_header`, a 0-d
+string of JSON:
+
+    {"format": 1, "architecture": "fast_fullsubnet", "config": {...}, "precision": "float32",
+     "converter": "npfsn 1.0.0", "source": {"name": "best_model.tar", "sha256": "..."}}
+
+`numpy.load(path, allow_pickle=False)` reads it. The reader here does not use it: files may come
+from strangers, so every size is checked before memory is taken, and what comes back is either a
+model whose tensors are the ones its configuration needs, finite and of the declared shapes, or a
+ModelError. Reading takes at most `MAX_RATIO` times the file's size and 1 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from .archive import Archive, ArchiveError, Entry, open_regular, printable
+from .errors import ModelError, NpfsnError
+from .quantise import dequantise, quantise
+
+FORMAT = 1
+PRECISIONS = ("float32", "float16", "int8")
+DEFAULT_FILE = "fast_fullsubnet.npz"
+MAX_RATIO = 20.0
+#: Suffix of the members that hold the row scales of int8 matrices.
+_SCALE = ".scale"
+MAX_HEADER_CHARS = 1 << 16
+_HEADER = "npfsn_header"
+_SHOWN = 4  # names listed in a message
+
+# In this order NumPy writes it; nothing is evaluated.
+_NPY_HEADER = re.compile(
+    r"\{\s*'descr':\s*'([^']{2,16})',\s*'fortran_order':\s*(True|False),"
+    r"\s*'shape':\s*\(((?:\d{1,12}\s*,\s*)*(?:\d{1,12})?)\s*\),?\s*\}\s*"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Configuration and tensors of one network, not to be changed.
+
+    Parameters
+    ----------
+    architecture : str
+        A key of `npfsn.models.ARCHITECTURES`.
+    config : Config
+        That architecture's configuration.
+    tensors : mapping of str to array
+        Under the checkpoint's own names; float32 or float16, C-contiguous, read-only. Those of int8
+        files are the float32 values that their integers stand for.
+    info : mapping of str to object
+        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`.
+    """
+
+    architecture: str
+    config: Any
+    tensors: Mapping[str, npt.NDArray[Any]]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make what is inside read-only."""
+        tensors = {name: _frozen(tensor) for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", MappingProxyType(tensors))
+        object.__setattr__(self, "info", MappingProxyType(dict(self.info)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let models travel to other processes, which read-only mappings cannot by themselves."""
+        return Model, (self.architecture, self.config, dict(self.tensors), dict(self.info))
+
+    @property
+    def norm(self) -> str:
+        """Name of the norm it was trained with."""
+        return str(self.config.norm_type)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained values: all tensors but the mel filters, which are fixed."""
+        return sum(t.size for name, t in self.tensors.items() if name != "mel_scale.fb")
+
+
+def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view: npt.NDArray[Any] = np.asarray(tensor, order="C").view()
+    view.flags.writeable = False
+    return view
+
+
+def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
+    """Load a model from an `.npz` file.
+
+    Parameters
+    ----------
+    path : path-like, Model or None
+        None: the weights that come with npfsn, read once per process. A model is returned as is.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        The file is missing, damaged, foreign or made by a newer npfsn.
+    """
+    if isinstance(path, Model):
+        return path
+    if path is None:
+        return _default_model()
+    path = Path(path)
+    try:
+        file, size = open_regular(path)
+    except ArchiveError as error:
+        raise ModelError(f"cannot open the model {path}: {error}") from None
+    try:
+        with file:
+            return _read(file, size)
+    except ArchiveError as error:
+        raise ModelError(
+            f"{path} is no intact npfsn model: {error}; get the file again, or convert its "
+            "checkpoint with npfsn-convert"
+        ) from None
+    except NpfsnError as error:
+        raise ModelError(f"cannot load the model {path}: {error}") from None
+
+
+@functools.cache
+def _default_model() -> Model:
+    """Load the weights of the wheel, or of the checkout this module lies in."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "weights", package.parent / "weights"):
+        if (folder / DEFAULT_FILE).exists():
+            return load_model(folder / DEFAULT_FILE)
+    raise ModelError(
+        f"npfsn's own weights are missing (looked for {DEFAULT_FILE} in {package / 'weights'} and "
+        f"{package.parent / 'weights'}): reinstall npfsn, or name a model file made by "
+        "npfsn-convert"
+    )
+
+
+def check_tensors(config: Any, tensors: Mapping[str, Any]) -> None:
+    """Check that tensors are exactly those that a configuration needs.
+
+    Parameters
+    ----------
+    config : Config
+        With `tensor_shapes()`.
+    tensors : mapping of str to array
+        Anything with a `shape`.
+
+    Raises
+    ------
+    ModelError
+        Naming what is missing, unexpected or of another shape.
+    """
+    needed = config.tensor_shapes()
+    missing = [name for name in needed if name not in tensors]
+    unexpected = [name for name in tensors if name not in needed]
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} {what} ({_some(names)})"
+            for what, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise ModelError(
+            f"its tensors are not those of its configuration: {' and '.join(parts)}; expected "
+            f"{len(needed)} tensors"
+        )
+    for name, shape in needed.items():
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise ModelError(
+                f"its tensor {printable(name)} has shape {list(tensors[name].shape)}, expected "
+                f"{list(shape)}"
+            )
+
+
+def check_finite(tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise ModelError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.float16:
+            # All bits of the exponent set; arithmetic on halves is thirty times slower than this.
+            finite = not np.any((tensor.view(np.uint16) & 0x7C00) == 0x7C00)
+        else:
+            # Extremes carry NaN along and, unlike isfinite, need no memory.
+            finite = not tensor.size or np.isfinite(tensor.min()) and np.isfinite(tensor.max())
+        if not finite:
+            raise ModelError(
+                f"its tensor {printable(name)} holds NaN or infinity, which training that went "
+                "wrong leaves behind: use an earlier checkpoint"
+            )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(printable(name) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown}, ..."
+
+
+# Writing.
+
+
+def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Write a model to an `.npz` file, whole or not at all.
+
+    The same model gives the same bytes every time.
+
+    Parameters
+    ----------
+    model : Model
+    path : path-like
+        Takes its name only once everything is on the disk.
+    overwrite : bool
+        False: raise FileExistsError rather than replace a file.
+
+    Raises
+    ------
+    OSError
+        The disk is full, the folder is missing or forbidden; nothing is left behind.
+    """
+    header = {
+        "format": FORMAT,
+        "architecture": model.architecture,
+        "config": dataclasses.asdict(model.config),
+        "precision": model.info.get("precision", _precision(model.tensors)),
+        "converter": model.info.get("converter", converter()),
+        "source": model.info.get("source", {}),
+    }
+    members = {_HEADER: np.array(json.dumps(header))}
+    for name, tensor in model.tensors.items():
+        if header["precision"] == "int8" and is_quantised(name, tensor.shape):
+            members[name], members[name + _SCALE] = quantise(tensor)
+        else:
+            members[name] = tensor
+    with replacing(Path(path), overwrite=overwrite) as file:
+        # Stored, not compressed: weights are noise to a compressor.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in members.items():
+                member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                member.create_system = 3  # the same on every system
+                member.external_attr = 0o644 << 16
+                member.file_size = array.nbytes
+                with archive.open(member, "w") as stream:
+                    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes its final name only when the block has ended without an error."""
+    temporary = path.with_name(f".npfsn-{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if not overwrite and path.exists():
+            raise FileExistsError(f"{path} exists already")
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def converter() -> str:
+    """Name this version of npfsn, as files carry it."""
+    import npfsn
+
+    return f"npfsn {getattr(npfsn, '__version__', '(unknown version)')}"
+
+
+def is_quantised(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether int8 files keep this tensor in eight bits: matrices of layers, not the mel bands."""
+    return len(shape) == 2 and name != "mel_scale.fb"
+
+
+def _precision(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    halves = [tensor.dtype == np.float16 for tensor in tensors.values()]
+    return "float16" if halves and all(halves) else "float32"
+
+
+# Reading.
+
+
+def _read(file: BinaryIO, size: int) -> Model:
+    """Read an open `.npz` file."""
+    archive = Archive(file, size, max_ratio=MAX_RATIO)
+    entries = {name.removesuffix(".npy"): entry for name, entry in archive.entries.items()}
+    if len(entries) != len(archive.entries):
+        raise ModelError("it has two members of the same name")
+    header_entry = entries.pop(_HEADER, None)
+    if header_entry is None:
+        raise ModelError(
+            f"it is not an npfsn model (no {_HEADER}): convert a checkpoint with npfsn-convert"
+        )
+    header = _read_header(archive, header_entry)
+    architecture, config, precision = _check_header(header)
+
+    arrays = {name: _Npy(archive, entry) for name, entry in entries.items()}
+    scales = _take_scales(arrays) if precision == "int8" else {}
+    check_tensors(config, arrays)
+    tensors = {}
+    for name, array in arrays.items():
+        if name in scales:
+            tensors[name] = _read_int8(name, array, scales[name])
+            continue
+        if array.dtype not in (np.float32, np.float16):
+            raise ModelError(
+                f"its tensor {printable(name)} has type {array.dtype}, expected float32 or float16"
+            )
+        tensors[name] = array.read()
+    check_finite(tensors)
+    info = {
+        "format": header["format"],
+        "precision": precision,
+        "converter": _text(header.get("converter")),
+        "source": {
+            key: _text(value) for key, value in _object(header.get("source", {}), "source").items()
+        },
+    }
+    return Model(architecture, config, tensors, info)
+
+
+def _take_scales(arrays: dict[str, _Npy]) -> dict[str, _Npy]:
+    """Take the scales of int8 matrices out of `arrays`."""
+    names = [name for name, array in arrays.items() if array.dtype == np.int8]
+    lost = [name for name in names if name + _SCALE not in arrays]
+    if lost:
+        raise ModelError(f"its int8 tensor {printable(lost[0])} has no {_SCALE}")
+    return {name: arrays.pop(name + _SCALE) for name in names}
+
+
+def _read_int8(name: str, array: _Npy, scale: _Npy) -> npt.NDArray[np.float32]:
+    """Read one int8 matrix as the float32 values it stands for."""
+    if len(array.shape) != 2 or scale.dtype != np.float32 or scale.shape != array.shape[:1]:
+        raise ModelError(
+            f"its int8 tensor {printable(name)} of shape {list(array.shape)} has a scale of type "
+            f"{scale.dtype} and shape {list(scale.shape)}, expected float32, one per row"
+        )
+    values = scale.read()
+    check_finite({name + _SCALE: values})
+    if values.size and values.min() < 0:
+        raise ModelError(f"its tensor {printable(name + _SCALE)} holds negative scales")
+    return dequantise(array.read(), values)
+
+
+class _Npy:
+    """One array in an archive: its shape and type are known before its values are read."""
+
+    def __init__(self, archive: Archive, entry: Entry) -> None:
+        self._archive = archive
+        self._entry = entry
+        name = printable(entry.name)
+        head = archive.head(entry, 10)
+        version = head[6:8]
+        if head[:6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0", b"\3\0"):
+            raise ModelError(f"its member {name} is no NumPy array")
+        count = 2 if version == b"\1\0" else 4
+        head = archive.head(entry, 8 + count)
+        length = int.from_bytes(head[8:], "little")
+        if len(head) != 8 + count or length > 4096:
+            raise ModelError(f"its member {name} is no NumPy array")
+        self._data_offset = 8 + count + length
+        text = archive.head(entry, self._data_offset)[8 + count :].decode("latin1")
+        match = _NPY_HEADER.fullmatch(text)
+        if match is None:
+            raise ModelError(f"its member {name} has an array header that cannot be read")
+        descr, order, shape = match.groups()
+        if not re.fullmatch(r"[<>|=][fiub]\d|[<>|=]U\d{1,6}", descr):
+            raise ModelError(
+                f"its member {name} has type {printable(descr)}, expected float32 or float16"
+            )
+        try:
+            self.dtype = np.dtype(descr).newbyteorder("=")
+            self._file_dtype = np.dtype(descr)
+        except TypeError:
+            raise ModelError(f"its member {name} has type {printable(descr)}") from None
+        self._fortran_order = order == "True"
+        self.shape = tuple(int(n) for n in shape.replace(" ", "").split(",") if n)
+        if len(self.shape) > 8:
+            raise ModelError(f"its member {name} has {len(self.shape)} dimensions")
+        size = self.dtype.itemsize
+        for extent in self.shape:
+            size *= extent
+        if self._data_offset + size != entry.size:
+            raise ModelError(
+                f"its member {name} has {entry.size - self._data_offset:,} bytes, expected "
+                f"{size:,} for {self.dtype} of shape {list(self.shape)}"
+            )
+
+    def read(self) -> npt.NDArray[Any]:
+        """Read the values into a C-contiguous array of native byte order."""
+        data = self._archive.read(self._entry)[self._data_offset :]
+        array = np.frombuffer(data, self._file_dtype)
+        array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
+        # A copy only where needed: kernels want the values aligned, in C order, in native bytes.
+        return np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _read_header(archive: Archive, entry: Entry) -> dict[str, Any]:
+    """Read the JSON that says what the model is."""
+    array = _Npy(archive, entry)
+    if array.dtype.kind != "U" or array.shape != ():
+        raise ModelError(f"its {_HEADER} is no single string")
+    if array.dtype.itemsize > 4 * MAX_HEADER_CHARS:
+        raise ModelError(f"its {_HEADER} has more than {MAX_HEADER_CHARS:,} characters")
+    try:
+        return _object(json.loads(str(array.read()), parse_constant=_refuse), _HEADER)
+    except (ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, NpfsnError):
+            raise
+        raise ModelError(f"its {_HEADER} is damaged (no valid JSON)") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ModelError(f"its {_HEADER} holds {constant}")
+
+
+def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Check the header and build the configuration. Unknown keys of the header are tolerated."""
+    version = header.get("format")
+    if type(version) is not int or version < 1:
+        raise ModelError(f"its {_HEADER} has no format version")
+    if version > FORMAT:
+        raise ModelError(
+            f"made by a newer npfsn (format {version}, this one reads {FORMAT}): upgrade npfsn"
+        )
+    precision = header.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise ModelError(
+            f"its precision is {printable(precision)}, this npfsn reads {', '.join(PRECISIONS)}"
+            ": upgrade npfsn"
+        )
+    from .models import ARCHITECTURES
+
+    architecture = header.get("architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"its architecture is {printable(architecture)}, this npfsn knows "
+            f"{', '.join(ARCHITECTURES)}: upgrade npfsn, or convert the checkpoint again"
+        )
+    arguments = _object(header.get("config"), "config")
+    _check_plain(arguments)
+    config = build_config(lambda: ARCHITECTURES[architecture].Config(**arguments))
+    return architecture, config, precision
+
+
+def _check_plain(arguments: Mapping[str, Any]) -> None:
+    """Refuse what no configuration holds, but might pass for something it does: switches, ""."""
+    pending: list[Any] = [arguments]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, bool) or value == "":
+            raise ModelError(
+                f"its configuration holds {value!r}, expected numbers, names and null: convert the "
+                "checkpoint again with npfsn-convert"
+            )
+
+
+def build_config(build: Callable[[], Any]) -> Any:
+    """Call a Config; whatever it cannot make sense of is a ModelError.
+
+    Raises
+    ------
+    NpfsnError
+        What the Config itself refused.
+    ModelError
+        Values of a kind that it did not expect.
+    """
+    try:
+        return build()
+    except NpfsnError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        raise ModelError(
+            f"its configuration has values of the wrong kind ({printable(str(error), 120)})"
+        ) from None
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ModelError(f"its {name} is missing or no JSON object")
+    return value
+
+
+def _text(value: object) -> str:
+    """Text that a stranger wrote, fit to be shown."""
+    return printable(value, 200) if isinstance(value, str) else "unknown"

@@ -1,0 +1,142 @@
+"""`enhance`: a whole signal at once, any rate, any number of channels."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from .enhancer import dry_share, horizon_frames, shared_network
+from .errors import AudioError, FrameError
+from .kernels import spectrum as kernels
+from .stream import Stream
+from .weights import Model, load_model
+
+Samples = npt.NDArray[np.float32]
+
+
+def enhance(
+    audio: Samples,
+    sample_rate: int,
+    model: str | os.PathLike[str] | Model | None = None,
+    *,
+    precision: str = "float32",
+    norm: str | None = None,
+    atten_lim_db: float | None = None,
+    on_nonfinite: str = "raise",
+    norm_horizon: float | None = None,
+) -> Samples:
+    """Enhance a whole signal.
+
+    Parameters
+    ----------
+    audio : float32 array, shape (N,) or (N, channels)
+        Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
+    sample_rate : int
+        Hz. Resampled to the model's rate and back where they differ.
+    model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
+        As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
+        once more for each norm.
+
+    Returns
+    -------
+    float32 array of the shape of `audio`
+        Aligned with the input, at its level: nothing is normalised.
+
+    Raises
+    ------
+    TypeError, FrameError, AudioError
+        The audio is of another type or shape, not finite, or its rate is no rate.
+    ModelError, NormError
+        As in `Enhancer`.
+
+    Examples
+    --------
+    >>> import numpy as np, npfsn
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    >>> clean = npfsn.enhance(noise, 16000)
+    >>> clean.shape, bool(np.std(clean) < np.std(noise))
+    ((16000,), True)
+    """
+    model = load_model(model)
+    config = model.config if norm is None else model.config.with_norm(norm)
+    limit = dry_share(atten_lim_db)
+    horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
+    if on_nonfinite not in ("raise", "zero"):
+        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+    audio = _as_audio(audio)
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
+        raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+    if sample_rate <= 0:
+        raise AudioError(f"sample_rate is {sample_rate}: expected a positive number of Hz")
+    stream = Stream(shared_network(model, config, precision, horizon), config)
+    out = np.empty_like(audio)
+    for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
+        at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
+        x = _finite(np.ascontiguousarray(audio[at]), on_nonfinite)
+        out[at] = _enhance_channel(stream, x, int(sample_rate), config.sample_rate, limit)
+    return out
+
+
+def _as_audio(audio: object) -> Samples:
+    """Return float32 audio of one or two dimensions, or raise."""
+    if not isinstance(audio, np.ndarray):
+        raise TypeError(f"audio is a {type(audio).__name__}: expected a float32 NumPy array")
+    if audio.dtype != np.float32 and audio.dtype != np.float64:
+        raise TypeError(
+            f"audio has dtype {audio.dtype}: expected float32, full scale +-1 (float64 is cast; "
+            "divide 16-bit samples by 32768)"
+        )
+    if audio.ndim not in (1, 2):
+        raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
+    with np.errstate(over="ignore"):
+        return audio.astype(np.float32, copy=False)
+
+
+def _finite(x: Samples, on_nonfinite: str) -> Samples:
+    """Return a checked copy: finite, and nothing absurdly large."""
+    out, bad = np.empty_like(x), np.zeros(1, np.int64)
+    kernels.check_samples(x, out, bad)
+    if bad[0] and on_nonfinite == "raise":
+        raise FrameError(
+            f"{bad[0]} of {x.shape[0]} samples are NaN or infinite: expected finite numbers; mend "
+            "the source, or use on_nonfinite='zero' to replace them by silence"
+        )
+    return out
+
+
+def _enhance_channel(
+    stream: Stream, x: Samples, rate: int, model_rate: int, limit: np.float32
+) -> Samples:
+    """Enhance one channel, at its own rate."""
+    if x.shape[0] == 0:
+        return x
+    if rate == model_rate:
+        y = _run(stream, x)
+    else:
+        from .resample import resample  # scipy takes its time
+
+        y = _run(stream, resample(x, rate, model_rate))
+        y = resample(y, model_rate, rate)[: x.shape[0]]
+    return limit * x + (np.float32(1.0) - limit) * y if limit > 0.0 else y
+
+
+def _run(stream: Stream, x: Samples) -> Samples:
+    """Run the stream over a signal, as often as its offline norms need, and drop the latency."""
+    fitted = not any(norm.offline for norm in stream.network.norms)
+    stream.unfit_norms()
+    while not fitted:
+        _pass(stream, x)
+        fitted = stream.fit_norms()
+    y = _pass(stream, x)
+    return y[stream.config.latency_samples :]
+
+
+def _pass(stream: Stream, x: Samples) -> Samples:
+    """Run the stream over a signal, from its start to its end."""
+    stream.reset()
+    whole = x.shape[0] // stream.hop * stream.hop
+    out = np.empty(whole, np.float32)
+    stream.push_many(x[:whole], out)
+    return np.concatenate([out, stream.finish(x[whole:])])
