@@ -1,0 +1,665 @@
+"""Sound files: what goes in comes back with the same shape, in time, complete or not at all.
+
+Most tests run a stream that does nothing but wait, so that every difference between input and
+output is the fault of the file handling.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from pure_delay import Delay, load_model, modules
+from scipy.signal import resample_poly
+
+from npfsn import audio, weights
+from npfsn.audio import AlignedStream, enhance_file, quantise, silence_nonfinite
+from npfsn.errors import AudioError
+from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
+
+posix = pytest.mark.skipif(os.name != "posix", reason="links and names are POSIX's")
+
+RATES = (8000, 11025, 16000, 22050, 44100, 48000, 96000)
+LENGTHS = (0, 1, 255, 256, 257, 1009, 20011)
+
+
+@pytest.fixture
+def delay(monkeypatch):
+    """Make `enhance_file` use `Delay`, and the identity where the whole signal is needed."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(weights, "load_model", load_model)
+
+
+def noise(n, channels=1, seed=0, scale=0.1):
+    return (np.random.default_rng([seed, n]).standard_normal((n, channels)) * scale).astype("f4")
+
+
+def write(path, x, rate=16000, subtype="PCM_16", container=None):
+    with sf.SoundFile(path, "w", rate, x.shape[1], subtype, None, container) as file:
+        file.write(x)
+    return path
+
+
+def read(path):
+    with sf.SoundFile(path) as file:
+        shape = (file.samplerate, file.channels, file.format, file.subtype)
+        return file.read(dtype="float64", always_2d=True), shape
+
+
+# --- change of sample rate ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate_out", [16000, 24000, 48000])
+@pytest.mark.parametrize("rate_in", [*RATES, 15999])
+def test_resampling_is_resample_poly(rate_in, rate_out):
+    for n in (1, 2, 257, 5003):
+        x = noise(n)[:, 0]
+        gcd = np.gcd(rate_in, rate_out)
+        expected = resample_poly(x.astype("f8"), rate_out // gcd, rate_in // gcd)
+        found = resample(x, rate_in, rate_out)
+        assert found.dtype == np.float32
+        assert found.size == expected.size == -(-n * rate_out // rate_in)
+        np.testing.assert_allclose(found, expected, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 37, 256, 1000, 4999])
+@pytest.mark.parametrize("rates", [(44100, 16000), (16000, 44100), (8000, 48000), (96000, 24000)])
+def test_resampling_does_not_depend_on_blocks(rates, block):
+    x = noise(5003)[:, 0]
+    resampler = Resampler(*rates)
+    for _ in range(2):  # flush makes it ready for another signal
+        parts = [resampler.process(x[i : i + block]) for i in range(0, x.size, block)]
+        assert np.array_equal(np.concatenate([*parts, resampler.flush()]), resample(x, *rates))
+
+
+def test_equal_rates_touch_nothing():
+    x = noise(1000)[:, 0]
+    resampler = Resampler(16000, 16000)
+    assert resampler.process(x) is x
+    assert resampler.flush().size == 0
+    assert resample(x, 44100, 44100) is x
+
+
+def test_resampling_keeps_little():
+    resampler = Resampler(44100, 16000)
+    for _ in range(50):
+        resampler.process(noise(10_000)[:, 0])
+    assert resampler._kept.size < 2_000
+
+
+def test_resampling_survives_the_largest_floats():
+    x = np.full(1000, np.finfo(np.float32).max, np.float32) * np.tile([1, -1], 500).astype("f4")
+    assert np.isfinite(resample(x, 8000, 48000)).all()
+
+
+@pytest.mark.parametrize("rate", [0, -1, MIN_RATE - 1, MAX_RATE + 1, 2**31 - 1, 16000.5])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        Resampler(rate, 16000)
+
+
+def test_channels_are_resampled_one_by_one():
+    x = noise(3000, 3)
+    found = resample(x, 48000, 16000)
+    for c in range(3):
+        assert np.array_equal(found[:, c], resample(x[:, c], 48000, 16000))
+
+
+# --- shape -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("rate", RATES)
+def test_rate_channels_and_length_are_kept(delay, tmp_path, rate, n, channels):
+    src = write(tmp_path / "a.wav", noise(n, channels), rate)
+    report = enhance_file(src, tmp_path / "b.wav")
+    y, shape = read(tmp_path / "b.wav")
+    assert y.shape == (n, channels)
+    assert shape == (rate, channels, "WAV", "PCM_16")
+    assert (report.samples, report.channels, report.sample_rate) == (n, channels, rate)
+    assert report.seconds == n / rate
+    assert report.n_clipped == report.n_nonfinite == 0
+
+
+SUBTYPES = [
+    (container, subtype)
+    for container, subtypes in {
+        "WAV": "PCM_U8 PCM_16 PCM_24 PCM_32 FLOAT DOUBLE",
+        "WAVEX": "PCM_16 FLOAT",
+        "RF64": "PCM_16 PCM_24",
+        "W64": "PCM_16 FLOAT",
+        "AIFF": "PCM_S8 PCM_16 PCM_24 PCM_32 FLOAT DOUBLE",
+        "AU": "PCM_16 PCM_32 FLOAT",
+        "CAF": "PCM_16 PCM_24 FLOAT ALAC_16 ALAC_24",
+        "FLAC": "PCM_S8 PCM_16 PCM_24",
+        "NIST": "PCM_16",
+    }.items()
+    for subtype in subtypes.split()
+    if container in sf.available_formats() and sf.check_format(container, subtype)
+]
+
+
+@pytest.mark.parametrize(("container", "subtype"), SUBTYPES)
+def test_the_identity_gives_every_bit_back(delay, tmp_path, container, subtype):
+    x = noise(10_000, 2, scale=0.3)
+    if subtype == "DOUBLE":
+        x = x.astype("f8")  # the engine's floats: no more than float32 is promised
+    src = write(tmp_path / "a.audio", x, container=container, subtype=subtype)
+    enhance_file(src, tmp_path / "b.audio")
+    before, shape = read(src)
+    after, same = read(tmp_path / "b.audio")
+    assert same == shape == (16000, 2, container, subtype)
+    if subtype == "PCM_32":  # float32 has 24 bits
+        np.testing.assert_allclose(after, before, atol=2.0**-24, rtol=0)
+    else:
+        assert np.array_equal(after, before)
+
+
+LOSSY = [
+    ("ogg", "OGG", "VORBIS"),
+    ("opus", "OGG", "OPUS"),
+    ("mp3", "MP3", "MPEG_LAYER_III"),
+    ("wav", "WAV", "ULAW"),
+    ("wav", "WAV", "ALAW"),
+    ("wav", "WAV", "IMA_ADPCM"),
+    ("wav", "WAV", "MS_ADPCM"),
+    ("wav", "WAV", "GSM610"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "container", "subtype"), LOSSY)
+def test_lossy_formats_come_back_aligned(delay, tmp_path, suffix, container, subtype):
+    if container not in sf.available_formats():
+        pytest.skip(f"this libsndfile has no {container}")
+    if subtype not in sf.available_subtypes(container):
+        pytest.skip(f"this libsndfile has no {subtype}")
+    rate = 8000 if subtype == "GSM610" else 16000
+    tone = np.sin(2 * np.pi * 300 * np.arange(rate * 2) / rate) * np.hanning(rate * 2)
+    x = (tone[:, None] * 0.5 + noise(rate * 2, scale=0.02)).astype("f4")
+    src = write(tmp_path / f"a.{suffix}", x, rate, subtype, container)
+    dst = tmp_path / f"b.{suffix}"
+    enhance_file(src, dst)
+    with sf.SoundFile(src) as a, sf.SoundFile(dst) as b:
+        assert (a.samplerate, a.format, a.subtype) == (b.samplerate, b.format, b.subtype)
+        assert a.frames == b.frames
+        before, after = a.read(a.frames), b.read(b.frames)
+    assert lag(before, after) == 0
+    assert np.std(after - before) < 0.2 * np.std(before)
+
+
+def lag(x, y):
+    """Where the cross-correlation of two signals peaks."""
+    n = 1 << int(2 * x.size - 1).bit_length()
+    corr = np.fft.irfft(np.fft.rfft(y, n) * np.conj(np.fft.rfft(x, n)), n)
+    peak = int(np.argmax(corr))
+    return peak if peak < n // 2 else peak - n
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_output_is_aligned_with_the_input(delay, tmp_path, rate):
+    # Below the band edge of every rate, so that resampling is transparent.
+    x = resample(noise(2000)[:, 0], 2000, rate)[:, None]
+    src = write(tmp_path / "a.wav", x, rate, "FLOAT")
+    enhance_file(src, tmp_path / "b.wav")
+    y, _ = read(tmp_path / "b.wav")
+    assert y.shape == x.shape
+    assert lag(x[:, 0].astype("f8"), y[:, 0]) == 0
+    inner = slice(rate // 50, -rate // 50)
+    np.testing.assert_allclose(y[inner], x[inner], atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_output_does_not_depend_on_the_blocks(delay, tmp_path, rate, monkeypatch):
+    src = write(tmp_path / "a.wav", noise(30_011, 2), rate, "FLOAT")
+    enhance_file(src, tmp_path / "whole.wav")
+    expected, _ = read(tmp_path / "whole.wav")
+    for size in (2 * 997, 2 * 8192):
+        monkeypatch.setattr(audio, "BLOCK_SAMPLES", size)
+        enhance_file(src, tmp_path / "b.wav", force=True)
+        assert np.array_equal(read(tmp_path / "b.wav")[0], expected)
+
+
+def test_channels_do_not_mix(delay, tmp_path):
+    x = noise(5000, 3)
+    x[:, 1] = 0
+    enhance_file(write(tmp_path / "a.wav", x, 44100), tmp_path / "b.wav")
+    y, _ = read(tmp_path / "b.wav")
+    assert not y[:, 1].any() and y[:, 0].any() and y[:, 2].any()
+
+
+def test_many_channels_take_small_blocks(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(300, 700))
+    assert enhance_file(src, tmp_path / "b.wav").channels == 700
+
+
+def test_an_offline_norm_takes_the_whole_signal(delay, tmp_path):
+    x = noise(70_001, 2)
+    src = write(tmp_path / "a.wav", x, 44100, "FLOAT")
+    seen = []
+    report = enhance_file(
+        src,
+        tmp_path / "b.wav",
+        norm="offline_laplace_norm",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert np.array_equal(read(tmp_path / "b.wav")[0], x)
+    assert report.samples == 70_001
+    assert seen[-1] == (70_001 / 44100, 70_001 / 44100)
+
+
+def test_another_suffix_names_another_container(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000), 44100, "PCM_24")
+    for name, expected in {
+        "b.flac": ("FLAC", "PCM_24"),
+        "b.aiff": ("AIFF", "PCM_24"),
+        "b.ogg": ("OGG", "VORBIS"),
+        "B.WAV": ("WAV", "PCM_24"),
+    }.items():
+        enhance_file(src, tmp_path / name)
+        assert read(tmp_path / name)[1][2:] == expected
+    floats = write(tmp_path / "f.wav", noise(1000), subtype="FLOAT")
+    enhance_file(floats, tmp_path / "f.flac")
+    assert read(tmp_path / "f.flac")[1][2:] == ("FLAC", "PCM_24")
+    with pytest.raises(AudioError, match="cannot tell the format"):
+        enhance_file(src, tmp_path / "b.txt")
+
+
+# --- level -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+def test_quantising_rounds_and_counts(bits):
+    step = 2.0 ** (1 - bits)
+    y = np.array([0.0, 0.4, 0.6, -0.4, -0.6], np.float64) * step
+    found, n_clipped = quantise(y, bits)
+    assert n_clipped == 0
+    assert [int(v) >> (32 - bits) for v in found] == [0, 0, 1, 0, -1]
+    found, n_clipped = quantise(np.array([-1.0, 1.0, 1.5, -1.5, 3e38]), bits)
+    assert n_clipped == 4
+    top = 2 ** (bits - 1) - 1
+    assert [int(v) >> (32 - bits) for v in found] == [-top - 1, top, top, -top - 1, top]
+
+
+def test_clipping_is_counted_not_hidden(tmp_path, delay, monkeypatch):
+    monkeypatch.setattr(Delay, "flush", lambda self: 4 * Delay._give(self, 768))
+    x = np.full((256, 2), 0.5, np.float32)
+    x[10, 0] = 0.1
+    report = enhance_file(write(tmp_path / "a.wav", x), tmp_path / "b.wav")
+    y, _ = read(tmp_path / "b.wav")
+    assert report.n_clipped == 511
+    assert y.max() == 32767 / 32768
+    floats = write(tmp_path / "f.wav", x, subtype="FLOAT")
+    assert enhance_file(floats, tmp_path / "g.wav").n_clipped == 0
+    assert read(tmp_path / "g.wav")[0].max() == 2.0
+
+
+def test_level_is_kept_beyond_full_scale(delay, tmp_path):
+    x = noise(3000, scale=20.0)
+    enhance_file(write(tmp_path / "a.wav", x, subtype="FLOAT"), tmp_path / "b.wav")
+    assert np.array_equal(read(tmp_path / "b.wav")[0], x)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_nonfinite_samples_are_silenced_and_counted(delay, tmp_path, rate):
+    x = noise(40_000, 2)
+    clean = x.copy()
+    for index, value in ((3, np.nan), (20_000, np.inf), (39_999, -np.inf)):
+        x[index, index % 2] = value
+        clean[index, index % 2] = 0.0
+    report = enhance_file(write(tmp_path / "a.wav", x, rate, "FLOAT"), tmp_path / "b.wav")
+    enhance_file(write(tmp_path / "c.wav", clean, rate, "FLOAT"), tmp_path / "d.wav")
+    assert report.n_nonfinite == 3
+    assert np.array_equal(read(tmp_path / "b.wav")[0], read(tmp_path / "d.wav")[0])
+
+
+def test_silencing_leaves_finite_samples_alone():
+    x = np.array([3e38, 3e38, -3e38, 1e-45], np.float32)
+    assert silence_nonfinite(x) == 0
+    assert x.tolist() == np.array([3e38, 3e38, -3e38, 1e-45], np.float32).tolist()
+
+
+# --- files that cannot be read -----------------------------------------------------------------
+
+
+def refuse(src, dst, match):
+    """Check that a file is refused in one sentence and that nothing is left behind."""
+    before = sorted(os.listdir(dst.parent))
+    with pytest.raises(AudioError, match=match) as caught:
+        enhance_file(src, dst)
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(dst.parent)) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("empty.wav", b"", "0 bytes"),
+        ("text.wav", b"Hello, this is no audio.\n" * 50, "cannot read .* as audio"),
+        ("noise.flac", bytes(range(256)) * 30, "cannot read .* as audio"),
+        ("half.wav", b"RIFF\x24\x00", "cannot read .* as audio"),
+        ("headerless.raw", b"\0" * 3200, "cannot read .* as audio"),
+        ("x.npz", b"PK\x03\x04" + b"\0" * 300, "cannot read .* as audio"),
+    ],
+)
+def test_what_is_no_audio_is_refused(delay, tmp_path, name, content, match):
+    (tmp_path / name).write_bytes(content)
+    refuse(tmp_path / name, tmp_path / f"out_{name}", match)
+
+
+@posix
+def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
+    refuse(tmp_path / "no.wav", tmp_path / "b.wav", "No such file")
+    (tmp_path / "folder.wav").mkdir()
+    refuse(tmp_path / "folder.wav", tmp_path / "b.wav", "is a folder")
+    with pytest.raises(AudioError, match="cannot read"):
+        enhance_file(tmp_path / "nul\0l.wav", tmp_path / "b.wav")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.wav")
+        refuse(tmp_path / "pipe.wav", tmp_path / "b.wav", "npfsn stream")
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("WAV", "FLOAT"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("OGG", "VORBIS"),
+    ],
+)
+def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
+    if container not in sf.available_formats():
+        pytest.skip(f"this libsndfile has no {container}")
+    src = write(tmp_path / "a.x", noise(20_000), subtype=subtype, container=container)
+    content = src.read_bytes()
+    src.write_bytes(content[: len(content) // 2])
+    refuse(src, tmp_path / "b.x", "cut short|damaged")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_length_unknown_to_its_writer_is_no_damage(delay, tmp_path, size):
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    content[4:8] = (size - 36 if size < 0x80000000 else size).to_bytes(4, "little")
+    src.write_bytes(content)
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
+
+
+def test_a_recording_that_was_never_closed_is_refused(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = bytes(4)
+    src.write_bytes(content)
+    refuse(src, tmp_path / "b.wav", "never closed")
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000, 2**31 - 1])
+def test_absurd_sample_rates_are_refused(delay, tmp_path, rate):
+    src = write(tmp_path / "a.wav", noise(1000))
+    content = bytearray(src.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    src.write_bytes(content)
+    refuse(src, tmp_path / "b.wav", "sample rate")
+
+
+def test_damaged_files_are_refused_or_read(delay, tmp_path):
+    """Bytes changed at random: a clear error or a whole output, nothing else."""
+    rng = np.random.default_rng(5)
+    for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
+        src = write(tmp_path / "a.x", noise(8000), subtype=subtype, container=container)
+        content = np.frombuffer(src.read_bytes(), np.uint8)
+        for _ in range(40):
+            broken = content.copy()
+            where = rng.integers(0, min(broken.size, 4000), rng.integers(1, 20))
+            broken[where] = rng.integers(0, 256, where.size)
+            src.write_bytes(broken.tobytes())
+            try:
+                report = enhance_file(src, tmp_path / "b.x", force=True)
+            except AudioError as error:
+                assert "\n" not in str(error)
+            else:
+                assert read(tmp_path / "b.x")[0].shape[0] >= report.samples
+                os.unlink(tmp_path / "b.x")
+            assert os.listdir(tmp_path) == ["a.x"]
+
+
+# --- the output: complete or absent ------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_unasked(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    (tmp_path / "b.wav").write_text("precious")
+    refuse(src, tmp_path / "b.wav", "exists")
+    assert (tmp_path / "b.wav").read_text() == "precious"
+    enhance_file(src, tmp_path / "b.wav", force=True)
+    assert read(tmp_path / "b.wav")[0].shape == (1000, 1)
+    (tmp_path / "dir.wav").mkdir()
+    with pytest.raises(AudioError, match="folder of this name"):
+        enhance_file(src, tmp_path / "dir.wav", force=True)
+
+
+def test_an_output_that_appears_meanwhile_is_kept(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    with pytest.raises(AudioError, match="exists"):
+        enhance_file(
+            src, tmp_path / "b.wav", progress=lambda *_: (tmp_path / "b.wav").write_text("mine")
+        )
+    assert (tmp_path / "b.wav").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav"]
+
+
+@posix
+def test_the_source_is_never_the_output(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    content = src.read_bytes()
+    os.link(src, tmp_path / "hard.wav")
+    os.symlink(src, tmp_path / "soft.wav")
+    for name in ("a.wav", "hard.wav", "soft.wav"):
+        with pytest.raises(AudioError, match="is the input itself"):
+            enhance_file(src, tmp_path / name, force=True)
+    assert src.read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "hard.wav", "soft.wav"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_a_half_written_output_goes(delay, tmp_path, error):
+    src = write(tmp_path / "a.wav", noise(200_000))
+
+    def stop(done, total):
+        assert [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+        raise error
+
+    with pytest.raises(error):
+        enhance_file(src, tmp_path / "b.wav", progress=stop)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_folders_are_made_and_forbidden_ones_named(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "new" / "deep" / "b.wav")
+    assert (tmp_path / "new" / "deep" / "b.wav").exists()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(AudioError, match="cannot write"):
+        enhance_file(src, tmp_path / "file" / "b.wav")
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o555)
+        with pytest.raises(AudioError, match="Permission denied"):
+            enhance_file(src, tmp_path / "locked" / "b.wav")
+
+
+@posix
+def test_an_input_deleted_meanwhile_does_no_harm(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(200_000))
+    enhance_file(src, tmp_path / "b.wav", progress=lambda *_: src.unlink(missing_ok=True))
+    assert os.listdir(tmp_path) == ["b.wav"]
+
+
+def test_permissions_follow_the_umask(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "b.wav")
+    assert (tmp_path / "b.wav").stat().st_mode == src.stat().st_mode
+
+
+@posix
+@pytest.mark.parametrize(
+    "name", ["with space.wav", "ünïcödé 🎤.wav", "-dash.wav", "a'\"b.wav", "new\nline.wav"]
+)
+def test_odd_names(delay, tmp_path, name):
+    src = write(tmp_path / "a.wav", noise(1000))
+    odd = tmp_path / name
+    src.rename(odd)
+    enhance_file(odd, tmp_path / f"out{name}")
+    enhance_file(tmp_path / f"out{name}", tmp_path / ("x" * 251 + ".wav"))
+    assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no Unicode exist on Linux")
+def test_names_that_are_no_unicode(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    src.rename(odd)
+    enhance_file(odd, tmp_path / os.fsdecode(b"\xff\xfe.wav"))
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_read_only_containers_name_a_way_out(delay, tmp_path):
+    src = tmp_path / "a.sd2"
+    if "SD2" not in sf.available_formats():
+        pytest.skip("this libsndfile has no SD2")
+    write(src, noise(1000), container="SD2")
+    with pytest.raises(AudioError, match="--format wav"):
+        enhance_file(src, tmp_path / "b.sd2")
+    enhance_file(src, tmp_path / "b.wav")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """Mount a file system of 128 KiB, where that is allowed."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("AIFF", "FLOAT"),
+        ("OGG", "VORBIS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("CAF", "ALAC_16"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(delay, tmp_path, tiny_disk, container, subtype):
+    if container not in sf.available_formats():
+        pytest.skip(f"this libsndfile has no {container}")
+    x = noise(1_000_000)
+    src = write(tmp_path / "a.x", x, subtype=subtype, container=container)
+    with pytest.raises(AudioError, match="no space left"):
+        enhance_file(src, tiny_disk / "b.x")
+    assert os.listdir(tiny_disk) == []
+
+
+@pytest.mark.parametrize("failing", ["write", "close", "sync"])
+def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
+    """The same without a disk to fill: whatever step fails, one sentence and no output."""
+    src = write(tmp_path / "a.wav", noise(1000))
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if failing == "write":
+        monkeypatch.setattr(sf.SoundFile, "write", fail)
+    elif failing == "close":
+        monkeypatch.setattr(audio._Sink, "finish", fail)
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):
+        enhance_file(src, tmp_path / "b.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+# --- memory and streams ------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_file(delay, tmp_path):
+    peaks = []
+    for seconds in (20, 80):
+        src = write(tmp_path / f"{seconds}.wav", noise(44100 * seconds), 44100)
+        tracemalloc.start()
+        enhance_file(src, tmp_path / f"out{seconds}.wav")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 8e6
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+@pytest.mark.parametrize("n", [0, 1, 255, 257, 5003])
+def test_aligned_stream_has_the_length_of_its_input(n, rate, keep):
+    x = noise(n)[:, 0]
+    stream = AlignedStream(Delay(), rate, keep_latency=keep)
+    parts = [stream.process(x[i : i + 100]) for i in range(0, n, 100)]
+    y = np.concatenate([*parts, stream.flush()])
+    latency = -(-768 * rate // 16000) if keep else 0
+    assert y.size == n + latency
+    if rate == 16000:
+        assert np.array_equal(y[latency:], x)
+        assert not y[:latency].any()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_no_attenuation_gives_all_of_the_input_back(rate, keep):
+    x = noise(20_011)[:, 0]
+    stream = AlignedStream(Delay(), rate, atten_lim_db=0.0, keep_latency=keep)
+    parts = [stream.process(x[i : i + 1000]) for i in range(0, x.size, 1000)]
+    y = np.concatenate([*parts, stream.flush()])
+    latency = y.size - x.size
+    assert np.array_equal(y[latency:], x) and not y[:latency].any()
+
+
+def test_attenuation_mixes_the_input_in():
+    class Mute(Delay):
+        def _give(self, n):
+            return 0 * Delay._give(self, n)
+
+    x = noise(5000)[:, 0]
+    stream = AlignedStream(Mute(), 44100, atten_lim_db=20.0)
+    y = np.concatenate([stream.process(x), stream.flush()])
+    np.testing.assert_allclose(y, 0.1 * x, rtol=1e-6)
+
+
+def test_the_docstring_examples_run():
+    import doctest
+
+    from npfsn import resample as module
+
+    assert doctest.testmod(module).failed == 0
+
+
+def test_paths_may_be_text(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(str(src), str(tmp_path / "b.wav"))
+    assert Path(tmp_path / "b.wav").exists()

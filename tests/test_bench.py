@@ -1,0 +1,193 @@
+"""`npfsn bench`: every figure is there and makes sense. How large they are is not tested."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import drawn_models
+import numpy as np
+import pytest
+
+import npfsn
+from npfsn import bench
+from npfsn.jit import kernel
+from npfsn.layers import RecurrentPass
+from tools.bench import report
+
+TIMES = ("median_ms", "p95_ms", "p99_ms", "max_ms", "mean_ms")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "small.npz"
+    npfsn.save_model(drawn_models.small_model("fast_fullsubnet"), path)
+    return path
+
+
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return bench.main(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_json_holds_every_figure(path, capsys, precision):
+    options = ("--quick", "--seconds", 0.2, "--profile", "--json", "--precision", precision)
+    assert run("-m", path, *options) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["cases"]) == {"speech", "noise", "silence after speech"}
+    for case in result["cases"].values():
+        times = [case[name] for name in TIMES]
+        assert all(time > 0 for time in times) and case["steps"] > 0
+        assert case["median_ms"] <= case["p95_ms"] <= case["p99_ms"] <= case["max_ms"]
+        assert case["deadline_share"] > 0 and case["real_time_factor"] > 0
+        assert 0 <= case["late_steps"] <= case["steps"]
+    assert result["threads"] == 1 and result["cpu"] and result["cores"] >= 1
+    assert {"npfsn", "python", "numpy", "numba", "llvmlite"} == set(result["versions"])
+    assert result["model"]["precision"] == precision and result["model"]["hop_ms"] == 16.0
+    limits = result["limits"]
+    names = ("bytes_per_frame", "bytes_read_once", "bandwidth_gb_s", "memory_bandwidth_gb_s",
+             "operations_per_frame", "read_ms", "compute_ms", "limit_ms", "mean_ms",
+             "share_of_limit")  # fmt: skip
+    assert all(limits[name] > 0 for name in names)
+    assert limits["peak_gop_s"] and all(rate > 0 for rate in limits["peak_gop_s"].values())
+    start = result["start"]
+    assert all(start[name] > 0 for name in ("import_s", "load_s", "prepare_s", "first_step_s"))
+    assert start["total_s"] > start["import_s"] and not start["compiled"]
+    assert result["memory_mb"] > 0
+    assert "timeline" not in result and "steps_ms" not in result
+
+
+def test_profile_accounts_for_the_whole_step(path):
+    enhancer = npfsn.Enhancer(path)
+    table, timeline = bench._profile(enhancer.model, {}, quick=True)
+    stages = {row["stage"]: row for row in table["stages"]}
+    assert {"analysis", "mel", "norms", "encoder.0", "bottleneck", "decoder_lstm.1", "mask",
+            "synthesis", "Python"} <= set(stages)  # fmt: skip
+    assert sum(row["share"] for row in stages.values()) == pytest.approx(1.0)
+    for row in stages.values():
+        total = sum(kernel["mean_us"] for kernel in row["kernels"])
+        assert row["mean_us"] == pytest.approx(total, abs=1e-6) and row["mean_us"] >= 0
+        assert len(row["by_phase_us"]) == table["period"] == 2
+    assert timeline and all(frame["parts"] for frame in timeline)
+
+
+def test_profile_leaves_no_trace(path):
+    enhancer = npfsn.Enhancer(path)
+    before = RecurrentPass.__call__, bench.kernels_in_use(enhancer)
+    x = drawn_models.noise(2560)
+    expected = npfsn.Enhancer(path).process(x)
+    bench._profile(enhancer.model, {}, quick=True)
+    assert (RecurrentPass.__call__, bench.kernels_in_use(enhancer)) == before
+    np.testing.assert_array_equal(enhancer.process(x), expected)
+
+
+@pytest.mark.parametrize("architecture", ["fullsubnet", "fullband"])
+def test_page_reads_for_other_networks(architecture, tmp_path, capsys):
+    path = tmp_path / "model.npz"
+    npfsn.save_model(drawn_models.small_model(architecture), path)
+    assert run("-m", path, "--quick", "--seconds", 0.2, "--profile") == 0
+    page = capsys.readouterr().out
+    for words in ("median", "p99 of deadline", "speech", "silence after speech", "GB/s",
+                  "where it goes", "start, kernels cached", "peak memory"):  # fmt: skip
+        assert words in page
+
+
+def test_work_is_counted_from_the_layers():
+    model = drawn_models.small_model("fast_fullsubnet")
+    work = bench.frame_work(npfsn.Enhancer(model))
+    (each,) = work.values()
+    # Bottleneck, every second frame: 9 units; gates of 16 padded units; 6 inputs, then 6 hidden.
+    assert each.operations == 0.5 * 2 * 9 * (64 * (6 + 6) + 64 * (6 + 6) + 16 * 6)
+
+
+def test_plot_needs_matplotlib(path, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(npfsn.NpfsnError, match=r"--plot needs matplotlib.*npfsn\[plot\]"):
+        run("-m", path, "--quick", "--plot", tmp_path / "steps.png")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plot_is_drawn(path, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "steps.png"
+    assert run("-m", path, "--quick", "--seconds", 0.2, "--plot", picture) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_that_cannot_stream_is_refused(tmp_path):
+    path = tmp_path / "offline.npz"
+    model = drawn_models.small_model("fast_fullsubnet", norm_type="offline_laplace_norm")
+    npfsn.save_model(model, path)
+    with pytest.raises(npfsn.NormError):
+        run("-m", path, "--quick")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "ten"])
+def test_seconds_are_checked(seconds, capsys):
+    with pytest.raises(SystemExit):
+        run("--seconds", seconds)
+    assert "number of seconds" in capsys.readouterr().err
+
+
+def test_a_failing_start_is_told(tmp_path):
+    with pytest.raises(npfsn.NpfsnError, match="fresh process failed"):
+        bench.cold_start(tmp_path / "missing.npz")
+
+
+def test_kernels_are_recognised():
+    assert bench._is_kernel(kernel(lambda x: None)) and not bench._is_kernel(len)
+
+
+def side_by_side():
+    """Return a result of tools.bench with figures that are easy to recognise."""
+    steps = {"steps": 9, "late_steps": 0, "real_time_factor": 0.1, "deadline_share": 0.25}
+    steps |= dict.fromkeys([*TIMES, "cpu_mean_ms", "cpu_p99_ms"], 2.0)
+    limit = {name: 1.0 for name in ("bytes_per_frame", "bytes_read_once", "bandwidth_gb_s",
+             "memory_bandwidth_gb_s", "operations_per_frame", "read_ms", "compute_ms", "limit_ms",
+             "mean_ms", "share_of_limit")} | {"peak_gop_s": {"float32": 115.0}}  # fmt: skip
+    whole = {"mean_ms": 1.5, "min_ms": 1.5, "cpu_mean_ms": 1.5}
+    model = {
+        "parameters": 5_000_000,
+        "onnx_cells": {"float32": "LSTM", "int8": "MatMul"},
+        "onnx_variants_ms": {"float32 LSTM": 2.0},
+        "differences": {"ONNX Runtime float32": 1e-6, "ONNX Runtime int8": 1e-2},
+        "steps": {
+            "npfsn float32": {**steps, "mean_ms": 1.0, "p99_ms": 1.25},
+            "ONNX Runtime float32": steps,
+            "ONNX Runtime int8": steps,
+        },
+        "whole_seconds": 10.0,
+        "whole_ms_per_frame": {
+            "npfsn float32": whole,
+            "PyTorch float32, whole utterance": whole,
+        },
+        "limits": {"float32": limit},
+    }
+    start = {"total_s": 0.5, "import_s": 0.1, "load_s": 0.3, "first_step_s": 0.1, "memory_mb": 200}
+    return {
+        "date": "2026-01-01", "commit": None, "cpu": "a CPU", "cores": 2, "simd": ["avx2"],
+        "governor": None, "system": "Linux", "threads": 1, "versions": {"npfsn": "0"},
+        "quick": False, "command": "python -m tools.bench", "seconds": 100.0, "other_load": 0.0,
+        "models": {"fast_fullsubnet": model, "fullsubnet": model},
+        "starts": {"npfsn float32": start, "PyTorch float32": {**start, "total_s": 2.0}},
+    }  # fmt: skip
+
+
+def test_page_of_the_peers_judges_by_measured_time():
+    result = side_by_side()
+    page = report.render(result)
+    rows = {row[1].strip(): [cell.strip() for cell in row[2:-1]]
+            for line in page.splitlines() if line.startswith("|")
+            for row in [line.split("|")]}  # fmt: skip
+    fast = "Fast FullSubNet float32 / ONNX Runtime float32"
+    assert rows[f"{fast}: mean"] == ["0.500", "1.000", "0.80", "yes"]
+    assert rows[f"{fast}: p99"] == ["0.625", "1.000", "0.60", "**no**"]
+    whole = "whole file, Fast FullSubNet float32 / PyTorch whole utterance"
+    assert rows[whole] == ["1.000", "1.000", "0.80", "**no**"]
+    assert rows["start / PyTorch's"] == ["0.250", "", "0.50", "yes"]
+    assert not any("int8 / ONNX" in name for name in rows)  # npfsn has none here
+    assert "Disturbed" not in page
+    assert "Disturbed" in report.render({**result, "other_load": 0.5})

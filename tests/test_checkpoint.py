@@ -1,0 +1,831 @@
+"""Torch files are read without torch, exactly, and whatever else they hold is refused."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch_files as tf
+from golden_cases import load_case
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from npfsn import pickles
+from npfsn.archive import printable
+from npfsn.checkpoint import MAX_RATIO, read_checkpoint
+from npfsn.errors import CheckpointError
+
+# More cases on request: NPFSN_FUZZ=100 runs a hundred times as many.
+FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
+SEED = int(os.environ.get("NPFSN_FUZZ_SEED", "20260101"))
+# What checkpoint.py promises: 64 MiB for the pickles, and for the file's own bytes a multiple.
+PICKLE_MEMORY = 64 << 20
+FILE_MULTIPLE = MAX_RATIO + 4
+
+CASE = load_case("full_lstm_cum")
+FORMATS = {"zip": tf.zip_bytes, "legacy": tf.legacy_bytes}
+
+
+def small_state() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {
+        "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
+        "a.bias": rng.standard_normal(3).astype(np.float32),
+        "n": np.array(7, np.int64),
+    }
+
+
+def upstream(params: dict[str, np.ndarray], **options: object) -> dict[str, object]:
+    """Make a training state like the published code's, optimiser and best score included."""
+    tensors = {name: tf.tensor(value, **options) for name, value in params.items()}
+    moments = {
+        i: {"step": tf.tensor(np.float32(3)), "exp_avg": tf.tensor(np.zeros_like(value))}
+        for i, value in enumerate(params.values())
+    }
+    return {
+        "epoch": 58,
+        "best_score": tf.NumpyScalar(0.91),
+        "optimizer": {"state": moments, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]},
+        "scaler": {"scale": 65536.0, "growth_interval": 2000},
+        "model": tf.Ordered(tensors),
+    }
+
+
+def read(tmp_path: Path, data: bytes, name: str = "x.tar"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return read_checkpoint(path)
+
+
+def refusal(tmp_path: Path, data: bytes) -> str:
+    with pytest.raises(CheckpointError) as info:
+        read(tmp_path, data)
+    message = str(info.value)
+    assert "\n" not in message and message.isprintable()
+    assert "x.tar" in message
+    return message
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(found[name], value, strict=True)
+
+
+# What people have.
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_training_state(tmp_path, file_format):
+    data = FORMATS[file_format](upstream(CASE.params))
+    found = read(tmp_path, data)
+    assert_same(found.tensors, CASE.params)
+    assert found.file_format == file_format
+    assert found.metadata == {"epoch": 58, "best_score": 0.91}
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
+    assert found.dtypes == "float32"
+    assert found.file_size == len(data)
+    assert not any(tensor.flags.writeable for tensor in found.tensors.values())
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("key", [None, "model", "state_dict", "model_state_dict"])
+def test_where_the_state_dict_lies(tmp_path, file_format, key):
+    params = small_state()
+    state = tf.Ordered({name: tf.tensor(value) for name, value in params.items()})
+    data = FORMATS[file_format](state if key is None else {"epoch": 1, key: state})
+    assert_same(read(tmp_path, data, "weights.pth").tensors, params)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_and_cuda(tmp_path, file_format, prefix):
+    params = small_state()
+    state = {prefix + k: tf.tensor(v, location="cuda:0") for k, v in params.items()}
+    assert_same(read(tmp_path, FORMATS[file_format]({"model": state})).tensors, params)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "i4", "i2", "i1", "u1", "?"])
+def test_types(tmp_path, file_format, dtype):
+    value = np.arange(-3, 9).reshape(3, 4).astype(dtype)
+    found = read(tmp_path, FORMATS[file_format]({"x": tf.tensor(value)}))
+    assert_same(found.tensors, {"x": value})
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_bfloat16_becomes_float32_exactly(tmp_path, file_format):
+    bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    value = bits.view(np.float32).reshape(256, 256)
+    found = read(tmp_path, FORMATS[file_format]({"x": tf.bfloat16(value)}))
+    assert found.dtypes == "bfloat16"
+    assert found.tensors["x"].dtype == np.float32
+    np.testing.assert_array_equal(found.tensors["x"].view(np.uint32), bits.reshape(256, 256))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_views_of_storages(tmp_path, file_format):
+    rng = np.random.default_rng(1)
+    value = rng.standard_normal((5, 7)).astype(np.float32)
+    shared = tf.Storage.of(value)
+    state = {
+        "columns": tf.strided(value),
+        "whole": tf.Tensor(shared, (5, 7)),
+        "row": tf.Tensor(shared, (7,), offset=14),
+        "corner": tf.Tensor(shared, (2, 2), (7, 1), offset=3 * 7 + 5),
+        "every_other": tf.Tensor(shared, (5, 3), (7, 2), offset=1),
+        "spread": tf.Tensor(shared, (3, 2), (0, 1)),
+        "scalar": tf.Tensor(shared, (), offset=34),
+        "empty": tf.Tensor(shared, (0, 3), offset=35),
+        "parameter": tf.Tensor(shared, (7, 5), (1, 7), parameter=True),
+    }
+    expected = {
+        "columns": value,
+        "whole": value,
+        "row": value[2],
+        "corner": value[3:5, 5:7],
+        "every_other": value[:, 1:6:2],
+        "spread": np.broadcast_to(value[0, :2], (3, 2)),
+        "scalar": value[4, 6],
+        "empty": np.zeros((0, 3), np.float32),
+        "parameter": value.T,
+    }
+    found = read(tmp_path, FORMATS[file_format](state)).tensors
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].shape == array.shape
+
+
+def test_untyped_storage(tmp_path):
+    value = np.arange(5, dtype=np.uint16)
+    storage = tf.Storage(value.tobytes(), "UntypedStorage", 1)
+    found = read(tmp_path, tf.zip_bytes({"x": tf.Tensor(storage, (5,), dtype="uint16")}))
+    assert_same(found.tensors, {"x": value})
+
+
+def test_big_endian(tmp_path):
+    value = np.arange(6, dtype=np.float32)
+    storage = tf.Storage(value.astype(">f4").tobytes(), "FloatStorage", 4)
+    data = tf.zip_bytes({"x": tf.Tensor(storage, (6,))}, byteorder="big")
+    np.testing.assert_array_equal(read(tmp_path, data).tensors["x"], value)
+
+
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_numpy_scalar(tmp_path, core):
+    state = {"best_score": tf.NumpyScalar(-1.5e300, core), "model": {"x": tf.tensor(np.ones(2))}}
+    assert read(tmp_path, tf.zip_bytes(state)).metadata == {"best_score": -1.5e300}
+
+
+def test_storages_of_the_optimiser_are_not_needed(tmp_path):
+    params = small_state()
+    state = upstream(params)
+    n_optimiser = 2 * len(params)
+    drop = tuple(f"data/{i}" for i in range(n_optimiser))
+    assert_same(read(tmp_path, tf.zip_bytes(state, drop=drop)).tensors, params)
+
+
+def test_names_of_files_do_not_matter(tmp_path):
+    data = tf.zip_bytes({"x": tf.tensor(np.ones(2))}, folder="what ever")
+    for name in ("a", "a.npz", "a.tar.gz", "ä ü.pth"):
+        assert read(tmp_path, data, name).tensors["x"].size == 2
+
+
+def test_no_torch_needed(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None; from npfsn.checkpoint import read_checkpoint;"
+        "print(list(read_checkpoint(sys.argv[1]).tensors), sys.modules['torch'])"
+    )
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(upstream(small_state())))
+    command = [sys.executable, "-c", code, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == f"{list(small_state())} None"
+
+
+# What torch itself writes.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"_use_new_zipfile_serialization": False},
+        {"pickle_protocol": 4},
+        {"pickle_protocol": 5},
+    ],
+)
+def test_files_of_torch(tmp_path, options):
+    torch = pytest.importorskip("torch")
+    model = torch.nn.LSTM(3, 5, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.zeros(1, 2, 3))[0].sum().backward()
+    optimizer.step()
+    state = {
+        "epoch": 3,
+        "best_score": np.float64(0.5),
+        "history": [0.1] * 50,
+        "when": "now",
+        "optimizer": optimizer.state_dict(),
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+        "type": torch.float32,
+        "random": torch.get_rng_state(),
+        "bytes": [b"", b"x", bytes(range(256))],
+        "array": np.arange(3),
+        "milestones": collections.Counter([3, 5]),
+        "losses": collections.defaultdict(list, train=[1.0]),
+        "seen": {1, 2},
+        "model": model.state_dict(),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    path = tmp_path / "x.tar"
+    if "pickle_protocol" in options:
+        del state["array"], state["seen"]  # written with instructions that are not read
+    torch.save(state, path, **options)
+    found = read_checkpoint(path)
+    expected = {name: value.numpy() for name, value in model.state_dict().items()}
+    assert_same(found.tensors, expected)
+    assert found.metadata == {"epoch": 3, "best_score": 0.5, "when": "now"}
+
+
+def test_torch_without_checksums(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"x": torch.arange(5.0)}, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    found = read_checkpoint(tmp_path / "x.pt").tensors["x"]
+    np.testing.assert_array_equal(found, np.arange(5, dtype=np.float32))
+
+
+# What nobody should have: every one is refused with one sentence, and nothing runs.
+
+
+class Evil:
+    """Pickles to a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+STATE = b"}" + tf.text("model") + b"}" + tf.text("x")
+
+
+def evil_pickles(canary: Path) -> dict[str, bytes]:
+    command = f"touch {canary}"
+    code = f"open({str(canary)!r}, 'w')"
+    quoted = tf.text(command)
+
+    def protocol(version: int, *call: object) -> bytes:
+        return pickle.dumps({"model": Evil(*call)}, protocol=version)
+
+    attacks = {}
+    for version in range(6):
+        attacks[f"os.system, protocol {version}"] = protocol(version, os.system, command)
+        attacks[f"eval, protocol {version}"] = protocol(version, eval, code)
+        attacks[f"exec, protocol {version}"] = protocol(version, exec, code)
+        attacks[f"getattr, protocol {version}"] = protocol(version, getattr, str, "format")
+        attacks[f"Popen, protocol {version}"] = protocol(version, subprocess.Popen, command)
+    two = b"\x80\x02"
+    attacks |= {
+        "INST": two + b"(" + quoted + b"ios\nsystem\n.",
+        "OBJ": two + b"(cos\nsystem\n" + quoted + b"o.",
+        "NEWOBJ": two + b"cos\nsystem\n(" + quoted + b"t\x81.",
+        "NEWOBJ_EX": two + b"cos\nsystem\n(" + quoted + b"t}\x92.",
+        "stack global": two + tf.text("os") + tf.text("system") + b"\x93" + quoted + b"\x85R.",
+        "dotted": b"\x80\x04"
+        + tf.text("collections")
+        + tf.text("OrderedDict.__class__.__base__")
+        + b"\x93.",
+        "extension": two + b"\x82\x01.",
+        "import": two + b"cantigravity\nfly_off\n.",
+        "numpy load": two + b"cnumpy\nload\n(" + quoted + b"tR.",
+        "torch load": two + b"ctorch\nload\n(" + quoted + b"tR.",
+        "torch.hub": two + b"ctorch.hub\nload\n(" + quoted + b"tR.",
+        "build dict": two + b"ccollections\nOrderedDict\n)R}" + tf.text("__class__") + b"Nsb.",
+        "build module": two + b"cos\n__dict__\n}b.",
+        "build name": two + b"ctorch\nFloatStorage\n}" + tf.text("call") + b"Nsb.",
+        "call storage": two + b"ctorch\nFloatStorage\n(K\x04tR.",
+        "call dtype": two + b"ctorch\nfloat32\n(K\x04tR.",
+        "call text": two + quoted + b")R.",
+        "call with list": two + b"ccollections\nOrderedDict\n]R.",
+        "OrderedDict of pairs": two + b"ccollections\nOrderedDict\n(](" + quoted + b"Ne tR.",
+        "_codecs.lookup": two + b"c_codecs\nlookup\n(" + quoted + b"tR.",
+        "many arguments": two + b"ctorch\ndevice\n(" + b"N" * 100 + b"tR.",
+        "persistent text": two + quoted + b"Q.",
+        "persistent line": two + b"P0\n.",
+        "persistent module": two + b"(" + tf.text("module") + b"N" * 4 + b"tQ.",
+        "reduce without arguments": two + b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        "empty": b"",
+        "only stop": b".",
+        "no protocol, no stop": b"}",
+        "unknown protocol": b"\x80\x09}.",
+        "mark left": two + b"(}.",
+        "two values": two + b"}}.",
+        "pop nothing": two + b"0.",
+        "tuple of nothing": two + b"\x87.",
+        "memo of nothing": two + b"q\x00.",
+        "memo never written": two + b"h\x07.",
+        "append to dict": two + b"}Na.",
+        "set item of list": two + b"]NNs.",
+        "odd items": two + b"}(Nu.",
+        "key is a list": two + b"}]Ns.",
+        "key is a dict": two + b"}}Ns.",
+        "key is a huge number": two + b"}\x8a\x09" + b"\x7f" * 9 + b"Ns.",
+        "text beyond the end": two + b"X\xff\xff\xff\xff.",
+        "text no UTF-8": two + b"X\x02\x00\x00\x00\xff\xff.",
+        "bytes beyond the end": two + b"B\xff\xff\xff\x7f.",
+        "LONG4 bomb": two + b"\x8b\xff\xff\xff\x7f.",
+        "BINUNICODE8 bomb": b"\x80\x04\x8d" + b"\xff" * 8 + b".",
+        "BYTEARRAY8 bomb": b"\x80\x05\x96" + b"\xff" * 8 + b".",
+        "frame bomb": b"\x80\x04\x95" + b"\xff" * 8 + b"}.",
+        "name without end": two + b"c" + b"a" * 10_000 + b".",
+        "decimal bomb": b"\x80\x02L" + b"9" * 100_000 + b"L\n.",
+        "number at the top": two + b"K\x07.",
+        "list at the top": two + b"].",
+        "nothing inside": two + b"}.",
+        "model is no dict": two + b"}" + tf.text("model") + b"K\x01s.",
+        "itself": two + b"}q\x00" + tf.text("model") + b"h\x00s.",
+        "bytes after": two + b"}.junk",
+    }
+    return attacks
+
+
+ATTACKS = tuple(evil_pickles(Path("canary")))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("file_format", ["zip", "zip within state", "legacy"])
+def test_hostile_pickles(tmp_path, attack, file_format):
+    canary = tmp_path / "canary"
+    code = evil_pickles(canary)[attack]
+    if file_format == "zip":
+        data = tf.pickle_file(code)
+    elif file_format == "legacy":
+        writer = tf.Writer(legacy=True)
+        head = b"".join(writer.pickle(value) for value in (tf.MAGIC, 1001, {}))
+        data = head + code + writer.pickle([])
+    else:
+        inner = code.removeprefix(b"\x80\x02").removesuffix(b".") or b"0"
+        good = tf.Writer().code({"y": tf.tensor(np.zeros(4, np.float32))})
+        items = tf.text("model") + good + tf.text("z") + inner
+        data = tf.pickle_file(b"\x80\x02}(" + items + b"u.")
+    before = set(sys.modules)
+    try:
+        found = read(tmp_path, data)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    else:  # harmless where it stands: ignored beside the model
+        assert file_format == "zip within state"
+        assert set(found.tensors) == {"y"}
+    assert not canary.exists()
+    assert {m for m in set(sys.modules) - before if not m.startswith("numpy")} == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (b"ctorch\ndevice\n(" + b"N" * 17 + b"tR", "wrong arguments"),
+        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fNs", "no names or numbers"),
+        (b"})Ns", "no names or numbers"),
+        (b"(}", "ends in the middle"),
+        (b"}}", "ends in the middle"),
+        (b"cos\n", "damaged near byte"),
+        (b"}h\x01", "damaged near byte"),
+        (b"ctorch\nfloat32\n)R", "calls what is no function"),
+        (b"ctorch\nfloat32\n}b", "changes what cannot be changed"),
+        (b"\x82\x01", "instruction 0x82 at byte 2"),
+        (b"N" * 400_000, "more than 400,000 instructions"),
+    ],
+)
+def test_reasons(tmp_path, code, reason):
+    assert reason in refusal(tmp_path, tf.pickle_file(b"\x80\x02" + code + b"."))
+
+
+def test_the_refused_name_is_told(tmp_path):
+    message = refusal(tmp_path, tf.pickle_file(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR."))
+    assert "os.system" in message and "nothing was run" in message
+
+
+def test_names_are_told_without_control_characters(tmp_path):
+    message = refusal(tmp_path, tf.pickle_file(b"\x80\x02c\x1b[31mred\nbell\x07\n."))
+    assert "\\x1b[31mred.bell\\x07" in message
+    assert len(printable("x" * 10_000)) == 80
+
+
+def limits(
+    tmp_path: Path, data: bytes, *, seconds: float = 20.0, memory: float = PICKLE_MEMORY
+) -> str:
+    """Read a bomb: it must be refused (or read) fast, within the memory that is promised."""
+    path = tmp_path / "bomb.tar"
+    path.write_bytes(data)
+    size = len(data)
+    del data
+    outcome = "read"
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        outcome = str(error)
+    elapsed = time.monotonic() - start
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert elapsed < seconds
+    assert peak < memory + FILE_MULTIPLE * size, f"{peak / 1e6:.0f} MB"
+    return outcome
+
+
+def bombs() -> dict[str, bytes]:
+    n = 500_000  # more than are read
+    ordered = b"ccollections\nOrderedDict\nq\x00"
+    long_number = b"\x8a\xff" + b"\x7f" * 255
+    equal_hashes = (i * ((1 << 61) - 1) for i in range(1, 100_000))
+
+    def listed(head: bytes, items: bytes) -> bytes:
+        return head + b"](" + items + b"e"
+
+    bodies = {
+        "dicts": b"}" * n,
+        "lists nested": b"]" * n + b"a" * (n - 1),
+        "tuples nested": b")" + b"\x85" * n,
+        "marks": b"(" * n,
+        "memo": b"N" + b"\x94" * n,
+        "memo, long": b"N" + b"".join(b"r" + struct.pack("<L", i) for i in range(n)),
+        "memo index": b"Nr\xff\xff\xff\xff",
+        "numbers": listed(b"", long_number * 20_000),
+        "floats": listed(b"", (b"G" + b"\1" * 8) * n),
+        "one text many times": listed(tf.text("x" * 1_000_000) + b"q\x000", b"h\x00" * n),
+        "bytes many times": listed(
+            b"c_codecs\nencode\nq\x00(" + tf.text("x" * 1_000_000) + tf.text("latin1") + b"tq\x01",
+            b"h\x00h\x01R" * (n // 3),
+        ),
+        "dicts many times": listed(ordered, b"h\x00)R" * (n // 2)),
+        "copies of a list": listed(
+            ordered + listed(b"", b"](NNe" * 1000) + b"\x85q\x01", b"h\x00h\x01R" * 100_000
+        ),
+        "arguments": b"ctorch\ndevice\nq\x00("
+        + b"N" * 100_000
+        + b"tq\x01"
+        + b"h\x00h\x01R0" * 100_000,
+        "same hash": b"}("
+        + b"".join(b"\x8a\x0b" + key.to_bytes(11, "little") + b"N" for key in equal_hashes)
+        + b"u",
+        "wide text": listed(b"", tf.text("x" * 50_000 + "\N{GRINNING FACE}") * 100),
+        "numpy types": listed(
+            b"cnumpy\ndtype\nq\x00X\x02\x00\x00\x00f8\x85q\x01", b"h\x00h\x01R" * (n // 3)
+        ),
+    }
+    return {name: b"\x80\x04" + body + b"." for name, body in bodies.items()}
+
+
+@pytest.mark.parametrize("bomb", tuple(bombs()))
+def test_bombs(tmp_path, monkeypatch, bomb):
+    # Measuring memory takes time, and memory is proportional to the instructions: take a tenth.
+    monkeypatch.setattr(pickles, "MAX_STEPS", pickles.MAX_STEPS // 10)
+    outcome = limits(tmp_path, tf.pickle_file(bombs()[bomb]), seconds=5, memory=PICKLE_MEMORY / 10)
+    assert outcome != "read"
+
+
+@pytest.mark.parametrize("bomb", ["memo", "dicts"])
+def test_bombs_of_full_size(tmp_path, bomb):
+    assert "instructions" in limits(tmp_path, tf.pickle_file(bombs()[bomb]))
+
+
+def test_a_pickle_too_large_is_not_read(tmp_path):
+    outcome = limits(tmp_path, tf.pickle_file(b"\x80\x02" + tf.text("x" * (9 << 20)) + b"."))
+    assert "at most" in outcome
+
+
+def test_compressed_bombs(tmp_path):
+    value = np.zeros(4 << 20, np.float32)
+    outcome = limits(tmp_path, tf.zip_bytes({"x": tf.tensor(value)}, compress=True))
+    assert "times the file's" in outcome
+    small = tf.zip_bytes({"x": tf.tensor(np.zeros(400, np.float32))}, compress=True)
+    assert "torch.save never does" in refusal(tmp_path, small)
+
+
+FOUR = tf.Storage.of(np.ones(4, np.float32))
+BYTES = tf.Storage(bytes(16), "UntypedStorage", 1)
+
+
+def claimed(size: int, numel: int) -> tf.Storage:
+    """Return a storage that has `size` bytes and claims `numel` floats."""
+    return tf.Storage(bytes(size), "FloatStorage", 4, numel=numel)
+
+
+def test_compressed_pickles_of_another_size(tmp_path):
+    state = {"x": tf.Tensor(tf.Storage(b"", "FloatStorage", 4), (0,))}
+    data = tf.zip_bytes(state, compress=True, drop=("data/0", "byteorder"))
+    position = data.find(b"PK\1\2") + 24
+    true = int.from_bytes(data[position : position + 4], "little")
+    for claimed in (true - 1, true + 1, 0, 3 * true):
+        damaged = data[:position] + claimed.to_bytes(4, "little") + data[position + 4 :]
+        assert "damaged (compression)" in refusal(tmp_path, damaged)
+
+
+TENSORS = {
+    "beyond the storage": tf.Tensor(FOUR, (5,)),
+    "offset beyond": tf.Tensor(FOUR, (4,), offset=1),
+    "stride beyond": tf.Tensor(FOUR, (3,), (2,)),
+    "negative stride": tf.Tensor(FOUR, (3,), (-1,), offset=3),
+    "negative offset": tf.Tensor(FOUR, (3,), offset=-1),
+    "negative size": tf.Tensor(FOUR, (-3,)),
+    "huge size": tf.Tensor(FOUR, (1 << 62,), (0,)),
+    "huge by stride 0": tf.Tensor(FOUR, (1 << 20, 1 << 20), (0, 0)),
+    "size a text": tf.Tensor(FOUR, ("x",), (1,)),
+    "size a switch": tf.Tensor(FOUR, (True,), (1,)),
+    "offset a float": tf.Tensor(FOUR, (4,), offset=0.0),
+    "too many strides": tf.Tensor(FOUR, (4,), (1, 1)),
+    "nine dimensions": tf.Tensor(FOUR, (1,) * 9),
+    "storage too short": tf.Tensor(claimed(12, 4), (4,)),
+    "storage too long": tf.Tensor(claimed(20, 4), (4,)),
+    "huge storage": tf.Tensor(claimed(16, 1 << 61), (4,)),
+    "negative storage": tf.Tensor(claimed(16, -1), (4,)),
+    "quantised": tf.Tensor(tf.Storage(bytes(16), "QUInt8Storage", 1), (16,)),
+    "untyped without type": tf.Tensor(BYTES, (16,)),
+    "unknown type": tf.Tensor(BYTES, (16,), dtype="float8_e4m3fn"),
+}
+
+
+@pytest.mark.parametrize("tensor", TENSORS)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_hostile_tensors(tmp_path, tensor, file_format):
+    outcome = limits(tmp_path, FORMATS[file_format]({"model": {"x": TENSORS[tensor]}}), seconds=2)
+    assert outcome != "read"
+
+
+def test_many_names_for_one_storage(tmp_path):
+    storage = tf.Storage.of(np.ones(100_000, np.float32))
+    state = {f"x{i}": tf.Tensor(storage, (100_000,)) for i in range(50)}
+    assert "times the file's" in limits(tmp_path, tf.zip_bytes(state))
+
+
+def test_one_storage_described_twice(tmp_path):
+    storage = tf.Storage.of(np.ones(4, np.float32))
+    for numel, kind in ((2, "FloatStorage"), (4, "IntStorage")):
+        other = tf.Storage(storage.data, kind, 4, numel=numel)
+        data = tf.zip_bytes({"x": tf.Tensor(storage, (2,)), "y": tf.Tensor(other, (2,))})
+        data = data.replace(tf.text("1") + tf.text("cpu"), tf.text("0") + tf.text("cpu"))
+        assert "two ways" in refusal(tmp_path, tf.fix_crcs(data))
+
+
+# Archives.
+
+
+def test_other_files(tmp_path):
+    assert "is empty" in refusal(tmp_path, b"")
+    assert "neither" in refusal(tmp_path, b"hello")
+    assert "neither" in refusal(tmp_path, b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert "gzip" in refusal(tmp_path, b"\x1f\x8b" + bytes(100))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("model.pth"))
+    assert "unpack it first" in refusal(tmp_path, buffer.getvalue())
+    assert "none of torch's" in refusal(tmp_path, pickle.dumps([1, 2], protocol=2))
+    assert "TorchScript" in refusal(
+        tmp_path, tf.zip_bytes({}, extra={"constants.pkl": b"\x80\x02)."})
+    )
+    with zipfile.ZipFile(tmp_path / "x.tar", "w") as archive:
+        archive.writestr("a.npy", b"")
+    with pytest.raises(CheckpointError, match="NumPy archive"):
+        read_checkpoint(tmp_path / "x.tar")
+    with zipfile.ZipFile(tmp_path / "x.tar", "w") as archive:
+        archive.writestr("a.txt", b"")
+    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
+        read_checkpoint(tmp_path / "x.tar")
+
+
+def test_places(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_checkpoint(tmp_path / "missing.tar")
+    with pytest.raises(CheckpointError, match="folder"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        read_checkpoint("nul\0.tar")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(CheckpointError, match="no regular file"):
+            read_checkpoint(path)
+
+
+def test_members_must_be_unique_and_apart(tmp_path):
+    good = tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))})
+    assert "x" in read(tmp_path, good).tensors
+    with (
+        pytest.warns(UserWarning, match="Duplicate"),
+        zipfile.ZipFile(tmp_path / "d.tar", "w") as archive,
+    ):
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    with pytest.raises(CheckpointError, match="occurs twice"):
+        read_checkpoint(tmp_path / "d.tar")
+    # All directory entries point at the same data: a small file that stands for a large one.
+    data = bytearray(good)
+    position = struct.unpack_from("<L", data, data.rfind(b"PK\5\6") + 16)[0]
+    offsets = []
+    while data[position : position + 4] == b"PK\1\2":
+        offsets.append(position + 42)
+        position += 46 + sum(struct.unpack_from("<3H", data, position + 28))
+    for offset in offsets[1:]:
+        struct.pack_into("<L", data, offset, 0)
+    assert "overlap" in refusal(tmp_path, bytes(data))
+
+
+def test_records_with_64_bit_sizes(tmp_path, monkeypatch):
+    value = np.arange(100, dtype=np.float32)
+    plain = tf.zip_bytes({"x": tf.tensor(value)})
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    wide = tf.zip_bytes({"x": tf.tensor(value)})
+    assert b"PK\6\6" in wide and len(wide) > len(plain) + 76
+    assert_same(read(tmp_path, wide).tensors, {"x": value})
+    position = wide.rfind(b"PK\6\6")
+    for offset in (0, 40, 48, 56, 64):  # signature, size, offset; then of the locator
+        damaged = bytearray(wide)
+        damaged[position + offset] ^= 0x40
+        refusal(tmp_path, bytes(damaged))
+
+
+def test_nothing_before_or_after(tmp_path):
+    good = tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))})
+    refusal(tmp_path, b"PK" + good)
+    refusal(tmp_path, good + b"\0")
+    position = good.rfind(b"PK\5\6")
+    gap = good[:position] + b"between" + good[position:]
+    assert "not where it should be" in refusal(tmp_path, gap)
+    legacy = tf.legacy_bytes({"x": tf.tensor(np.ones(4, np.float32))})
+    assert "follow its last" in refusal(tmp_path, legacy + b"\0")
+    assert "cut off within its storage" in refusal(tmp_path, legacy[:-1])
+    pickle_alone = tf.Writer().pickle({"x": tf.tensor(np.ones(4, np.float32))})
+    assert "4 bytes follow its pickle" in refusal(tmp_path, tf.pickle_file(pickle_alone + b"junk"))
+
+
+def test_legacy_lists_of_storages(tmp_path):
+    state = {"x": tf.tensor(np.ones(4, np.float32)), "y": tf.tensor(np.ones(3, np.float32))}
+    assert "is missing" in refusal(tmp_path, tf.legacy_bytes(state, cut_keys=1))
+    good = tf.legacy_bytes(state)
+    keys = [b"94000000000000", b"94000000000064"]
+    twice = good[::-1].replace(keys[1][::-1], keys[0][::-1], 1)[::-1]
+    assert "does not match" in refusal(tmp_path, twice)
+    count = struct.pack("<q", 3) + np.ones(3, np.float32).tobytes()
+    other = good.replace(count, struct.pack("<q", 2) + count[8:])
+    assert "has 2 elements, expected 3" in refusal(tmp_path, other)
+
+
+# Damage: every outcome is an error of ours, or the right tensors.
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_cut_anywhere(tmp_path, file_format):
+    data = FORMATS[file_format](upstream(small_state()))
+    for size in range(0, len(data), max(1, 7 // FUZZ)):
+        refusal(tmp_path, data[:size])
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_cut_of_a_real_size(tmp_path, file_format):
+    data = FORMATS[file_format](upstream(CASE.params))
+    rng = random.Random(SEED)
+    for size in [rng.randrange(len(data)) for _ in range(40 * FUZZ)]:
+        refusal(tmp_path, data[:size])
+
+
+def mutate(rng: random.Random, data: bytes) -> bytes:
+    """Damage a file in one to four places."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        position = rng.randrange(len(out))
+        kind = rng.randrange(6)
+        if kind == 0:
+            out[position] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            out[position] = rng.randrange(256)
+        elif kind == 2:
+            out[position : position + 4] = rng.choice(
+                (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4), b"\x01\0\0\0")
+            )[: len(out) - position]
+        elif kind == 3:
+            del out[position : position + rng.randint(1, 16)]
+        elif kind == 4:
+            start = rng.randrange(len(out))
+            out[position:position] = out[start : start + rng.randint(1, 32)]
+        else:
+            out[position : position + 1] = bytes([rng.choice(tuple(pickles._INSTRUCTIONS))])
+        if not out:
+            return b"\x80"
+    return bytes(out)
+
+
+@pytest.mark.parametrize("file_format", ["zip", "zip with checksums made good", "legacy"])
+def test_damaged_anywhere(tmp_path, file_format):
+    params = small_state()
+    data = FORMATS[file_format.split()[0]](upstream(params))
+    path = tmp_path / "x.tar"
+    n_read = 0
+    for case in range(700 * FUZZ):
+        rng = random.Random(f"{SEED} {file_format} {case}")
+        damaged = mutate(rng, data)
+        if "good" in file_format:
+            damaged = tf.fix_crcs(damaged)
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error), f"seed {SEED}, case {case}"
+            continue
+        except BaseException:
+            print(f"seed {SEED}, {file_format}, case {case}")
+            raise
+        n_read += 1
+        assert all(isinstance(value, np.ndarray) for value in found.tensors.values())
+        if file_format == "zip":  # checksums leave no room for another result
+            assert set(found.tensors) <= set(params), f"seed {SEED}, case {case}"
+            for name, value in found.tensors.items():
+                np.testing.assert_array_equal(value, params[name])
+    print(f"seed {SEED}: {n_read} of {700 * FUZZ} damaged files were still read")
+
+
+INSTRUCTIONS = st.sampled_from(
+    [bytes([code]) for code in sorted(pickles._INSTRUCTIONS)]
+    + [tf.text(word) for word in ("model", "x", "storage", "0", "cpu", "latin1", "f8")]
+    + [
+        tf.name(*full.rsplit(".", 1))
+        for full in (
+            "collections.OrderedDict",
+            "torch._utils._rebuild_tensor_v2",
+            "torch._utils._rebuild_parameter",
+            "torch.FloatStorage",
+            "torch.Size",
+            "numpy.dtype",
+            "numpy.core.multiarray.scalar",
+            "_codecs.encode",
+        )
+    ]
+    + [b"K\x04", b"K\x00", b")", b"(", b"t", b"R", b"Q", b"}", b"]", b"q\x00", b"h\x00"]
+    + [tf.Writer().code({"x": tf.tensor(np.zeros(4, np.float32))})]
+)
+
+
+@settings(
+    max_examples=300 * FUZZ,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(code=st.lists(INSTRUCTIONS, max_size=40).map(b"".join))
+def test_any_instructions(tmp_path, code):
+    try:
+        read(tmp_path, tf.pickle_file(b"\x80\x02" + code + b"."))
+    except CheckpointError:
+        pass
+
+
+@settings(
+    max_examples=150 * FUZZ,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(code=st.binary(max_size=200))
+def test_any_bytes(tmp_path, code):
+    for data in (code, b"\x80\x02" + code, b"PK\3\4" + code, tf.pickle_file(b"\x80\x02" + code)):
+        try:
+            read(tmp_path, data)
+        except CheckpointError:
+            pass
+
+
+def test_reading_takes_no_more_memory_than_promised(tmp_path):
+    rng = np.random.default_rng(2)
+    params = {f"x{i}": rng.standard_normal((500, 500)).astype(np.float32) for i in range(6)}
+    for state in (
+        upstream(params),
+        {name: tf.bfloat16(value) for name, value in params.items()},
+        {name: tf.strided(value) for name, value in params.items()},
+    ):
+        for write in FORMATS.values():
+            assert limits(tmp_path, write(state)) == "read"

@@ -1,0 +1,910 @@
+"""The command line: what it finds, writes, says and returns, and how it ends when it is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from drawn_models import golden_model, identity_model
+from pure_delay import load_model, modules
+
+from npfsn import batch, cli, weights
+from npfsn.enhancer import Enhancer
+from npfsn.errors import ModelError
+from npfsn.models import ARCHITECTURES
+from npfsn.whole import enhance
+
+ROOT = Path(__file__).resolve().parent.parent
+NPFSN = [sys.executable, "-m", "npfsn"]
+WITH_DELAY = [sys.executable, str(Path(__file__).with_name("pure_delay.py"))]
+try:
+    import pty
+except ImportError:  # Windows
+    pty = None  # type: ignore[assignment]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes are POSIX's")
+full_device = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+
+
+@pytest.fixture
+def npfsn(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder, with an engine that delays."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(weights, "load_model", load_model)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv, code=0):
+        found = cli.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+def spawn(*argv, base=WITH_DELAY, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.Popen(
+        [*base, *map(str, argv)],
+        env=environment,
+        stdin=options.pop("stdin", subprocess.PIPE),
+        stdout=subprocess.PIPE,
+        stderr=options.pop("stderr", subprocess.PIPE),
+        **options,
+    )
+
+
+def run(*argv, base=WITH_DELAY, data=None, code=0, **options):
+    process = spawn(*argv, base=base, **options)
+    out, err = process.communicate(data, timeout=120)
+    assert process.returncode == code, err.decode()
+    assert b"Traceback" not in err
+    return out, err.decode()
+
+
+def noise(n, channels=1, seed=0):
+    return (np.random.default_rng(seed).standard_normal((n, channels)) * 0.1).astype("f4")
+
+
+def recording(path, n=2000, channels=1, rate=16000, subtype="PCM_16"):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, noise(n, channels), rate, subtype)
+    return path
+
+
+def lag(x, y):
+    """Find where the cross-correlation of two signals peaks."""
+    corr = np.fft.irfft(np.fft.rfft(y, 2 * x.size) * np.conj(np.fft.rfft(x, 2 * x.size)))
+    peak = int(np.argmax(corr))
+    return peak if peak < x.size else peak - 2 * x.size
+
+
+def tree(folder="."):
+    return sorted(
+        str(path.relative_to(folder)).replace(os.sep, "/")
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    )
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def test_output_lies_beside_the_input(npfsn):
+    recording("noisy.wav", 2000)
+    out, err = npfsn("enhance", "noisy.wav")
+    assert tree() == ["noisy.wav", "noisy_enhanced.wav"]
+    assert np.array_equal(sf.read("noisy.wav")[0], sf.read("noisy_enhanced.wav")[0])
+    assert out.startswith("1 file enhanced, 0.1 s of audio in ") and "real-time factor" in out
+    assert out.count("\n") == 1
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ((), "a_enhanced.flac"),
+        (("--suffix", "_clean"), "a_clean.flac"),
+        (("--suffix=-clean",), "a-clean.flac"),
+        (("--suffix", ""), "a.flac"),
+        (("--no-suffix",), "a.flac"),
+        (("--no_suffix",), "a.flac"),
+        (("--format", "wav"), "a_enhanced.wav"),
+        (("--format", ".WAV", "--no-suffix"), "a.wav"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["-o", "--output-dir", "--output_dir"])
+def test_names_of_outputs(npfsn, options, name, folder):
+    recording("in/a.flac")
+    npfsn("enhance", "in/a.flac", folder, "out/new", *options)
+    assert tree() == ["in/a.flac", f"out/new/{name}"]
+
+
+def test_a_folder_keeps_its_structure(npfsn):
+    for name in ("a.wav", "b.flac", "deep/a.wav", "deep/er/c.wav"):
+        recording(f"in/{name}")
+    Path("in/notes.txt").write_text("no audio")
+    recording("in/.hidden.wav")
+    npfsn("enhance", "in", "-o", "out")
+    assert tree("out") == ["a_enhanced.wav", "b_enhanced.flac"]
+    out, _ = npfsn("enhance", "-r", "-i", "in", "-o", "out", "--no-suffix")
+    assert "4 files enhanced" in out
+    assert set(tree("out")) >= {"a.wav", "b.flac", "deep/a.wav", "deep/er/c.wav"}
+
+
+def test_a_second_run_does_not_enhance_what_the_first_wrote(npfsn):
+    recording("in/a.wav")
+    recording("in/deep/b.wav")
+    npfsn("enhance", "in", "-r")
+    found = tree()
+    out, _ = npfsn("enhance", "in", "-r", "--force")
+    assert "2 files enhanced" in out and tree() == found
+    # Nor when the outputs lie in a folder inside.
+    npfsn("enhance", "in", "-r", "-o", "in/out", "--suffix", "_x")
+    out, _ = npfsn("enhance", "in", "-r", "-o", "in/out", "--suffix", "_x", "--force")
+    assert "4 files enhanced" in out
+
+
+def test_lists(npfsn):
+    for name in ("a.wav", "b b.wav", "ü.wav", "#odd.wav", "c.wav"):
+        recording(name)
+    Path("list.txt").write_bytes("\ufeffa.wav\r\n\n# comment\nb b.wav\nü.wav\n./#odd.wav".encode())
+    npfsn("enhance", "@list.txt", "-o", "one")
+    npfsn("enhance", "--list", "list.txt", "c.wav", "-o", "two", "--no-suffix")
+    assert len(tree("one")) == 4
+    assert tree("two") == ["#odd.wav", "a.wav", "b b.wav", "c.wav", "ü.wav"]
+    _, err = npfsn("enhance", "@missing.txt", code=2)
+    assert "cannot read the list missing.txt: No such file" in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space.wav",
+        "ünïcödé 🎤.wav",
+        pytest.param("a'\"b.wav", marks=posix),
+        pytest.param("new\nline.wav", marks=posix),
+    ],
+)
+def test_odd_names(npfsn, name):
+    recording(name)
+    npfsn("enhance", name, "-o", "out", "--no-suffix")
+    assert tree("out") == [name]
+
+
+def test_a_name_that_begins_with_a_dash(npfsn):
+    recording("-odd.wav")
+    npfsn("enhance", "--", "-odd.wav")
+    npfsn("enhance", "./-odd.wav", "-o", "out")
+    assert tree() == ["-odd.wav", "-odd_enhanced.wav", "out/-odd_enhanced.wav"]
+
+
+@posix
+def test_names_cannot_write_on_the_terminal(npfsn):
+    name = "\x1b[2Jbad\r.wav"
+    Path(name).write_bytes(b"")
+    out, err = npfsn("enhance", name, code=1)
+    assert "\x1b" not in out + err and "\r" not in out + err
+    assert "\\x1b[2Jbad\\r.wav" in err
+
+
+def test_two_inputs_never_share_an_output(npfsn):
+    recording("one/a.wav", 1000)
+    recording("two/a.wav", 2000)
+    out, err = npfsn("enhance", "one/a.wav", "two/a.wav", "one/../one/a.wav", "-o", "out", code=1)
+    assert "would both become" in err
+    assert "1 file enhanced" in out and "1 failed" in out
+    assert sf.info("out/a_enhanced.wav").frames == 1000
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_one_bad_file_does_not_stop_the_others(npfsn):
+    recording("a.wav")
+    Path("b.wav").write_bytes(b"no audio at all")
+    recording("c.wav")
+    out, err = npfsn("enhance", "a.wav", "b.wav", "c.wav", "missing.wav", "-o", "out", code=1)
+    assert tree("out") == ["a_enhanced.wav", "c_enhanced.wav"]
+    assert err.count("error: ") == 2 == err.count("\n")
+    assert "2 files enhanced" in out and "2 failed: b.wav, missing.wav" in out
+
+
+def test_nothing_is_overwritten_without_force(npfsn):
+    recording("a.wav")
+    Path("a_enhanced.wav").write_text("precious")
+    _, err = npfsn("enhance", "a.wav", code=1)
+    assert "exists" in err and "--force" in err
+    assert Path("a_enhanced.wav").read_text() == "precious"
+    npfsn("enhance", "a.wav", "--force")
+    assert sf.info("a_enhanced.wav").frames == 2000
+
+
+def test_the_source_is_never_overwritten(npfsn):
+    content = recording("a.wav").read_bytes()
+    _, err = npfsn("enhance", "a.wav", "--no-suffix", "--force", code=1)
+    assert "is the input itself" in err
+    assert Path("a.wav").read_bytes() == content
+
+
+def test_resume_does_only_the_rest(npfsn):
+    for name in "abc":
+        recording(f"in/{name}.wav")
+    npfsn("enhance", "in/b.wav", "-o", "out")
+    before = Path("out/b_enhanced.wav").stat().st_mtime_ns
+    out, _ = npfsn("enhance", "in", "-o", "out", "--resume")
+    assert "2 files enhanced" in out and "1 skipped" in out
+    assert Path("out/b_enhanced.wav").stat().st_mtime_ns == before
+    out, _ = npfsn("enhance", "in", "-o", "out", "--resume")
+    assert "0 files enhanced" in out and "3 skipped" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "usage"),
+        (("unknown",), "invalid choice"),
+        (("enhance",), "no input"),
+        (("enhance", ""), "empty name"),
+        (("enhance", "a.wav", "--unknown"), "unrecognized"),
+        (("enhance", "a.wav", "--work", "2"), "unrecognized"),
+        (("enhance", "a.wav", "--workers", "0"), "whole number"),
+        (("enhance", "a.wav", "-a", "-3"), "decibels"),
+        (("enhance", "a.wav", "-a", "nan"), "decibels"),
+        (("enhance", "a.wav", "--suffix", "../x"), "another folder"),
+        (("enhance", "a.wav", "--format", "../x"), "file suffix"),
+        (("enhance", "a.wav", "--precision", "int4"), "invalid choice"),
+        (("enhance", "a.wav", "--force", "--resume"), "not allowed with"),
+        (("enhance", "a.wav", "-q", "-v"), "not allowed with"),
+        (("stream", "--rate", "10"), "sample rate"),
+        (("stream", "--format", "mp3"), "invalid choice"),
+    ],
+)
+def test_wrong_arguments(npfsn, argv, message):
+    _, err = npfsn(*argv, code=2)
+    assert message in err
+
+
+@pytest.mark.parametrize("format_", ["txt", "sd2", "raw"])
+def test_containers_that_cannot_be_written(npfsn, format_):
+    recording("a.wav")
+    _, err = npfsn("enhance", "a.wav", "--format", format_, code=1)
+    assert err.count("\n") == 1 and tree() == ["a.wav"]
+
+
+def test_a_model_that_cannot_be_read_is_said_once(npfsn):
+    for name in "abc":
+        recording(f"in/{name}.wav")
+    Path("model.npz").write_bytes(b"no model")
+    _, err = npfsn("enhance", "in", "-m", "model.npz", "-o", "out", code=1)
+    assert err.count("\n") == 1 and "model.npz" in err
+    _, err = npfsn("enhance", "in", "-m", "missing.npz", "-o", "out", code=1)
+    assert err.count("\n") == 1 and "missing.npz" in err
+    _, err = npfsn("enhance", "in", "--norm", "batch_norm", "-o", "out", code=1)
+    assert err.count("\n") == 1 and "cumulative_laplace_norm" in err
+    assert not Path("out").exists()
+
+
+def test_a_folder_without_audio_fails(npfsn):
+    recording("in/deep/a.wav")
+    _, err = npfsn("enhance", "in", code=1)
+    assert "holds no sound files" in err and "-r" in err
+
+
+@posix
+def test_names_that_no_file_can_have(npfsn):
+    recording("a.wav")
+    recording("x" * 248 + ".wav")
+    Path("list.txt").write_bytes(b"a.wav\nnul\0l.wav\n")
+    argv = ("enhance", "x" * 5000, "x" * 248 + ".wav", "a.wav/b.wav", "@list.txt")
+    out, err = npfsn(*argv, code=1)
+    assert err.count("error: ") == err.count("\n") == 4
+    assert "1 file enhanced" in out
+
+
+def test_an_output_folder_that_is_a_file(npfsn):
+    recording("a.wav")
+    Path("out").write_text("")
+    _, err = npfsn("enhance", "a.wav", "-o", "out", code=1)
+    assert "cannot write" in err and err.count("\n") == 1
+
+
+def test_quiet_and_verbose(npfsn):
+    recording("a.wav")
+    Path("b.wav").write_bytes(b"")
+    out, err = npfsn("enhance", "a.wav", "b.wav", "-q", code=1)
+    assert out == "" and err.count("\n") == 1
+    found = cli.main(["enhance", "a.wav", "b.wav", "-o", "out", "-v"])
+    assert found == 1
+
+
+def test_verbose_shows_where(npfsn, capsys):
+    recording("a.wav")
+    Path("b.wav").write_bytes(b"")
+    assert cli.main(["enhance", "a.wav", "b.wav", "-v"]) == 1
+    out, err = capsys.readouterr()
+    assert "a.wav -> a_enhanced.wav" in out
+    assert "Traceback" in err and "AudioError" in err
+
+
+def test_odd_samples_are_warned_of_once(npfsn):
+    for name in "ab":
+        x = noise(3000)
+        x[[5, 700]] = np.nan
+        sf.write(f"{name}.wav", x, 16000, "FLOAT")
+    recording("c.wav")
+    out, err = npfsn("enhance", "a.wav", "b.wav", "c.wav")
+    assert (
+        err == "npfsn: warning: 4 NaN or infinite samples were replaced by zero in a.wav, b.wav\n"
+    )
+    sf.write("loud.wav", noise(3000) + 1.0, 16000, "FLOAT")
+    _, err = npfsn("enhance", "loud.wav", "--format", "flac")
+    assert "beyond full scale were clipped in loud.wav" in err
+
+
+def test_a_bug_is_one_sentence(npfsn, monkeypatch):
+    recording("a.wav")
+    monkeypatch.setattr("npfsn.audio.enhance_file", lambda *_, **__: 1 / 0)
+    _, err = npfsn("enhance", "a.wav", code=1)
+    assert "unexpected ZeroDivisionError" in err and err.count("\n") == 1
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+def test_workers_do_the_same(tmp_path):
+    for index in range(5):
+        recording(tmp_path / f"in/{index}.wav", 1000 + index)
+    (tmp_path / "in/5.wav").write_bytes(b"")
+    out, err = run("enhance", "in", "-o", "out", "--workers", 3, cwd=tmp_path, code=1)
+    assert b"5 files enhanced" in out and b"1 failed: in/5.wav" in out
+    assert err.count("\n") == 1
+    assert [sf.info(tmp_path / "out" / name).frames for name in tree(tmp_path / "out")] == [
+        1000 + index for index in range(5)
+    ]
+
+
+def test_workers_report_a_bad_model_once(tmp_path):
+    for index in range(3):
+        recording(tmp_path / f"{index}.wav")
+    (tmp_path / "model.npz").write_bytes(b"no model")
+    _, err = run("enhance", ".", "--workers", 2, "-m", "model.npz", cwd=tmp_path, code=1)
+    assert err.count("\n") == 1 and "model.npz" in err
+
+
+@posix
+def test_a_killed_worker_costs_one_file(tmp_path):
+    for index in range(4):
+        recording(tmp_path / f"in/{index}.wav")
+    sf.write(tmp_path / "in/1.wav", np.full(3000, 0.75), 16000)
+    out, err = run(
+        *("enhance", "in", "-o", "out", "--workers", 2),
+        cwd=tmp_path,
+        env={"NPFSN_TEST_KILL": "1"},
+        code=1,
+    )
+    assert "in/1.wav: its worker process was killed (signal 9)" in err
+    assert b"3 files enhanced" in out
+    assert [name for name in tree(tmp_path / "out") if name.endswith("wav")] == [
+        f"{index}_enhanced.wav" for index in (0, 2, 3)
+    ]
+
+
+@posix
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_whole_files_only(tmp_path, signum, code, workers):
+    for index in range(6):
+        recording(tmp_path / f"in/{index}.wav", 400_000)
+    process = spawn(
+        *("enhance", "in", "-o", "out", "--workers", workers),
+        cwd=tmp_path,
+        env={"NPFSN_TEST_PAUSE": "0.2"},
+        start_new_session=True,
+    )
+    out = tmp_path / "out"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # one file whole, another one half
+        names = os.listdir(out) if out.exists() else []
+        if any(n.endswith(".wav") for n in names) and any(n.endswith(".part") for n in names):
+            break
+        time.sleep(0.01)
+    # A terminal sends Ctrl-C to all processes, `kill` sends SIGTERM to one.
+    send = os.killpg if signum == signal.SIGINT else os.kill
+    send(process.pid, signum)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert b"Traceback" not in stderr
+    assert b"--resume" in stderr
+    done = tree(out)
+    assert 0 < len(done) < 6
+    for name in done:
+        assert name.endswith("_enhanced.wav")
+        assert sf.info(out / name).frames == 400_000
+    stdout, _ = run("enhance", "in", "-o", "out", "--resume", cwd=tmp_path)
+    assert f"{len(done)} skipped".encode() in stdout
+    assert len(tree(out)) == 6
+
+
+@posix
+def test_a_terminal_gets_one_line_of_progress(tmp_path):
+    for index in range(3):
+        recording(tmp_path / f"{index}.wav", 500_000)
+    primary, secondary = pty.openpty()
+    process = spawn(
+        *("enhance", ".", "-o", "out"),
+        cwd=tmp_path,
+        stderr=secondary,
+        env={"NPFSN_TEST_PAUSE": "0.03", "COLUMNS": "70", "TERM": "xterm"},
+    )
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the closed end as an error
+        while data := os.read(primary, 65536):
+            shown += data
+    os.close(primary)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and b"3 files enhanced" in out
+    assert b"\n" not in shown
+    lines = [line.strip() for line in shown.decode().split("\r") if line.strip()]
+    assert len(lines) > 3
+    assert all(len(line) < 70 for line in lines)
+    assert any("x real time" in line and " left" in line and ".wav" in line for line in lines)
+    assert lines[-1].startswith("[3/3]")
+    assert shown.endswith(b"\r")
+
+
+def test_no_terminal_no_progress(tmp_path):
+    recording(tmp_path / "a.wav", 50_000)
+    _, err = run("enhance", "a.wav", cwd=tmp_path)
+    assert err == ""
+
+
+def test_decoders_do_not_talk(tmp_path):
+    if "MP3" not in sf.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    recording(tmp_path / "a.mp3", 50_000, subtype="MPEG_LAYER_III")
+    content = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
+    for workers in (1, 2):
+        out, err = run("enhance", "a.mp3", "b.mp3", "--workers", workers, cwd=tmp_path, code=1)
+        assert err.count("\n") == 2 and "cut short" in err
+        assert out.count(b"\n") == 1
+
+
+@posix
+def test_a_terminal_without_unicode(tmp_path):
+    recording(tmp_path / "ü🎤.wav")
+    env = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    out, err = run("enhance", ".", "-v", cwd=tmp_path, env=env)
+    assert b"1 file enhanced" in out and out.isascii()
+
+
+@full_device
+def test_closed_outputs_are_no_crash(tmp_path):
+    recording(tmp_path / "a.wav")
+    for redirect in (">&-", "2>&-", ">&- 2>&-", ">/dev/full"):
+        program = shlex.join([sys.executable, str(WITH_DELAY[1])])
+        command = f"{program} enhance a.wav --force {redirect}"
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, env=os.environ
+        )
+        assert b"Traceback" not in done.stderr + done.stdout
+        assert b"Exception" not in done.stderr
+        assert sf.info(tmp_path / "a_enhanced.wav").frames == 2000
+        (tmp_path / "a_enhanced.wav").unlink()
+
+
+# --- stream ------------------------------------------------------------------------------------
+
+
+def pcm(x, format_):
+    if format_ == "s16le":
+        return np.rint(x * 32768).clip(-32768, 32767).astype("<i2").tobytes()
+    return x.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize("format_", ["s16le", "f32le"])
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 20_011])
+def test_a_stream_is_as_long_as_its_input(format_, n):
+    data = pcm(noise(n)[:, 0], format_)
+    out, err = run("stream", "--format", format_, data=data)
+    assert out == data
+    assert err == ""
+
+
+def test_a_stream_may_keep_its_latency():
+    data = pcm(noise(5000)[:, 0], "s16le")
+    out, _ = run("stream", "--keep-latency", data=data)
+    assert out == bytes(2 * 768) + data
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_a_stream_at_another_rate(rate):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    out, _ = run("stream", "--format", "f32le", "--rate", rate, data=pcm(tone, "f32le"))
+    found = np.frombuffer(out, "<f4")
+    assert found.size == rate
+    inner = slice(rate // 20, -rate // 20)
+    np.testing.assert_allclose(found[inner], tone[inner], atol=3e-3)
+
+
+def test_each_hop_leaves_when_it_is_ready():
+    """Hop k of the output needs hops up to k + 3 of the input; nothing may wait longer."""
+    x = noise(256 * 8)[:, 0]
+    data = pcm(x, "s16le")
+    process = spawn("stream", bufsize=0)
+    hop = 512
+    for k in range(8):
+        process.stdin.write(data[k * hop : (k + 1) * hop])
+        if k >= 3:
+            assert process.stdout.read(hop) == data[(k - 3) * hop : (k - 2) * hop]
+    process.stdin.close()
+    assert process.stdout.read() == data[5 * hop :]
+    assert process.wait(timeout=30) == 0
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_a_stream_that_stalls_and_comes_in_crumbs():
+    data = pcm(noise(700)[:, 0], "f32le")
+    process = spawn("stream", "--format", "f32le", bufsize=0)
+    for index in range(0, len(data), 7):  # samples are cut apart
+        process.stdin.write(data[index : index + 7])
+        if index % 700 == 0:
+            time.sleep(0.05)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, data, b"")
+
+
+def test_odd_bytes_at_the_end_of_a_stream():
+    data = pcm(noise(300)[:, 0], "f32le")
+    out, err = run("stream", "--format", "f32le", data=data + b"abc")
+    assert out == data
+    assert err.count("\n") == 1 and "3 odd bytes" in err
+    _, err = run("stream", "-q", "--format", "f32le", data=data + b"abc")
+    assert err == ""
+
+
+def test_a_stream_silences_what_is_not_finite():
+    x = noise(3000)[:, 0]
+    x[[3, 1000, 2999]] = [np.nan, np.inf, -np.inf]
+    for options in ((), ("--rate", 48000)):
+        out, err = run("stream", "--format", "f32le", *options, data=x.tobytes())
+        assert err == "npfsn: warning: 3 NaN or infinite samples were replaced by zero\n"
+        assert np.isfinite(np.frombuffer(out, "<f4")).all()
+
+
+@posix
+def test_a_reader_that_closes_the_pipe_ends_the_stream():
+    process = spawn("stream", bufsize=0)
+    data = pcm(noise(256 * 40)[:, 0], "s16le")
+    process.stdin.write(data)
+    process.stdout.read(512)
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        for _ in range(200):
+            process.stdin.write(data)
+            time.sleep(0.01)
+    assert process.wait(timeout=30) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+@posix
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stream_ends_on_a_signal(signum, code):
+    process = spawn("stream", bufsize=0)
+    process.stdin.write(bytes(512 * 8))
+    process.stdout.read(512)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err.count(b"\n") == 1
+
+
+@full_device
+def test_a_stream_onto_a_full_disk_says_so():
+    process = spawn("stream")
+    process.stdout.close()
+    process.kill()
+    process.communicate()
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*WITH_DELAY, "stream"], input=bytes(20_000), stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "npfsn: error: No space left on device\n"
+
+
+@posix
+def test_a_stream_wants_pipes():
+    primary, secondary = pty.openpty()
+    _, err = run("stream", stdin=secondary, code=2)
+    assert "standard input is a terminal" in err
+    os.close(primary)
+    os.close(secondary)
+
+
+# --- with the engine ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Write models of the golden cases, and one whose mask is one, to files."""
+    folder = tmp_path_factory.mktemp("models")
+    names = {
+        "fast": golden_model("fast_lstm_cum"),
+        "full": golden_model("full_gru_cum"),
+        "offline": golden_model("base_gru_offline"),
+        "wide": golden_model("improved_48k"),
+        "identity": identity_model("fullband"),
+    }
+    for name, model in names.items():
+        weights.save_model(model, folder / f"{name}.npz")
+    return {name: folder / f"{name}.npz" for name in names}
+
+
+@pytest.fixture
+def engine(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder, with the real engine."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = cli.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out, err
+
+    return run
+
+
+def speech(rate=16000, seconds=1.0):
+    """Something with the swells and gaps of speech, within the band of every model."""
+    t = np.arange(round(rate * seconds)) / rate
+    swell = np.maximum(0.0, np.sin(2 * np.pi * 2.3 * t)) ** 2
+    x = swell * (np.sin(2 * np.pi * 200 * t) + 0.5 * np.sin(2 * np.pi * 1130 * t))
+    return (0.2 * x + 0.01 * np.random.default_rng(3).standard_normal(t.size)).astype("f4")
+
+
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+def test_files_are_what_enhance_gives(engine, models, rate):
+    x = speech(rate)
+    sf.write("a.wav", x, rate, "FLOAT")
+    for name in ("fast", "full", "offline"):
+        engine("enhance", "a.wav", "-m", models[name], "--force")
+        expected = enhance(x, rate, models[name])
+        found, _ = sf.read("a_enhanced.wav", dtype="float32")
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_mask_of_one_gives_the_file_back(engine, models, rate):
+    x = np.stack([speech(rate), speech(rate)[::-1]], axis=1)
+    sf.write("a.wav", x, rate, "PCM_16")
+    engine("enhance", "a.wav", "-m", models["identity"])
+    before, _ = sf.read("a.wav")
+    after, _ = sf.read("a_enhanced.wav")
+    assert before.shape == after.shape
+    if rate == 16000:
+        assert np.array_equal(before, after)
+    for c in range(2):
+        assert lag(before[:, c], after[:, c]) == 0
+
+
+def test_attenuation_of_files(engine, models):
+    x = speech(44100)
+    sf.write("a.wav", x, 44100, "FLOAT")
+    engine("enhance", "a.wav", "-m", models["fast"], "-a", 0)
+    assert np.array_equal(sf.read("a_enhanced.wav", dtype="float32")[0], x)
+    engine("enhance", "a.wav", "-m", models["fast"], "-a", 6, "--force")
+    expected = enhance(x, 44100, models["fast"], atten_lim_db=6)
+    found, _ = sf.read("a_enhanced.wav", dtype="float32")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_streams_are_what_the_enhancer_gives(models):
+    x = speech()[:10_007]
+    enhancer = Enhancer(models["fast"])
+    whole = np.concatenate([enhancer.process(x), enhancer.flush()])
+    out, err = run(
+        "stream", "--format", "f32le", "-m", models["fast"], base=NPFSN, data=x.tobytes()
+    )
+    assert err == ""
+    assert out == whole[768:].tobytes()
+    out, _ = run(
+        *("stream", "--format", "f32le", "--keep-latency", "-m", models["fast"]),
+        base=NPFSN,
+        data=x.tobytes(),
+    )
+    assert out == whole.tobytes()
+
+    coarse = np.rint(x * 32768).astype("<i2")
+    enhancer = Enhancer(models["fast"])
+    y = np.concatenate([enhancer.process((coarse / 32768).astype("f4")), enhancer.flush()])[768:]
+    out, _ = run("stream", "-m", models["fast"], base=NPFSN, data=coarse.tobytes())
+    assert np.array_equal(np.frombuffer(out, "<i2"), np.rint(y * 32768).clip(-32768, 32767))
+
+
+def test_a_norm_that_cannot_stream(models):
+    _, err = run("stream", "-m", models["offline"], base=NPFSN, data=bytes(1000), code=1)
+    assert err.count("\n") == 1 and "--norm" in err
+    norm = "cumulative_laplace_norm"
+    out, _ = run("stream", "-m", models["offline"], "--norm", norm, base=NPFSN, data=bytes(1000))
+    assert len(out) == 1000
+
+
+def test_a_stream_at_the_rate_of_its_model(models):
+    norm = "cumulative_laplace_norm"
+    out, err = run(
+        *("stream", "-m", models["wide"], "--norm", norm, "--format", "f32le"),
+        base=NPFSN,
+        data=speech(48000).tobytes(),
+    )
+    assert len(out) == 48000 * 4
+
+
+def test_int8_is_close(engine, models):
+    x = speech()
+    sf.write("a.wav", x, 16000, "FLOAT")
+    engine("enhance", "a.wav", "-m", models["fast"], "--precision", "int8")
+    found, _ = sf.read("a_enhanced.wav", dtype="float32")
+    expected = enhance(x, 16000, models["fast"])
+    assert 0.0 < np.std(found - expected) < 0.1 * np.std(expected)
+
+
+def test_workers_with_the_engine(tmp_path, models):
+    for index in range(2):
+        sf.write(tmp_path / f"{index}.wav", speech()[index:], 16000, "FLOAT")
+    run("enhance", ".", "--workers", 2, "-m", models["full"], base=NPFSN, cwd=tmp_path)
+    for index in range(2):
+        found, _ = sf.read(tmp_path / f"{index}_enhanced.wav", dtype="float32")
+        expected = enhance(speech()[index:], 16000, models["full"])
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_example_is_what_its_program_makes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import make_example
+
+    found, rate = sf.read(ROOT / "examples" / "noisy.wav")
+    _, noisy = make_example.make()
+    assert rate == 16000 and 3.0 < found.size / rate < 5.0
+    np.testing.assert_allclose(found, noisy, atol=2.0**-15)
+
+
+def test_the_example_becomes_cleaner(engine, monkeypatch):
+    """The README's command: built-in weights, no options."""
+    try:
+        weights.load_model()
+    except ModelError:
+        pytest.skip("no built-in weights yet")
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import make_example
+
+    clean, noisy = make_example.make()
+    engine("enhance", ROOT / "examples" / "noisy.wav", "-o", "out")
+    found, _ = sf.read("out/noisy_enhanced.wav")
+    assert found.size == clean.size
+    assert lag(noisy, found) == 0
+    silence = slice(0, 16000 // 4)  # before the first word
+    assert np.std(found[silence]) < 0.5 * np.std(noisy[silence])
+    assert np.std(found - clean) < np.std(noisy - clean)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("fast", ["fast_fullsubnet", "5,062,831", "768 samples (48 ms)", "64 ms end to end"]),
+        ("offline", ["fullband", "offline_laplace_norm", "no: its norm needs the whole signal"]),
+        ("wide", ["improved_fullsubnet", "48000 Hz"]),
+    ],
+)
+def test_info(npfsn, models, name, facts):
+    out, err = npfsn("info", models[name])
+    assert err == ""
+    for fact in (*facts, "sha-256", "MB"):
+        assert fact in out
+    out, _ = npfsn("info", models[name], "-v")
+    assert "sequence" in out.lower()
+
+
+def test_info_of_what_is_no_model(npfsn):
+    Path("model.npz").write_bytes(b"PK\x03\x04")
+    _, err = npfsn("info", "model.npz", code=1)
+    assert err.count("\n") == 1 and "model.npz" in err
+
+
+@posix
+def test_info_into_a_closed_pipe(models):
+    program = shlex.join([sys.executable, "-m", "npfsn", "info", str(models["fast"])])
+    command = f"{program} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.slow
+def test_warmup_compiles_all_there_is(tmp_path, models):
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    out, err = run("warmup", "-v", base=NPFSN, env=env)
+    assert b"kernels ready" in out and str(tmp_path / "cache").encode() in out and err == ""
+    for architecture in ARCHITECTURES:
+        assert f"{architecture}: ".encode() in out
+    # From here on a start that compiles anything says so on stderr.
+    sf.write(tmp_path / "a.wav", speech(), 16000, "FLOAT")
+    for name, options in {
+        "fast": ["-a", 10],
+        "full": [],
+        "offline": [],
+        "wide": ["--norm", "forgetting_norm"],
+    }.items():
+        for precision in ("float32", "int8"):
+            args = ("enhance", "a.wav", "--force", "-m", models[name], "--precision", precision)
+            _, err = run(*args, *options, base=NPFSN, env=env, cwd=tmp_path)
+            assert err == ""
+            if name == "fast":
+                args = ("stream", "-m", models[name], "--precision", precision)
+                _, err = run(*args, *options, base=NPFSN, env=env, data=bytes(20_000))
+                assert err == ""
+
+
+@pytest.mark.slow
+def test_a_cold_start_says_so_unless_told_not_to(tmp_path, models):
+    sf.write(tmp_path / "a.wav", speech(), 16000, "FLOAT")
+    for index, (option, lines) in enumerate((("-v", 1), ("-q", 0))):
+        env = {"NUMBA_CACHE_DIR": str(tmp_path / f"cache{index}")}
+        args = ("enhance", "a.wav", "--force", "-m", models["full"], option)
+        _, err = run(*args, base=NPFSN, env=env, cwd=tmp_path)
+        assert err.count("\n") == lines
+        assert ("compiling" in err) == bool(lines)
+
+
+# --- help, version -----------------------------------------------------------------------------
+
+
+def test_version(npfsn):
+    out, err = npfsn("--version")
+    assert out.startswith("npfsn ") and err == ""
+
+
+@pytest.mark.parametrize("command", ["enhance", "stream", "info", "warmup", "bench"])
+def test_help_teaches_with_examples(npfsn, command):
+    out, _ = npfsn(command, "--help")
+    assert "examples:" in out and f"npfsn {command}" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    out, _ = npfsn("--help")
+    assert command in out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from npfsn.cli import main; main(sys.argv[1:]); "
+        "heavy = {'numpy', 'numba', 'scipy', 'soundfile'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    for argv in (["--version"], ["--help"], ["enhance", "--help"], []):
+        run(*argv, base=[sys.executable, "-c", code])
+
+
+def test_a_stray_control_c_before_anything_is_quiet(npfsn, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    recording("a.wav")
+    monkeypatch.setattr(batch, "_make_plan", stop)
+    _, err = npfsn("enhance", "a.wav", code=130)
+    assert err == "npfsn: interrupted\n"

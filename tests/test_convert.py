@@ -1,0 +1,446 @@
+"""`npfsn-convert`: the right model or one sentence, and never a guess that is not told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch_files as tf
+from golden_cases import ALL_CASES, Case, load_case
+
+from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
+from npfsn.convert import convert, main
+from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
+from npfsn.weights import load_model, save_model
+
+ARCHITECTURES = {
+    "full": "fullsubnet",
+    "fast": "fast_fullsubnet",
+    "base": "fullband",
+    "improved": "improved_fullsubnet",
+}
+PACKAGES = ARCHITECTURES | {"base": "fullband_baseline"}
+NORM = "cumulative_laplace_norm"
+
+
+def state(case: Case, make=tf.tensor, **options) -> dict[str, object]:
+    return {"epoch": 58, "model": tf.Ordered({k: make(v) for k, v in case.params.items()})}
+
+
+def recipe_of(case: Case) -> dict[str, object]:
+    """Return the recipe of a golden case, in the shape of the published ones."""
+    args = {k: v for k, v in case.config["model_args"].items() if v is not None}
+    return {
+        "acoustics": {
+            "n_fft": case.config["n_fft"],
+            "win_length": case.config["n_fft"],
+            "sr": case.config["sr"],
+            "hop_length": case.config["hop_length"],
+        },
+        "model": {"path": f"{PACKAGES[case.config['arch']]}.model.Model", "args": args},
+    }
+
+
+def toml_of(recipe: dict[str, object]) -> str:
+    lines = []
+
+    def text(value: object) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, list):
+            return "[" + ", ".join(map(text, value)) + "]"
+        return f'"{value}"' if isinstance(value, str) else repr(value)
+
+    def table(prefix: str, content: dict[str, object]) -> None:
+        lines.append(f"[{prefix}]")
+        inner = {k: v for k, v in content.items() if isinstance(v, dict)}
+        lines.extend(f"{k} = {text(v)}" for k, v in content.items() if k not in inner)
+        for key, value in inner.items():
+            table(f"{prefix}.{key}", value)
+
+    for key, value in recipe.items():
+        table(key, value)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch) -> Path:
+    """Make a FullSubNet checkpoint, in a folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "best_model.tar"
+    path.write_bytes(tf.zip_bytes(state(load_case("full_lstm_cum"))))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "train.toml"
+    path.write_text(toml_of(recipe_of(load_case("full_lstm_cum"))))
+    return path
+
+
+# The right model.
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_golden_cases(tmp_path, name):
+    case = load_case(name)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(state(case)))
+    model = convert(path, recipe=recipe_of(case))
+    assert model.architecture == ARCHITECTURES[case.config["arch"]]
+    assert set(model.tensors) == set(case.params)
+    for key, value in case.params.items():
+        np.testing.assert_array_equal(model.tensors[key], value, strict=True)
+    args = case.config["model_args"]
+    for key in ("norm_type", "look_ahead", "shrink_size", "sb_num_neighbors", "num_mels"):
+        if key in args:
+            assert getattr(model.config, key) == args[key]
+    assert model.config.n_fft == case.config["n_fft"]
+    assert model.config.hop_length == case.config["hop_length"]
+    assert model.config.sample_rate == case.config["sr"]
+    assert model.config.streams == (args["norm_type"] in CAUSAL_NORMS)
+    save_model(model, tmp_path / "x.npz")
+    found = load_model(tmp_path / "x.npz")
+    assert found.config == model.config and found.norm == args["norm_type"]
+
+
+@pytest.mark.parametrize("name", ["full_lstm_cum", "full_gru_cum", "fast_lstm_cum", "improved_16k"])
+def test_published_defaults_fit_without_a_recipe(tmp_path, name):
+    case = load_case(name)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(state(case)))
+    norm = case.config["model_args"]["norm_type"]
+    assert convert(path, norm=norm).config == convert(path, recipe=recipe_of(case)).config
+
+
+def largest_error(model, case: Case) -> float:
+    return max(
+        float(np.abs(model.tensors[k].astype(np.float64) - v).max()) for k, v in case.params.items()
+    )
+
+
+VARIANTS = {
+    "zip": lambda case: tf.zip_bytes(state(case)),
+    "legacy": lambda case: tf.legacy_bytes(state(case)),
+    "bare": lambda case: tf.zip_bytes(state(case)["model"]),
+    "bare legacy": lambda case: tf.legacy_bytes(state(case)["model"]),
+    "prefix and cuda": lambda case: tf.zip_bytes(
+        {"module." + k: tf.tensor(v, location="cuda:1") for k, v in case.params.items()}
+    ),
+    "strided": lambda case: tf.zip_bytes(state(case, tf.strided)),
+    "double": lambda case: tf.zip_bytes(state(case, lambda v: tf.tensor(v.astype(np.float64)))),
+    "half": lambda case: tf.zip_bytes(state(case, lambda v: tf.tensor(v.astype(np.float16)))),
+    "bfloat16": lambda case: tf.legacy_bytes(state(case, tf.bfloat16)),
+}
+# Largest relative rounding of a weight: none, 11 bits, or (cut off, not rounded) 8 bits.
+ROUNDING = {"half": 2.0**-11, "bfloat16": 2.0**-7}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_kinds_of_files(tmp_path, variant):
+    case = load_case("full_lstm_cum")
+    data = VARIANTS[variant](case)
+    (tmp_path / "x.pth").write_bytes(data)
+    model = convert(tmp_path / "x.pth", norm=NORM)
+    largest = max(float(np.abs(v).max()) for v in case.params.values())
+    assert largest_error(model, case) <= ROUNDING.get(variant, 0.0) * largest
+    assert all(v.dtype == np.float32 for v in model.tensors.values())
+    assert model.info["source"] == {"name": "x.pth", "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_half_precision_is_rounded_once(checkpoint):
+    case = load_case("full_lstm_cum")
+    model = convert(checkpoint, norm=NORM, precision="float16")
+    for key, value in case.params.items():
+        np.testing.assert_array_equal(model.tensors[key], value.astype(np.float16), strict=True)
+    with pytest.raises(ModelError, match="float8"):
+        convert(checkpoint, norm=NORM, precision="float8")
+
+
+# One sentence.
+
+
+def altered(tmp_path: Path, **changes: object) -> Path:
+    """Write a checkpoint some of whose tensors are replaced, added, or (None) missing."""
+    params = load_case("full_lstm_cum").params | changes
+    path = tmp_path / "altered.tar"
+    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in params.items() if v is not None}))
+    return path
+
+
+BIAS = "sb_model.fc_output_layer.bias"
+
+
+def test_tensors_that_do_not_fit(tmp_path):
+    def refusal(error: type[Exception] = ModelError, **changes: object) -> str:
+        with pytest.raises(error) as info:
+            convert(altered(tmp_path, **changes), norm=NORM)
+        assert "altered.tar" in str(info.value) and "\n" not in str(info.value)
+        return str(info.value)
+
+    assert f"1 missing ({BIAS})" in refusal(**{BIAS: None})
+    assert "1 unexpected (extra)" in refusal(extra=np.zeros(3, np.float32))
+    assert "[3], expected [2]" in refusal(**{BIAS: np.zeros(3, np.float32)})
+    assert "floating point" in refusal(**{BIAS: np.zeros(2, np.int32)})
+    assert "holds NaN" in refusal(**{BIAS: np.array([0, np.nan], np.float32)})
+    assert "too large for float32" in refusal(**{BIAS: np.array([0, 1e300])})
+    cell = "sb_model.sequence_model.weight_hh_l0"
+    assert cell in refusal(**{cell: np.zeros((97, 24), np.float32)})
+    assert cell in refusal(**{cell: np.zeros(96, np.float32)})
+    assert cell in refusal(**{cell: None})
+    many = {f"extra{i}": np.zeros(1, np.float32) for i in range(50)}
+    assert "50 unexpected (extra0, extra1, extra2, extra3, ...)" in refusal(**many)
+    reverse = "fb_model.sequence_model.weight_ih_l0_reverse"
+    assert reverse in refusal(**{reverse: np.zeros((192, 257), np.float32)})
+
+    (tmp_path / "other.tar").write_bytes(tf.zip_bytes({"conv.weight": tf.tensor(np.ones(3))}))
+    with pytest.raises(CheckpointError, match=r"none of the models known here .*conv\.weight"):
+        convert(tmp_path / "other.tar", norm=NORM)
+
+
+def test_values_too_large_for_half(tmp_path):
+    path = altered(tmp_path, **{BIAS: np.array([0, 1e6], np.float32)})
+    assert convert(path, norm=NORM).tensors[BIAS][1] == np.float32(1e6)
+    with pytest.raises(ModelError, match="too large for float16"):
+        convert(path, norm=NORM, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_freqs", 129),
+        ("sequence_model", "GRU"),
+        ("sequence_model", 5),
+        ("fb_model_hidden_size", 512),
+        ("sb_model_hidden_size", 384),
+        ("sb_num_neighbors", 14),
+        ("sb_num_neighbors", "15"),
+        ("fb_num_neighbors", 3),
+        ("fb_num_neighbors", -1),
+        ("fb_num_neighbors", True),
+        ("fb_num_neighbors", [1]),
+        ("look_ahead", -1),
+        ("look_ahead", 2.0),
+        ("look_ahead", 10**20),
+        ("look_ahead", [2]),
+        ("fb_output_activate_function", "Softmax"),
+        ("fb_output_activate_function", "PReLU"),
+        ("fb_output_activate_function", [1]),
+        ("sb_output_activate_function", True),
+        ("norm_type", "batch_norm"),
+        ("norm_type", ""),
+    ],
+)
+def test_recipes_are_checked_against_the_tensors(checkpoint, key, value):
+    recipe = recipe_of(load_case("full_lstm_cum"))
+    recipe["model"]["args"][key] = value
+    with pytest.raises(NpfsnError) as info:
+        convert(checkpoint, recipe=recipe)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_fft": 1024, "win_length": 1024},
+        {"win_length": 400},
+        {"hop_length": 300},
+        {"hop_length": 0},
+        {"sr": 0},
+        {"sr": -16000},
+        {"sr": 10**12},
+    ],
+    ids=str,
+)
+def test_acoustics_are_checked(checkpoint, changes):
+    recipe = recipe_of(load_case("full_lstm_cum"))
+    recipe["acoustics"].update(changes)
+    with pytest.raises(NpfsnError):
+        convert(checkpoint, recipe=recipe)
+
+
+def test_a_recipe_of_another_architecture(checkpoint):
+    with pytest.raises(RecipeError, match="one of fast_fullsubnet, but best_model.tar holds"):
+        convert(checkpoint, recipe=recipe_of(load_case("fast_lstm_cum")))
+
+
+# The norm is never guessed.
+
+
+def test_without_a_norm_it_stops(checkpoint, capsys):
+    with pytest.raises(NormError):
+        convert(checkpoint)
+    assert main([str(checkpoint)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for word in (*CAUSAL_NORMS, *OFFLINE_NORMS, "-C", "--norm", "stream"):
+        assert word in message
+    assert main([str(checkpoint), "--norm", "batch_norm"]) == 2
+    assert "batch_norm" in capsys.readouterr().err
+    assert os.listdir() == ["best_model.tar"]
+
+
+def test_a_recipe_without_a_norm_means_the_offline_one(checkpoint, capsys):
+    recipe = recipe_of(load_case("full_lstm_cum"))
+    del recipe["model"]["args"]["norm_type"]
+    assert convert(checkpoint, recipe=recipe).norm == "offline_laplace_norm"
+    assert convert(checkpoint, recipe=recipe, norm="offline_laplace_norm").config.streams is False
+    with pytest.raises(RecipeError, match="names no norm_type, which means offline_laplace_norm"):
+        convert(checkpoint, recipe=recipe, norm=NORM)
+    Path("r.toml").write_text(toml_of(recipe))
+    assert main([str(checkpoint), "-C", "r.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "offline_laplace_norm (recipe names none, which means this one)" in out
+    assert "no: offline_laplace_norm needs the whole signal" in out
+
+
+def test_norm_and_recipe_must_agree(checkpoint, recipe):
+    assert convert(checkpoint, recipe=recipe, norm=NORM).norm == NORM
+    with pytest.raises(RecipeError, match=f"says {NORM}, but --norm says forgetting_norm"):
+        convert(checkpoint, recipe=recipe, norm="forgetting_norm")
+
+
+# The command.
+
+
+def test_the_report(checkpoint, recipe, capsys):
+    assert main([str(checkpoint), "-C", str(recipe)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines = dict(line.split(":", 1) for line in captured.out.splitlines())
+    assert "20 tensors, float32" in lines["checkpoint"] and "epoch 58" in lines["checkpoint"]
+    assert lines["model"].strip() == "fullsubnet, 100,771 parameters"
+    assert lines["norm"].strip() == f"{NORM} (recipe)"
+    assert lines["streams"].strip() == "yes"
+    assert "768 samples = 48 ms" in lines["latency"] and "1024 = 64 ms" in lines["latency"]
+    assert "fb_model = LSTM 257-2x48-257" in lines["from tensors"]
+    assert "look_ahead = 2" in lines["from recipe"]
+    assert "fb_output_activate_function = ReLU" in lines["from recipe"]
+    assert "from defaults" not in lines
+    assert "num_groups_in_drop_band" in lines["not needed"]
+    size = os.path.getsize("best_model.npz")
+    assert f"best_model.npz: {size / 1e6:.2f} MB, float32" in lines["written"]
+    assert load_model("best_model.npz").norm == NORM
+
+
+def test_the_report_without_a_recipe(checkpoint, capsys):
+    assert main([str(checkpoint), "--norm", NORM]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["norm"].strip() == f"{NORM} (from --norm)"
+    for value in ("look_ahead = 2", "hop_length = 256", "fb_num_neighbors = 0"):
+        assert value in lines["from defaults"]
+    assert "from recipe" not in lines and "not needed" not in lines
+
+
+def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
+    recipe.write_text(recipe.read_text().replace("look_ahead", "look_ahed"))
+    assert main([str(checkpoint), "-C", str(recipe)]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert "look_ahead = 2" in lines["from defaults"] and "look_ahed" in lines["not needed"]
+
+
+def test_outputs(checkpoint, capsys):
+    arguments = [str(checkpoint), "--norm", NORM, "-q"]
+    assert main(arguments) == 0
+    assert capsys.readouterr() == ("", "")
+    before = Path("best_model.npz").read_bytes()
+    assert main(arguments) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*arguments, "--force", "--precision", "float16"]) == 0
+    half = Path("best_model.npz").read_bytes()
+    assert len(half) < 0.6 * len(before)
+    assert main([*arguments, "-o", "other.npz"]) == 0
+    assert Path("other.npz").read_bytes() == before
+    for output, reason in (
+        ("missing/x.npz", "does not exist"),
+        (".", "folder"),
+        (str(checkpoint), "is the checkpoint itself"),
+    ):
+        assert main([*arguments, "--force", "-o", output]) == 1
+        captured = capsys.readouterr()
+        assert reason in captured.err and captured.err.count("\n") == 1
+    assert checkpoint.read_bytes() == tf.zip_bytes(state(load_case("full_lstm_cum")))
+    assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_forbidden_folder(checkpoint, capsys):
+    os.mkdir("forbidden", 0o500)
+    assert main([str(checkpoint), "--norm", NORM, "-o", "forbidden/x.npz"]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_full_disk(checkpoint, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([str(checkpoint), "--norm", NORM]) == 1
+    message = capsys.readouterr().err
+    assert "cannot write best_model.npz: No space left on device" in message
+    assert message.count("\n") == 1
+    assert os.listdir() == ["best_model.tar"]
+
+
+def test_bad_files_leave_one_sentence_and_no_file(checkpoint, capsys):
+    Path("bad.tar").write_bytes(tf.pickle_file(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR."))
+    Path("cut.tar").write_bytes(checkpoint.read_bytes()[:-1000])
+    Path("bad.toml").write_text("[model.args\n")
+    before = sorted(os.listdir())
+    for arguments in (
+        ["bad.tar", "--norm", NORM],
+        ["cut.tar", "--norm", NORM],
+        ["missing.tar", "--norm", NORM],
+        [".", "--norm", NORM],
+        ["..", "--norm", NORM],
+        ["", "--norm", NORM],
+        [str(checkpoint), "-C", "bad.toml"],
+        [str(checkpoint), "-C", "missing.toml"],
+    ):
+        assert main(arguments) == 1, arguments
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        assert captured.err.startswith("npfsn-convert: ")
+    assert sorted(os.listdir()) == before
+
+
+def test_usage(capsys):
+    for arguments in ([], ["a", "b"], ["a", "--precision", "int4"], ["a", "--what"]):
+        with pytest.raises(SystemExit) as info:
+            main(arguments)
+        assert info.value.code == 2
+        assert "usage: npfsn-convert" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as info:
+        main(["--help"])
+    assert info.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out and all(name in out for name in (*CAUSAL_NORMS, *OFFLINE_NORMS))
+
+
+def test_as_a_module_and_without_torch(checkpoint, recipe):
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # importing it would fail
+        "from npfsn.convert import main\n"
+        "code = main(sys.argv[1:])\n"
+        "for name in ('onnxruntime', 'matplotlib', 'tomllib'):\n"
+        "    assert name not in sys.modules, name\n"
+        "sys.exit(code)\n"
+    )
+    arguments = [str(checkpoint), "-C", str(recipe)]
+    run = {"capture_output": True, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    first = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, **run)
+    assert first.returncode == 0, first.stderr
+    assert "written:" in first.stdout
+    module = [sys.executable, "-m", "npfsn.convert", *arguments]
+    again = subprocess.run(module, env=environment, **run)
+    assert again.returncode == 1 and "exists already" in again.stderr
+    forced = subprocess.run([*module, "--force"], env=environment, **run)
+    assert forced.returncode == 0 and forced.stdout == first.stdout

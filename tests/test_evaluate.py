@@ -1,0 +1,63 @@
+"""Judging: mixtures at the SNR they name, SI-SDR, and the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tools.evaluate import Score, find_pairs, mix, si_sdr, table
+
+RATE = 16_000
+
+
+def test_si_sdr_ignores_level_and_measures_noise() -> None:
+    rng = np.random.default_rng(0)
+    clean, noise = rng.normal(size=(2, RATE * 4))
+    assert si_sdr(0.3 * clean + 0.03 * noise, clean) == pytest.approx(20.0, abs=0.2)
+    assert si_sdr(2 * clean, clean) > 100
+
+
+def test_mixtures_have_the_snr_of_their_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    audio, out = tmp_path / "audio", tmp_path / "pairs"
+    audio.mkdir()
+    for name, samples in (("speech_one", RATE * 2), ("speech_two", RATE), ("noise_tap", RATE)):
+        soundfile.write(audio / f"{name}.wav", 0.3 * rng.normal(size=samples).clip(-1, 1), RATE)
+    assert mix(audio, out, (0, 10)) == 4
+    pairs = find_pairs(out)
+    assert [(pair.speech, pair.noise, pair.snr) for pair in pairs] == [
+        ("one", "tap", 0),
+        ("one", "tap", 10),
+        ("two", "tap", 0),
+        ("two", "tap", 10),
+    ]
+    for pair in pairs:
+        clean, noisy = (soundfile.read(path)[0] for path in (pair.clean, pair.noisy))
+        snr = 10 * np.log10(np.mean(clean**2) / np.mean((noisy - clean) ** 2))
+        assert snr == pytest.approx(pair.snr, abs=0.01)
+        assert np.abs(noisy).max() <= 1.0
+
+
+def test_a_name_without_noise_and_snr_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        find_pairs(tmp_path)
+    (tmp_path / "noisy").mkdir()
+    soundfile.write(tmp_path / "noisy/plain.wav", np.zeros(10), RATE)
+    with pytest.raises(ValueError, match="plain.wav"):
+        find_pairs(tmp_path)
+
+
+def test_the_table_averages_by_snr_and_noise() -> None:
+    def score(noise: str, snr: int, gain: float) -> Score:
+        before = {"pesq": 1.0, "stoi": 0.5, "si_sdr": float(snr)}
+        after = {"pesq": 1.0 + gain, "stoi": 0.5 + gain / 10, "si_sdr": snr + 10 * gain}
+        return Score("someone", noise, snr, before, after, -0.5)
+
+    rows = table([score("tap", 0, 0.2), score("tap", 5, 0.4), score("car", 5, 0.6)]).splitlines()
+    assert rows[2] == "| all | 3 | 1.40 | +0.40 | 0.540 | +0.040 | 7.3 | +4.0 |"
+    assert any(row.startswith("| SNR 5 dB | 2 | 1.50 | +0.50 |") for row in rows)
+    assert any(row.startswith("| noise tap | 2 | 1.30 | +0.30 |") for row in rows)
+    assert "Level of speech: -0.50 dB" in rows[-1]

@@ -1,0 +1,705 @@
+"""Kernels and layers against the float64 reference, at sizes of one, odd and typical."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import reference
+
+from npfsn import norms, state
+from npfsn.config import Sequence
+from npfsn.fast_fullsubnet import MelBands
+from npfsn.kernels import features, spectrum
+from npfsn.kernels import layers as kernels
+from npfsn.kernels.vector import PANEL
+from npfsn.layers import Recurrent
+
+EPS = 2.0**-24  # half a unit in the last place of 1, float32
+
+
+def rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng([7, *seed])
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    return rng(seed, *shape).normal(0.0, scale, shape).astype(np.float32)
+
+
+def positive(*shape: int, seed: int = 0) -> np.ndarray:
+    """Draw what magnitudes look like."""
+    return rng(seed, *shape).exponential(1.0, shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------
+# Products
+# ---------------------------------------------------------------------------------------------
+
+
+def multiply(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Multiply with the kernel; all rows, in whole panels."""
+    wide = kernels.padded(len(weight))
+    padded_bias = np.zeros(wide, np.float32)
+    padded_bias[: len(bias)] = bias
+    out = np.full((len(x), wide), np.nan, np.float32)
+    kernels.matmul_f32(x, kernels.pack_f32(weight), padded_bias, 0, len(x), out)
+    return out
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 15, 16, 17, 257])
+@pytest.mark.parametrize("n_out", [1, 15, 16, 17, 48, 257, 1536])
+def test_matmul(n_in: int, n_out: int) -> None:
+    """Every number of rows, so that every tile has its turn alone and at the end."""
+    weight, bias = normal(n_out, n_in, seed=1), normal(n_out, seed=2)
+    for n_row in range(1, 21):
+        x = normal(n_row, n_in, seed=n_row)
+        got = multiply(x, weight, bias)
+        want = reference.linear(x.astype("d"), weight.astype("d"), bias.astype("d"))
+        # One chain of n_in multiply-adds, each rounded at most twice.
+        sizes = np.abs(x.astype("d")) @ np.abs(weight.astype("d")).T + np.abs(bias)
+        assert np.all(np.abs(got[:, :n_out] - want) <= 2 * (n_in + 1) * EPS * sizes)
+        assert not got[:, n_out:].any()
+
+
+@pytest.mark.parametrize("n_in", [1, 17, 257])
+@pytest.mark.parametrize("n_out", [1, 17, 257])
+def test_matmul_of_a_row_alone_gives_the_same_bits(n_in: int, n_out: int) -> None:
+    """A stream multiplies one row where a file multiplies many."""
+    weight, bias = normal(n_out, n_in, seed=3), normal(n_out, seed=4)
+    x = normal(20, n_in, seed=5)
+    together = [multiply(x[:n_row], weight, bias) for n_row in range(1, 21)]
+    for row in range(20):
+        alone = multiply(x[row : row + 1], weight, bias)[0]
+        for many in together[row:]:
+            np.testing.assert_array_equal(many[row], alone)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 3), (2, 3), (1, 14), (5, 20), (20, 20)])
+def test_matmul_of_some_rows(first: int, last: int) -> None:
+    """Rows are computed where they are asked for; the others stay. Longer rows of x are cut."""
+    weight, bias = normal(33, 9, seed=6), np.zeros(48, np.float32)
+    x = normal(20, 12, seed=7)
+    out = np.full((20, 50), 5.0, np.float32)
+    kernels.matmul_f32(x, kernels.pack_f32(weight), bias, first, last, out)
+    want = np.full((20, 50), 5.0)
+    want[first:last, :48] = 0.0
+    want[first:last, :33] = x[first:last, :9].astype("d") @ weight.T.astype("d")
+    np.testing.assert_allclose(out, want, rtol=0.0, atol=1e-5)
+
+
+def test_packed_weights_lie_on_cache_lines() -> None:
+    """A load across two lines costs twice."""
+    packed = kernels.pack_f32(normal(40, 7))
+    assert packed.shape == (3, 7, PANEL)
+    assert packed.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(packed[2, :, :8], normal(40, 7)[32:].T)
+    assert not packed[2, :, 8:].any()
+
+
+# ---------------------------------------------------------------------------------------------
+# Recurrent layers
+# ---------------------------------------------------------------------------------------------
+
+# The approximations of tanh and the sigmoid err by 4e-7 and 2e-7; over many frames a cell forgets
+# about as much of an error as it adds.
+CELL_TOLERANCE = 3e-6
+
+
+def draw_stack(spec: Sequence, seed: int) -> dict[str, np.ndarray]:
+    """Draw the tensors of a stack, large enough that gates open and close."""
+    return {
+        name: normal(*shape, seed=seed + i, scale=1.5 / math.sqrt(shape[-1]))
+        for i, (name, shape) in enumerate(spec.tensor_shapes("net").items())
+    }
+
+
+def run_stack(
+    spec: Sequence, tensors: dict[str, np.ndarray], x: np.ndarray, blocks: list[int]
+) -> np.ndarray:
+    """Run a stack over x [T, B, C] in blocks of frames; returns [T, B, O]."""
+    n_frame, n_unit, _ = x.shape
+    assert sum(blocks) == n_frame
+    stack = Recurrent(spec, tensors, "net", "float32")
+    bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, max(blocks))
+    out, at = [], 0
+    for n in blocks:
+        rows = x[at : at + n].reshape(n * n_unit, -1)
+        out.append(bound(rows)[:, : spec.width].reshape(n, n_unit, -1).copy())
+        at += n
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize(
+    ("n_unit", "n_in", "n_hid", "n_layer", "n_out"),
+    [
+        (1, 1, 1, 1, 0),
+        (1, 64, 48, 1, 0),
+        (1, 17, 33, 3, 5),
+        (3, 5, 15, 2, 1),
+        (64, 12, 32, 2, 1),
+        (257, 32, 24, 2, 2),
+    ],
+)
+def test_recurrent_stack(
+    cell: str, n_unit: int, n_in: int, n_hid: int, n_layer: int, n_out: int
+) -> None:
+    """Many steps from zero state, frame by frame; then in blocks, to the bit."""
+    spec = Sequence(cell, n_in, n_hid, n_layer, n_out)
+    tensors = draw_stack(spec, seed=10)
+    x = normal(30, n_unit, n_in, seed=11)
+    got = run_stack(spec, tensors, x, [1] * 30)
+    double = x.astype("d").transpose(1, 2, 0)
+    want = reference.sequence_model(tensors, "net", double, cell).transpose(2, 0, 1)
+    np.testing.assert_allclose(got, want, rtol=0.0, atol=CELL_TOLERANCE)
+    np.testing.assert_array_equal(run_stack(spec, tensors, x, [7, 1, 4, 18]), got)
+
+
+@pytest.mark.parametrize("n_unit", [11, 67, 257])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_recurrent_product_ahead_of_time(cell: str, n_unit: int) -> None:
+    """What is prepared is what would have been computed, in any portions."""
+    spec = Sequence(cell, 5, 17, 2, 3)
+    tensors = draw_stack(spec, seed=12)
+    x = normal(6, n_unit, 5, seed=13)
+    want = run_stack(spec, tensors, x, [1] * 6)
+    stack = Recurrent(spec, tensors, "net", "float32")
+    bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
+    for t, portions in enumerate([[], [n_unit], [3, 8, n_unit], [0, 1], [10], [9, 9]]):
+        for rows in portions:
+            bound.prepare(0, rows)
+            bound.prepare(1, max(rows - 2, 0))
+        np.testing.assert_array_equal(bound(x[t]), want[t])
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_forget_drops_what_was_prepared(cell: str) -> None:
+    """A replaced state needs another product."""
+    spec = Sequence(cell, 5, 17, 1)
+    stack = Recurrent(spec, draw_stack(spec, seed=14), "net", "float32")
+    x = normal(11, 5, seed=15)
+    fresh = stack.bind(state.zeros(stack.fields(11)), 11, 1)(x).copy()
+    own = state.zeros(stack.fields(11))
+    bound = stack.bind(own, 11, 1)
+    bound(normal(11, 5, seed=16))
+    bound.prepare(0, 7)
+    for array in own.values():
+        array.fill(0)
+    bound.forget()
+    np.testing.assert_array_equal(bound(x), fresh)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_state_decays_to_zero(cell: str) -> None:
+    """Denormal numbers would make silence fifty times slower than speech."""
+    spec = Sequence(cell, 1, 16, 1)
+    shapes = spec.tensor_shapes("net")
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    bias = tensors["net.sequence_model.bias_ih_l0"]
+    bias[16:32] = -5.0  # forget, or the share of the past: close to nothing stays
+    stack = Recurrent(spec, tensors, "net", "float32")
+    own = state.zeros(stack.fields(1))
+    for array in own.values():
+        array.fill(1.0)
+    bound = stack.bind(own, 1, 1)
+    smallest = []
+    for _ in range(40):
+        bound(np.zeros((1, 1), np.float32))
+        smallest.append(min(float(array.min()) for array in own.values()))
+    assert smallest[-1] == 0.0
+    assert min(value for value in smallest if value > 0.0) >= 1e-35
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.5])
+@pytest.mark.parametrize("name", [None, "Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU"])
+def test_output_activation(name: str | None, slope: float) -> None:
+    """Each by name, behind a linear layer, at its corners."""
+    spec = Sequence("LSTM", 1, 1, 1, 9, name)
+    tensors = {key: np.zeros(shape, np.float32) for key, shape in spec.tensor_shapes("net").items()}
+    corners = np.float32([-1e30, -7.0, -1e-3, -0.0, 0.0, 1e-3, 5.9999995, 6.0, 1e30])
+    tensors["net.fc_output_layer.bias"] = corners
+    if name == "PReLU":
+        tensors["net.activate_function.weight"] = np.float32([slope])
+    got = run_stack(spec, tensors, np.zeros((1, 1, 1), np.float32), [1])[0, 0]
+    want = reference.activate(corners.astype("d"), name, np.array([slope]))
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=0.0)
+
+
+def cell_functions() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+    """Return sigmoid and tanh as the cells compute them, taken out of GRUs made for it."""
+
+    def run(x: np.ndarray, gate: int, h0: float, update: float) -> np.ndarray:
+        spec = Sequence("GRU", 1, 1, 1)
+        shapes = spec.tensor_shapes("net")
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        tensors["net.sequence_model.weight_ih_l0"][gate] = 1.0
+        tensors["net.sequence_model.bias_ih_l0"][1] = update
+        stack = Recurrent(spec, tensors, "net", "float32")
+        own = state.zeros(stack.fields(len(x)))
+        own["net.h0"][:, 0] = h0
+        return stack.bind(own, len(x), 1)(x[:, None].copy())[:, 0].copy()
+
+    # h = n + sigmoid(z) (h0 - n): with n = 0 and h0 = 1 it is sigmoid(z), with h0 = 0 and z far
+    # below zero it is n = tanh(x), less 4e-8 of it.
+    return (lambda x: run(x, 1, 1.0, 0.0)), (lambda x: run(x, 2, 0.0, -1e9))
+
+
+def test_tanh_and_sigmoid() -> None:
+    """As exact as `npfsn/kernels/vector.py` says, and never beyond their bounds."""
+    sigmoid, tanh = cell_functions()
+    x = np.concatenate(
+        [np.linspace(-20.0, 20.0, 40001), np.linspace(-0.01, 0.01, 2001), [0.0, 1e30, -1e30, 1e-30]]
+    ).astype(np.float32)
+    assert np.abs(sigmoid(x) - reference.sigmoid(x.astype("d"))).max() < 2.2e-7
+    assert np.abs(tanh(x) - np.tanh(x.astype("d"))).max() < 4.4e-7
+    assert sigmoid(np.float32([0.0]))[0] == 0.5
+    assert tanh(np.float32([0.0]))[0] == 0.0
+    # Small values keep their relative accuracy: they are what weak speech is made of.
+    small = np.float32([1e-20, -1e-8, 1e-4, 1e-2])
+    np.testing.assert_allclose(tanh(small), np.tanh(small.astype("d")), rtol=4e-7)
+
+
+# ---------------------------------------------------------------------------------------------
+# Spectra
+# ---------------------------------------------------------------------------------------------
+
+TRANSFORMS = (2, 4, 6, 14, 30, 64, 480, 512, 960, 1022)
+
+
+def fft_tables(n: int) -> tuple[np.ndarray, ...]:
+    """Tables and scratch of a real transform of `n` samples, in the kernels' order."""
+    m = n // 2
+    return (
+        spectrum.factors(m), spectrum.twiddles(m), spectrum.twiddles(n),
+        np.zeros((2, m)), np.zeros((2, m)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 8, 15, 16, 31, 240, 256, 480, 511, 512])
+def test_fft(n: int) -> None:
+    """Complex transforms of any factors, primes and fours among them."""
+    z = rng(n).normal(size=(2, n))
+    want = np.fft.fft(z[0] + 1j * z[1])
+    spectrum.fft(z, spectrum.factors(n), spectrum.twiddles(n), np.zeros((2, n)))
+    np.testing.assert_allclose(z[0] + 1j * z[1], want, rtol=0.0, atol=1e-14 * n)
+
+
+def test_factors() -> None:
+    """Fours first; their product is the size."""
+    assert spectrum.factors(256).tolist() == [4, 4, 4, 4]
+    assert spectrum.factors(480).tolist() == [4, 4, 2, 3, 5]
+    assert spectrum.factors(511).tolist() == [7, 73]
+    assert spectrum.factors(1).tolist() == [1]
+
+
+@pytest.mark.parametrize("n", TRANSFORMS)
+def test_analyse(n: int) -> None:
+    """Frames of real samples, at every hop; magnitudes in float32."""
+    hop = max(n // 4, 1)
+    window = reference.periodic_hann(n)
+    signal = normal(n + 4 * hop, seed=n)
+    spec = np.full((5, 2, n // 2 + 1), np.nan)
+    mag = np.full((5, n // 2 + 1), np.nan, np.float32)
+    spectrum.analyse(signal, hop, window, *fft_tables(n), spec, mag)
+    frames = np.stack([signal[t * hop : t * hop + n] * window for t in range(5)])
+    want = np.fft.rfft(frames)
+    np.testing.assert_allclose(spec[:, 0] + 1j * spec[:, 1], want, rtol=0.0, atol=1e-14 * n)
+    np.testing.assert_allclose(mag, np.abs(want), rtol=2 * EPS, atol=1e-14 * n)
+
+
+@pytest.mark.parametrize("n", TRANSFORMS)
+def test_synthesise(n: int) -> None:
+    """Overlap-add of arbitrary spectra, divided by the squared windows so far."""
+    for hop in sorted({n // 2, max(n // 4, 1), 1} - {0}) if n < 64 else (n // 2,):
+        n_frame = 7
+        spec = rng(n).normal(size=(n_frame, 2, n // 2 + 1))
+        window = reference.periodic_hann(n)
+        ola, env = np.zeros(n), np.zeros(n)
+        out = np.full((n_frame, hop), np.nan, np.float32)
+        spectrum.synthesise(spec, hop, window, *fft_tables(n), ola, env, out)
+        length = n + hop * (n_frame - 1)
+        total, weight = np.zeros(length), np.zeros(length)
+        for t in range(n_frame):
+            span = slice(t * hop, t * hop + n)
+            total[span] += window * np.fft.irfft(spec[t, 0] + 1j * spec[t, 1], n)
+            weight[span] += window**2
+        weight[0] = 1.0  # under no window: zero by definition
+        want = (total / weight)[: n_frame * hop].reshape(n_frame, hop)
+        np.testing.assert_allclose(out, want, rtol=1e-6, atol=1e-6)
+        # What is left waits for further frames, at the front.
+        np.testing.assert_allclose(ola[: n - hop], total[n_frame * hop :], rtol=0.0, atol=1e-12 * n)
+        np.testing.assert_allclose(env[: n - hop], weight[n_frame * hop :], rtol=0.0, atol=1e-12)
+        assert not ola[n - hop :].any()
+        assert not env[n - hop :].any()
+
+
+@pytest.mark.parametrize(("n", "hop"), [(512, 256), (512, 128), (960, 480), (30, 5), (4, 1)])
+def test_synthesis_undoes_analysis(n: int, hop: int) -> None:
+    """Samples under enough windows come back."""
+    n_frame = 12
+    x = normal((n_frame - 1) * hop + n, seed=n)
+    spec, mag = np.zeros((n_frame, 2, n // 2 + 1)), np.zeros((n_frame, n // 2 + 1), np.float32)
+    window, tables = reference.periodic_hann(n), fft_tables(n)
+    spectrum.analyse(x, hop, window, *tables, spec, mag)
+    out = np.zeros((n_frame, hop), np.float32)
+    spectrum.synthesise(spec, hop, window, *tables, np.zeros(n), np.zeros(n), out)
+    y = out.reshape(-1)
+    np.testing.assert_allclose(y[hop:], x[hop : len(y)], rtol=1e-6, atol=1e-7)
+
+
+def test_magnitudes_hold_no_denormals() -> None:
+    """What is too small to count is zero, what is large stays finite."""
+    n = 64
+    window, tables = reference.periodic_hann(n), fft_tables(n)
+    for scale, low, high in ((1e-33, 0.0, 0.0), (1e-20, 1e-22, 1e-18), (1e30, 1e28, 1e32)):
+        signal = normal(n, seed=1) * np.float32(scale)
+        spec, mag = np.zeros((1, 2, n // 2 + 1)), np.zeros((1, n // 2 + 1), np.float32)
+        spectrum.analyse(signal, n, window, *tables, spec, mag)
+        assert np.all((mag == 0.0) | (mag >= 1e-30))
+        assert low <= mag.max() <= high
+
+
+# ---------------------------------------------------------------------------------------------
+# Mel bands, neighbours, time shrink
+# ---------------------------------------------------------------------------------------------
+
+
+def dense(n_freq: int, n_mel: int) -> np.ndarray:
+    return normal(n_freq, n_mel, seed=20)
+
+
+def sparse(n_freq: int, n_mel: int) -> np.ndarray:
+    """Few bins a band, with gaps inside; some bands empty."""
+    fb = normal(n_freq, n_mel, seed=21)
+    fb[rng(22).random((n_freq, n_mel)) < 0.8] = 0.0
+    fb[:, ::3] = 0.0
+    return fb
+
+
+@pytest.mark.parametrize("draw", [dense, sparse])
+@pytest.mark.parametrize(("n_freq", "n_mel"), [(1, 1), (2, 5), (17, 9), (257, 64), (481, 80)])
+def test_pool_mel(n_freq: int, n_mel: int, draw: Callable[[int, int], np.ndarray]) -> None:
+    """Any matrix a checkpoint may carry, though it is mostly zero."""
+    fb, mag = draw(n_freq, n_mel), positive(3, n_freq)
+    out = np.full((3, n_mel), np.nan, np.float32)
+    MelBands(fb)(mag, out)
+    want = reference.pool_mel(mag.astype("d").T, fb.astype("d")).T
+    bound = 2 * (n_freq + 1) * EPS * (mag.astype("d") @ np.abs(fb))
+    assert np.all(np.abs(out - want) <= bound)
+
+
+@pytest.mark.parametrize("fdrc", [0.5, 0.3, 1.0, 2.0])
+def test_power(fdrc: float) -> None:
+    """Compression of magnitudes; the last bin is dropped."""
+    mag = positive(3, 17)
+    mag[1, 4] = 0.0
+    out = np.full((3, 16), np.nan, np.float32)
+    features.power(mag, fdrc, out)
+    np.testing.assert_allclose(out, mag[:, :16].astype("d") ** fdrc, rtol=2 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("n_freq", "first", "last", "center", "below"),
+    [
+        (1, 0, 1, 1, 0),
+        (9, 0, 9, 1, 0),
+        (64, 0, 64, 1, 5),
+        (9, 0, 9, 1, 8),
+        (257, 0, 257, 1, 15),
+        (256, 80, 256, 8, 15),
+        (256, 20, 80, 4, 15),
+    ],
+)
+def test_unfold(n_freq: int, first: int, last: int, center: int, below: int) -> None:
+    """Bins with their neighbours, reflected at the outer edges, put where they belong."""
+    x = normal(3, n_freq, seed=23)
+    n = center + 2 * below
+    n_unit = (last - first) // center
+    out = np.full((3, n_unit, n + 3), 5.0, np.float32)
+    features.unfold(x, below, first, center, n, out, 2)
+    want = reference.unfold(x.T, first, last, center, below).transpose(2, 0, 1)
+    np.testing.assert_array_equal(out[:, :, 2 : n + 2], want)
+    assert np.all(out[:, :, :2] == 5.0)
+    assert np.all(out[:, :, n + 2 :] == 5.0)
+
+
+def splits(n_frame: int, seed: int) -> list[int]:
+    """Cut `n_frame` frames into blocks of random sizes."""
+    cuts = np.sort(rng(seed).choice(np.arange(1, n_frame), n_frame // 4, replace=False))
+    return np.diff([0, *cuts, n_frame]).tolist()
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 3, 5])
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_shrink_time(shrink: int, in_blocks: bool) -> None:
+    """Means of blocks, wherever the frames are cut."""
+    n_frame = 23
+    x = normal(n_frame, 4, 3, seed=24)
+    acc = np.zeros((4, 3), np.float32)
+    got, frame = [], 0
+    for n in splits(n_frame, shrink) if in_blocks else [1] * n_frame:
+        ends = sum((frame + t) % shrink == 0 for t in range(n))
+        out = np.full((ends, 4, 3), np.nan, np.float32)
+        features.shrink_time(x[frame : frame + n], frame, shrink, acc, out)
+        got.append(out)
+        frame += n
+    want = np.moveaxis(reference.shrink_time(np.moveaxis(x.astype("d"), 0, -1), shrink), -1, 0)
+    whole = 1 + (n_frame - 1) // shrink
+    np.testing.assert_allclose(np.concatenate(got), want[:whole], rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 3, 5])
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_join_held(shrink: int, in_blocks: bool) -> None:
+    """A block's result serves from its last frame on."""
+    n_frame, n_mel = 23, 4
+    enc, blocks = normal(n_frame, n_mel), normal(1 + (n_frame - 1) // shrink, n_mel, seed=25)
+    held = np.zeros(n_mel, np.float32)
+    got, frame, used = [], 0, 0
+    for n in splits(n_frame, shrink) if in_blocks else [1] * n_frame:
+        ends = sum((frame + t) % shrink == 0 for t in range(n))
+        out = np.full((n, 2 * n_mel), np.nan, np.float32)
+        features.join_held(
+            enc[frame : frame + n], blocks[used : used + ends], frame, shrink, held, out
+        )
+        got.append(out)
+        frame, used = frame + n, used + ends
+    stretched = reference.stretch_time(blocks.T, shrink, n_frame).T
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate([enc, stretched], axis=1))
+
+
+# ---------------------------------------------------------------------------------------------
+# Norms
+# ---------------------------------------------------------------------------------------------
+
+CAUSAL = ("cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm")
+OFFLINE = ("offline_laplace_norm", "offline_gaussian_norm")
+
+
+def run_norm(norm: norms.Norm, x: np.ndarray, blocks: list[int] | None = None) -> np.ndarray:
+    """Norm x [T, U, S], in blocks of frames; an offline norm is fitted in a pass before."""
+    n_frame = len(x)
+    bound = norm.bind(state.zeros(norm.fields()))
+    shaped = x.reshape(n_frame, norm.units, norm.size)
+    for _ in range(2 if norm.offline else 1):
+        out, frame = [], 0
+        for n in blocks or [n_frame]:
+            y = np.full((n, norm.units, norm.size), np.nan, np.float32)
+            applied = bound(shaped[frame : frame + n], y)
+            assert applied == (not norm.offline or bound.fitted)
+            out.append(y)
+            frame += n
+        if norm.offline and not bound.fitted:
+            bound.fit()
+    return np.concatenate(out).reshape(x.shape)
+
+
+def levelled(n_frame: int, n_unit: int, n_ctx: int) -> np.ndarray:
+    """Draw features whose level differs between units, changes and pauses."""
+    x = positive(n_frame, n_unit, n_ctx, seed=26)
+    x *= np.float32(10.0) ** rng(27).uniform(-3, 2, (1, n_unit, 1)).astype(np.float32)
+    x[n_frame // 3 : n_frame // 2] *= np.float32(0.01)
+    x[-1:] = 0.0  # look-ahead
+    return x
+
+
+@pytest.mark.parametrize("name", CAUSAL + OFFLINE)
+@pytest.mark.parametrize(("n_unit", "n_ctx"), [(1, 1), (1, 257), (3, 5), (64, 12)])
+def test_norm(name: str, n_unit: int, n_ctx: int) -> None:
+    """The five norms over 250 frames, past the memory of the forgetting one, and in blocks."""
+    x = levelled(250, n_unit, n_ctx)
+    norm = norms.Norm(name, "n", n_unit, n_ctx)
+    got = run_norm(norm, x, [1] * len(x))
+    double = x.astype("d").transpose(1, 2, 0)
+    want = reference.NORMS[name](double).transpose(2, 0, 1)
+    # Where the mean is subtracted, its rounding is one of the mean's, not of the difference.
+    floor = 1e-5 if name in ("cumulative_layer_norm", "offline_gaussian_norm") else 0.0
+    np.testing.assert_allclose(got, want, rtol=4e-7, atol=floor)
+    np.testing.assert_array_equal(run_norm(norm, x, splits(len(x), 1)), got)
+
+
+def test_section_norm() -> None:
+    """One running mean over all units of a section."""
+    x = levelled(60, 5, 7)
+    norm = norms.Norm("cumulative_section_norm", "n", 5, 7)
+    want = reference.section_norm(x.astype("d").transpose(1, 2, 0)).transpose(2, 0, 1)
+    np.testing.assert_allclose(run_norm(norm, x, [1] * 60), want, rtol=4e-7)
+
+
+@pytest.mark.parametrize("name", (*CAUSAL, *OFFLINE))
+def test_norm_of_little(name: str) -> None:
+    """Near and at zero it is the epsilon that counts."""
+    for level in (0.0, 1e-8, 1e-5):
+        x = positive(20, 3, 4, seed=28) * np.float32(level)
+        double = x.astype("d").transpose(1, 2, 0)
+        want = reference.NORMS[name](double).transpose(2, 0, 1)
+        got = run_norm(norms.Norm(name, "n", 3, 4), x)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * max(np.abs(want).max(), 1e-30))
+
+
+def test_epsilon_of_improved() -> None:
+    """The one network with its own epsilon everywhere."""
+    x = positive(20, 1, 9, seed=29) * np.float32(1e-6)
+    double = x.astype("d").transpose(1, 2, 0)
+    for name in OFFLINE:
+        want = reference.NORMS[name](double, reference.FLOAT32_EPS).transpose(2, 0, 1)
+        got = run_norm(norms.Norm(name, "n", 1, 9, eps=reference.FLOAT32_EPS), x)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cumulative_laplace_norm", "cumulative_section_norm"])
+@pytest.mark.parametrize("horizon", [1.0, 7.0, 12.5])
+def test_horizon_of_laplace_norms(name: str, horizon: float) -> None:
+    """Beyond the horizon each frame counts 1 / horizon, what was before fades."""
+    x = levelled(40, 3, 5)
+    norm = norms.Norm(name, "n", 3, 5, horizon=horizon)
+    got = run_norm(norm, x, splits(40, 2))
+    axes = (1, 2) if name == "cumulative_section_norm" else (2,)
+    frame_mean = x.astype("d").mean(axis=axes, keepdims=True)
+    mean = np.zeros_like(frame_mean[0])
+    for t in range(40):
+        mean = mean + (frame_mean[t] - mean) / min(t + 1.0, horizon)
+        want = x[t].astype("d") / (mean + reference.FLOAT32_EPS)
+        np.testing.assert_allclose(got[t], want, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("horizon", [1.0, 7.0, 12.5])
+def test_horizon_of_layer_norm(horizon: float) -> None:
+    """Mean and mean square fade alike."""
+    x = levelled(40, 3, 5)
+    got = run_norm(norms.Norm("cumulative_layer_norm", "n", 3, 5, horizon=horizon), x)
+    mean = square = np.zeros((3, 1))
+    for t in range(40):
+        share = 1.0 / min(t + 1.0, horizon)
+        frame = x[t].astype("d")
+        mean = mean + (frame.mean(axis=1, keepdims=True) - mean) * share
+        square = square + ((frame**2).mean(axis=1, keepdims=True) - square) * share
+        std = np.sqrt(np.maximum(square - mean**2, 0.0) + reference.FLOAT32_EPS)
+        np.testing.assert_allclose(got[t], (frame - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("horizon", "memory"), [(7.0, 7), (192.0, 192), (1e4, 192)])
+def test_horizon_of_forgetting_norm(horizon: float, memory: int) -> None:
+    """It shortens the memory and never lengthens it."""
+    x = levelled(250, 3, 5)
+    got = run_norm(norms.Norm("forgetting_norm", "n", 3, 5, horizon=horizon), x)
+    double = x.astype("d").transpose(1, 2, 0)
+    want = reference.forgetting_norm(double, n_memory=memory).transpose(2, 0, 1)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_running_sums_do_not_drift(name: str) -> None:
+    """After nine hours one more frame still counts as it should."""
+    norm = norms.Norm(name, "n", 1, 4)
+    own = state.zeros(norm.fields())
+    n_frame = 2_000_000
+    own["n.count"][:] = n_frame
+    for key, value in (("n.total", 4.0 * n_frame), ("n.square", 8.0 * n_frame), ("n.mu", 1.0)):
+        if key in own:
+            own[key][:] = value
+    x = np.full((1, 1, 4), 3.0, np.float32)
+    before = {key: array.copy() for key, array in own.items()}
+    out = np.zeros_like(x)
+    norm.bind(own)(x, out)
+    assert own["n.count"][0] == n_frame + 1
+    if name == "forgetting_norm":
+        assert own["n.mu"][0] == pytest.approx(1.0 + 2.0 * 2.0 / 193.0, rel=1e-12)
+    else:
+        assert own["n.total"][0] - before["n.total"][0] == 12.0
+    if name == "cumulative_layer_norm":
+        assert own["n.square"][0] - before["n.square"][0] == 36.0
+
+
+# ---------------------------------------------------------------------------------------------
+# Masks
+# ---------------------------------------------------------------------------------------------
+
+
+def test_apply_complex() -> None:
+    """Expansion, clipped on both sides, and a complex product; further spectra stay."""
+    mask = normal(3, 2, 17, seed=30, scale=6.0)
+    mask[0, :, :6] = [[-1e30, -10.0, -9.9, 9.9, 10.0, 1e30], [0.0, 9.95, -0.0, -9.95, 1.0, -1.0]]
+    spec = rng(31).normal(size=(5, 2, 17))
+    got = spec.copy()
+    features.apply_complex(mask, got)
+    planes = reference.decompress_mask(mask.astype("d")).transpose(1, 2, 0)
+    product = reference.apply_complex((spec[:3, 0] + 1j * spec[:3, 1]).T, planes).T
+    # At the clip the expansion is 100 times as steep as at zero.
+    np.testing.assert_allclose(got[:3, 0] + 1j * got[:3, 1], product, rtol=0.0, atol=3e-4)
+    np.testing.assert_array_equal(got[3:], spec[3:])
+
+
+def test_expansion_of_moderate_masks() -> None:
+    """Away from the clip nothing is lost."""
+    values = np.linspace(-5.0, 5.0, 1001, dtype=np.float32)
+    mask = np.stack([values, np.zeros_like(values)])[None]
+    spec = np.zeros((1, 2, 1001))
+    spec[0, 0] = 1.0
+    features.apply_complex(mask, spec)
+    want = reference.decompress_mask(values.astype("d"))
+    np.testing.assert_allclose(spec[0, 0], want, rtol=0.0, atol=2e-6)
+
+
+def test_apply_planes() -> None:
+    """Real part by real plane, imaginary part by imaginary plane."""
+    mask, spec = normal(3, 2, 17, seed=32), rng(33).normal(size=(5, 2, 17))
+    got = spec.copy()
+    features.apply_planes(mask, got)
+    np.testing.assert_allclose(got[:3], spec[:3] * mask, rtol=1e-15)
+    np.testing.assert_array_equal(got[3:], spec[3:])
+
+
+@pytest.mark.parametrize(("n_unit", "center", "first"), [(1, 1, 0), (5, 1, 2), (3, 4, 1)])
+def test_gather_mask(n_unit: int, center: int, first: int) -> None:
+    """Units side by side, each [2, center]; bins outside the section stay."""
+    x = normal(2 * n_unit, 2 * center, seed=34)
+    mask = np.full((2, 2, 15), 7.0, np.float32)
+    features.gather_mask(x, center, first, n_unit, mask)
+    want = np.full((2, 2, 15), 7.0, np.float32)
+    units = x.reshape(2, n_unit, 2, center).transpose(0, 2, 1, 3).reshape(2, 2, n_unit * center)
+    want[:, :, first : first + n_unit * center] = units
+    np.testing.assert_array_equal(mask, want)
+
+
+# ---------------------------------------------------------------------------------------------
+# Samples
+# ---------------------------------------------------------------------------------------------
+
+
+def test_check_samples() -> None:
+    """What is no number becomes zero and is counted; what is absurd is cut; the rest stays."""
+    x = np.float32([0.5, np.nan, -np.inf, np.inf, 3e38, -3e38, 1e30, 1e-20, 1e-40, -1e-45, -0.0])
+    out, bad = np.full(len(x), 5.0, np.float32), np.array([77])
+    spectrum.check_samples(x, out, bad)
+    assert bad[0] == 3
+    want = np.float32([0.5, 0.0, 0.0, 0.0, 1e30, -1e30, 1e30, 1e-20, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(out, want)
+    spectrum.check_samples(want, want, bad)  # in place, and set anew
+    assert bad[0] == 0
+
+
+@pytest.mark.parametrize(("size", "hop"), [(4, 1), (6, 2), (6, 6), (768, 256)])
+def test_push_hop(size: int, hop: int) -> None:
+    """The newest samples end the buffer."""
+    signal, x = normal(size, seed=35), normal(hop, seed=36)
+    want = np.concatenate([signal, x])[hop:]
+    spectrum.push_hop(signal, x)
+    np.testing.assert_array_equal(signal, want)
+
+
+@pytest.mark.parametrize("delay", [1, 3, 4, 5, 11])
+@pytest.mark.parametrize("limit", [0.0, 0.25, 1.0])
+def test_mix_dry(delay: int, limit: float) -> None:
+    """The delayed input, mixed in, for delays shorter and longer than the block."""
+    x, enhanced = normal(24, seed=37), normal(24, seed=38)
+    line = np.zeros(delay, np.float32)
+    got = enhanced.copy()
+    for at in range(0, 24, 4):
+        spectrum.mix_dry(x[at : at + 4], np.float32(limit), line, got[at : at + 4])
+    dry = np.concatenate([np.zeros(delay), x])[:24]
+    want = limit * dry + (1.0 - limit) * enhanced
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(line, x[24 - delay :])

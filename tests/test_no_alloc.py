@@ -1,0 +1,61 @@
+"""Memory of a running stream: what a hop takes, it gives back, and it takes next to nothing."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+from drawn_models import noise, small_model
+
+import npfsn
+from npfsn.models import ARCHITECTURES
+from npfsn.weights import Model
+
+# Views of arrays and tuples of them for a call: Python objects, gone when it is over. In the
+# networks with long hops below, a temporary array for one hop would take eight times as much.
+TEMPORARY = 2000
+LONG = {"n_fft": 8192, "hop_length": 4096}
+STEPS = 1000
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fast_fullsubnet", {"atten_lim_db": 12.0, "norm_horizon": 2.0}),
+        ("fullsubnet", {"norm": "forgetting_norm"}),
+        ("fullband", {"norm": "cumulative_layer_norm", "on_nonfinite": "zero"}),
+        ("fast_lstm_cum", {}),
+        ("fast_shrink3_nolook", {}),
+        ("full_gru_cum", {}),
+        ("improved_48k", {"norm": "cumulative_laplace_norm"}),
+    ],
+)
+def test_steps_allocate_nothing(
+    name: str, options: dict, precision: str, golden_model: Callable[[str], Model]
+) -> None:
+    """A thousand hops into the same array: not a byte more at the end, hardly one in between."""
+    model = small_model(name, **LONG) if name in ARCHITECTURES else golden_model(name)
+    enhancer = npfsn.Enhancer(model, precision=precision, **options)
+    x = noise(enhancer.frame_length)
+    out = x.copy()
+
+    def run(n: int) -> tuple[int, int]:
+        """Take `n` hops; return the memory held before and after them, and their peak."""
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(n):
+            enhancer.step(x, out=out)
+        after, peak = tracemalloc.get_traced_memory()
+        return after - before, peak - before
+
+    run(20)
+    tracemalloc.start()
+    try:
+        run(20)  # the measuring itself leaves something behind at its first use
+        growth, peak = run(STEPS)
+    finally:
+        tracemalloc.stop()
+    assert growth <= 64  # the integers that hold the numbers
+    assert peak < TEMPORARY

@@ -1,0 +1,357 @@
+"""House rules, checked mechanically: how code is compiled, what imports what, who may speak."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import npfsn
+
+PACKAGE = Path(npfsn.__path__[0])
+ROOT = PACKAGE.parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+KERNEL_MODULES = [name for name in MODULES if name.startswith("kernels.")]
+
+
+def decorators(node: ast.AST) -> set[str]:
+    """Names of the decorators of a function, called or not."""
+    found = set()
+    for decorator in getattr(node, "decorator_list", []):
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        found.add(ast.unparse(called))
+    return found
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Every function of a module, methods and inner ones included."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def imported(name: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of everything a module imports anywhere, relative names resolved."""
+    package = ["npfsn", *name.split(".")][:-1] if not name.endswith("__init__") else ["npfsn"]
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def own_imports(name: str) -> set[str]:
+    """Modules of this package that a module imports."""
+    found = set()
+    for module, what in imported(name):
+        for candidate in (f"{module}.{what}", module):
+            if candidate.removeprefix("npfsn.") in MODULES:
+                found.add(candidate.removeprefix("npfsn."))
+                break
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# Kernels
+# ---------------------------------------------------------------------------------------------
+
+COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "jitclass", "cfunc", "stencil"}
+
+
+def test_kernel_is_the_only_way_to_compile() -> None:
+    """One decorator, in one folder: the options and the cache are decided in one place."""
+    n_kernel = 0
+    for name, tree in TREES.items():
+        names = {what for module, what in imported(name) if module.startswith("numba")}
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        forbidden = (names | used) & COMPILERS
+        assert forbidden == ({"njit"} if name == "jit" else set()), name
+        for function in functions(tree):
+            if "kernel" in decorators(function):
+                n_kernel += 1
+                assert name in KERNEL_MODULES, f"{function.name} in {name}"
+    assert n_kernel > 15
+
+
+def test_compile_options() -> None:
+    """No thread pool, no reordered sums, no object mode, no option but in `jit.py`."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword):
+                assert node.arg not in ("parallel", "fastmath", "forceobj", "locals"), name
+            if isinstance(node, (ast.Name, ast.Attribute)):
+                found = node.id if isinstance(node, ast.Name) else node.attr
+                assert found not in ("prange", "objmode"), name
+            if isinstance(node, ast.keyword) and name in KERNEL_MODULES:
+                assert node.arg not in ("nogil", "error_model", "cache"), name
+
+
+def test_kernels_return_and_raise_nothing() -> None:
+    """Outputs are arguments; an exception would leave a state half updated.
+
+    A kernel that only kernels call, named with an underscore, may return a number.
+    """
+    for name in KERNEL_MODULES:
+        for function in functions(TREES[name]):
+            if "kernel" not in decorators(function):
+                continue
+            for node in ast.walk(function):
+                assert not isinstance(node, (ast.Raise, ast.Assert, ast.Try)), function.name
+                if isinstance(node, ast.Return) and not function.name.startswith("_"):
+                    assert node.value is None, function.name
+
+
+def test_kernels_call_kernels_of_their_own_file_only() -> None:
+    """Two files that are compiled into one are hard to tell apart when one of them changes."""
+    for name in KERNEL_MODULES:
+        kernels = {f.name for f in functions(TREES[name]) if "kernel" in decorators(f)}
+        elsewhere = {
+            f.name
+            for other in KERNEL_MODULES
+            if other != name
+            for f in functions(TREES[other])
+            if "kernel" in decorators(f)
+        }
+        for function in functions(TREES[name]):
+            if function.name not in kernels:
+                continue
+            called = {
+                node.func.id
+                for node in ast.walk(function)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
+            assert not (called & elsewhere) - kernels, f"{name}.{function.name}"
+
+
+def test_compiled_code_comes_from_files_that_the_cache_looks_at() -> None:
+    """Those of `kernels` and `jit.py`: a change anywhere else would not be noticed."""
+    for name in KERNEL_MODULES:
+        others = {
+            what
+            for module, what in imported(name)
+            if module.startswith("npfsn") and not re.fullmatch(r"npfsn\.(jit|kernels\b.*)", module)
+        }
+        for function in functions(TREES[name]):
+            if decorators(function) & {"kernel", "intrinsic", "overload"}:
+                used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+                assert not used & others, f"{name}.{function.name}"
+
+
+ONE_SIGNATURE = """
+import sys
+import numpy as np
+import npfsn
+from drawn_models import identity_model, noise, small_model
+from npfsn.kernels import features, layers, spectrum
+from npfsn.models import ARCHITECTURES
+
+norms = ("cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm",
+         "offline_laplace_norm", "offline_gaussian_norm")
+x = noise(20000)
+for architecture in ARCHITECTURES:
+    for cell in ("LSTM", "GRU"):
+        model = small_model(architecture, cell)
+        for norm in norms:
+            npfsn.enhance(x, 16000, model, norm=norm)
+            npfsn.enhance(np.stack([x, x], axis=1).astype("d"), 16000, model, norm=norm)
+        npfsn.Enhancer(model, norm=norms[0], precision="int8").process(x)
+        enhancer = npfsn.Enhancer(model, norm=norms[0], atten_lim_db=10, norm_horizon=1)
+        for at in range(0, 2560, 256):
+            enhancer.step(x[at : at + enhancer.frame_length], out=x[: enhancer.frame_length].copy())
+        read_only = np.frombuffer(x.tobytes(), np.float32)
+        enhancer.step(read_only[: enhancer.frame_length])
+        enhancer.process(x[::2].astype("d"))
+        enhancer.process(read_only)
+        enhancer.set_state(enhancer.get_state())
+        enhancer.copy().flush()
+        enhancer.reset()
+        enhancer.process(x[:100])
+        enhancer.flush()
+    npfsn.enhance(x, 16000, small_model(architecture, fdrc=0.3) if "improved" in architecture
+                  else small_model(architecture, look_ahead=0), norm=norms[0])
+for module in (features, layers, spectrum):
+    for name, kernel in vars(module).items():
+        signatures = getattr(kernel, "nopython_signatures", None)
+        if signatures is not None:
+            print(name, len(signatures), signatures)
+"""
+
+# Kernels that are compiled for more than one kind of argument: weights of both products in
+# float32, the recurrent ones in int8, both in int8.
+MANY_SIGNATURES = {"lstm": 3, "gru": 3}
+# Called by kernels only, and compiled into them.
+INNER = {"fft", "product_f32", "product_i8", "quantise_rows", "_block_size"}
+
+
+def test_kernels_are_compiled_once() -> None:
+    """A second signature would be compiled in mid-stream, for one frame that is a little odd."""
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_SIGNATURE],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    found = {}
+    for line in result.stdout.splitlines():
+        name, count, signatures = line.split(maxsplit=2)
+        if name not in INNER and int(count) != MANY_SIGNATURES.get(name, 1):
+            found[name] = signatures
+    assert result.stdout.count("\n") > 15
+    assert not found
+
+
+# ---------------------------------------------------------------------------------------------
+# Imports
+# ---------------------------------------------------------------------------------------------
+
+
+def test_imports_point_downwards() -> None:
+    """No module needs one that needs it, not even inside a function."""
+    below = {name: own_imports(name) - {name} for name in MODULES if name != "__init__"}
+    order: list[str] = []
+    while below:
+        free = sorted(name for name, needs in below.items() if not needs - set(order))
+        assert free, f"these import each other: {below}"
+        order += free
+        for name in free:
+            del below[name]
+
+
+# What an engine inside another program does not need.
+TOOLS = {"audio", "batch", "bench", "checkpoint", "cli", "convert", "terminal", "warmup"}
+
+
+def test_the_engine_knows_no_files_and_no_terminal() -> None:
+    """A frame's way from `enhancer.py` down leads past neither."""
+    reached, todo = set(), ["enhancer", "whole"]
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += own_imports(name)
+    assert len(reached) > 15
+    assert not reached & TOOLS
+
+
+def test_nothing_imports_from_outside() -> None:
+    """Neither tests nor tools; and only the four packages that are declared."""
+    allowed = {"numpy", "numba", "llvmlite", "scipy", "soundfile", "npfsn", "tomllib"}
+    optional = {"bench": {"matplotlib"}}  # a chart on request
+    for name in MODULES:
+        roots = {module.split(".")[0] for module, _ in imported(name)}
+        assert roots - sys.stdlib_module_names <= allowed | optional.get(name, set()), name
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the modules that a process has loaded after some code."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+FOREIGN = {"torch", "onnx", "onnxruntime", "matplotlib", "pesq", "pystoi", "pytest", "IPython"}
+
+
+def test_import_is_light() -> None:
+    """Nothing heavy comes with the name alone."""
+    assert not loaded_after("import npfsn") & (FOREIGN | {"numba", "numpy", "scipy", "soundfile"})
+
+
+def test_running_needs_the_run_time_packages_only() -> None:
+    """A stream takes numpy and numba (which looks at scipy's version); the rest is for files."""
+    code = """
+import numpy as np
+import npfsn
+from npfsn.config import Sequence
+from npfsn.models import ARCHITECTURES
+config = ARCHITECTURES["fullband"].Config(
+    "forgetting_norm", fullband_model=Sequence("GRU", 257, 3, 1, 514))
+tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+enhancer = npfsn.Enhancer(npfsn.Model("fullband", config, tensors))
+enhancer.step(np.ones(256, np.float32))
+enhancer.process(np.ones(1000, np.float32))
+enhancer.flush()
+npfsn.enhance(np.ones(1000, np.float32), 16000, enhancer.model)
+"""
+    loaded = loaded_after(code)
+    assert {"numpy", "numba"} <= loaded
+    assert not loaded & (FOREIGN | {"scipy.signal", "scipy.fft", "soundfile"})
+
+
+def test_run_time_dependencies_are_four() -> None:
+    """In the order of `pyproject.toml`, each with the oldest version that does."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^dependencies = \[(.*)\]$", text, re.MULTILINE)
+    names = [re.split("[<>=!~ ]", word.strip(' "'))[0] for word in listed.split(",")]
+    assert names == ["numpy", "numba", "scipy", "soundfile"]
+    assert all(">=" in word and "<" not in word for word in listed.split(","))
+
+
+# ---------------------------------------------------------------------------------------------
+# Speech and examples
+# ---------------------------------------------------------------------------------------------
+
+# The command line, and the one line about a cold start.
+SPEAKERS = {"cli", "convert", "bench", "terminal", "jit"}
+
+
+def test_the_library_is_silent() -> None:
+    """A library that prints spoils a pipe that carries sound."""
+    for name, tree in TREES.items():
+        printing = any(
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+            for node in ast.walk(tree)
+        )
+        assert not printing or name in SPEAKERS, name
+
+
+def test_no_leftovers() -> None:
+    """No debugger, no file that holds whatever fits nowhere else."""
+    for name, tree in TREES.items():
+        assert name.rpartition(".")[2] not in ("utils", "helpers", "common", "misc")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("breakpoint", "exec", "eval"), name
+
+
+EXAMPLES = [
+    name
+    for name, tree in TREES.items()
+    if any(">>>" in (ast.get_docstring(node) or "") for node in ast.walk(tree)
+           if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_docstring_examples_run(name: str) -> None:
+    """What the documentation shows is what happens."""
+    result = doctest.testmod(importlib.import_module(f"npfsn.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_there_are_examples() -> None:
+    """Of a stream and of a whole signal at least."""
+    assert {"enhancer", "whole"} <= set(EXAMPLES)

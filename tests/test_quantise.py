@@ -1,0 +1,77 @@
+"""Eight-bit weights, in memory and in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_models import golden_case, golden_model
+
+import npfsn
+from npfsn.quantise import dequantise, quantise
+from npfsn.weights import Model, is_quantised, load_model, save_model
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 17)])
+def test_rounding_is_within_half_a_level(shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    levels, scale = quantise(weight)
+    assert np.all(np.abs(levels).max(axis=1) == 127)
+    assert np.all(np.abs(dequantise(levels, scale) - weight) <= 0.5001 * scale[:, None])
+    again, _ = quantise(dequantise(levels, scale))
+    assert np.array_equal(again, levels)
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    levels, scale = quantise(np.zeros((2, 3), np.float32))
+    assert not levels.any() and not scale.any()
+
+
+def as_int8(model: Model) -> Model:
+    """Round a model as `npfsn-convert --precision int8` does."""
+    tensors = {
+        name: dequantise(*quantise(tensor)) if is_quantised(name, tensor.shape) else tensor
+        for name, tensor in model.tensors.items()
+    }
+    return Model(model.architecture, model.config, tensors, {"precision": "int8"})
+
+
+@pytest.mark.parametrize("name", ["fast_lstm_cum", "full_gru_cum", "base_lstm_cum"])
+def test_int8_files_give_what_the_rounded_model_gives(name: str, tmp_path: Path) -> None:
+    x = golden_case(name).x[:8000]
+    model = golden_model(name)
+    save_model(as_int8(model), tmp_path / "int8.npz")
+    save_model(model, tmp_path / "float32.npz")
+    small, large = ((tmp_path / f"{p}.npz").stat().st_size for p in ("int8", "float32"))
+    assert small < 0.35 * large
+    kept = load_model(tmp_path / "int8.npz")
+    assert kept.info["precision"] == "int8"
+    got = npfsn.enhance(x, 16000, kept, precision="int8")
+    # The same integers; a scale may differ in its last bit.
+    expected = npfsn.enhance(x, 16000, as_int8(model), precision="int8")
+    assert np.abs(got - expected).max() < 1e-5 * max(1.0, np.abs(expected).max())
+    plain = npfsn.enhance(x, 16000, model)
+    error = np.sum((expected - plain) ** 2) / np.sum(plain**2)
+    assert 0 < error < 10**-2.5  # 25 dB, and it is another arithmetic
+
+
+def test_int8_scales_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    save_model(as_int8(golden_model("full_gru_cum")), path)
+    with np.load(path, allow_pickle=False) as archive:
+        members = dict(archive)
+    name = "sb_model.fc_output_layer.weight"
+    for scale, message in (
+        (None, "has no .scale"),
+        (np.ones(3, np.float32), "one per row"),
+        (np.ones(2, np.float64), "one per row"),
+        (np.array([1, np.nan], np.float32), "NaN"),
+        (np.array([1, -1], np.float32), "negative"),
+    ):
+        changed = {**members, name + ".scale": scale}
+        if scale is None:
+            del changed[name + ".scale"]
+        np.savez(path, **changed)
+        with pytest.raises(npfsn.ModelError, match=message):
+            load_model(path)

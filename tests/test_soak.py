@@ -1,0 +1,80 @@
+"""Ten minutes of sound through one stream: no drift, no growth, no denormals."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import golden_cases
+import numpy as np
+import pytest
+import reference
+from drawn_models import golden_case, golden_model, noise, small_model
+
+import npfsn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tools import soak  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["fast_lstm_cum", "fast_gru_cum", "fast_lstm_layernorm"])
+def test_the_stepping_reference_is_the_reference(name):
+    case, model = golden_case(name), golden_model(name)
+    stepping = soak.Reference(model)
+    hop = model.config.hop_length
+    x = case.x[: 24 * hop].astype(np.float64)
+    expected = reference.enhance(case.config, case.params, x)
+    y = np.concatenate([stepping.push(x[at : at + hop]) for at in range(0, len(x), hop)])
+    late = model.config.latency_samples
+    assert not y[:late].any()
+    # Its last frames see the end of the signal, which the stepping one does not know of.
+    n = len(x) - late - model.config.n_fft
+    np.testing.assert_allclose(y[late : late + n], expected[:n], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_ten_minutes():
+    found = soak.soak(small_model("fast_fullsubnet"), 10.0, seed=3)
+    print(soak.report(found))
+    assert found.peak > 0.3
+    assert max(found.drift) < 1e-5
+    assert max(found.rss) - found.rss[1] < 2 << 20
+    assert set(found.kinds) == set(soak.KINDS)
+
+
+@pytest.mark.parametrize("norm", ["forgetting_norm", "cumulative_layer_norm"])
+def test_a_minute_of_the_other_norms(norm):
+    from dataclasses import replace
+
+    model = small_model("fast_fullsubnet", "GRU")
+    model = npfsn.Model(model.architecture, replace(model.config, norm_type=norm), model.tensors)
+    found = soak.soak(model, 1.0, seed=4)
+    assert max(found.drift) < 1e-5
+
+
+def test_a_wrong_network_is_found_out():
+    """The comparison can fail: a weight that is off by a hundredth shows."""
+    model = small_model("fast_fullsubnet")
+    name = "decoder_lstm.1.fc_output_layer.weight"
+    tensors = {**model.tensors, name: model.tensors[name] * np.float32(1.01)}
+    other = npfsn.Enhancer(npfsn.Model(model.architecture, model.config, tensors))
+    beside = soak.Reference(model)
+    x = noise(40 * 256).reshape(-1, 256)
+    assert max(float(np.abs(other.step(f) - beside.push(f)).max()) for f in x) > 1e-4
+
+
+def test_the_scene_is_drawn_from_its_seed():
+    a, b = soak.Scene(1, 16000), soak.Scene(1, 16000)
+    for _ in range(5):
+        (kind, x), (other, y) = a.block(5000), b.block(5000)
+        assert kind == other and np.array_equal(x, y) and np.abs(x).max() <= 1.0
+    assert golden_cases.load_case("fast_lstm_cum").config["hop_length"] == 256
+
+
+def test_the_picture_and_the_words(tmp_path):
+    found = soak.soak(small_model("fast_fullsubnet"), 1.0, seed=0, compare=False)
+    assert "memory:" in soak.report(found)
+    pytest.importorskip("matplotlib")
+    soak.draw(found, str(tmp_path / "soak.png"))
+    assert (tmp_path / "soak.png").stat().st_size > 1000

@@ -1,0 +1,940 @@
+"""The contract of a stream: lengths, latency, ends, state, threads, refusals, levels."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import soundfile
+from drawn_models import golden_case, identity_model, noise, small_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+import npfsn
+from npfsn.models import ARCHITECTURES
+from npfsn.stream import Stream
+from npfsn.weights import Model
+
+HERE = Path(__file__).parent
+ARCHITECTURE_NAMES = tuple(ARCHITECTURES)
+# Around every place where the number of frames changes, and primes.
+LENGTHS = (0, 1, 2, 3, 127, 251, 255, 256, 257, 511, 512, 513, 767, 768, 769, 1021, 1279, 2003)
+
+
+def causal(architecture: str, **config: object) -> Model:
+    """Return a small model that streams."""
+    if architecture == "improved_fullsubnet":
+        config["section_norm"] = "cumulative_section_norm"
+    return small_model(architecture, **config)
+
+
+def run(enhancer: npfsn.Enhancer, x: np.ndarray, size: int | None = None) -> np.ndarray:
+    """Enhance a whole signal in chunks of `size`, then flush."""
+    size = size or max(len(x), 1)
+    given = [enhancer.process(x[at : at + size]) for at in range(0, len(x), size)]
+    return np.concatenate([*given, enhancer.flush()])
+
+
+def same_state(a: npfsn.Enhancer, b: npfsn.Enhancer) -> bool:
+    """Whether two streams remember the same."""
+    left, right = a.get_state(), b.get_state()
+    return left.keys() == right.keys() and all(
+        np.array_equal(left[name], right[name]) for name in left
+    )
+
+
+@pytest.fixture
+def enhancer() -> npfsn.Enhancer:
+    return npfsn.Enhancer(small_model("fast_fullsubnet"))
+
+
+@pytest.fixture(scope="module")
+def x() -> np.ndarray:
+    return noise(5000)
+
+
+# ---------------------------------------------------------------------------------------------
+# Lengths, latency, ends
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "latency"),
+    [
+        ("fast_fullsubnet", {}, 768),
+        ("fast_fullsubnet", {"look_ahead": 0, "shrink_size": 3}, 256),
+        ("fullsubnet", {"look_ahead": 1}, 512),
+        ("fullband", {"look_ahead": 5}, 1536),
+        ("fullband", {"hop_length": 64, "look_ahead": 2}, 576),
+        ("fullband", {"n_fft": 30, "hop_length": 5, "look_ahead": 1}, 30),
+        ("fullband", {"n_fft": 4, "hop_length": 1, "look_ahead": 0}, 3),
+        ("improved_fullsubnet", {"hop_length": 128}, 384),
+        ("improved_fullsubnet", {"n_fft": 960, "hop_length": 480, "sample_rate": 48000}, 480),
+    ],
+)
+def test_latency_and_properties(architecture: str, config: dict, latency: int) -> None:
+    """Window and look-ahead without the hop itself; the output starts there, not before."""
+    model = causal(architecture, **config)
+    stream = npfsn.Enhancer(model)
+    assert stream.latency_samples == latency
+    assert stream.frame_length == model.config.hop_length
+    assert stream.sample_rate == model.config.sample_rate
+    assert stream.latency_ms == pytest.approx(1000 * latency / stream.sample_rate)
+    assert stream.model is model
+    y = run(stream, noise(3 * latency + 7, level=0.5))
+    assert len(y) == len(noise(3 * latency + 7)) + latency
+    assert not y[:latency].any()
+    assert y[latency : latency + 8].any()
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+def test_every_length(architecture: str, n: int) -> None:
+    """Whole, streamed and in single hops: the same bits, as long as the input."""
+    x = noise(n, seed=n)
+    model = causal(architecture)
+    stream = npfsn.Enhancer(model)
+    hop, latency = stream.frame_length, stream.latency_samples
+    whole = npfsn.enhance(x, 16000, model)
+    assert whole.shape == x.shape
+    assert whole.dtype == np.float32
+    assert np.isfinite(whole).all()
+    given = [stream.step(x[at : at + hop]) for at in range(0, n - hop + 1, hop)]
+    given.append(stream.process(x[n // hop * hop :]))
+    assert len(given[-1]) == 0
+    rest = stream.flush()
+    assert len(rest) == latency + n % hop
+    y = np.concatenate([*given, rest])
+    assert not y[:latency].any()
+    np.testing.assert_array_equal(y[latency:], whole)
+
+
+@pytest.mark.parametrize("n", [n for n in LENGTHS if n])
+def test_every_length_is_the_reference(n: int) -> None:
+    """Also signals shorter than half a window, whose reflection reaches its own start again."""
+    case = golden_case("base_lstm_cum")
+    x = case.x[1000 : 1000 + n]
+    model = small_model("fullband")
+    recipe = {**case.config, "model_args": {**case.config["model_args"], "look_ahead": 2}}
+    want = reference.enhance(recipe, dict(model.tensors), x)
+    got = npfsn.enhance(x, 16000, model)
+    thick = lone_window(n, 512, 256) >= 0.1
+    np.testing.assert_allclose(got[thick], want[thick], rtol=0.0, atol=1e-6)
+
+
+@given(st.data())
+def test_any_chunks_give_the_same_bits(data: st.DataObject) -> None:
+    """For any signal length, cut anywhere, by `process` and `step` in turns."""
+    architecture = data.draw(st.sampled_from(ARCHITECTURE_NAMES))
+    precision = data.draw(st.sampled_from(("float32", "int8")))
+    n = data.draw(st.one_of(st.sampled_from(LENGTHS), st.integers(0, 30_000)))
+    model = causal(architecture)
+    x = noise(n, seed=n)
+    stream = npfsn.Enhancer(model, precision=precision)
+    hop = stream.frame_length
+    given, at, received = [], 0, 0
+    while at < n:
+        # Forty hops are enough for a block of frames at once.
+        size = data.draw(st.one_of(st.sampled_from((0, 1, hop, 40 * hop)), st.integers(0, n - at)))
+        size = min(size, n - at)
+        chunk = x[at : at + size]
+        by_step = size == hop and data.draw(st.booleans())
+        given.append(stream.step(chunk) if by_step else stream.process(chunk))
+        before, received = received, received + size
+        assert len(given[-1]) == hop * (received // hop - before // hop)
+        at += size
+        if not size:  # an empty chunk is a chunk, but no progress
+            given.append(stream.process(x[at : at + 1]))
+            at, received = at + 1, received + 1
+    given.append(stream.flush())
+    np.testing.assert_array_equal(
+        np.concatenate(given)[stream.latency_samples :],
+        npfsn.enhance(x, 16000, model, precision=precision),
+    )
+
+
+def test_flush_ends_the_stream(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+    """Twice is once; more samples are refused; reset starts again."""
+    first = run(enhancer, x)
+    again = enhancer.flush()
+    assert again.shape == (0,)
+    assert again.dtype == np.float32
+    for call in (lambda: enhancer.step(x[:256]), lambda: enhancer.process(x[:1])):
+        with pytest.raises(npfsn.StreamEndedError, match=re.escape("reset()")):
+            call()
+    assert len(enhancer.flush()) == 0
+    enhancer.reset()
+    np.testing.assert_array_equal(run(enhancer, x), first)
+
+
+def test_flush_of_nothing(enhancer: npfsn.Enhancer) -> None:
+    """An empty signal is as long as the latency."""
+    y = enhancer.flush()
+    assert len(y) == enhancer.latency_samples
+    assert not y.any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("heard", [0, 1, 256, 3000, 10_000])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_reset_is_a_fresh_stream(architecture: str, heard: int, flushed: bool) -> None:
+    """Nothing is left, wherever the stream was."""
+    model = causal(architecture)
+    stream = npfsn.Enhancer(model, atten_lim_db=12)
+    stream.process(noise(heard, seed=9, level=0.5))
+    if flushed:
+        stream.flush()
+    stream.reset()
+    fresh = npfsn.Enhancer(model, atten_lim_db=12)
+    assert same_state(stream, fresh)
+    np.testing.assert_array_equal(run(stream, noise(3000)), run(fresh, noise(3000)))
+
+
+# ---------------------------------------------------------------------------------------------
+# Frames
+# ---------------------------------------------------------------------------------------------
+
+
+def test_step_writes_to_out(x: np.ndarray) -> None:
+    """`out` is returned, may be the frame itself, and gives the same bits."""
+    model = small_model("fast_fullsubnet")
+    plain, into, in_place = (npfsn.Enhancer(model) for _ in range(3))
+    out = np.full(256, np.nan, np.float32)
+    for at in range(0, 4096, 256):
+        want = plain.step(x[at : at + 256])
+        assert into.step(x[at : at + 256], out=out) is out
+        np.testing.assert_array_equal(out, want)
+        frame = x[at : at + 256].copy()
+        assert in_place.step(frame, out=frame) is frame
+        np.testing.assert_array_equal(frame, want)
+
+
+def test_out_may_be_the_frame_in_the_middle_of_a_hop(x: np.ndarray) -> None:
+    """Also where `process` has left part of one."""
+    model = small_model("fast_fullsubnet")
+    plain, in_place = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    plain.process(x[:100])
+    in_place.process(x[:100])
+    for at in range(100, 4000, 256):
+        want = plain.step(x[at : at + 256])
+        frame = x[at : at + 256].copy()
+        in_place.step(frame, out=frame)
+        np.testing.assert_array_equal(frame, want)
+
+
+def test_results_are_the_callers(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+    """What was returned does not change with the next hop; what was given never."""
+    kept = x.copy()
+    given = [enhancer.step(x[at : at + 256]) for at in range(0, 4096, 256)]
+    copies = [array.copy() for array in given]
+    given.append(enhancer.process(x[4096:]))
+    copies.append(given[-1].copy())
+    enhancer.process(noise(3000, seed=5))
+    for array, was in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(array, was)
+        assert array.flags.owndata or array.base is None
+    np.testing.assert_array_equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(np.float64),
+        lambda x: np.repeat(x, 2)[::2],
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: np.frombuffer(x.tobytes(), np.float32),
+        lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32),
+        lambda x: np.stack([x, -x], axis=1)[:, 0],
+    ],
+    ids=["float64", "strided", "reversed", "read-only", "unaligned", "column"],
+)
+def test_other_layouts_of_samples(
+    change: Callable[[np.ndarray], np.ndarray], x: np.ndarray
+) -> None:
+    """float64, strides, read-only buffers, odd addresses: the same samples, the same bits."""
+    model = small_model("fast_fullsubnet")
+    want = run(npfsn.Enhancer(model), x)
+    stream = npfsn.Enhancer(model)
+    given = [stream.step(change(x[at : at + 256])) for at in range(0, 4096, 256)]
+    given += [stream.process(change(x[4096:])), stream.flush()]
+    np.testing.assert_array_equal(np.concatenate(given), want)
+    np.testing.assert_array_equal(npfsn.enhance(change(x), 16000, model), want[768:])
+
+
+BAD_FRAMES = {
+    "short": (np.zeros(255, np.float32), npfsn.FrameError, r"\[255\].*\[256\]"),
+    "long": (np.zeros(257, np.float32), npfsn.FrameError, r"\[257\].*\[256\]"),
+    "empty": (np.zeros(0, np.float32), npfsn.FrameError, r"\[0\].*\[256\]"),
+    "stereo": (np.zeros((256, 2), np.float32), npfsn.FrameError, r"\[256, 2\].*\[256\]"),
+    "scalar": (np.zeros((), np.float32), npfsn.FrameError, r"\[\]"),
+    "int16": (np.zeros(256, np.int16), TypeError, "int16.*float32.*32768"),
+    "float16": (np.zeros(256, np.float16), TypeError, "float16.*float32"),
+    "complex": (np.zeros(256, np.complex64), TypeError, "complex64.*float32"),
+    "list": ([0.0] * 256, TypeError, "list.*float32"),
+    "None": (None, TypeError, "NoneType.*float32"),
+    "nan": (np.full(256, np.nan, np.float32), npfsn.FrameError, "256 of 256.*NaN"),
+    "infinite": (np.float32([np.inf] + [0] * 255), npfsn.FrameError, "1 of 256.*infinite"),
+    "too large": (np.full(256, 1e300), npfsn.FrameError, "256 of 256.*infinite"),
+}
+
+
+@pytest.mark.parametrize("pending", [0, 100])
+@pytest.mark.parametrize("kind", BAD_FRAMES)
+def test_refused_frames_leave_the_stream_as_it_was(kind: str, pending: int, x: np.ndarray) -> None:
+    """One sentence that names what came and what was expected; then the stream goes on."""
+    model = small_model("fast_fullsubnet")
+    frame, error, message = BAD_FRAMES[kind]
+    stream, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    for one in (stream, other):
+        one.process(x[: 2000 - 2000 % 256 + pending])
+    with pytest.raises(error, match=message) as caught:
+        stream.step(frame)
+    assert isinstance(caught.value, (ValueError, TypeError))
+    assert "\n" not in str(caught.value)
+    assert same_state(stream, other)
+    np.testing.assert_array_equal(stream.step(x[:256]), other.step(x[:256]))
+
+
+@pytest.mark.parametrize("kind", ["stereo", "scalar", "int16", "list", "nan"])
+def test_process_and_enhance_refuse_the_same(kind: str, enhancer: npfsn.Enhancer) -> None:
+    """But any length, and channels where there is a place for them."""
+    chunk, error, _ = BAD_FRAMES[kind]
+    before = enhancer.get_state()
+    with pytest.raises(error):
+        enhancer.process(chunk)
+    after = enhancer.get_state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    if kind != "stereo":
+        with pytest.raises(error):
+            npfsn.enhance(chunk, 16000, enhancer.model)
+
+
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        (np.zeros(255, np.float32), npfsn.FrameError),
+        (np.zeros((1, 256), np.float32), npfsn.FrameError),
+        (np.zeros(512, np.float32)[::2], npfsn.FrameError),
+        (np.frombuffer(bytes(1024), np.float32), npfsn.FrameError),
+        (np.zeros(256), TypeError),
+        ([0.0] * 256, TypeError),
+    ],
+    ids=["short", "2-d", "strided", "read-only", "float64", "list"],
+)
+def test_refused_out(out: object, error: type, enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+    """Where a hop cannot be written, none is taken."""
+    before = enhancer.get_state()
+    with pytest.raises(error, match="out is|out has"):
+        enhancer.step(x[:256], out=out)
+    after = enhancer.get_state()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
+    """Replaced by zeros and counted, in every call; refused ones are not counted."""
+    model = small_model("fast_fullsubnet")
+    broken, silent = x.copy(), x.copy()
+    where = [3, 300, 301, 4998]
+    broken[where] = [np.nan, np.inf, -np.inf, np.nan]
+    silent[where] = 0.0
+    stream, clean = npfsn.Enhancer(model, on_nonfinite="zero"), npfsn.Enhancer(model)
+    assert stream.n_nonfinite == 0
+    got = []
+    for at, count in ((0, 1), (256, 3), (512, 3)):
+        got.append(stream.step(broken[at : at + 256]))
+        assert stream.n_nonfinite == count
+    got += [stream.process(broken[768:]), stream.flush()]
+    assert stream.n_nonfinite == 4
+    np.testing.assert_array_equal(np.concatenate(got), run(clean, silent))
+    stream.reset()
+    assert stream.n_nonfinite == 0
+    np.testing.assert_array_equal(
+        npfsn.enhance(broken, 16000, model, on_nonfinite="zero"),
+        npfsn.enhance(silent, 16000, model),
+    )
+    with pytest.raises(npfsn.FrameError, match="4 of 5000"):
+        npfsn.enhance(broken, 16000, model)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize(
+    "norm", ["cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm"]
+)
+def test_extreme_samples(architecture: str, norm: str) -> None:
+    """The largest floats, the smallest, silence between: finite, and forgotten by reset."""
+    model = small_model(architecture)
+    stream = npfsn.Enhancer(model, norm=norm)
+    want = run(npfsn.Enhancer(model, norm=norm), noise(3000))
+    largest = np.finfo(np.float32).max
+    for level in (largest, 1e30, 1e-38, 1e-45, 0.0, largest, 1.0):
+        chunk = (noise(2000, level=1.0) > 0).astype(np.float32) * 2 - 1
+        assert np.isfinite(stream.process(chunk * np.float32(level))).all()
+    assert np.isfinite(stream.flush()).all()
+    for array in stream.get_state().values():
+        assert array.dtype.kind in "iU" or np.isfinite(array).all()
+    stream.reset()
+    np.testing.assert_array_equal(run(stream, noise(3000)), want)
+
+
+# ---------------------------------------------------------------------------------------------
+# State
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("cut", [0, 1, 255, 700, 2560, 3001, 3333])
+def test_state_resumes_to_the_bit(architecture: str, cut: int, tmp_path: Path) -> None:
+    """In another stream, through a file, from any place; the first one is not disturbed."""
+    model = causal(architecture)
+    x = noise(6000)
+    options = {"atten_lim_db": 20.0, "norm_horizon": 0.1}
+    first = npfsn.Enhancer(model, **options)
+    first.process(x[:cut])
+    np.savez(tmp_path / "state.npz", **first.get_state())
+    second = npfsn.Enhancer(model, **options)
+    second.process(noise(1111, seed=3))
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
+        second.set_state(state)
+    assert same_state(first, second)
+    np.testing.assert_array_equal(run(second, x[cut:], 300), run(first, x[cut:]))
+
+
+def test_state_of_a_flushed_stream(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+    """It is a flushed stream again."""
+    run(enhancer, x)
+    other = npfsn.Enhancer(enhancer.model)
+    other.set_state(enhancer.get_state())
+    assert len(other.flush()) == 0
+    with pytest.raises(npfsn.StreamEndedError):
+        other.process(x)
+
+
+def test_state_is_a_copy(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+    """Neither later hops nor the one who holds it change it."""
+    enhancer.process(x[:1000])
+    state = enhancer.get_state()
+    kept = {name: array.copy() for name, array in state.items()}
+    enhancer.process(x[1000:])
+    assert all(np.array_equal(state[name], kept[name]) for name in kept)
+    enhancer.set_state(state)
+    for name, array in state.items():
+        if name != "header":
+            array.fill(0)
+    fresh = npfsn.Enhancer(enhancer.model)
+    fresh.set_state(kept)
+    assert same_state(enhancer, fresh)
+
+
+RESUME = """
+import sys
+import numpy as np
+import npfsn
+folder = sys.argv[1]
+enhancer = npfsn.Enhancer(folder + "/model.npz", atten_lim_db=15.0)
+with np.load(folder + "/state.npz", allow_pickle=False) as state:
+    enhancer.set_state(state)
+x = np.load(folder + "/x.npy")
+np.save(folder + "/y.npy", np.concatenate([enhancer.process(x), enhancer.flush()]))
+"""
+
+
+def test_state_resumes_in_another_process(
+    golden_model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    """A call that moves to another machine keeps its bits."""
+    x = golden_case("fast_lstm_cum").x
+    npfsn.save_model(golden_model("fast_lstm_cum"), tmp_path / "model.npz")
+    enhancer = npfsn.Enhancer(golden_model("fast_lstm_cum"), atten_lim_db=15.0)
+    enhancer.process(x[:9001])
+    np.savez(tmp_path / "state.npz", **enhancer.get_state())
+    np.save(tmp_path / "x.npy", x[9001:])
+    subprocess.run(
+        [sys.executable, "-c", RESUME, str(tmp_path)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(npfsn.__path__[0]).parent)},
+    )
+    want = np.concatenate([enhancer.process(x[9001:]), enhancer.flush()])
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want)
+
+
+def damaged(state: dict[str, np.ndarray], how: str) -> object:
+    """Return a state that is not this stream's any more."""
+    if how == "no mapping":
+        return [1, 2]
+    if how == "no header":
+        del state["header"]
+    elif how == "header is no JSON":
+        state["header"] = np.array("{")
+    elif how == "header is no object":
+        state["header"] = np.array("[1]")
+    elif how == "other model":
+        return npfsn.Enhancer(small_model("fullband")).get_state()
+    elif how == "other norm":
+        model = small_model("fast_fullsubnet")
+        return npfsn.Enhancer(model, norm="forgetting_norm").get_state()
+    elif how == "other weights":
+        other = npfsn.Enhancer(small_model("fast_fullsubnet", num_mels=9, look_ahead=2, cell="GRU"))
+        return other.get_state()
+    elif how == "entry missing":
+        del state["clock"]
+    elif how == "entry in excess":
+        state["more"] = np.zeros(1)
+    elif how == "wrong shape":
+        state["dry"] = state["dry"][1:]
+    elif how == "wrong type":
+        state["dry"] = state["dry"].astype(np.float64)
+    elif how == "not finite":
+        state["dry"][5] = np.nan
+    elif how == "counters contradict":
+        state["clock"][1] += 1
+    elif how == "negative sum":
+        state["fb_norm.count"][0] = -1.0
+    elif how == "too many pending":
+        state["count"][0] = 256
+    return state
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no mapping",
+        "no header",
+        "header is no JSON",
+        "header is no object",
+        "other model",
+        "other norm",
+        "other weights",
+        "entry missing",
+        "entry in excess",
+        "wrong shape",
+        "wrong type",
+        "not finite",
+        "counters contradict",
+        "negative sum",
+        "too many pending",
+    ],
+)
+def test_refused_states_leave_the_stream_as_it_was(how: str, x: np.ndarray) -> None:
+    """A state of another stream, or a damaged one."""
+    model = small_model("fast_fullsubnet")
+    stream, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    stream.process(x[:2000])
+    other.process(x[:2000])
+    with pytest.raises(npfsn.StateError, match="state"):
+        stream.set_state(damaged(stream.get_state(), how))
+    assert same_state(stream, other)
+    np.testing.assert_array_equal(run(stream, x), run(other, x))
+
+
+def test_undamaged_state_is_taken(x: np.ndarray) -> None:
+    """What `damaged` starts from is accepted: its refusals are its changes'."""
+    stream = npfsn.Enhancer(small_model("fast_fullsubnet"))
+    stream.process(x[:2000])
+    state = damaged(stream.get_state(), "nothing")
+    stream.reset()
+    stream.set_state(state)
+    assert int(stream.get_state()["clock"][0]) == 2000 // 256
+
+
+@pytest.mark.parametrize("duplicate", [npfsn.Enhancer.copy, copy.copy, copy.deepcopy])
+def test_copies_are_independent(
+    duplicate: Callable[[npfsn.Enhancer], npfsn.Enhancer], x: np.ndarray
+) -> None:
+    """Same state, same options, same weights; from then on a stream of its own."""
+    first = npfsn.Enhancer(
+        small_model("fast_fullsubnet"), atten_lim_db=6.0, on_nonfinite="zero", norm_horizon=1.0
+    )
+    first.process(x[:1300])
+    kept = first.get_state()
+    second = duplicate(first)
+    assert second.model is first.model
+    assert same_state(first, second)
+    second.process(np.full(1000, np.nan, np.float32))  # an option that came along
+    assert all(np.array_equal(kept[name], value) for name, value in first.get_state().items())
+    again = duplicate(first)
+    np.testing.assert_array_equal(run(first, x), run(again, x))
+
+
+def test_pickling_says_what_to_send(enhancer: npfsn.Enhancer) -> None:
+    """A stream holds machine code; its state and its model travel."""
+    with pytest.raises(TypeError, match="get_state"):
+        pickle.dumps(enhancer)
+
+
+def test_streams_share_weights_and_nothing_else(x: np.ndarray) -> None:
+    """Interleaved hop by hop, each gives what it gives alone."""
+    model = small_model("fast_fullsubnet")
+    inputs = [noise(4096, seed=i, level=10.0 ** (-i)) for i in range(4)]
+    alone = [run(npfsn.Enhancer(model), one) for one in inputs]
+    streams = [npfsn.Enhancer(model) for _ in inputs]
+    given = [[] for _ in inputs]
+    for at in range(0, 4096, 256):
+        for i, stream in enumerate(streams):
+            given[i].append(stream.step(inputs[i][at : at + 256]))
+    for i, stream in enumerate(streams):
+        np.testing.assert_array_equal(np.concatenate([*given[i], stream.flush()]), alone[i])
+
+
+# ---------------------------------------------------------------------------------------------
+# Threads
+# ---------------------------------------------------------------------------------------------
+
+
+def test_threads_with_a_stream_each(golden_model: Callable[[str], Model]) -> None:
+    """Two at once give what each gives alone."""
+    model = golden_model("fast_lstm_cum")
+    inputs = [noise(16000, seed=i) for i in range(2)]
+    alone = [run(npfsn.Enhancer(model), x) for x in inputs]
+    results: list[np.ndarray | None] = [None, None]
+    start = threading.Barrier(2)
+
+    def work(i: int) -> None:
+        stream = npfsn.Enhancer(model)
+        start.wait(60)
+        results[i] = run(stream, inputs[i], 256)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for got, want in zip(results, alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_one_stream_from_two_threads(
+    enhancer: npfsn.Enhancer, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second is told, whatever is called, and disturbs nothing."""
+    want = run(enhancer.copy(), x)
+    state = enhancer.get_state()
+    inside, leave = threading.Event(), threading.Event()
+    push = Stream.push
+
+    def slow_push(self: Stream, *args: np.ndarray) -> None:
+        if not inside.is_set():
+            inside.set()
+            assert leave.wait(60)
+        push(self, *args)
+
+    monkeypatch.setattr(Stream, "push", slow_push)
+    given = []
+    thread = threading.Thread(target=lambda: given.append(enhancer.step(x[:256])))
+    thread.start()
+    assert inside.wait(60)
+    calls = {
+        "step": lambda: enhancer.step(x[:256]),
+        "process": lambda: enhancer.process(x[:10]),
+        "flush": enhancer.flush,
+        "reset": enhancer.reset,
+        "get_state": enhancer.get_state,
+        "set_state": lambda: enhancer.set_state(state),
+        "copy": enhancer.copy,
+    }
+    try:
+        for call in calls.values():
+            with pytest.raises(npfsn.ConcurrentUseError, match="another thread"):
+                call()
+    finally:
+        leave.set()
+        thread.join(60)
+    given += [enhancer.process(x[256:]), enhancer.flush()]
+    np.testing.assert_array_equal(np.concatenate(given), want)
+
+
+def test_an_interrupted_hop_is_not_hidden(
+    enhancer: npfsn.Enhancer, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C inside a hop leaves half a state: nothing but reset and set_state follows."""
+    enhancer.process(x[:1000])
+    state = enhancer.get_state()
+    with monkeypatch.context() as patch:
+
+        def interrupt(self: Stream, *args: np.ndarray) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Stream, "push", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            enhancer.step(x[:256])
+    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        enhancer.step(x[:256])
+    enhancer.set_state(state)
+    other = npfsn.Enhancer(enhancer.model)
+    other.process(x[:1000])
+    np.testing.assert_array_equal(run(enhancer, x[1000:]), run(other, x[1000:]))
+
+
+# ---------------------------------------------------------------------------------------------
+# Levels
+# ---------------------------------------------------------------------------------------------
+
+
+def lone_window(n: int, n_fft: int, hop: int) -> np.ndarray:
+    """Return for each of `n` samples the largest window over it: thin where only an edge is."""
+    window = reference.periodic_hann(n_fft)
+    largest = np.zeros(n + n_fft)
+    for t in range(1 + n // hop):
+        span = slice(t * hop, t * hop + n_fft)
+        largest[span] = np.maximum(largest[span], window)
+    return largest[n_fft // 2 : n_fft // 2 + n]
+
+
+IDENTITIES = {
+    "fast": ("fast_fullsubnet", {}),
+    "fast, shrink 3": ("fast_fullsubnet", {"shrink_size": 3, "look_ahead": 0}),
+    "full": ("fullsubnet", {}),
+    "base": ("fullband", {}),
+    "base, quarter hop": ("fullband", {"hop_length": 128}),
+    "base, 48 kHz": ("fullband", {"n_fft": 960, "hop_length": 480, "sample_rate": 48000}),
+    "base, odd factors": ("fullband", {"n_fft": 30, "hop_length": 5, "look_ahead": 1}),
+}
+
+
+@pytest.mark.parametrize("which", IDENTITIES)
+def test_a_mask_of_one_gives_the_input_back(which: str) -> None:
+    """At any length, to the last sample, where the lone window is 4e-5. The contract is 1e-6."""
+    architecture, config = IDENTITIES[which]
+    model = identity_model(architecture, **config)
+    hop, rate = model.config.hop_length, model.config.sample_rate
+    lengths = (1, 2, 255, 256, 257, 511, 512, 1023, 1791, 9 * hop - 1, 9 * hop, 9 * hop + 1)
+    for n in lengths:
+        x = np.random.default_rng(n).uniform(-1, 1, n).astype(np.float32)
+        np.testing.assert_allclose(npfsn.enhance(x, rate, model), x, rtol=0.0, atol=3e-7)
+        stream = npfsn.Enhancer(model)
+        np.testing.assert_allclose(
+            run(stream, x, 100)[stream.latency_samples :], x, rtol=0.0, atol=3e-7
+        )
+
+
+@pytest.mark.parametrize("n_rest", [205, 230, 250, 251, 252, 253, 254, 255])
+@pytest.mark.parametrize("name", ["fast_gru_cum", "full_gru_clamped_cum"])
+def test_tail_under_a_thin_window(
+    name: str, n_rest: int, golden_model: Callable[[str], Model]
+) -> None:
+    """The last samples, divided by next to nothing, are no click: at most the input's last peak."""
+    case = golden_case(name)
+    x = case.x[: 20 * 256 + n_rest].copy()
+    x[:2000] *= 10.0  # long past when the signal ends
+    y = npfsn.enhance(x, 16000, golden_model(name))
+    thin = lone_window(len(x), 512, 256) < 0.0999
+    assert thin.sum() >= max(n_rest - 205, 0)
+    assert np.abs(y[thin]).max(initial=0.0) <= np.abs(x[-512:]).max()
+    want = reference.enhance(case.config, case.params, x)
+    rest = lone_window(len(x), 512, 256) > 0.1001
+    assert np.abs(y - want)[rest].max() < 1e-5 * max(1.0, np.abs(want[rest]).max())
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+def test_output_is_aligned_with_the_input(rate: int) -> None:
+    """The cross-correlation peaks at lag 0, at the model's own rate and at others."""
+    model = identity_model("fast_fullsubnet")
+    # Speech has little above 3 kHz; noise would lose what resampling has to remove.
+    x = np.convolve(noise(rate), np.hanning(rate // 1500), "same").astype(np.float32)
+    y = npfsn.enhance(x, rate, model)
+    assert y.shape == x.shape
+    assert lag_of_peak(x, y) == 0
+    np.testing.assert_allclose(np.std(y), np.std(x), rtol=0.02)
+
+
+def test_shipped_weights_are_aligned_and_quieter() -> None:
+    """On the example, the cross-correlation peaks at lag 0, and the pauses are cleaner."""
+    x, rate = soundfile.read(HERE.parent / "examples" / "noisy.wav", dtype="float32")
+    y = npfsn.enhance(x, rate)
+    assert y.shape == x.shape
+    assert lag_of_peak(x, y) == 0
+    frames = [np.square(z[: len(z) // 512 * 512].reshape(-1, 512)).mean(axis=1) for z in (x, y)]
+    quiet = frames[0] <= np.quantile(frames[0], 0.1)
+    assert frames[1][quiet].mean() < 0.5 * frames[0][quiet].mean()
+
+
+def lag_of_peak(x: np.ndarray, y: np.ndarray) -> int:
+    """Return by how many samples y lies behind x, up to 2000."""
+    size = 2 * len(x)  # so that nothing wraps round
+    spectrum = np.fft.rfft(y, size) * np.conj(np.fft.rfft(x, size))
+    correlation = np.fft.irfft(spectrum, size)
+    lags = np.arange(-2000, 2001)
+    return int(lags[np.argmax(correlation[lags])])
+
+
+@pytest.mark.parametrize("level", [1e-3, 1e-2, 30.0])
+def test_level_is_kept(level: float, golden_model: Callable[[str], Model]) -> None:
+    """Nothing is normalised to a peak or an average: soft stays soft, loud loud."""
+    x = noise(16000, level=level)
+    y = npfsn.enhance(x, 16000, identity_model("fast_fullsubnet"))
+    np.testing.assert_allclose(y, x, rtol=0.0, atol=1e-6 * level * 5)
+    # The baseline sees its input through a norm alone: its output scales.
+    x = golden_case("base_lstm_cum").x[:16000]
+    y = npfsn.enhance(x, 16000, golden_model("base_lstm_cum"))
+    scaled = npfsn.enhance(x * np.float32(level), 16000, golden_model("base_lstm_cum"))
+    # At the lowest level the norm's epsilon begins to be seen.
+    np.testing.assert_allclose(scaled / level, y, rtol=0.0, atol=1e-3 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "cumulative_laplace_norm",
+        "cumulative_layer_norm",
+        "forgetting_norm",
+        "offline_laplace_norm",
+        "offline_gaussian_norm",
+    ],
+)
+def test_silence_stays_silence(architecture: str, norm: str) -> None:
+    """Zeros in, zeros out, to the last bit; also before and after sound."""
+    model = small_model(architecture)
+    silence = np.zeros(5003, np.float32)
+    assert not npfsn.enhance(silence, 16000, model, norm=norm).any()
+    if not norm.startswith("offline"):
+        sound = np.concatenate([silence, noise(2000), silence])
+        y = npfsn.enhance(sound, 16000, model, norm=norm)
+        assert not y[:4000].any()
+        assert not y[8000:].any()
+
+
+def test_many_channels_are_many_signals() -> None:
+    """Each channel alone, whatever its place in memory."""
+    model = small_model("fullband")
+    x = np.stack([noise(3001, seed=i) for i in range(3)], axis=1)
+    want = np.stack([npfsn.enhance(x[:, i].copy(), 16000, model) for i in range(3)], axis=1)
+    np.testing.assert_array_equal(npfsn.enhance(x, 16000, model), want)
+    np.testing.assert_array_equal(npfsn.enhance(np.asfortranarray(x), 16000, model), want)
+    assert npfsn.enhance(np.zeros((0, 2), np.float32), 16000, model).shape == (0, 2)
+
+
+# ---------------------------------------------------------------------------------------------
+# Options
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit_db", [0.5, 6.0, 20.0, 60])
+def test_attenuation_limit(limit_db: float, x: np.ndarray) -> None:
+    """The formula, limit x delayed + (1 - limit) x enhanced, in every call; whole signals alike."""
+    model = small_model("fast_fullsubnet")
+    stream = npfsn.Enhancer(model, atten_lim_db=limit_db)
+    given = [stream.step(x[at : at + 256]) for at in range(0, 1024, 256)]
+    given += [stream.process(x[1024:1100]), stream.step(x[1100:1356])]
+    y = np.concatenate([*given, stream.process(x[1356:]), stream.flush()])
+    enhanced = run(npfsn.Enhancer(model), x).astype("d")
+    dry = np.concatenate([np.zeros(768), x])
+    limit = 10.0 ** (-limit_db / 20.0)
+    np.testing.assert_allclose(y, limit * dry + (1 - limit) * enhanced, rtol=0.0, atol=1e-7)
+    whole = npfsn.enhance(x, 16000, model, atten_lim_db=limit_db)
+    np.testing.assert_array_equal(y[768:], whole)
+
+
+def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
+    """0 dB passes the input through to the bit; 100 dB and more, and None, change nothing."""
+    model = small_model("fast_fullsubnet")
+    dry = run(npfsn.Enhancer(model, atten_lim_db=0), x)
+    np.testing.assert_array_equal(dry, np.concatenate([np.zeros(768, np.float32), x]))
+    enhanced = run(npfsn.Enhancer(model), x)
+    for limit_db in (100, 150.0):
+        y = run(npfsn.Enhancer(model, atten_lim_db=limit_db), x)
+        assert np.abs(y - enhanced).max() <= 1.1e-5 * (np.abs(x).max() + np.abs(enhanced).max())
+    for limit_db in (1000.0, float("inf"), None):
+        y = run(npfsn.Enhancer(model, atten_lim_db=limit_db), x)
+        np.testing.assert_array_equal(y, enhanced)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"atten_lim_db": -1.0}, ValueError, "atten_lim_db is -1.0"),
+        ({"atten_lim_db": float("nan")}, ValueError, "atten_lim_db is nan"),
+        ({"atten_lim_db": "12"}, TypeError, "atten_lim_db is '12'"),
+        ({"atten_lim_db": True}, TypeError, "atten_lim_db is True"),
+        ({"precision": "float64"}, ValueError, "float64.*float32"),
+        ({"on_nonfinite": "ignore"}, ValueError, "ignore.*raise.*zero"),
+        ({"norm_horizon": 0.001}, ValueError, "norm_horizon is 0.001"),
+        ({"norm_horizon": "1"}, TypeError, "norm_horizon is '1'"),
+        ({"norm": "batch_norm"}, npfsn.NormError, "batch_norm.*cumulative_laplace_norm"),
+    ],
+)
+def test_refused_options(option: dict, error: type, message: str) -> None:
+    """By streams and by whole signals alike, in one sentence."""
+    model = small_model("fullband")
+    with pytest.raises(error, match=message):
+        npfsn.Enhancer(model, **option)
+    with pytest.raises(error, match=message):
+        npfsn.enhance(np.zeros(10, np.float32), 16000, model, **option)
+
+
+@pytest.mark.parametrize("rate", [0, -16000, 16000.0, "16000", True, None])
+def test_refused_rates(rate: object) -> None:
+    """A rate is a whole number of Hz."""
+    with pytest.raises((TypeError, npfsn.AudioError), match="sample_rate is"):
+        npfsn.enhance(np.zeros(10, np.float32), rate, small_model("fullband"))
+
+
+@pytest.mark.parametrize("norm", ["offline_laplace_norm", "offline_gaussian_norm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+def test_offline_norms_do_not_stream(architecture: str, norm: str) -> None:
+    """The refusal names the ways out, and each of them works."""
+    model = small_model(architecture, norm_type=norm)
+    with pytest.raises(npfsn.NormError) as caught:
+        npfsn.Enhancer(model)
+    message = str(caught.value)
+    for word in (norm, "norm=", "cumulative_laplace_norm", "npfsn.enhance"):
+        assert word in message
+    assert npfsn.Enhancer(model, norm="cumulative_laplace_norm").latency_samples > 0
+    assert npfsn.enhance(noise(1000), 16000, model).any()
+    for n in (0, 1, 2, 255):
+        y = npfsn.enhance(noise(n), 16000, model)
+        assert y.shape == (n,)
+        assert np.isfinite(y).all()
+    with pytest.raises(npfsn.NormError, match=norm):
+        npfsn.Enhancer(small_model(architecture), norm=norm)
+
+
+def test_improved_as_published_does_not_stream(golden_model: Callable[[str], Model]) -> None:
+    """Even with a causal full-band norm: its sections look at the whole utterance."""
+    model = small_model("improved_fullsubnet", norm_type="cumulative_laplace_norm")
+    with pytest.raises(npfsn.NormError, match="norm="):
+        npfsn.Enhancer(model)
+    with pytest.raises(npfsn.NormError, match="norm="):
+        npfsn.Enhancer(golden_model("improved_16k"))
+    assert npfsn.Enhancer(model, norm="cumulative_laplace_norm").latency_samples == 768 - 512
+
+
+def test_norm_replaces_the_models() -> None:
+    """A stream with `norm=` is the stream of a model that was trained with it."""
+    for norm in ("cumulative_layer_norm", "forgetting_norm"):
+        x = noise(5000)
+        replaced = npfsn.Enhancer(small_model("fast_fullsubnet"), norm=norm)
+        trained = npfsn.Enhancer(small_model("fast_fullsubnet", norm_type=norm))
+        published = npfsn.Enhancer(small_model("fast_fullsubnet"))
+        y = run(replaced, x)
+        np.testing.assert_array_equal(y, run(trained, x))
+        assert not np.array_equal(y, run(published, x))
+
+
+def test_norm_horizon_forgets() -> None:
+    """A stream with a horizon gets over a loud start; a long one changes nothing."""
+    model = small_model("fast_fullsubnet")
+    soft = noise(32000, seed=1, level=0.01)
+    x = np.concatenate([noise(8192, level=1.0), soft])
+
+    def end(signal: np.ndarray, horizon: float | None) -> np.ndarray:
+        return run(npfsn.Enhancer(model, norm_horizon=horizon), signal)[-8000:]
+
+    published, short = end(x, None), end(x, 0.1)
+    np.testing.assert_array_equal(end(x, float("inf")), published)
+    np.testing.assert_array_equal(end(x, 1e6), published)
+    # In two seconds, twenty horizons, the start is forgotten: it might not have been there.
+    left = np.abs(short - end(soft, 0.1)).max()
+    assert left < 0.01 * np.abs(published - end(soft, None)).max()
+    whole = npfsn.enhance(x, 16000, model, norm_horizon=0.1)
+    np.testing.assert_array_equal(whole[-8000:], short)

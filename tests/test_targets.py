@@ -1,0 +1,113 @@
+"""The kernels as compiled for other machines: other tiles, other instructions, the same results.
+
+Each target is a process with a cache of its own. The caches are kept between runs of the tests,
+where pytest keeps what it keeps: compiling for a target takes half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from drawn_models import golden_case, golden_model
+
+import npfsn
+from npfsn.jit import host_features
+
+HERE = Path(__file__).parent
+CASES = ("fast_lstm_cum float32", "fast_lstm_cum int8", "full_gru_cum float32")
+# Without fused multiply-adds every sum rounds twice as often.
+TOLERANCE = 3e-6
+# One input quantised to the neighbouring integer moves a mask by about this much.
+INT8_TOLERANCE = 5e-4
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+# Enhances the cases hop by hop and whole; says what the kernels were compiled for.
+MAIN = """
+import sys
+import numpy as np
+import npfsn
+from drawn_models import golden_case, golden_model
+from npfsn.jit import host_features
+
+results = {}
+for case in sys.argv[2:]:
+    name, precision = case.split()
+    x = golden_case(name).x
+    enhancer = npfsn.Enhancer(golden_model(name), precision=precision)
+    hops = [enhancer.step(x[at : at + 256]) for at in range(0, len(x) // 256 * 256, 256)]
+    rest = [enhancer.process(x[len(x) // 256 * 256 :]), enhancer.flush()]
+    results[case] = np.concatenate(hops + rest)[enhancer.latency_samples :]
+    whole = npfsn.enhance(x, 16000, golden_model(name), precision=precision)
+    np.testing.assert_array_equal(whole, results[case])
+np.savez(sys.argv[1], features=sorted(host_features()), **results)
+"""
+
+
+def run(folder: Path, **environment: str) -> dict[str, np.ndarray]:
+    """Enhance the cases in a process that compiles for another machine."""
+    subprocess.run(
+        [sys.executable, "-c", MAIN, str(folder / "results.npz"), *CASES],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(npfsn.__path__[0]).parent), str(HERE)]),
+            "NUMBA_CACHE_DIR": str(folder),
+            **environment,
+        },
+        check=True,
+        timeout=900,
+    )
+    with np.load(folder / "results.npz") as results:
+        return dict(results)
+
+
+# CPU name, and its features that kernels are chosen by: Numba would add all of this machine's.
+TARGETS = {
+    "oldest": ("generic", ""),
+    "AVX2": ("haswell", "avx avx2 fma bmi bmi2 f16c"),
+    "AVX-512": ("skylake-avx512", "avx avx2 fma bmi bmi2 avx512f avx512bw avx512dq avx512vl"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_target(target: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Recorded outputs within the tolerance, hop by hop and whole to the bit."""
+    cpu, features = TARGETS[target]
+    host = llvm.get_host_cpu_features()
+    if features and not (X86 and all(host.get(name, False) for name in features.split())):
+        pytest.skip(f"this machine cannot run code for {cpu}")
+    wanted = ",".join(f"+{name}" for name in features.split())
+    cache = getattr(request.config, "cache", None)
+    folder = tmp_path if cache is None else Path(cache.mkdir(f"npfsn-{cpu}"))
+    results = run(folder, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=wanted)
+    assert set(results["features"]) - {"neon"} == set(features.split())
+    for case in CASES:
+        name, precision = case.split()
+        want, tolerance = golden_case(name).y, TOLERANCE
+        if precision == "int8":
+            # The integers are this machine's; what they are made of may round the other way.
+            want = npfsn.enhance(golden_case(name).x, 16000, golden_model(name), precision="int8")
+            tolerance = INT8_TOLERANCE
+        scale = max(1.0, float(np.abs(want).max()))
+        assert np.abs(results[case] - want).max() < tolerance * scale, case
+
+
+def test_features_are_those_of_this_machine() -> None:
+    """Kernels are chosen by what Numba generates code for, which here is what the machine has."""
+    if "NUMBA_CPU_NAME" in os.environ or "NUMBA_CPU_FEATURES" in os.environ:
+        pytest.skip("told to compile for another machine")
+    if X86:
+        host = llvm.get_host_cpu_features()
+        for feature in ("avx2", "fma", "avx512vnni"):
+            assert (feature in host_features()) == host.get(feature, False)
+    else:
+        assert "avx2" not in host_features()
+    assert ("neon" in host_features()) == (platform.machine().lower() in ("aarch64", "arm64"))

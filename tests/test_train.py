@@ -1,0 +1,233 @@
+"""The training recipe: data, network, loss, resuming, and a short run whose loss falls."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from golden_cases import load_case
+
+# The recipe needs it, npfsn does not, and it is large: `.[test]` leaves it out, CI installs it.
+torch = pytest.importorskip("torch")
+
+from tools.train import noise
+from tools.train.__main__ import main
+from tools.train.mix import MixConfig, Voice, build_pools, load_mixer
+from tools.train.model import (
+    FastFullSubNet,
+    ModelArgs,
+    compress_mask,
+    decompress_mask,
+    enhance,
+    mel_filterbank,
+    stft,
+)
+from tools.train.pool import SAMPLE_RATE
+from tools.train.rooms import Rooms
+from tools.train.speech import held_out, noise_floor
+from tools.train.train import Run, TrainConfig, batch, loss, total, train
+
+torch.set_num_threads(1)
+SMALL = ModelArgs(encoder_hidden_size=24, decoder_hidden_size=32, bottleneck_hidden_size=8)
+
+
+def voice(rng: np.random.Generator, seconds: float) -> np.ndarray:
+    """Something like speech: a wandering pitch, formants and syllables with pauses."""
+    samples = int(seconds * SAMPLE_RATE)
+    t = np.arange(samples) / SAMPLE_RATE
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 0.8) * t))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    out = np.zeros(samples)
+    for k in range(1, 25):
+        formants = sum(np.exp(-(((k * 150 - f) / 250) ** 2)) for f in rng.uniform(300, 3000, 3))
+        out += (0.05 + formants) * np.sin(k * phase)
+    syllables = np.clip(np.sin(2 * np.pi * rng.uniform(1.5, 3) * t + rng.uniform(0, 6)), 0, 1)
+    return (0.2 * out * syllables / np.abs(out).max()).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pools of a recipe of tiny sizes: twenty talkers, a minute of noise, a few rooms."""
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "speech").mkdir()
+    (folder / "kitchen").mkdir()
+    for index in range(40):
+        rng = np.random.default_rng(index)
+        name = folder / f"speech/{100 + index}-1-{index:04d}.flac"
+        soundfile.write(name, voice(rng, rng.uniform(1.0, 6.0)), SAMPLE_RATE)
+    hiss = np.random.default_rng(0).normal(size=(SAMPLE_RATE * 4, 2)) * 0.05
+    soundfile.write(folder / "kitchen/tap.wav", hiss, SAMPLE_RATE)
+    build_pools(folder / "pools", [folder / "speech"], [folder / "kitchen"], 3, 0, 60, 4)
+    return folder
+
+
+def test_network_matches_the_recorded_case() -> None:
+    case = load_case("fast_lstm_cum")
+    model = FastFullSubNet(ModelArgs(**case.config["model_args"])).eval()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in case.params.items()})
+    audio = torch.from_numpy(case.x)[None]
+    with torch.no_grad():
+        mask = model(stft(audio).abs())[0]
+    np.testing.assert_allclose(mask.numpy(), case.crm, atol=1e-5)
+    np.testing.assert_allclose(enhance(model, audio)[0].numpy(), case.y, atol=1e-5)
+
+
+def test_mel_bands_are_triangles_that_overlap_by_half() -> None:
+    bands = mel_filterbank(257, 64, SAMPLE_RATE)
+    assert bands.shape == (257, 64)
+    assert ((bands > 0).sum(1) <= 2).all()
+    # Above the last centre the last band fades alone.
+    inside = bands[8:230].sum(1)
+    np.testing.assert_allclose(inside.numpy(), 1.0, atol=1e-4)
+
+
+def test_the_network_starts_at_the_mask_of_one() -> None:
+    torch.manual_seed(0)
+    model = FastFullSubNet(SMALL).eval()
+    audio = torch.randn(2, SAMPLE_RATE) * 0.1
+    out = enhance(model, audio)
+    assert (out - audio).square().mean() < 0.1 * audio.square().mean()
+
+
+def test_masks_survive_compression() -> None:
+    mask = torch.linspace(-20, 20, 81)
+    np.testing.assert_allclose(decompress_mask(compress_mask(mask)), mask, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", sorted(noise.FAMILIES))
+def test_noise_is_seeded_finite_and_of_unit_power(family: str) -> None:
+    make = noise.FAMILIES[family][1]
+    first, again, other = (make(np.random.default_rng(seed), 32_000) for seed in (5, 5, 6))
+    assert first.dtype == np.float32 and first.shape == (32_000,)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.mean(first.astype(np.float64) ** 2) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_rooms_have_unit_energy_and_start_with_the_direct_sound() -> None:
+    responses = Rooms.make(3, 1).responses
+    np.testing.assert_allclose(np.sum(responses**2, -1), 1.0, rtol=1e-4)
+    assert np.abs(responses[..., :8]).max() == 0
+    assert (np.abs(responses[..., 8]) > 0).all()
+
+
+def test_a_voice_changes_length_with_its_speed() -> None:
+    x = voice(np.random.default_rng(1), 2.0)
+    slow = Voice(0.8, np.zeros(8)).apply(x)
+    assert len(slow) == int(len(x) / 0.8)
+    same = Voice(1.0, np.zeros(8)).apply(x)
+    np.testing.assert_allclose(same, x, atol=1e-5)
+
+
+def test_noise_floor_tells_noisy_takes_from_quiet_ones() -> None:
+    rng = np.random.default_rng(0)
+    clean = voice(rng, 4.0)
+    scores = [noise_floor(clean + rng.normal(size=len(clean)) * level) for level in (1e-4, 1e-2)]
+    assert scores[0] < -40 < -30 < scores[1]
+
+
+def test_talkers_held_out_are_never_trained_on(work: Path) -> None:
+    def talkers(validation: bool) -> set[str]:
+        mixer = load_mixer(work / "pools", 1, validation=validation)
+        return {clip.talker for _, _, clips in mixer.groups for clip in clips}
+
+    training, validation = talkers(False), talkers(True)
+    assert training and validation and not training & validation
+    mixer = load_mixer(work / "pools", 1)
+    assert not any(held_out(clip) for _, _, clips in mixer.groups for clip in clips)
+
+
+def test_items_are_the_same_for_a_seed(work: Path) -> None:
+    mixer, twin = (load_mixer(work / "pools", 4) for _ in range(2))
+    for number in range(12):
+        item, same = mixer.item(number, 24_000), twin.item(number, 24_000)
+        np.testing.assert_array_equal(item.noisy, same.noisy)
+        np.testing.assert_array_equal(item.target, same.target)
+    other = load_mixer(work / "pools", 5).item(3, 24_000)
+    assert not np.array_equal(mixer.item(3, 24_000).noisy, other.noisy)
+
+
+def test_silent_noise_only_and_clean_items_have_their_targets(work: Path) -> None:
+    plain = MixConfig(silent=0, noise_only=0, clean=0)
+    silent = load_mixer(work / "pools", 1, dataclasses.replace(plain, silent=1)).item(0, 16_000)
+    assert not silent.noisy.any() and not silent.target.any()
+    hiss = load_mixer(work / "pools", 1, dataclasses.replace(plain, noise_only=1)).item(0, 16_000)
+    assert hiss.noisy.any() and not hiss.target.any()
+    clean = load_mixer(work / "pools", 1, dataclasses.replace(plain, clean=1)).item(0, 32_000)
+    left = np.mean((clean.noisy - clean.target) ** 2) / np.mean(clean.target**2)
+    assert clean.target.any() and 10 * np.log10(left) < -25
+    for number in range(20):
+        item = load_mixer(work / "pools", 1, plain).item(number, 48_000)
+        assert item.target.any() and np.abs(item.noisy).max() <= 1.0
+
+
+def test_ranks_share_the_items_of_a_step(work: Path) -> None:
+    mixer = load_mixer(work / "pools", 1)
+    parts = [batch(mixer, 7, 12.0, rank, 2) for rank in range(2)]
+    assert sum(share for _, _, share in parts) == pytest.approx(1.0)
+    assert parts[0][0].shape[1] == parts[1][0].shape[1]
+    assert not np.array_equal(parts[0][0][0], parts[1][0][0])
+
+
+def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:
+    rng = np.random.default_rng(3)
+    target = torch.from_numpy(voice(rng, 2.0))[None]
+    noisy = target + 0.02 * torch.randn(target.shape)
+    y, s = stft(noisy), stft(target)
+    ideal = s * y.conj() / (y.abs().square() + 1e-6)
+    perfect = compress_mask(torch.stack([ideal.real, ideal.imag], 1).clamp(-50, 50))
+    one = compress_mask(torch.stack([torch.ones_like(s.real), torch.zeros_like(s.real)], 1))
+    config = TrainConfig()
+    best, plain = (loss(mask, noisy, target, config) for mask in (perfect, one))
+    for name in best:
+        assert best[name] < plain[name], name
+    assert torch.isfinite(total(loss(one * 0, noisy * 0, target * 0, config)))
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_a_stopped_run_resumes_exactly(work: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        steps=24, decay_steps=8, warmup_steps=4, batch_seconds=8.0, validation_items=6
+    )
+
+    def mean_loss(model: FastFullSubNet) -> float:
+        mixer = load_mixer(work / "pools", 9)
+        values = []
+        for step in range(4):
+            noisy, target, _ = batch(mixer, step, 8.0)
+            x, s = torch.from_numpy(noisy), torch.from_numpy(target)
+            with torch.no_grad():
+                values.append(float(total(loss(model(stft(x).abs()), x, s, config))))
+        return float(np.mean(values))
+
+    for name in ("whole", "slices"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pools").symlink_to(work / "pools")
+    whole = train(tmp_path / "whole", SMALL, config, validate_every=100)
+    begun = Run(SMALL, config)
+    assert mean_loss(whole.model.eval()) < mean_loss(begun.model.eval())
+
+    # A slice of no minutes does one step; the next slice does the rest.
+    train(tmp_path / "slices", SMALL, config, minutes=0.0, validate_every=100)
+    latest = torch.load(tmp_path / "slices/checkpoints/latest_model.tar", weights_only=True)
+    assert latest["epoch"] == 1
+    resumed = train(tmp_path / "slices", SMALL, config, validate_every=100)
+    for name, tensor in whole.model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), resumed.model.state_dict()[name].numpy())
+    best = torch.load(tmp_path / "whole/checkpoints/best_model.tar", weights_only=True)
+    assert set(best) == {"epoch", "best_score", "optimizer", "scaler", "model"}
+
+
+@pytest.mark.slow
+def test_one_command_runs_the_recipe(work: Path, tmp_path: Path) -> None:
+    main(
+        f"--work {tmp_path} --speech {work / 'speech'} --synthetic-seconds 0 --noise-seconds 30 "
+        "--rooms 2 --bottleneck 4 --ranks 2 --validation-items 3 "
+        "--steps 2 --decay-steps 1 --batch-seconds 4".split()
+    )
+    best = torch.load(tmp_path / "checkpoints/best_model.tar", weights_only=True)
+    assert best["epoch"] == 2
+    assert best["model"]["bottleneck.sequence_model.weight_hh_l1"].shape == (16, 4)

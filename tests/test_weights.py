@@ -1,0 +1,541 @@
+"""Model files: what is saved comes back, and whatever else a file holds is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import errno
+import json
+import os
+import pickle
+import random
+import stat
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch_files as tf
+from golden_cases import load_case
+
+from npfsn import weights
+from npfsn.errors import ModelError
+from npfsn.fullband import Config
+from npfsn.models import ARCHITECTURES
+from npfsn.weights import MAX_RATIO, Model, load_model, save_model
+
+FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
+SEED = int(os.environ.get("NPFSN_FUZZ_SEED", "20260102"))
+
+
+def small_model(dtype: str = "float32") -> Model:
+    """Make the smallest full-band baseline there is: three bins, one layer of two units."""
+    rng = np.random.default_rng(3)
+    shapes = {
+        "fullband_model.sequence_model.weight_ih_l0": (8, 3),
+        "fullband_model.sequence_model.weight_hh_l0": (8, 2),
+        "fullband_model.sequence_model.bias_ih_l0": (8,),
+        "fullband_model.sequence_model.bias_hh_l0": (8,),
+        "fullband_model.fc_output_layer.weight": (6, 2),
+        "fullband_model.fc_output_layer.bias": (6,),
+    }
+    tensors = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    args = {"norm_type": "cumulative_laplace_norm", "hop_length": 2}
+    config = Config.from_tensors(shapes, args)
+    source = {"name": "best.tar", "sha256": "0" * 64}
+    return Model("fullband", config, tensors, {"source": source, "precision": dtype})
+
+
+def golden_model(name: str, architecture: str) -> Model:
+    case = load_case(name)
+    shapes = {key: value.shape for key, value in case.params.items()}
+    config = ARCHITECTURES[architecture].Config.from_tensors(shapes, case.config["model_args"])
+    return Model(architecture, config, case.params)
+
+
+def members(model: Model) -> dict[str, np.ndarray]:
+    """Return what the file of a model holds."""
+    header = {
+        "format": 1,
+        "architecture": model.architecture,
+        "config": dataclasses.asdict(model.config),
+        "precision": model.info["precision"],
+        "converter": "npfsn 0",
+        "source": {"name": "best.tar", "sha256": "0" * 64},
+    }
+    return {"npfsn_header": np.array(json.dumps(header)), **model.tensors}
+
+
+def with_header(path: Path, **changes: object) -> Path:
+    """Write a small model whose header differs; None takes a key away."""
+    parts = members(small_model())
+    header = json.loads(str(parts["npfsn_header"]))
+    for key, value in changes.items():
+        if value is None:
+            del header[key]
+        else:
+            header[key] = value
+    parts["npfsn_header"] = np.array(json.dumps(header))
+    np.savez(path, **parts)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as info:
+        load_model(path)
+    message = str(info.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def assert_same(found: Model, expected: Model) -> None:
+    assert found.architecture == expected.architecture
+    assert found.config == expected.config
+    assert list(found.tensors) == list(expected.tensors)
+    for name, value in expected.tensors.items():
+        assert found.tensors[name].dtype == value.dtype
+        np.testing.assert_array_equal(found.tensors[name], value, strict=True)
+
+
+# What is saved comes back.
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("full_prelu_tanh", "fullsubnet"),
+        ("fast_neighbors", "fast_fullsubnet"),
+        ("base_gru_offline", "fullband"),
+        ("improved_48k", "improved_fullsubnet"),
+    ],
+)
+def test_round_trip(tmp_path, name, architecture):
+    model = golden_model(name, architecture)
+    path = tmp_path / "m.npz"
+    save_model(model, path)
+    found = load_model(path)
+    assert_same(found, model)
+    assert found.norm == model.config.norm_type
+    counted = [value.size for key, value in model.tensors.items() if key != "mel_scale.fb"]
+    assert found.n_parameters == sum(counted)
+    for value in found.tensors.values():
+        assert not value.flags.writeable and value.flags.c_contiguous and value.flags.aligned
+    assert load_model(str(path)).config == model.config
+    assert load_model(found) is found
+
+
+def test_precision(tmp_path):
+    model = small_model("float16")
+    save_model(model, tmp_path / "m.npz")
+    found = load_model(tmp_path / "m.npz")
+    assert_same(found, model)
+    assert found.info["precision"] == "float16"
+    assert dict(found.info["source"]) == {"name": "best.tar", "sha256": "0" * 64}
+    assert found.info["converter"].startswith("npfsn ")
+
+
+def test_numpy_reads_it_without_pickles(tmp_path):
+    model = small_model()
+    save_model(model, tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
+        header = json.loads(str(archive["npfsn_header"]))
+        for name, value in model.tensors.items():
+            np.testing.assert_array_equal(archive[name], value)
+    assert header["format"] == 1 and header["architecture"] == "fullband"
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        save_model(small_model(), tmp_path / name)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    save_model(load_model(tmp_path / "a.npz"), tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_files_that_numpy_writes(tmp_path, save, order):
+    parts = {name: np.asarray(value, order=order) for name, value in members(small_model()).items()}
+    save(tmp_path / "m.npz", **parts)
+    assert_same(load_model(tmp_path / "m.npz"), small_model())
+
+
+def test_other_byte_order(tmp_path):
+    model = small_model()
+    parts = members(model)
+    np.savez(
+        tmp_path / "m.npz",
+        **{name: value.astype(value.dtype.newbyteorder(">")) for name, value in parts.items()},
+    )
+    assert_same(load_model(tmp_path / "m.npz"), model)
+
+
+def test_a_model_cannot_be_changed():
+    model = small_model()
+    name = next(iter(model.tensors))
+    with pytest.raises(ValueError, match="read-only"):
+        model.tensors[name][...] = 0
+    with pytest.raises(TypeError):
+        model.tensors[name] = np.zeros(3)
+    with pytest.raises(AttributeError):
+        model.architecture = "other"
+
+
+def test_a_model_travels():
+    model = small_model()
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert_same(other, model)
+        assert not any(value.flags.writeable for value in other.tensors.values())
+
+
+def test_default_weights(tmp_path, monkeypatch):
+    package = tmp_path / "npfsn"
+    package.mkdir()
+    monkeypatch.setattr(weights, "__file__", str(package / "weights.py"))
+    weights._default_model.cache_clear()
+    try:
+        with pytest.raises(ModelError, match=r"fast_fullsubnet\.npz.*reinstall"):
+            load_model()
+        for folder in (tmp_path / "weights", package / "weights"):  # checkout, then wheel
+            folder.mkdir()
+            save_model(small_model(), folder / "fast_fullsubnet.npz")
+            weights._default_model.cache_clear()
+            assert load_model() is load_model()
+    finally:
+        weights._default_model.cache_clear()
+
+
+# Whole or not at all.
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    save_model(small_model(), tmp_path / "m.npz")
+    before = (tmp_path / "m.npz").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_model(small_model("float16"), tmp_path / "m.npz")
+    assert (tmp_path / "m.npz").read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.npz"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np.lib.format, "write_array", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(small_model(), tmp_path / "m.npz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_overwriting_and_places(tmp_path):
+    path = tmp_path / "m.npz"
+    save_model(small_model(), path, overwrite=False)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        save_model(small_model("float16"), path, overwrite=False)
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        save_model(small_model(), tmp_path / "missing" / "m.npz")
+    assert os.listdir(tmp_path) == ["m.npz"]
+    if os.name == "posix":  # as any other new file, not private as temporary files are
+        (tmp_path / "plain").touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+# What is refused, and how.
+
+
+def test_headers(tmp_path):
+    path = tmp_path / "m.npz"
+    message = refusal(with_header(path, format=2))
+    assert "made by a newer npfsn (format 2, this one reads 1): upgrade npfsn" in message
+    for value in ("1", 0, -1, True, 1.0, [1], None):
+        assert "no format version" in refusal(with_header(path, format=value))
+    assert "wavenet" in refusal(with_header(path, architecture="wavenet"))
+    assert "architecture" in refusal(with_header(path, architecture=[1]))
+    assert "int4" in refusal(with_header(path, precision="int4"))
+    assert "config" in refusal(with_header(path, config=None))
+    assert "config" in refusal(with_header(path, config=[]))
+    assert "source" in refusal(with_header(path, source="best.tar"))
+
+
+def test_unknown_keys_of_the_header_are_tolerated(tmp_path):
+    path = with_header(tmp_path / "m.npz", licence="MIT", notes={"a": [1]})
+    assert_same(load_model(path), small_model())
+    for key in ("precision", "converter", "source"):
+        assert_same(load_model(with_header(path, **{key: None})), small_model())
+
+
+CONFIG = json.loads(str(members(small_model())["npfsn_header"]))["config"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_type": "batch_norm"},
+        {"norm_type": ["x"]},
+        {"norm_type": None},
+        {"n_fft": 6},
+        {"n_fft": "4"},
+        {"n_fft": 1 << 40},
+        {"hop_length": 0},
+        {"hop_length": 3},
+        {"sample_rate": 1e9},
+        {"look_ahead": -1},
+        {"look_ahead": 10**30},
+        {"unheard_of": 1},
+        {"fullband_model": 3},
+        {"fullband_model": {}},
+        {"fullband_model": CONFIG["fullband_model"] | {"hidden_size": 1 << 30}},
+        {"fullband_model": CONFIG["fullband_model"] | {"num_layers": 10**9}},
+        {"fullband_model": CONFIG["fullband_model"] | {"num_layers": 2}},
+        {"fullband_model": CONFIG["fullband_model"] | {"cell": "RNN"}},
+        {"fullband_model": CONFIG["fullband_model"] | {"activation": {}}},
+        {"fullband_model": CONFIG["fullband_model"] | {"activation": False}},
+        {"fullband_model": CONFIG["fullband_model"] | {"activation": ""}},
+        {"fullband_model": CONFIG["fullband_model"] | {"num_layers": True}},
+        {"fullband_model": CONFIG["fullband_model"] | {"activation": "PReLU"}},
+    ],
+    ids=str,
+)
+def test_configurations(tmp_path, changes):
+    refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
+
+
+def test_headers_that_are_none(tmp_path):
+    path = tmp_path / "m.npz"
+    tensors = dict(small_model().tensors)
+    for header in (
+        np.array("{"),
+        np.array(""),
+        np.array("[]"),
+        np.array("[" * 60_000),
+        np.array('{"format": NaN}'),
+        np.array('{"format": ' + "9" * 10_000 + "}"),
+        np.array(b"{}"),
+        np.array(1.0),
+        np.array(["{}", "{}"]),
+        np.array("{}" + " " * (1 << 16)),
+    ):
+        np.savez(path, npfsn_header=header, **tensors)
+        refusal(path)
+    np.savez(path, **tensors)
+    message = "not an npfsn model (no npfsn_header): convert a checkpoint with npfsn-convert"
+    assert message in refusal(path)
+
+
+def test_tensors(tmp_path):
+    path = tmp_path / "m.npz"
+    parts = members(small_model())
+    name = "fullband_model.fc_output_layer.bias"
+
+    def variant(**changes):
+        np.savez(path, **{k: v for k, v in (parts | changes).items() if v is not None})
+        return refusal(path)
+
+    assert f"1 missing ({name})" in variant(**{name: None})
+    assert "2 unexpected (a, b)" in variant(a=np.zeros(2), b=np.zeros(2))
+    assert f"{name} has shape [5], expected [6]" in variant(**{name: np.zeros(5, np.float32)})
+    for dtype in ("f8", "i4", "u1", "?", "c8", "U3", "S3", "M8[s]"):
+        message = variant(**{name: np.zeros(6, dtype)})
+        assert "expected float32 or float16" in message
+    for bad in (np.nan, np.inf, -np.inf):
+        value = np.zeros(6, np.float32)
+        value[3] = bad
+        assert f"{name} holds NaN or infinity" in variant(**{name: value})
+    half = np.zeros(6, np.float16)
+    half[0] = np.inf
+    assert "infinity" in variant(**{name: half})
+    structured = np.zeros(6, [("a", "f4")])
+    assert "cannot be read" in variant(**{name: structured})
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {canary}",)
+
+    parts = members(small_model())
+    for name in ("npfsn_header", "fullband_model.fc_output_layer.bias", "extra"):
+        value = np.empty((), object)
+        value[()] = Evil()
+        np.savez(tmp_path / "m.npz", **(parts | {name: value}))
+        refusal(tmp_path / "m.npz")
+    assert not canary.exists()
+
+
+def test_other_files(tmp_path):
+    path = tmp_path / "m.npz"
+    for data in (b"", b"PK", b"hello" * 100, tf.npy_bytes(np.zeros(3)), b"PK\5\6" + bytes(18)):
+        path.write_bytes(data)
+        refusal(path)
+    path.write_bytes(tf.zip_bytes({"x": tf.tensor(np.ones(2))}))
+    assert "npfsn-convert" in refusal(path)
+    assert "no such file" in refusal(tmp_path / "missing.npz")
+    assert "folder" in refusal(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        assert "no regular file" in refusal(tmp_path / "pipe")
+
+
+def test_members(tmp_path):
+    path = tmp_path / "m.npz"
+    parts = {f"{name}.npy": tf.npy_bytes(value) for name, value in members(small_model()).items()}
+
+    def write(changes=(), method=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, data in (*parts.items(), *changes):
+                archive.writestr(name, data)
+
+    write()
+    assert_same(load_model(path), small_model())
+    name, data = list(parts.items())[1]
+    with pytest.warns(UserWarning, match="Duplicate"):
+        write([(name, data)])
+    assert "occurs twice" in refusal(path)
+    write([(name.removesuffix(".npy"), data)])
+    assert "two members" in refusal(path)
+    write([("readme.txt", b"hello")])
+    assert "no NumPy array" in refusal(path)
+    write([(f"t{i}.npy", b"") for i in range(10_001)])
+    assert "more than" in refusal(path)
+    write([("x.npy", data)], zipfile.ZIP_BZIP2)
+    assert "unknown way" in refusal(path)
+    for bad in (
+        data[:-1],
+        data + b"\0",
+        data[:20],
+        data[:8],
+        b"",
+        data.replace(b"(8, 3)", b"(9, 3)"),
+        data.replace(b"(8, 3)", b"(-8,3)"),
+        data.replace(b"False", b"eval("),
+        data.replace(b"NUMPY\1", b"NUMPY\7"),
+        data[:8] + b"\xff\xff" + data[10:],
+        data.replace(b"'<f4'", b"'|O8'"),
+        data.replace(b"'<f4'", b"'<f3'"),
+        data.replace(b"(8, 3)", b"(" + b"9" * 4 + b")"),
+    ):
+        parts[name] = bad
+        write()
+        refusal(path)
+
+
+def limited(path: Path) -> str:
+    """Load a model that is a bomb; return what it said."""
+    size = path.stat().st_size
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        message = refusal(path)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert time.monotonic() - start < 10
+    assert peak < MAX_RATIO * size + (8 << 20), f"{peak / 1e6:.0f} MB"
+    return message
+
+
+def test_compressed_bombs(tmp_path):
+    path = tmp_path / "m.npz"
+    parts = members(small_model())
+    np.savez_compressed(path, **parts, zeros=np.zeros(40 << 20, np.int8))
+    assert "times the file's" in limited(path)
+    # A header that says there are 300 MB, of which there is little.
+    huge = tf.npy_bytes(np.zeros((10, 10), np.float32))
+    huge = huge.replace(b"(10, 10), }    ", b"(75000000,), } ")
+    assert b"75000000" in huge
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in parts.items():
+            archive.writestr(f"{name}.npy", tf.npy_bytes(value))
+        archive.writestr("x.npy", huge)
+    assert "has 400 bytes, expected 300,000,000" in limited(path)
+    # A directory that claims sizes its members do not have.
+    np.savez_compressed(path, **parts)
+    data = bytearray(path.read_bytes())
+    position = data.find(b"PK\1\2") + 24  # of the first member, the header
+    true = int.from_bytes(data[position : position + 4], "little")
+    for claimed in (900_000, true + 4, true - 4, 200, 0):
+        data[position : position + 4] = claimed.to_bytes(4, "little")
+        path.write_bytes(data)
+        limited(path)
+
+
+# Damage.
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        position = rng.randrange(len(out))
+        kind = rng.randrange(5)
+        if kind == 0:
+            out[position] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            out[position : position + 4] = rng.choice((b"\xff" * 4, b"\xff\xff\xff\x7f", bytes(4)))
+        elif kind == 2:
+            del out[position : position + rng.randint(1, 16)]
+        elif kind == 3:
+            start = rng.randrange(len(out))
+            out[position:position] = out[start : start + rng.randint(1, 32)]
+        else:
+            out[position] = rng.randrange(32, 127)  # what JSON and array headers are made of
+    return bytes(out)
+
+
+def test_cut_anywhere(tmp_path):
+    save_model(small_model(), tmp_path / "whole.npz")
+    data = (tmp_path / "whole.npz").read_bytes()
+    path = tmp_path / "m.npz"
+    for size in range(0, len(data), max(1, 5 // FUZZ)):
+        path.write_bytes(data[:size])
+        refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["stored", "compressed", "stored, checksums made good"])
+def test_damaged_anywhere(tmp_path, kind):
+    model = small_model()
+    path = tmp_path / "m.npz"
+    (np.savez_compressed if kind == "compressed" else np.savez)(path, **members(model))
+    data = path.read_bytes()
+    n_read = 0
+    for case in range(500 * FUZZ):
+        rng = random.Random(f"{SEED} {kind} {case}")
+        changed = damaged(rng, data)
+        path.write_bytes(tf.fix_crcs(changed) if "good" in kind else changed)
+        try:
+            found = load_model(path)
+        except ModelError as error:
+            assert "\n" not in str(error), f"seed {SEED}, case {case}"
+            continue
+        except BaseException:
+            print(f"seed {SEED}, {kind}, case {case}")
+            raise
+        n_read += 1
+        assert all(np.isfinite(value).all() for value in found.tensors.values())
+        if "good" not in kind:
+            assert_same(found, model)
+    print(f"seed {SEED}: {n_read} of {500 * FUZZ} damaged files were still read")
+
+
+def test_reading_takes_about_the_size_of_the_file(tmp_path):
+    model = golden_model("fast_lstm_cum", "fast_fullsubnet")
+    path = tmp_path / "m.npz"
+    save_model(model, path)
+    size = path.stat().st_size
+    tracemalloc.start()
+    found = load_model(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_same(found, model)
+    assert peak < 1.1 * size + (4 << 20)
