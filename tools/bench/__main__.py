@@ -1,0 +1,42 @@
+"""``python -m tools.bench``: measure side by side with the peers, and render docs/benchmark.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "benchmark.md"
+
+
+def main() -> int:
+    """Measure, or render what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only show that it works")
+    parser.add_argument("--render", metavar="JSON", help="only render an earlier result")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--page", metavar="FILE", default=PAGE, help="default: docs/benchmark.md")
+    args = parser.parse_args()
+    from .report import render
+
+    if args.render:
+        result = json.loads(Path(args.render).read_text())
+    else:
+        # One thread each, before anything starts its threads.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = "1"
+        from .measure import measure
+
+        result = measure(args.quick, lambda text: print(text, file=sys.stderr, flush=True))
+        result["command"] = " ".join(["python -m tools.bench", *sys.argv[1:]])
+        if args.json:
+            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+    Path(args.page).write_text(render(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

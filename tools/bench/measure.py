@@ -1,0 +1,360 @@
+"""Measure npfsn and its peers side by side: contenders take turns in rounds of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import npfsn
+from npfsn import bench
+from npfsn.weights import Model
+
+from .onnx_graphs import CELLS, write_graphs
+from .onnx_peer import onnx_peer
+from .paper_models import MODELS, paper_model
+from .torch_peer import torch_peer
+
+ROOT = Path(__file__).resolve().parents[2]
+HOP_MS = 16.0
+PRECISIONS = ("float32", "int8")
+# Steps at the start of a turn that only bring a contender's weights back into the caches.
+SETTLE = 6
+# Masks may differ by this share of the largest: another order of summation, not another network.
+AGREEMENT = 1e-4
+START_STEPS = 300
+
+
+@dataclass
+class Contender:
+    """Something that takes one frame, and the times it took for them."""
+
+    name: str
+    step: Callable[[int], Any]
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    frame: int = 0
+
+    def turn(self, steps: int) -> None:
+        """Take some frames; keep the times of all but the first ones."""
+        wall, cpu, step = time.perf_counter_ns, time.thread_time_ns, self.step
+        for i in range(SETTLE + steps):
+            cpu_start, start = cpu(), wall()
+            step(self.frame)
+            end, cpu_end = wall(), cpu()
+            self.frame += 1
+            if i >= SETTLE:
+                self.wall_ms.append((end - start) / 1e6)
+                self.cpu_ms.append((cpu_end - cpu_start) / 1e6)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures, and beside them those of the time the thread really had."""
+        cpu = bench.summary(np.array(self.cpu_ms), HOP_MS)
+        return {
+            **bench.summary(np.array(self.wall_ms), HOP_MS),
+            "cpu_mean_ms": cpu["mean_ms"],
+            "cpu_p99_ms": cpu["p99_ms"],
+        }
+
+
+class Setting:
+    """A model, the files its peers read, and the frames all of them take."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.model: Model = paper_model(name)
+        self.path = folder / f"{name}.npz"
+        npfsn.save_model(self.model, self.path)
+        self.tensors = {
+            key: torch.from_numpy(np.array(value)) for key, value in self.model.tensors.items()
+        }
+        (folder / f"{name}-torch").mkdir()
+        torch.save(self.tensors, folder / f"{name}-torch" / "weights.pt")
+        for precision in PRECISIONS:
+            for cells in CELLS:
+                write_graphs(self.model, cells, precision == "int8", self.onnx(precision, cells))
+        signal = bench.signals(16.0, 16000)["speech"]
+        self.hops = signal[: signal.shape[0] // 256 * 256].reshape(-1, 256)
+        window = np.hanning(513)[:512]
+        frames = np.concatenate([self.hops[:-1], self.hops[1:]], axis=1)
+        mags = np.abs(np.fft.rfft(frames * window)).astype(np.float32)
+        self.mags = mags[: mags.shape[0] // 2 * 2, None]  # [T, 1, F]
+        self.signal = signal
+
+    def onnx(self, precision: str, cells: str) -> Path:
+        """Return the folder of the graphs."""
+        return self.folder / f"{self.name}-onnx-{precision}-{cells}"
+
+    def npfsn(self, precision: str) -> Contender | None:
+        """Return whole steps of npfsn, or None where it lacks the precision."""
+        try:
+            enhancer = npfsn.Enhancer(self.model, precision=precision)
+        except ValueError:
+            return None
+        out, n, hops = np.zeros(256, np.float32), len(self.hops), self.hops
+        return Contender(f"npfsn {precision}", lambda t: enhancer.step(hops[t % n], out))
+
+    def onnx_contender(self, precision: str, cells: str) -> Contender:
+        """Return ONNX Runtime's network."""
+        peer = onnx_peer(self.name, self.onnx(precision, cells))
+        mags, n = self.mags, len(self.mags)
+        return Contender(f"ONNX Runtime {precision}", lambda t: peer.step(mags[t % n]))
+
+    def torch_contender(self) -> Contender:
+        """Return PyTorch's network, step by step."""
+        peer, mags = torch_peer(self.name, self.tensors), torch.from_numpy(self.mags)
+        n = len(mags)
+        return Contender("PyTorch float32, step by step", lambda t: peer.step(mags[t % n]))
+
+    def npfsn_masks(self, precision: str, n: int) -> np.ndarray:
+        """Return the network's masks of the first frames."""
+        network = npfsn.Enhancer(self.model, precision=precision)._stream._one.network_pass
+        masks = []
+        for t in range(n):
+            network.mag[:] = self.mags[t]
+            mask = network(t)
+            assert mask is not None
+            masks.append(mask.reshape(-1).copy())
+        return np.array(masks)
+
+    def check(self, onnx_cells: dict[str, str]) -> dict[str, float]:
+        """Compare masks of all contenders with npfsn's in float32; refuse to time another network.
+
+        Returns
+        -------
+        dict
+            Largest difference as a share of the largest mask value.
+        """
+        n = 41
+        reference = self.npfsn_masks("float32", n)
+        differences = {}
+
+        def compare(name: str, masks: np.ndarray, exact: bool) -> None:
+            share = float(np.abs(masks - reference).max() / np.abs(reference).max())
+            differences[name] = share
+            if exact and share > AGREEMENT:
+                raise SystemExit(f"{self.name}: {name} computes another network ({share:.1e})")
+
+        for precision, cells in onnx_cells.items():
+            onnx = onnx_peer(self.name, self.onnx(precision, cells))
+            masks = []
+            for t in range(n):
+                onnx.step(self.mags[t])
+                masks.append(onnx.mask.numpy().reshape(-1).copy())
+            compare(f"ONNX Runtime {precision}", np.array(masks), precision == "float32")
+        mags = torch.from_numpy(self.mags[:n])
+        peer = torch_peer(self.name, self.tensors)
+        steps = np.array([peer.step(mag).numpy().copy() for mag in mags])
+        compare("PyTorch float32, step by step", steps, True)
+        compare("PyTorch float32, whole utterance", peer.whole(mags[:, 0]).numpy(), True)
+        try:
+            compare("npfsn int8", self.npfsn_masks("int8", n), False)
+        except ValueError:
+            pass
+        return differences
+
+
+def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything.
+
+    Parameters
+    ----------
+    quick : bool
+        As little as shows that it works.
+    say : callable
+        Told what happens.
+
+    Returns
+    -------
+    dict
+        Ready for JSON; `report.render` makes the page of it.
+    """
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users' starts find bytecode
+    result: dict[str, Any] = {**bench.machine(), "quick": quick, "models": {}}
+    for name in ("onnx", "onnxruntime", "torch"):
+        result["versions"][name] = metadata.version(name)
+    started, busy = time.monotonic(), bench.OtherLoad()
+    with tempfile.TemporaryDirectory() as folder, bench.no_collection():
+        for name in MODELS:
+            setting = Setting(name, Path(folder))
+            model = result["models"][name] = _measure_model(setting, quick, say)
+            if name == "fast_fullsubnet":
+                result["starts"] = _starts(setting, model["onnx_cells"], quick, say)
+        say("improved_fullsubnet: without a peer")
+        result["improved"] = _measure_improved(quick)
+    result["other_load"] = busy.share()
+    result["seconds"] = time.monotonic() - started
+    return result
+
+
+def _measure_improved(quick: bool) -> dict[str, Any]:
+    """Time Improved FullSubNet at 48 kHz alone: no peer runs it hop by hop."""
+    model = paper_model("improved_fullsubnet")
+    found: dict[str, Any] = {"parameters": model.n_parameters, "steps": {}}
+    for precision in ("float32", "int8"):
+        enhancer = npfsn.Enhancer(model, precision=precision)
+        size = enhancer.frame_length
+        noise = np.random.default_rng(0).normal(0.0, 0.1, (20 if quick else 500, size))
+        frames = noise.astype(np.float32)
+        bench.time_steps(enhancer.step, frames[:20], size)
+        times = bench.time_steps(enhancer.step, frames, size)
+        found["steps"][precision] = bench.summary(times, 1e3 * size / enhancer.sample_rate)
+    return found
+
+
+def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure steps, whole files and limits of one network."""
+    fast = setting.name == "fast_fullsubnet"
+    say(f"{setting.name}: which way of writing it suits ONNX Runtime best")
+    variants, onnx_cells = _choose_cells(setting, 10 if quick else 40)
+    say(f"{setting.name}: whether all compute the same network")
+    differences = setting.check(onnx_cells)
+
+    rounds, steps = (2, 10) if quick else (14, 100 if fast else 40)
+    say(f"{setting.name}: {rounds} rounds of {steps} steps each")
+    contenders = [setting.npfsn(precision) for precision in PRECISIONS]
+    contenders += [setting.onnx_contender(*item) for item in onnx_cells.items()]
+    contenders.append(setting.torch_contender())
+    racing = [contender for contender in contenders if contender is not None]
+    for _ in range(rounds):
+        for contender in racing:
+            # PyTorch is far behind: fewer of its steps tell as much and leave time for the others.
+            contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
+    figures = {contender.name: contender.summary() for contender in racing}
+
+    seconds = 2.0 if quick else 10.0 if fast else 3.0
+    rounds = 1 if quick else 5 if fast else 3
+    say(f"{setting.name}: {rounds} rounds of a whole file of {seconds:g} s")
+    whole = _whole_files(setting, seconds, rounds)
+    return {
+        "parameters": setting.model.n_parameters,
+        "onnx_cells": onnx_cells,
+        "onnx_variants_ms": variants,
+        "differences": differences,
+        "steps": figures,
+        "whole_seconds": seconds,
+        "whole_ms_per_frame": whole,
+        "limits": {
+            precision: bench.limits(
+                npfsn.Enhancer(setting.model, precision=precision),
+                figures[f"npfsn {precision}"]["mean_ms"],
+                quick,
+            )
+            for precision in PRECISIONS
+            if f"npfsn {precision}" in figures
+        },
+    }
+
+
+def _choose_cells(setting: Setting, steps: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Time the ways of writing recurrent layers; return the times and the faster for each."""
+    contenders = {
+        (precision, cells): setting.onnx_contender(precision, cells)
+        for precision in PRECISIONS
+        for cells in CELLS
+    }
+    for _ in range(3):
+        for contender in contenders.values():
+            contender.turn(steps)
+    times = {key: float(np.mean(contender.cpu_ms)) for key, contender in contenders.items()}
+    best = {p: min(CELLS, key=lambda cells, p=p: times[p, cells]) for p in PRECISIONS}  # type: ignore[misc]
+    return {f"{p} {cells}": time for (p, cells), time in times.items()}, best
+
+
+def _whole_files(setting: Setting, seconds: float, rounds: int) -> dict[str, Any]:
+    """Time whole signals, ms per frame: `npfsn.enhance` and PyTorch's network, in turns."""
+    n = int(seconds * 16000) // 512 * 512
+    signal = setting.signal[:n]
+    mags = torch.from_numpy(setting.mags[: n // 256 + 1, 0])
+    mags = mags[: (mags.shape[0] - 1) // 2 * 2 + 1]
+    peer = torch_peer(setting.name, setting.tensors)
+    runs: dict[str, Callable[[], Any]] = {
+        f"npfsn {precision}": lambda precision=precision: npfsn.enhance(  # type: ignore[misc]
+            signal, 16000, setting.model, precision=precision
+        )
+        for precision in PRECISIONS
+        if setting.npfsn(precision) is not None
+    }
+    runs["PyTorch float32, whole utterance"] = lambda: peer.whole(mags)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            cpu_start, start = time.thread_time(), time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3 / mags.shape[0])
+            cpu[name].append((time.thread_time() - cpu_start) * 1e3 / mags.shape[0])
+    return {
+        name: {
+            "mean_ms": float(np.mean(times[name])),
+            "min_ms": min(times[name]),
+            "cpu_mean_ms": float(np.mean(cpu[name])),
+        }
+        for name in runs
+    }
+
+
+def _starts(
+    setting: Setting, onnx_cells: dict[str, str], quick: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Start fresh processes in turns; keep the quickest start and the most memory of each."""
+    starts: dict[str, Callable[[], dict[str, Any]]] = {}
+    for precision in PRECISIONS:
+        if setting.npfsn(precision) is not None:
+            starts[f"npfsn {precision}"] = lambda precision=precision: bench.cold_start(  # type: ignore[misc]
+                setting.path, precision=precision, steps=START_STEPS
+            )
+    for precision, cells in onnx_cells.items():
+        place = setting.onnx(precision, cells)
+        starts[f"ONNX Runtime {precision}"] = lambda place=place: _start_peer(  # type: ignore[misc]
+            "onnx", setting.name, place
+        )
+    place = setting.folder / f"{setting.name}-torch"
+    starts["PyTorch float32"] = lambda: _start_peer("torch", setting.name, place)
+    rounds = 1 if quick else 3
+    say(f"{setting.name}: {rounds} rounds of starts")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
+    for turn in range(rounds + 1):
+        for name, start in starts.items():
+            one = start()
+            if turn:  # the first one fills the caches
+                found[name].append(one)
+    result = {
+        name: {
+            **min(each, key=lambda one: float(one["total_s"])),
+            "memory_mb": max(one["memory_mb"] for one in each),
+        }
+        for name, each in found.items()
+    }
+    if not quick:
+        say(f"{setting.name}: a start that compiles")
+        with tempfile.TemporaryDirectory() as folder:
+            one = bench.cold_start(setting.path, cache=folder, steps=1)
+        result["npfsn float32, compiling"] = one
+    return result
+
+
+def _start_peer(peer: str, architecture: str, folder: Path) -> dict[str, Any]:
+    """Start a fresh process of a peer."""
+    command = [sys.executable, "-W", "ignore", "-m", "tools.bench.start"]
+    arguments = [peer, architecture, str(folder), str(START_STEPS)]
+    started = time.time()
+    done = subprocess.run(command + arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result["total_s"] = result.pop("ready") - started
+    return result

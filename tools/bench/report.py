@@ -1,0 +1,265 @@
+"""The page docs/benchmark.md, made of one result of `measure`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Figures = dict[str, Any]
+
+TITLES = {"fast_fullsubnet": "Fast FullSubNet", "fullsubnet": "FullSubNet"}
+# Model, precision -> the most that mean and p99 may be of ONNX Runtime's.
+TARGETS = {
+    ("fast_fullsubnet", "float32"): (0.80, 0.60),
+    ("fast_fullsubnet", "int8"): (0.75, 0.65),
+    ("fullsubnet", "float32"): (0.95, 1.00),
+    ("fullsubnet", "int8"): (0.80, 0.85),
+}
+WHOLE_FILE = 0.80
+WORST_FRAME = 1.30
+START_S, START_SHARE = 1.0, 0.5
+COMPILE_S = 25.0
+MEMORY_MB = 250.0
+# More than this share of a core in other hands, and waiting times are no longer ours.
+DISTURBED = 0.15
+
+
+def render(result: dict[str, Any]) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    result : dict
+        Of `measure.measure`, with the command that made it.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    return (
+        "\n".join(
+            [
+                *_head(result),
+                *_targets(result),
+                *_models(result),
+                *_improved(result),
+                *_starts(result),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" + "|---:" * (len(head) - 1) + "|"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def _head(result: dict[str, Any]) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    governor = f", governor {result['governor']}" if result["governor"] else ""
+    yield "# Benchmark"
+    yield ""
+    yield "<!-- Rendered by tools/bench from one measurement. Not to be edited. -->"
+    yield ""
+    yield f"- **machine**: {result['cpu']}, {result['cores']} cores, {result['system']}{governor}"
+    yield f"- **vector features in use**: {', '.join(result['simd']) or 'none'}"
+    yield f"- **threads**: {result['threads']} for every contender"
+    yield f"- **versions**: {versions}"
+    commit = result["commit"] or "unknown"
+    yield f"- **date, commit**: {result['date']}, `{commit}`"
+    yield f"- **command**: `{result['command']}` ({result['seconds']:.0f} s)"
+    yield ""
+    yield (
+        "npfsn's figures are whole steps, from samples to samples: STFT, network, mask and "
+        "overlap-add. The peers' are the network alone, from magnitudes to the mask, with states "
+        "kept inside. All have the same drawn weights at the sizes of the papers, and take turns "
+        "in short rounds of one run. Milliseconds are per frame of 16 ms."
+    )
+    yield ""
+    load = result["other_load"]
+    if load is not None and load > DISTURBED:
+        yield (
+            f"**Disturbed**: other programs kept {load:.2f} cores busy during this run, so waiting "
+            "times, the p99 first of all, are not the contenders' own."
+        )
+        yield ""
+    if result["quick"]:
+        yield "**Quick**: this run only shows that the tool works; its figures mean nothing."
+        yield ""
+
+
+def _verdict(holds: bool) -> str:
+    return "yes" if holds else "**no**"
+
+
+def _targets(result: dict[str, Any]) -> Iterator[str]:
+    rows = []
+
+    def ratio(what: str, value: float, most: float, cpu: float | None = None) -> None:
+        digits = 0 if most >= 10.0 else 3
+        by_cpu = "" if cpu is None else f"{cpu:.3f}"
+        holds = _verdict(value <= most)
+        rows.append([what, f"{value:.{digits}f}", by_cpu, f"{most:.{min(digits, 2)}f}", holds])
+
+    def between(what: str, ours: Figures, peer: Figures, key: str, most: float) -> None:
+        cpu = ours[f"cpu_{key}"] / peer[f"cpu_{key}"] if f"cpu_{key}" in ours else None
+        ratio(what, ours[key] / peer[key], most, cpu)
+
+    for (name, precision), (mean, p99) in TARGETS.items():
+        steps = result["models"][name]["steps"]
+        ours, peer = steps.get(f"npfsn {precision}"), steps[f"ONNX Runtime {precision}"]
+        if ours is None:
+            continue
+        what = f"{TITLES[name]} {precision} / ONNX Runtime {precision}"
+        between(f"{what}: mean", ours, peer, "mean_ms", mean)
+        between(f"{what}: p99", ours, peer, "p99_ms", p99)
+    fast = result["models"]["fast_fullsubnet"]
+    whole = fast["whole_ms_per_frame"]
+    between(
+        "whole file, Fast FullSubNet float32 / PyTorch whole utterance",
+        whole["npfsn float32"],
+        whole["PyTorch float32, whole utterance"],
+        "mean_ms",
+        WHOLE_FILE,
+    )
+    for precision in ("float32", "int8"):
+        ours = fast["steps"].get(f"npfsn {precision}")
+        if ours is not None:
+            what = f"worst frame, Fast FullSubNet {precision}: p99 / mean"
+            cpu = ours["cpu_p99_ms"] / ours["cpu_mean_ms"]
+            ratio(what, ours["p99_ms"] / ours["mean_ms"], WORST_FRAME, cpu)
+    starts = result["starts"]
+    ours, torch = starts["npfsn float32"], starts["PyTorch float32"]
+    ratio("start to first step, s", ours["total_s"], START_S)
+    between("start / PyTorch's", ours, torch, "total_s", START_SHARE)
+    ratio("memory, MB", ours["memory_mb"], MEMORY_MB)
+    between("memory / PyTorch's", ours, torch, "memory_mb", 1.0)
+    if "npfsn float32, compiling" in starts:
+        ratio("start that compiles, s", starts["npfsn float32, compiling"]["total_s"], COMPILE_S)
+    yield "## What must hold"
+    yield ""
+    yield (
+        "CPU time is what the thread was given: where it differs from the measured time, other "
+        "programs had the core. Only the measured time counts."
+    )
+    yield ""
+    yield from _table(["", "measured", "by CPU time", "at most", "holds"], rows)
+
+
+def _models(result: dict[str, Any]) -> Iterator[str]:
+    for name, model in result["models"].items():
+        yield f"## {TITLES[name]}, {model['parameters'] / 1e6:.2f} M parameters"
+        yield ""
+        rows = []
+        for who, steps in model["steps"].items():
+            precision = "int8" if "int8" in who else "float32"
+            ours = model["steps"].get(f"npfsn {precision}")
+            shares = ["", ""]
+            if ours is not None and not who.startswith("npfsn"):
+                shares = [f"{ours[key] / steps[key]:.2f}" for key in ("mean_ms", "p99_ms")]
+            values = [steps[f"{key}_ms"] for key in ("mean", "median", "p95", "p99", "max")]
+            rows.append([who, *(f"{value:.2f}" for value in values), *shares,
+                         f"{steps['deadline_share']:.0%}"])  # fmt: skip
+        head = ["ms per frame", "mean", "p50", "p95", "p99", "max", "npfsn / this: mean", "p99",
+                "p99 of the deadline"]  # fmt: skip
+        yield from _table(head, rows)
+        yield _how_alike(model)
+        yield ""
+        yield from _whole(model)
+        yield from _limits(model)
+
+
+def _improved(result: dict[str, Any]) -> Iterator[str]:
+    found = result.get("improved")
+    if found is None:
+        return
+    yield f"## Improved FullSubNet, 48 kHz, {found['parameters'] / 1e6:.2f} M parameters"
+    yield ""
+    yield "With causal section norms, hop by hop (10 ms a hop). No peer runs it so."
+    yield ""
+    rows = []
+    for precision, steps in found["steps"].items():
+        values = [steps[f"{key}_ms"] for key in ("mean", "median", "p95", "p99", "max")]
+        rows.append([f"npfsn {precision}", *(f"{value:.2f}" for value in values),
+                     f"{steps['real_time_factor']:.2f}"])  # fmt: skip
+    yield from _table(["ms per frame", "mean", "p50", "p95", "p99", "max", "of real time"], rows)
+
+
+def _how_alike(model: dict[str, Any]) -> str:
+    alike = model["differences"]
+    exact = max(value for who, value in alike.items() if "int8" not in who)
+    text = f"Masks in float32 agree to {exact:.0e} of the largest value"
+    rough = [f"{who} {value:.0e}" for who, value in alike.items() if "int8" in who]
+    if rough:
+        text += f"; in int8 they are off by {', '.join(rough)}"
+    cells = ", ".join(
+        f"{precision} with {'the LSTM operator' if cells == 'LSTM' else 'MatMul and gates'}"
+        for precision, cells in model["onnx_cells"].items()
+    )
+    tried = ", ".join(f"{name} {value:.2f}" for name, value in model["onnx_variants_ms"].items())
+    return f"{text}. ONNX Runtime runs its faster graphs: {cells} (ms tried: {tried})."
+
+
+def _whole(model: dict[str, Any]) -> Iterator[str]:
+    whole = model["whole_ms_per_frame"]
+    peer = whole["PyTorch float32, whole utterance"]["mean_ms"]
+    yield f"Whole file of {model['whole_seconds']:g} s at once (`npfsn.enhance`):"
+    yield ""
+    rows = [
+        [who, f"{each['mean_ms']:.2f}", f"{each['mean_ms'] / peer:.2f}",
+         f"{16.0 / each['mean_ms']:.1f}"]
+        for who, each in whole.items()
+    ]  # fmt: skip
+    yield from _table(["", "ms per frame", "share of PyTorch's", "times real time"], rows)
+
+
+def _limits(model: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "Against the limits: weights that meet one row are read once per frame, at the bandwidth "
+        "of a buffer as large as all weights; the others are reused, and cost operations at the "
+        "tile's measured peak."
+    )
+    yield ""
+    rows = []
+    for precision, each in model["limits"].items():
+        peaks = ", ".join(f"{rate:.0f} ({name})" for name, rate in each["peak_gop_s"].items())
+        rows.append([
+            precision,
+            f"{each['bytes_read_once'] / 1e6:.1f} of {each['bytes_per_frame'] / 1e6:.1f}",
+            f"{each['bandwidth_gb_s']:.0f} ({each['memory_bandwidth_gb_s']:.0f})",
+            f"{each['read_ms']:.2f}",
+            f"{each['operations_per_frame'] / 1e6:.0f}",
+            peaks,
+            f"{each['compute_ms']:.2f}",
+            f"{each['limit_ms']:.2f}",
+            f"{each['mean_ms']:.2f}",
+            f"{each['share_of_limit']:.0%}",
+        ])  # fmt: skip
+    head = ["npfsn", "MB read once, of all", "GB/s (from memory)", "ms to read",
+            "M operations", "peak, GOP/s", "ms to compute", "limit, ms", "mean step, ms",
+            "limit / step"]  # fmt: skip
+    yield from _table(head, rows)
+
+
+def _starts(result: dict[str, Any]) -> Iterator[str]:
+    yield "## Start and memory"
+    yield ""
+    yield (
+        "Fresh processes with warm caches, from the call to the end of the first step, the "
+        "quickest of each; Fast FullSubNet. Memory is the most a process ever held while it "
+        "streamed. For npfsn, loading includes packing the weights and fetching compiled kernels."
+    )
+    yield ""
+    rows = []
+    for who, each in result["starts"].items():
+        load = each["load_s"] + each.get("prepare_s", 0.0)
+        memory = "" if each.get("compiled") else f"{each['memory_mb']:.0f}"
+        rows.append([who, f"{each['total_s']:.2f}", f"{each['import_s']:.2f}", f"{load:.2f}",
+                     f"{1e3 * each['first_step_s']:.1f}", memory])  # fmt: skip
+    head = ["", "total, s", "import, s", "load, s", "first step, ms", "memory, MB"]
+    yield from _table(head, rows)

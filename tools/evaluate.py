@@ -1,0 +1,296 @@
+"""Judge enhancement on pairs of clean and noisy recordings: WB-PESQ, STOI, SI-SDR.
+
+Pairs lie in two folders, ``clean/NAME`` and ``noisy/NAME``, where NAME ends in
+``_NOISE_snrDB.wav``, as ``mix`` and ``python -m tools.train validation`` write them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SAMPLE_RATE = 16_000
+NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
+METRICS = ("pesq", "stoi", "si_sdr")
+TITLES = {"pesq": "WB-PESQ", "stoi": "STOI", "si_sdr": "SI-SDR"}
+Enhance = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One mixture: where it lies, and what is known of it from its name."""
+
+    clean: Path
+    noisy: Path
+    speech: str
+    noise: str
+    snr: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one mixture, before and after."""
+
+    speech: str
+    noise: str
+    snr: int
+    before: dict[str, float]
+    after: dict[str, float]
+    level_db: float
+
+    def gain(self, metric: str) -> float:
+        """Return what enhancement added."""
+        return self.after[metric] - self.before[metric]
+
+
+def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
+    """Scale-invariant signal-to-distortion ratio, dB."""
+    target = target - target.mean()
+    estimate = estimate - estimate.mean()
+    clean = target * (estimate @ target) / (target @ target)
+    return float(10 * np.log10((clean @ clean) / (np.sum((estimate - clean) ** 2) + 1e-20)))
+
+
+def measure(audio: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """Score ``audio`` against ``clean``, both ``[samples]`` at 16 kHz."""
+    from pesq import PesqError, pesq
+    from pystoi import stoi
+
+    quality = pesq(SAMPLE_RATE, clean, audio, "wb", on_error=PesqError.RETURN_VALUES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        intelligibility = stoi(clean, audio, SAMPLE_RATE)
+    return {
+        # An utterance in which PESQ finds no speech counts as its worst.
+        "pesq": max(float(quality), 1.0),
+        "stoi": float(intelligibility),
+        "si_sdr": si_sdr(audio.astype(np.float64), clean.astype(np.float64)),
+    }
+
+
+def find_pairs(folder: Path) -> list[Pair]:
+    """List the pairs of a folder."""
+    pairs = []
+    for noisy in sorted((folder / "noisy").glob("*.wav")):
+        match = NAME.match(noisy.stem)
+        if match is None:
+            raise ValueError(f"{noisy.name} does not end in _NOISE_snrDB.wav")
+        known = match.groupdict()
+        clean = folder / "clean" / noisy.name
+        pairs.append(Pair(clean, noisy, known["speech"], known["noise"], int(known["snr"])))
+    if not pairs:
+        raise ValueError(f"no pairs under {folder}")
+    return pairs
+
+
+def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
+    """Write every pair of ``speech_*`` and ``noise_*`` files of a folder at every SNR.
+
+    The SNR is that of whole files; noise shorter than the speech is repeated. The mixture is
+    turned down, together with the speech, where it would clip.
+
+    Returns
+    -------
+    int
+        Number of pairs written.
+    """
+    count = 0
+    for name in ("clean", "noisy"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    noises = [(path, soundfile.read(path)[0]) for path in sorted(audio.glob("noise_*"))]
+    for index, path in enumerate(sorted(audio.glob("speech_*"))):
+        speech, rate = soundfile.read(path)
+        if rate != SAMPLE_RATE:
+            raise ValueError(f"{path} is at {rate} Hz, not {SAMPLE_RATE}")
+        for noise_path, noise in noises:
+            # Each sentence meets another part of the noise.
+            start = index * SAMPLE_RATE * 2 % len(noise)
+            part = np.resize(np.roll(noise, -start), len(speech))
+            for snr in snrs:
+                gain = np.sqrt(np.mean(speech**2) / np.mean(part**2)) * 10 ** (-snr / 20)
+                noisy = speech + gain * part
+                scale = min(1.0, 0.99 / np.abs(noisy).max())
+                label = noise_path.stem.removeprefix("noise_").replace("_", "-")
+                file = f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
+                soundfile.write(out / "clean" / file, scale * speech, SAMPLE_RATE, "FLOAT")
+                soundfile.write(out / "noisy" / file, scale * noisy, SAMPLE_RATE, "FLOAT")
+                count += 1
+    return count
+
+
+def load_enhancer(model: str | None) -> Enhance:
+    """Open what is to be judged.
+
+    Parameters
+    ----------
+    model : str or None
+        A training checkpoint (``.tar``), run by PyTorch; anything else, or None for the shipped
+        weights, is run by the engine.
+    """
+    if model is not None and model.endswith(".tar"):
+        return load_checkpoint(Path(model))
+    import npfsn
+
+    return lambda audio: npfsn.enhance(audio, SAMPLE_RATE, model)
+
+
+def load_checkpoint(path: Path) -> Enhance:
+    """Open a training checkpoint; the sizes are read from its tensors."""
+    import torch
+
+    from tools.train.model import FastFullSubNet, ModelArgs, enhance
+
+    state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    hidden = state["bottleneck.sequence_model.weight_hh_l0"].shape[1]
+    model = FastFullSubNet(ModelArgs(bottleneck_hidden_size=hidden)).eval()
+    model.load_state_dict(state)
+    return lambda audio: enhance(model, torch.from_numpy(audio)[None])[0].numpy()
+
+
+_enhance: Enhance | None = None
+
+
+def _start(model: str | None) -> None:
+    global _enhance
+    _enhance = load_enhancer(model)
+
+
+def _judge(pair: Pair) -> Score:
+    clean = soundfile.read(pair.clean, dtype="float32")[0]
+    noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+    assert _enhance is not None
+    out = _enhance(noisy)
+    # Only where someone speaks: what level speech comes out at, not how much noise went.
+    loud = np.abs(clean) > 0.1 * np.abs(clean).max()
+    level = 10 * np.log10(np.mean(out[loud] ** 2) / np.mean(clean[loud] ** 2))
+    before, after = measure(noisy, clean), measure(out, clean)
+    return Score(pair.speech, pair.noise, pair.snr, before, after, float(level))
+
+
+def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]:
+    """Enhance and score pairs, in processes of their own where there are several workers."""
+    if workers == 1:
+        _start(model)
+        return [_judge(pair) for pair in pairs]
+    with ProcessPoolExecutor(workers, initializer=_start, initargs=(model,)) as pool:
+        return list(pool.map(_judge, pairs))
+
+
+def table(scores: list[Score]) -> str:
+    """Mean figures after, and gains, over all pairs, by SNR, by noise, and of the worst talkers."""
+    groups: dict[str, list[Score]] = {"all": scores}
+    for label, key in (("SNR", "snr"), ("noise", "noise")):
+        found: dict[str | int, list[Score]] = defaultdict(list)
+        for score in scores:
+            found[getattr(score, key)].append(score)
+        for name in sorted(found):
+            unit = " dB" if key == "snr" else ""
+            groups[f"{label} {name}{unit}"] = found[name]
+    lines = [
+        "| | n | " + " | ".join(f"{TITLES[m]} | gain" for m in METRICS) + " |",
+        "|---" * 8 + "|",
+    ]
+    for name, rows in groups.items():
+        cells = []
+        for metric, form in zip(METRICS, ("{:.2f}", "{:.3f}", "{:.1f}"), strict=True):
+            after = np.mean([row.after[metric] for row in rows])
+            gain = np.mean([row.gain(metric) for row in rows])
+            cells += [form.format(after), ("{:+" + form[2:]).format(gain)]
+        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
+    level = np.mean([score.level_db for score in scores])
+    worst = sorted(scores, key=lambda score: score.gain("si_sdr"))[:5]
+    least = [f"{s.speech} {s.noise} {s.snr} dB {s.gain('si_sdr'):+.1f}" for s in worst]
+    lines += ["", f"Level of speech: {level:+.2f} dB. Least SI-SDR gain: {', '.join(least)}."]
+    return "\n".join(lines)
+
+
+def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
+    """Say what becomes of clean speech under a breath of white noise, and of silence."""
+    enhance = load_enhancer(model)
+    values, levels, seen = [], [], set()
+    for pair in pairs:
+        if pair.speech in seen:
+            continue
+        seen.add(pair.speech)
+        clean = soundfile.read(pair.clean, dtype="float32")[0]
+        hiss = np.random.default_rng(len(seen)).normal(size=len(clean))
+        hiss *= np.sqrt(np.mean(clean**2)) * 10 ** (-snr_db / 20)
+        out = enhance((clean + hiss).astype(np.float32))
+        values.append(si_sdr(out.astype(np.float64), clean.astype(np.float64)))
+        levels.append(10 * np.log10(np.mean(out**2) / np.mean(clean**2)))
+    silence = np.abs(enhance(np.zeros(5 * SAMPLE_RATE, np.float32))).max()
+    return (
+        f"Clean speech ({len(seen)} talkers, {snr_db:.0f} dB): SI-SDR mean {np.mean(values):.1f}, "
+        f"least {np.min(values):.1f} dB; level mean {np.mean(levels):+.2f}, "
+        f"furthest {max(levels, key=abs):+.2f} dB. Silence: peak {silence:.1e}."
+    )
+
+
+def picture(pair: Pair, model: str | None, path: Path) -> None:
+    """Draw spectrograms before, after and clean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    clean = soundfile.read(pair.clean, dtype="float32")[0]
+    noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+    rows = {"noisy": noisy, "enhanced": load_enhancer(model)(noisy), "clean": clean}
+    figure, axes = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+    for axis, (title, audio) in zip(axes, rows.items(), strict=True):
+        axis.specgram(
+            audio + 1e-9,
+            NFFT=512,
+            Fs=SAMPLE_RATE,
+            noverlap=384,
+            vmin=-140,
+            vmax=-30,
+            rasterized=True,
+        )
+        axis.set(title=title, ylabel="Hz")
+    axes[-1].set_xlabel(f"seconds: {pair.speech}, {pair.noise}, {pair.snr} dB")
+    figure.savefig(path, dpi=60)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
+    parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
+    mixing.add_argument("audio", type=Path)
+    mixing.add_argument("out", type=Path)
+    mixing.add_argument("--snr", type=int, nargs="+", default=[0, 5, 10, 15])
+    judging = commands.add_parser("judge", help="print the table of a folder of pairs")
+    judging.add_argument("pairs", type=Path)
+    judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
+    judging.add_argument("--workers", type=int, default=1)
+    judging.add_argument("--every", type=int, default=1, help="judge only every n-th pair")
+    judging.add_argument("--json", type=Path, help="also write every score")
+    judging.add_argument("--picture", type=Path, help="also draw the middle pair")
+    options = parser.parse_args(arguments)
+    if options.command == "mix":
+        print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")
+        return
+    pairs = find_pairs(options.pairs)[:: options.every]
+    scores = judge(pairs, options.model, options.workers)
+    print(table(scores))
+    print(fidelity(pairs, options.model))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(score) for score in scores]))
+    if options.picture:
+        picture(pairs[len(pairs) // 2], options.model, options.picture)
+
+
+if __name__ == "__main__":
+    main()

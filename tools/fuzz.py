@@ -1,0 +1,528 @@
+"""Feed damaged files to every reader and see that each is refused, or read correctly.
+
+    python -m tools.fuzz                          # 2,000 cases per reader
+    python -m tools.fuzz --cases 100000 --jobs 8  # a night's worth
+    python -m tools.fuzz --reader audio --seed 7 --only 1234   # one case again
+
+Case n of a reader is a whole file with some damage; the file and the damage follow from the seed
+and n alone. A case passes if the reader returns something that holds what it promises or raises an
+`NpfsnError` of one line, and in doing so
+
+* takes less than `TIME_LIMIT` seconds,
+* stays within a fixed address space,
+* runs no program, opens no connection, looks up no name for a pickle, and writes nowhere but where
+  it was told to,
+* leaves no file open and none behind.
+
+Cases run in forked workers that a watchdog ends, so a crash or a hang is a result like another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import drawn_models  # noqa: E402
+import torch_files as tf  # noqa: E402
+
+import npfsn  # noqa: E402
+from npfsn.audio import enhance_file  # noqa: E402
+from npfsn.checkpoint import read_checkpoint  # noqa: E402
+from npfsn.errors import NpfsnError  # noqa: E402
+from npfsn.models import ARCHITECTURES  # noqa: E402
+from npfsn.recipe import read_recipe  # noqa: E402
+from npfsn.weights import load_model, save_model  # noqa: E402
+
+TIME_LIMIT = 5.0
+#: Address space beyond what a worker has at its start. The files are a few kB: a reader that
+#: believed a damaged size would leave this far behind.
+ROOM = 192 << 20
+BATCH = 250  # cases per worker
+
+#: Audit events that no reader has any business with.
+FORBIDDEN = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
+    "subprocess.Popen", "socket.connect", "socket.bind", "pickle.find_class", "ctypes.dlopen",
+    "webbrowser.open", "os.chmod", "os.kill", "shutil.rmtree",
+)  # fmt: skip
+
+Outcome = str
+
+
+class Violation(Exception):
+    """A reader did what it must not."""
+
+
+class Watch:
+    """An audit hook that can be switched on for the length of a case."""
+
+    def __init__(self) -> None:
+        self.folder: str | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.folder is None:
+            return
+        if event in FORBIDDEN:
+            self.seen.append(f"{event}{args!r:.200}")
+        elif event == "open" and isinstance(args[0], (str, bytes)) and isinstance(args[2], int):
+            writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and not os.fsdecode(args[0]).startswith(self.folder):
+                self.seen.append(f"writes {args[0]!r}")
+
+
+# --- whole files ----------------------------------------------------------------------------------
+
+
+def checkpoints() -> dict[str, bytes]:
+    """Return checkpoints of both formats, plain and as training leaves them."""
+    rng = np.random.default_rng(5)
+    state = {
+        "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
+        "a.bias": rng.standard_normal(3).astype(np.float16),
+        "n": np.array(7, np.int64),
+    }
+    tensors = {name: tf.tensor(value) for name, value in state.items()}
+    moments = {0: {"step": tf.tensor(np.float32(3)), "exp_avg": tf.strided(np.eye(3, dtype="f4"))}}
+    training = {
+        "epoch": 58,
+        "best_score": tf.NumpyScalar(0.91),
+        "optimizer": {"state": moments, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]},
+        "model": tf.Ordered(tensors | {"c": tf.bfloat16(np.ones((2, 2), np.float32))}),
+    }
+    return {
+        f"{kind}-{what}": write(value)
+        for kind, write in (("zip", tf.zip_bytes), ("legacy", tf.legacy_bytes))
+        for what, value in (("plain", tensors), ("training", training))
+    }
+
+
+def models() -> dict[str, bytes]:
+    """Return model files of every architecture, stored and compressed."""
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ARCHITECTURES:
+            path = Path(folder, f"{name}.npz")
+            save_model(drawn_models.small_model(name), path)
+            files[name] = path.read_bytes()
+            with np.load(path, allow_pickle=False) as archive:
+                np.savez_compressed(path, **archive)
+            files[f"{name}-compressed"] = path.read_bytes()
+    return files
+
+
+def sounds() -> dict[str, bytes]:
+    """Return short sound files in every container and depth there is."""
+    rng = np.random.default_rng(6)
+    files = {}
+    for container, subtype in (
+        ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "ULAW"),
+        ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24"),
+        ("OGG", "VORBIS"), ("OGG", "OPUS"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"),
+        ("W64", "FLOAT"), ("RF64", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("NIST", "PCM_16"),
+    ):  # fmt: skip
+        channels = 1 + len(files) % 2
+        rate = (16000, 48000, 8000)[len(files) % 3]
+        if not sf.check_format(container, subtype):
+            continue
+        buffer = io.BytesIO()
+        sf.write(buffer, rng.normal(0, 0.1, (900, channels)), rate, subtype, None, container)
+        files[f"{container}-{subtype}"] = buffer.getvalue()
+    return files
+
+
+def recipes() -> dict[str, bytes]:
+    """Return training recipes."""
+    lines = (
+        "[meta]\nseed = 0\nsave_dir = '~/x'\n[acoustics]\nn_fft = 512\nwin_length = 512\n"
+        'hop_length = 256\nsr = 16000\n[model]\npath = "fullsubnet.model.Model"\n[model.args]\n'
+        'num_freqs = 257\nlook_ahead = 2\nsequence_model = "LSTM"\nfb_num_neighbors = 0\n'
+        'sb_num_neighbors = 15\nfb_output_activate_function = "ReLU"\n'
+        "sb_output_activate_function = false\nfb_model_hidden_size = 512\n"
+        'sb_model_hidden_size = 384\nweight_init = false\nnorm_type = "offline_laplace_norm"\n'
+        "freq_cutoffs = [20, 80] # cut\nt = 1e-3\n"
+    )
+    return {"recipe": lines.encode()}
+
+
+def states() -> dict[str, bytes]:
+    """Return saved states of streams."""
+    files = {}
+    for name in ("fast_fullsubnet", "fullband"):
+        enhancer = npfsn.Enhancer(drawn_models.small_model(name))
+        enhancer.process(drawn_models.noise(3000))
+        for save in (np.savez, np.savez_compressed):
+            buffer = io.BytesIO()
+            save(buffer, **enhancer.get_state())
+            files[f"{name}-{save.__name__}"] = buffer.getvalue()
+    return files
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63, -1)
+
+
+def damage(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
+    """Return `data` with one to eight changes; now and then none."""
+    out = bytearray(data)
+    # Most of what there is to misread is at the start and at the end.
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
+        if not out:
+            break
+        place = rng.randrange(len(out))
+        end = rng.random()
+        if end < 0.3:
+            place = rng.randrange(min(len(out), 200))
+        elif end < 0.5:
+            place = len(out) - 1 - rng.randrange(min(len(out), 200))
+        kind = rng.randrange(11)
+        length = rng.choice((1, 2, 4, 8, 16, rng.randint(1, 2000)))
+        if kind == 0:
+            out[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            letter = rng.randrange(32, 127)
+            out[place] = rng.choice((0, 0xFF, 0x7F, 0x80, rng.randrange(256), letter))
+        elif kind in (2, 3):
+            width, order = rng.choice((2, 4, 4, 8)), rng.choice("<>")
+            value = rng.choice(INTEGERS) % (1 << 8 * width)
+            piece = struct.pack(order + {2: "H", 4: "L", 8: "Q"}[width], value)
+            out[place : place + width] = piece
+        elif kind == 4:
+            del out[place:]
+        elif kind == 5:
+            del out[place : place + length]
+        elif kind == 6:
+            start = rng.randrange(len(out))
+            out[place:place] = out[start : start + length]
+        elif kind == 7:
+            out[place : place + length] = rng.randbytes(length)
+        elif kind == 8:
+            out[place:place] = rng.choice((b"\0", b"\xff", b" ", b"(", b"[", b"9")) * length
+        elif kind == 9:
+            other = rng.choice(others)
+            start = rng.randrange(len(other))
+            out[place : place + length] = other[start : start + length]
+        else:
+            digits = [i for i, byte in enumerate(out) if 48 <= byte <= 57]
+            if digits:
+                out[rng.choice(digits)] = rng.randrange(48, 58)
+    return bytes(out)
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub" or array.dtype.hasobject:
+            raise Violation(f"{name} is {array.dtype}")
+        array.tobytes()  # touches every element
+
+
+def run_checkpoint(path: Path, whole: bool) -> Outcome:
+    """Read a checkpoint."""
+    _check_arrays(dict(read_checkpoint(path).tensors))
+    return "read"
+
+
+def run_model(path: Path, whole: bool) -> Outcome:
+    """Load a model and let it enhance."""
+    model = load_model(path)
+    needed = model.config.tensor_shapes()
+    found = {name: tensor.shape for name, tensor in model.tensors.items()}
+    if found != {name: tuple(shape) for name, shape in needed.items()}:
+        raise Violation("tensors are not those of the configuration")
+    if not all(np.all(np.isfinite(tensor)) for tensor in model.tensors.values()):
+        raise Violation("tensors are not finite")
+    if model.config.n_fft > 4096:
+        return "read"
+    x = drawn_models.noise(4 * model.config.n_fft)
+    norm = None if model.config.streams else "cumulative_laplace_norm"
+    with np.errstate(all="ignore"):
+        y = npfsn.Enhancer(model, norm=norm).process(x)
+    if not np.all(np.isfinite(y)):
+        raise Violation("output is not finite")
+    return "read"
+
+
+def run_audio(path: Path, whole: bool) -> Outcome:
+    """Enhance a sound file; there is a complete output, or none."""
+    target = path.with_name("out" + path.suffix)
+    try:
+        report = enhance_file(path, target, drawn_models.small_model("fullband"))
+    except NpfsnError:
+        if target.exists():
+            raise Violation("an error, and an output") from None
+        raise
+    with sf.SoundFile(target) as file:
+        if file.frames != report.samples or not len(file.read()) == file.frames:
+            raise Violation(f"the output has {file.frames} samples, not {report.samples}")
+    target.unlink()
+    return "read"
+
+
+def run_recipe(path: Path, whole: bool) -> Outcome:
+    """Read a training recipe."""
+    json.dumps(read_recipe(path).args, default=str)
+    return "read"
+
+
+def run_state(path: Path, whole: bool) -> Outcome:
+    """Set a stream to what a file says; it takes it and goes on, or stays as it was."""
+    enhancer = npfsn.Enhancer(drawn_models.small_model("fast_fullsubnet"))
+    enhancer.process(drawn_models.noise(1000))
+    before = enhancer.get_state()
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            enhancer.set_state(file)
+    except Exception as error:
+        after = enhancer.get_state()
+        if any(before[name].tobytes() != after[name].tobytes() for name in before):
+            raise Violation("a refused state changed the stream") from None
+        if isinstance(error, NpfsnError):
+            raise
+        return "refused by numpy"  # it never became a mapping
+    if enhancer.get_state()["count"][1] == 0:
+        if not np.all(np.isfinite(enhancer.process(drawn_models.noise(5000)))):
+            raise Violation("output is not finite")
+    return "read"
+
+
+READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path, bool], Outcome]]] = {
+    "checkpoint": (checkpoints, run_checkpoint),
+    "model": (models, run_model),
+    "audio": (sounds, run_audio),
+    "recipe": (recipes, run_recipe),
+    "state": (states, run_state),
+}
+SUFFIXES = {"checkpoint": ".tar", "model": ".npz", "recipe": ".toml", "state": ".npz"}
+
+
+# --- cases ----------------------------------------------------------------------------------------
+
+
+def make_case(reader: str, seed: int, case: int, files: dict[str, bytes]) -> tuple[str, bytes]:
+    """Return the name of the whole file and the damaged one."""
+    rng = random.Random(f"{seed} {reader} {case}")
+    name = rng.choice(sorted(files))
+    data = damage(rng, files[name], list(files.values()))
+    if rng.random() < 0.5:
+        data = tf.fix_crcs(data)  # or archives are refused before anything else is tried
+    return name, data
+
+
+def run_case(
+    reader: str, seed: int, case: int, files: dict[str, bytes], folder: Path, watch: Watch
+) -> Outcome:
+    """Run one case in `folder`, which is empty; return the outcome or raise."""
+    name, data = make_case(reader, seed, case, files)
+    suffix = SUFFIXES.get(reader) or "." + {"WAVEX": "wav", "RF64": "rf64"}.get(
+        name.split("-")[0], name.split("-")[0].lower()
+    )
+    path = folder / f"case{suffix}"
+    path.write_bytes(data)
+    watch.seen.clear()
+    opened = _open_files()
+    started = time.monotonic()
+    watch.folder = str(folder)
+    try:
+        outcome = READERS[reader][1](path, data == files[name])
+    except NpfsnError as error:
+        message = str(error)
+        if "\n" in message or not message.isprintable() or not 10 < len(message) < 2000:
+            raise Violation(f"message: {message[:200]!r}") from error
+        outcome = "refused"
+        if data == files[name] and reader != "state":
+            raise Violation(f"refused a whole file: {message}") from error
+    finally:
+        watch.folder = None
+    if watch.seen:
+        raise Violation("; ".join(watch.seen))
+    if time.monotonic() - started > TIME_LIMIT:
+        raise Violation(f"took {time.monotonic() - started:.1f} s")
+    left = [p.name for p in folder.iterdir() if p != path]
+    path.unlink()
+    if left:
+        raise Violation(f"left behind: {left}")
+    if _open_files() > opened:
+        gc.collect()
+        if _open_files() > opened:
+            raise Violation("left a file open")
+    return outcome
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def _limit_memory() -> None:
+    if not os.path.exists("/proc/self/statm"):
+        return
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def work(
+    reader: str, seed: int, cases: range, files: dict[str, bytes], report: io.TextIOBase
+) -> None:
+    """Run cases in this process, one line of JSON for the start and the end of each."""
+    warnings.simplefilter("error")
+    folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+    watch = Watch()
+    os.chdir(folder)
+    _limit_memory()
+    try:
+        for case in cases:
+            report.write(json.dumps({"start": case}) + "\n")
+            report.flush()
+            # Its own thread: it ends the process even where C code hangs.
+            faulthandler.dump_traceback_later(2 * TIME_LIMIT, exit=True)
+            try:
+                line = {"case": case, "outcome": run_case(reader, seed, case, files, folder, watch)}
+            except BaseException as error:
+                text = "".join(traceback.format_exception(error))
+                line = {"case": case, "outcome": "FAULT", "text": text}
+                for path in folder.iterdir():
+                    path.unlink()
+            faulthandler.cancel_dump_traceback_later()
+            report.write(json.dumps(line) + "\n")
+        report.flush()
+    finally:
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fork_worker(
+    reader: str, seed: int, cases: range, files: dict[str, bytes]
+) -> tuple[int, Path, range]:
+    """Start a worker; return its process id, where it reports, and its cases."""
+    handle, name = tempfile.mkstemp(prefix="fuzzed")
+    pid = os.fork()
+    if pid:
+        os.close(handle)
+        return pid, Path(name), cases
+    try:
+        with open(handle, "w") as report:
+            work(reader, seed, cases, files, report)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(70)
+
+
+def read_report(path: Path, cases: range, status: int) -> tuple[Counter[str], list[str], range]:
+    """Count a worker's outcomes; return faults, and the cases that it did not come to."""
+    outcomes: Counter[str] = Counter()
+    faults, started, ended = [], None, None
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        started = entry.get("start", started)
+        if "case" in entry:
+            ended = entry["case"]
+            outcomes[entry["outcome"]] += 1
+            if "text" in entry:
+                faults.append(f"case {ended}:\n{entry['text']}")
+    path.unlink()
+    if ended == cases[-1]:
+        return outcomes, faults, range(0)
+    if started is None or started == ended:
+        raise RuntimeError(f"a worker ended with status {status} outside of a case")
+    outcomes["FAULT"] += 1
+    faults.append(f"case {started}: the process ended (status {status}): a crash or a hang")
+    return outcomes, faults, range(started + 1, cases.stop)
+
+
+def fuzz(reader: str, cases: int, seed: int, jobs: int) -> tuple[Counter[str], list[str]]:
+    """Run the cases of one reader in `jobs` processes; return outcomes and faults."""
+    files = READERS[reader][0]()
+    for name in files:  # so that forks find everything compiled and imported
+        with tempfile.TemporaryDirectory() as folder:
+            suffix = SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
+            path = Path(folder, "whole" + suffix)
+            path.write_bytes(files[name])
+            try:
+                READERS[reader][1](path, True)
+            except NpfsnError as error:
+                if reader != "state":
+                    print(f"{reader}: {name} as it is: {error}", file=sys.stderr)
+    todo = [range(at, min(at + BATCH, cases)) for at in range(0, cases, BATCH)]
+    running: dict[int, tuple[Path, range]] = {}
+    outcomes: Counter[str] = Counter()
+    faults: list[str] = []
+    while todo or running:
+        while todo and len(running) < jobs:
+            pid, path, batch = fork_worker(reader, seed, todo.pop(), files)
+            running[pid] = (path, batch)
+        pid, status = os.wait()
+        some, bad, rest = read_report(*running.pop(pid), status)
+        outcomes += some
+        faults += bad
+        if rest:
+            todo.append(rest)
+    return outcomes, faults
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run as the module's docstring says; return the number of readers with faults."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--reader", choices=READERS, action="append")
+    parser.add_argument("--cases", type=int, default=2000, help="per reader")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", type=int, help="run this case, here, and keep its file")
+    args = parser.parse_args(argv)
+    if args.only is not None:
+        (reader,) = args.reader
+        name, data = make_case(reader, args.seed, args.only, files := READERS[reader][0]())
+        kept = Path(f"{reader}-{args.seed}-{args.only}")
+        kept.write_bytes(data)
+        print(f"made of {name}; kept as {kept}")
+        folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+        print(run_case(reader, args.seed, args.only, files, folder, Watch()))
+        return 0
+    failed = 0
+    for reader in args.reader or READERS:
+        started = time.monotonic()
+        outcomes, faults = fuzz(reader, args.cases, args.seed, args.jobs)
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+        seconds = time.monotonic() - started
+        line = f"{reader}: seed {args.seed}, {args.cases} cases: {shown}; {seconds:.0f} s"
+        print(line, flush=True)
+        kinds: Counter[str] = Counter()
+        for fault in faults:
+            kind = fault.strip().splitlines()[-1][:80]
+            kinds[kind] += 1
+            if kinds[kind] <= 2:
+                print(fault, file=sys.stderr)
+        failed += bool(faults)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Look at the machine code of the product kernels for CPUs that are not at hand.
+
+    python -m tools.inspect_targets
+
+Each target is compiled in a process of its own that pretends to have that target's features (Numba
+obeys NUMBA_CPU_NAME and NUMBA_CPU_FEATURES); for aarch64 the resulting LLVM code is then handed to
+that back end. What is checked is the innermost loop of the widest tile: that it multiplies and adds
+in vectors, that its accumulators stay in registers, and that nothing calls a mathematical library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+X86_V3 = "+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt"
+X86_V4 = X86_V3 + ",+avx512f,+avx512bw,+avx512dq,+avx512vl"
+#: Target -> (Numba's CPU name and features, triple of another back end, CPU, features).
+TARGETS = {
+    "avx2": ("haswell", X86_V3, None),
+    "avx512": ("skylake-avx512", X86_V4, None),
+    "avx512-vnni": ("cascadelake", X86_V4 + ",+avx512vnni", None),
+    "aarch64": ("generic", "+64bit,+sse2,+neon", ("aarch64-unknown-linux-gnu", "generic", "+neon")),
+}
+#: What multiplies and adds in the innermost loop, by target.
+WORK = {
+    "avx2": {"product_f32": r"\bvfmadd\w+ps\b.*%ymm", "product_i8": r"\bvpmaddwd\b.*%ymm"},
+    "avx512": {"product_f32": r"\bvfmadd\w+ps\b.*%zmm", "product_i8": r"\bvpmaddwd\b.*%zmm"},
+    "avx512-vnni": {"product_f32": r"\bvfmadd\w+ps\b.*%zmm", "product_i8": r"\bvpdpbusd\b.*%zmm"},
+    "aarch64": {
+        "product_f32": r"\bfmla\b.*\.4s",
+        "product_i8": r"\b(?:smlal2?|mla|smull2?)\b.*\.4s",
+    },
+}
+#: Portable code, right but not tuned: without an instruction for bytes its sums spill.
+UNTUNED = {("aarch64", "product_i8")}
+STACK = re.compile(r"\((?:%rsp|%rbp)\)|\[sp")
+LIBRARY = re.compile(r"\b(?:callq?|bl)\s+(?:\*?[%\w]*)?(fmaf|fma|rintf|tanhf|expf|logf|__mulsf3)\b")
+
+
+def assembly(target: str) -> dict[str, str]:
+    """Compile the product kernels for a target in this process, which must pretend to be it."""
+    import llvmlite.binding as llvm
+    import numpy as np
+    from numba import typeof
+
+    from npfsn.kernels import layers
+    from npfsn.kernels.vector import QUANTISED
+
+    x = np.zeros((40, 64), np.float32)
+    out = np.zeros((40, 128), np.float32)
+    bias = np.zeros(128, np.float32)
+    weight = np.zeros((128, 64))
+    packed = layers.pack_i8(weight)
+    scratch = np.zeros((40, 64), QUANTISED), np.zeros(40, np.float32)
+    code = {}
+    # Compiling is all: code for another CPU must not run here.
+    for kernel, args in (
+        (layers.product_f32, (x, 0, 40, layers.pack_f32(weight), bias, out, 0)),
+        (layers.product_i8, (x, 0, 40, *packed, *scratch, bias, out, 0)),
+    ):
+        kernel.compile(tuple(typeof(arg) for arg in args))
+        signature = kernel.signatures[0]
+        other = TARGETS[target][2]
+        if other is None:
+            code[kernel.__name__] = kernel.inspect_asm(signature)
+            continue
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        triple, cpu, features = other
+        machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
+        text = kernel_alone(kernel.inspect_llvm(signature), kernel.__name__)
+        text = re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text)
+        text = re.sub(
+            r'target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', text
+        )
+        text = re.sub(r'"(?:target-cpu|target-features)"="[^"]*"', "", text)
+        code[kernel.__name__] = machine.emit_assembly(llvm.parse_assembly(text))
+    return code
+
+
+def kernel_alone(text: str, name: str) -> str:
+    """Return an LLVM module without the wrappers around the kernel: they are this machine's."""
+    parts = re.split(r"(?m)^(define .*?^\})", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(
+        part
+        for part in parts
+        if not part.startswith("define ") or re.match(rf'define [^@]*@"?_ZN5npfsn\w*{name}', part)
+    )
+
+
+def inspect(text: str, work: str) -> dict[str, int]:
+    """Count work and stack accesses in the basic block that works most, and library calls."""
+    # A block starts at a label or behind a jump.
+    blocks = re.split(r"\n(?=\.?L?[\w.$]+:)|(?<=\n)(?=\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s)", text)
+    best = max(blocks, key=lambda block: len(re.findall(work, block)))
+    return {
+        "work": len(re.findall(work, best)),
+        "stack": sum(bool(STACK.search(line)) for line in best.splitlines()),
+        "library": len(LIBRARY.findall(text)),
+    }
+
+
+def measure(target: str) -> dict[str, dict[str, int]]:
+    """Compile for a target in a fresh process and inspect the result."""
+    cpu, features, _ = TARGETS[target]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {
+            **os.environ,
+            "NUMBA_CPU_NAME": cpu,
+            "NUMBA_CPU_FEATURES": features,
+            "NUMBA_CACHE_DIR": cache,
+            "NPFSN_QUIET": "1",
+        }
+        command = [sys.executable, "-m", "tools.inspect_targets", "--emit", target]
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        )
+    code = json.loads(result.stdout)
+    return {name: inspect(text, WORK[target][name]) for name, text in code.items()}
+
+
+def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
+    """Whether the innermost loop works in vectors, in registers, on its own."""
+    in_registers = counts["stack"] == 0 or (target, name) in UNTUNED
+    return counts["work"] > 0 and in_registers and counts["library"] == 0
+
+
+def main() -> int:
+    """Print a table; return 1 if a target's code is not what it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--emit", choices=TARGETS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.emit:
+        print(json.dumps(assembly(args.emit)))
+        return 0
+    bad = 0
+    print(f"{'target':12} {'kernel':12} {'vector work':>11} {'stack':>6} {'library':>8}")
+    for target in TARGETS:
+        for name, counts in measure(target).items():
+            fine = is_fine(target, name, counts)
+            bad += not fine
+            remark = "not tuned" if (target, name) in UNTUNED else ""
+            print(
+                f"{target:12} {name:12} {counts['work']:11} {counts['stack']:6} "
+                f"{counts['library']:8}  {remark if fine else 'look at this'}"
+            )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

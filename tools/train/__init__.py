@@ -1,0 +1,1 @@
+"""Training of the default weights: data, network, loss and schedule."""

@@ -1,0 +1,64 @@
+"""The whole recipe as one command: ``python -m tools.train --work DIR [--speech DIR] [...]``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from .mix import build_pools
+from .model import ModelArgs
+from .train import TrainConfig, train
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    defaults = TrainConfig()
+    out = argparse.ArgumentParser(
+        prog="python -m tools.train",
+        description="Make the data that is not there yet, then train, from where it stopped.",
+    )
+    data = out.add_argument_group("data")
+    data.add_argument("--work", type=Path, required=True, help="pools and checkpoints")
+    data.add_argument("--speech", type=Path, action="append", default=[], metavar="DIR")
+    data.add_argument("--noise", type=Path, action="append", default=[], metavar="DIR")
+    data.add_argument("--synthetic-seconds", type=float, default=6_000)
+    data.add_argument("--noise-seconds", type=float, default=7_200)
+    data.add_argument("--rooms", type=int, default=300)
+    training = out.add_argument_group("training")
+    training.add_argument("--minutes", type=float, default=math.inf, help="stop after this slice")
+    training.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes")
+    training.add_argument("--bottleneck", type=int, default=128, help="hidden size")
+    training.add_argument("--start-from", type=Path, help="checkpoint whose weights begin a run")
+    for name in ("seed", "steps", "decay_steps", "warmup_steps", "validation_items"):
+        value = getattr(defaults, name)
+        training.add_argument("--" + name.replace("_", "-"), type=int, default=value)
+    for name in ("batch_seconds", "learning_rate", "over_suppression"):
+        value = getattr(defaults, name)
+        training.add_argument("--" + name.replace("_", "-"), type=float, default=value)
+    return out
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the recipe, or the next slice of it."""
+    options = vars(parser().parse_args(arguments))
+    work, seed = options["work"], options["seed"]
+    build_pools(
+        work / "pools",
+        options.pop("speech"),
+        options.pop("noise"),
+        seed,
+        options.pop("synthetic_seconds"),
+        options.pop("noise_seconds"),
+        options.pop("rooms"),
+    )
+    args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
+    slices = {name: options.pop(name) for name in ("work", "minutes", "ranks", "start_from")}
+    config = TrainConfig(**options)
+    train(slices.pop("work"), args, config, **slices)
+    print(f"trained: {work / 'checkpoints/best_model.tar'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Training items: speech and noise in a room at a level, each drawn from a seed of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.signal import butter, sosfilt
+
+from . import instruments, noise, speech
+from .pool import SAMPLE_RATE, Clip, Pool
+from .rooms import Rooms
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """How items are drawn; shares are probabilities.
+
+    Parameters
+    ----------
+    snr_db : tuple of float
+        Lowest and highest signal-to-noise ratio, drawn evenly between.
+    level_db : tuple of float
+        Lowest and highest level of the mixture, dBFS.
+    synthetic : float
+        Share of synthetic voices where there are recorded ones too.
+    long_talkers : float
+        Share of recorded speech from sources with whole sentences.
+    floor_db : float
+        Recordings with a noise floor above this are not used as targets.
+    """
+
+    snr_db: tuple[float, float] = (-5.0, 20.0)
+    level_db: tuple[float, float] = (-45.0, -14.0)
+    synthetic: float = 0.2
+    long_talkers: float = 0.55
+    floor_db: float = -30.0
+    clean: float = 0.07
+    noise_only: float = 0.04
+    silent: float = 0.01
+    room: float = 0.6
+    babble: float = 0.16
+    folder_noise: float = 0.1
+    two_noises: float = 0.3
+    band_limit: float = 0.08
+    clip: float = 0.03
+    rumble: float = 0.15
+    no_rumble: float = 0.25
+    infrasound: float = 0.3
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item: what the microphone hears, and what should be left; both ``[samples]`` float32."""
+
+    noisy: np.ndarray
+    target: np.ndarray
+    noise: str
+    snr_db: float
+    talker: str
+
+
+class Mixer:
+    """Draws items from pools.
+
+    Parameters
+    ----------
+    voices : list of Pool
+        Recorded speech first, synthetic speech after it; one may be missing.
+    noises : Pool
+        Noise, made and recorded.
+    rooms : Rooms
+        Impulse responses.
+    seed : int
+        The same seed, pools and numbers give the same item.
+    """
+
+    def __init__(
+        self,
+        recorded: Pool | None,
+        synthetic: Pool | None,
+        noises: Pool,
+        rooms: Rooms,
+        seed: int,
+        config: MixConfig | None = None,
+    ) -> None:
+        self.config = config or MixConfig()
+        self.noises = noises
+        self.rooms = rooms
+        self.seed = seed
+        self.groups: list[tuple[float, Pool, list[Clip]]] = []
+        share = self.config.synthetic if recorded and recorded.clips else 1.0
+        if synthetic and synthetic.clips:
+            self.groups.append((share, synthetic, synthetic.clips))
+        if recorded and recorded.clips:
+            quiet = [clip for clip in recorded.clips if clip.floor_db < self.config.floor_db]
+            rest = 1.0 - (share if self.groups else 0.0)
+            long = [clip for clip in quiet if clip.stop - clip.start > 5 * SAMPLE_RATE]
+            short = [clip for clip in quiet if clip.stop - clip.start <= 5 * SAMPLE_RATE]
+            part = self.config.long_talkers if long and short else float(bool(long))
+            self.groups.append((rest * part, recorded, long))
+            self.groups.append((rest * (1 - part), recorded, short))
+        self.groups = [group for group in self.groups if group[0] > 0 and group[2]]
+        self.folders: dict[str, list[Clip]] = {}
+        for clip in noises.clips:
+            if clip.source.startswith("folder-"):
+                self.folders.setdefault(clip.source, []).append(clip)
+        self.babble = [clip for clip in noises.clips if clip.source == "babble"]
+        others = {*self.babble, *(clip for clips in self.folders.values() for clip in clips)}
+        self.made = [clip for clip in noises.clips if clip not in others]
+
+    def item(self, number: int, samples: int) -> Item:
+        """Draw one item.
+
+        Parameters
+        ----------
+        number : int
+            Which one; with the seed it decides everything but the length.
+        samples : int
+            Its length.
+        """
+        rng = np.random.default_rng([self.seed, number])
+        config = self.config
+        kind = rng.random()
+        silence = np.zeros(samples, np.float32)
+        if kind < config.silent:
+            return Item(silence, silence, "silent", np.inf, "")
+        response = None
+        if rng.random() < config.room:
+            response = self.rooms.responses[rng.integers(len(self.rooms.responses))]
+        level = 10 ** (rng.uniform(*config.level_db) / 20)
+        if kind < config.silent + config.noise_only:
+            background, name = self.background(rng, samples, response)
+            return Item(limit(background * level, background)[0], silence, name, -np.inf, "")
+        target, talker = self.speech(rng, samples)
+        if response is not None:
+            target = reverberate(target, response[0])
+        target = unit_speech(target)
+        if rng.random() < config.rumble:
+            # Rooms and microphones rumble in recordings called clean, too: what is in the speech
+            # stays there, or talkers recorded so come out damaged.
+            top = rng.uniform(50, 130)
+            rumble = noise.bandpass(noise.shaped(rng, samples, rng.uniform(-6, 0)), 45, top, 4)
+            target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -4) / 20)
+        if kind < config.silent + config.noise_only + config.clean:
+            # A breath of noise, as every microphone has, but nothing that could be taken out.
+            hiss = noise.shaped(rng, samples, rng.uniform(-4, 0))
+            hiss *= np.float32(10 ** (rng.uniform(-70, -35) / 20))
+            noisy, target = limit((target + hiss) * level, target * level)
+            return Item(noisy, target, "clean", 40.0, talker)
+        background, name = self.background(rng, samples, response)
+        if rng.random() < config.no_rumble:
+            background = noise.unit(noise.bandpass(background, rng.uniform(50, 150), 7900))
+        snr = rng.uniform(*config.snr_db)
+        noisy = target + background * 10 ** (-snr / 20)
+        if rng.random() < config.infrasound:
+            # Below 40 Hz nobody speaks: traffic, wind and handling, often louder than the rest.
+            infrasound = noise.bandpass(noise.shaped(rng, samples, -6.0), 10, rng.uniform(25, 38))
+            noisy = noisy + noise.unit(infrasound) * 10 ** (rng.uniform(-15, 3) / 20)
+        if rng.random() < config.band_limit:
+            noisy, target = band_limit(rng, noisy, target)
+        noisy, target = limit(noisy * level, target * level)
+        if rng.random() < config.clip:
+            ceiling = np.abs(noisy).max() * rng.uniform(0.2, 0.7)
+            noisy = np.clip(noisy, -ceiling, ceiling)
+        return Item(noisy, target, name, snr, talker)
+
+    def speech(self, rng: Rng, samples: int) -> tuple[np.ndarray, str]:
+        """One talker with pauses, varied, dry, at the level of the recording."""
+        shares = np.array([share for share, _, _ in self.groups])
+        _, pool, clips = self.groups[rng.choice(len(shares), p=shares / shares.sum())]
+        out = np.zeros(samples, np.float32)
+        clip = clips[rng.integers(len(clips))]
+        talker = clip.talker
+        style = Voice.draw(rng)
+        at = int(rng.uniform(0, 0.8) * SAMPLE_RATE) if rng.random() < 0.5 else 0
+        while at < samples - SAMPLE_RATE // 4:
+            need = int((samples - at) * style.speed) + 512
+            length = clip.stop - clip.start
+            offset = int(rng.integers(0, max(1, length - need)))
+            part = style.apply(pool.read(clip, offset, offset + need))
+            part = faded(part)[: samples - at]
+            out[at : at + len(part)] = part
+            at += len(part) + int(rng.exponential(0.25) * SAMPLE_RATE)
+            clip = clips[rng.integers(len(clips))]
+        return out, talker
+
+    def background(
+        self, rng: Rng, samples: int, response: np.ndarray | None
+    ) -> tuple[np.ndarray, str]:
+        """One noise or two, varied, in the room, at unit power."""
+        out, names = np.zeros(samples, np.float32), []
+        for number in range(1 + (rng.random() < self.config.two_noises)):
+            kind = rng.random()
+            clips = self.made
+            if self.babble and kind < self.config.babble:
+                clips = self.babble
+            elif self.folders and kind > 1 - self.config.folder_noise:
+                clips = self.folders[rng.choice(list(self.folders))]
+            clip = clips[rng.integers(len(clips))]
+            names.append(clip.source)
+            # As much as the fastest change can need.
+            need = int(1.7 * samples) + 2_048
+            start = int(rng.integers(0, max(1, clip.stop - clip.start - need)))
+            part = vary(rng, self.noises.read(clip, start, start + need), clip.source != "babble")
+            part = cut(rng, part, samples)
+            if response is not None:
+                part = reverberate(part, response[rng.integers(1, len(response))])
+            part = noise.unit(part)
+            out = out + part * (1.0 if number == 0 else 10 ** (rng.uniform(-12, 0) / 20))
+        return noise.unit(out), "+".join(names)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One way of changing a recording: resampling and equalising, kept through an item."""
+
+    speed: float
+    gains_db: np.ndarray
+
+    @classmethod
+    def draw(cls, rng: Rng, strong: bool = False) -> Voice:
+        """Draw a change; noise takes stronger ones."""
+        spread = 1.6 if strong else 1.25
+        speed = float(np.exp(rng.uniform(-np.log(spread), np.log(spread))))
+        if rng.random() < 0.25:
+            speed = 1.0
+        tilt = rng.uniform(-1, 1) * (4.0 if strong else 2.0) * np.linspace(-4, 3, 8)
+        bumps = rng.normal(0, 4.0 if strong else 2.0, 8)
+        plain = 0.0 if rng.random() < 0.2 else 1.0
+        return cls(speed, plain * (tilt + bumps))
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Play ``x`` faster by ``speed`` and equalise it, both in one transform."""
+        size = next_fast_len(len(x) + 512, real=True)
+        wanted = int(round(size / self.speed)) // 2 * 2
+        spectrum = rfft(x, size)
+        bins = wanted // 2 + 1
+        moved = np.zeros(bins, spectrum.dtype)
+        shared = min(bins, len(spectrum))
+        moved[:shared] = spectrum[:shared]
+        octaves = np.log2(np.maximum(np.arange(bins) * (SAMPLE_RATE / wanted), 40.0) / 1000)
+        gain_db = np.interp(octaves, np.linspace(-4, 3, 8), self.gains_db)
+        out = irfft(moved * 10 ** (gain_db / 20).astype(np.float32), wanted) * (wanted / size)
+        return out[: int(len(x) / self.speed)].astype(np.float32)
+
+
+def vary(rng: Rng, x: np.ndarray, strong: bool = False) -> np.ndarray:
+    """Change a recording once; noise, taken strongly, may also run backwards."""
+    if strong and rng.random() < 0.3:
+        x = x[::-1]
+    return Voice.draw(rng, strong).apply(x)
+
+
+def cut(rng: Rng, x: np.ndarray, samples: int) -> np.ndarray:
+    """Take ``samples`` of a noise from a random place, looped with a short cross-fade if needed."""
+    overlap = 800
+    while len(x) < samples + overlap:
+        ramp = np.linspace(0, 1, overlap, dtype=np.float32)
+        seam = x[-overlap:] * (1 - ramp) + x[:overlap] * ramp
+        x = np.concatenate([x[:-overlap], seam, x[overlap:]])
+    start = int(rng.integers(0, len(x) - samples))
+    return x[start : start + samples]
+
+
+def faded(x: np.ndarray, edge: int = 80) -> np.ndarray:
+    """Fade 5 ms in and out, so that a cut is not a click."""
+    if len(x) > 2 * edge:
+        ramp = np.linspace(0, 1, edge, dtype=np.float32)
+        x = x.copy()
+        x[:edge] *= ramp
+        x[-edge:] *= ramp[::-1]
+    return x
+
+
+def reverberate(x: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Put a signal into a room, same length."""
+    size = next_fast_len(len(x) + len(response), real=True)
+    return irfft(rfft(x, size) * rfft(np.asarray(response), size), size)[: len(x)]
+
+
+def unit_speech(x: np.ndarray) -> np.ndarray:
+    """Scale speech to unit power over the frames in which someone speaks."""
+    frames = x[: len(x) // 256 * 256].reshape(-1, 256)
+    power = np.square(frames).mean(-1)
+    active = power[power > 1e-3 * power.max(initial=0.0)]
+    mean = float(active.mean()) if len(active) else 0.0
+    return x / np.float32(np.sqrt(mean)) if mean > 1e-12 else x
+
+
+def limit(noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn both down together where the mixture would pass full scale."""
+    scale = np.float32(min(1.0, 0.99 / max(float(np.abs(noisy).max()), 1e-9)))
+    return (noisy * scale).astype(np.float32), (target * scale).astype(np.float32)
+
+
+def band_limit(rng: Rng, noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pass both through a telephone's or a cheap microphone's band."""
+    low, high = rng.uniform(40, 350), rng.uniform(3000, 7500)
+    sos = butter(int(rng.integers(1, 5)), [low, high], "bandpass", fs=SAMPLE_RATE, output="sos")
+    return sosfilt(sos, noisy).astype(np.float32), sosfilt(sos, target).astype(np.float32)
+
+
+def build_pools(
+    folder: Path,
+    speech_folders: list[Path],
+    noise_folders: list[Path],
+    seed: int,
+    synthetic_seconds: float,
+    noise_seconds: float,
+    rooms: int,
+    noise_until: float = 0.75,
+) -> None:
+    """Make everything that mixing draws from, under ``folder``; what is there already is kept.
+
+    Parameters
+    ----------
+    noise_until : float
+        Share of each recorded noise that is trained on; the rest is for validation.
+    """
+    real, voices = folder / "real.npy", folder / "synthetic.npy"
+    noises, responses = folder / "noise.npy", folder / "rooms.npy"
+    if speech_folders and not real.with_suffix(".json").exists():
+        Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
+    if synthetic_seconds and not voices.with_suffix(".json").exists():
+        Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
+    if not noises.with_suffix(".json").exists():
+        recorded = (
+            row for path in noise_folders for row in noise.recorded(path, until=noise_until)
+        )
+        rows = [*noise.made(noise_seconds, seed), *recorded]
+        talkers = training_voices(real if speech_folders else voices)
+        rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)
+        rows += instruments.played(noise_seconds / 4, seed)
+        Pool.write(noises, rows)
+    if not responses.exists():
+        np.save(responses, Rooms.make(rooms, seed).responses)
+
+
+def training_voices(path: Path, validation: bool = False) -> Pool:
+    """Open a pool of speech without the talkers held out, or with them alone."""
+    pool = Pool.load(path)
+    return pool.select(clip for clip in pool.clips if speech.held_out(clip) == validation)
+
+
+def load_mixer(
+    folder: Path, seed: int, config: MixConfig | None = None, validation: bool = False
+) -> Mixer:
+    """Open the pools of a folder; talkers held out are in one or the other, never both."""
+
+    def voices(name: str) -> Pool | None:
+        path = folder / name
+        exists = path.with_suffix(".json").exists()
+        return training_voices(path, validation) if exists else None
+
+    return Mixer(
+        voices("real.npy"),
+        voices("synthetic.npy"),
+        Pool.load(folder / "noise.npy"),
+        Rooms.load(folder / "rooms.npy"),
+        seed,
+        config,
+    )

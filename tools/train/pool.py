@@ -1,0 +1,86 @@
+"""Pools: many clips in one memory-mapped file, so that mixing never waits for a decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+FULL_SCALE = 32_767
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where one clip lies in a pool, in samples, and what it is.
+
+    Parameters
+    ----------
+    start, stop : int
+        First sample and one past the last.
+    source : str
+        Folder or program it came from; for noise, the family.
+    talker : str
+        Who speaks; empty for noise.
+    floor_db : float
+        Level of the quietest moments relative to the loudest, dB (see `speech.noise_floor`).
+    """
+
+    start: int
+    stop: int
+    source: str
+    talker: str = ""
+    floor_db: float = 0.0
+
+
+class Pool:
+    """Clips of 16 kHz audio, read as float32 in [-1, 1]."""
+
+    def __init__(self, samples: np.ndarray, clips: list[Clip]) -> None:
+        self.samples = samples
+        self.clips = clips
+
+    @classmethod
+    def load(cls, path: Path) -> Pool:
+        """Open ``path`` (``.npy``, with its ``.json`` beside it) without reading it."""
+        rows = json.loads(path.with_suffix(".json").read_text())
+        return cls(np.load(path, mmap_mode="r"), [Clip(**row) for row in rows])
+
+    @staticmethod
+    def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> Pool:
+        """Write audio (float32, [-1, 1]) and what is known of it; ``start``, ``stop`` are filled.
+
+        Returns
+        -------
+        Pool
+            The pool, opened from the file.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts, rows, at = [], [], 0
+        for audio, clip in clips:
+            part = np.round(np.clip(audio, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
+            parts.append(part)
+            rows.append(asdict(clip) | {"start": at, "stop": at + len(part)})
+            at += len(part)
+        if not parts:
+            raise ValueError(f"no clips for {path}")
+        np.save(path, np.concatenate(parts))
+        path.with_suffix(".json").write_text(json.dumps(rows))
+        return Pool.load(path)
+
+    def select(self, keep: Iterable[Clip]) -> Pool:
+        """Narrow the pool to some of its clips, sharing the samples."""
+        return Pool(self.samples, list(keep))
+
+    def read(self, clip: Clip, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Read one clip, or samples ``start:stop`` of it, as float32."""
+        last = clip.stop if stop is None else min(clip.start + stop, clip.stop)
+        return self.samples[clip.start + start : last].astype(np.float32) / FULL_SCALE
+
+    @property
+    def seconds(self) -> float:
+        """Length of all clips together."""
+        return sum(clip.stop - clip.start for clip in self.clips) / SAMPLE_RATE
