@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from tools.train import noise
 from tools.train.__main__ import main
+from tools.train.loss import loss, loudness_difference, total
 from tools.train.mix import MixConfig, Voice, build_pools, load_mixer
 from tools.train.model import (
     FastFullSubNet,
@@ -28,7 +29,7 @@ from tools.train.model import (
 from tools.train.pool import SAMPLE_RATE
 from tools.train.rooms import Rooms
 from tools.train.speech import held_out, noise_floor
-from tools.train.train import Run, TrainConfig, batch, loss, total, train
+from tools.train.train import Run, TrainConfig, batch, train
 
 torch.set_num_threads(1)
 SMALL = ModelArgs(encoder_hidden_size=24, decoder_hidden_size=32, bottleneck_hidden_size=8)
@@ -180,11 +181,23 @@ def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:
     ideal = s * y.conj() / (y.abs().square() + 1e-6)
     perfect = compress_mask(torch.stack([ideal.real, ideal.imag], 1).clamp(-50, 50))
     one = compress_mask(torch.stack([torch.ones_like(s.real), torch.zeros_like(s.real)], 1))
-    config = TrainConfig()
-    best, plain = (loss(mask, noisy, target, config) for mask in (perfect, one))
+    best, plain = (loss(mask, noisy, target, 3.0) for mask in (perfect, one))
     for name in best:
         assert best[name] < plain[name], name
-    assert torch.isfinite(total(loss(one * 0, noisy * 0, target * 0, config)))
+    assert torch.isfinite(total(loss(one * 0, noisy * 0, target * 0, 3.0)))
+
+
+def test_loudness_counts_what_was_added_more_than_what_is_missing() -> None:
+    speech = torch.from_numpy(voice(np.random.default_rng(4), 2.0))[None]
+    speech = speech / speech.square().mean().sqrt()
+    clean = stft(speech).abs().square()
+    added, missing, same = (
+        float(loudness_difference(gain * clean, clean)) for gain in (10.0, 0.1, 1.0)
+    )
+    assert same < 0.05 < missing < added
+    # What no ear hears costs nothing: 20 dB below the threshold where it is lowest.
+    inaudible = torch.full_like(clean, 49_152 / 257 * 10 ** -(7.9 + 2.5))
+    assert float(loudness_difference(clean + inaudible, clean)) < same + 0.01
 
 
 @pytest.mark.slow
@@ -200,7 +213,7 @@ def test_the_loss_falls_and_a_stopped_run_resumes_exactly(work: Path, tmp_path: 
             noisy, target, _ = batch(mixer, step, 8.0)
             x, s = torch.from_numpy(noisy), torch.from_numpy(target)
             with torch.no_grad():
-                values.append(float(total(loss(model(stft(x).abs()), x, s, config))))
+                values.append(float(total(loss(model(stft(x).abs()), x, s, 3.0))))
         return float(np.mean(values))
 
     for name in ("whole", "slices"):

@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--minutes", type=float, default=math.inf, help="stop after this slice")
     training.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes")
     training.add_argument("--bottleneck", type=int, default=128, help="hidden size")
-    training.add_argument("--start-from", type=Path, help="checkpoint whose weights begin a run")
+    training.add_argument(
+        "--start-from", type=Path, help="checkpoint or model file whose weights begin a run"
+    )
     for name in ("seed", "steps", "decay_steps", "warmup_steps", "validation_items"):
         value = getattr(defaults, name)
         training.add_argument("--" + name.replace("_", "-"), type=int, default=value)

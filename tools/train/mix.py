@@ -48,7 +48,7 @@ class MixConfig:
     two_noises: float = 0.3
     band_limit: float = 0.08
     clip: float = 0.03
-    rumble: float = 0.15
+    rumble: float = 0.1
     no_rumble: float = 0.25
     infrasound: float = 0.3
 
@@ -145,7 +145,7 @@ class Mixer:
             # stays there, or talkers recorded so come out damaged.
             top = rng.uniform(50, 130)
             rumble = noise.bandpass(noise.shaped(rng, samples, rng.uniform(-6, 0)), 45, top, 4)
-            target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -4) / 20)
+            target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -10) / 20)
         if kind < config.silent + config.noise_only + config.clean:
             # A breath of noise, as every microphone has, but nothing that could be taken out.
             hiss = noise.shaped(rng, samples, rng.uniform(-4, 0))
@@ -160,7 +160,7 @@ class Mixer:
         if rng.random() < config.infrasound:
             # Below 40 Hz nobody speaks: traffic, wind and handling, often louder than the rest.
             infrasound = noise.bandpass(noise.shaped(rng, samples, -6.0), 10, rng.uniform(25, 38))
-            noisy = noisy + noise.unit(infrasound) * 10 ** (rng.uniform(-15, 3) / 20)
+            noisy = noisy + noise.unit(infrasound) * 10 ** (rng.uniform(-25, 4) / 20)
         if rng.random() < config.band_limit:
             noisy, target = band_limit(rng, noisy, target)
         noisy, target = limit(noisy * level, target * level)

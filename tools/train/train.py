@@ -14,22 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+import npfsn
+
+from .loss import loss, total
 from .mix import MixConfig, Mixer, load_mixer
-from .model import (
-    FastFullSubNet,
-    ModelArgs,
-    compress_mask,
-    decompress_mask,
-    enhance,
-    istft,
-    mel_filterbank,
-    stft,
-)
+from .model import FastFullSubNet, ModelArgs, enhance, stft
 from .pool import SAMPLE_RATE
 
-SEGMENT = 24
 LENGTHS = (2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 5.0, 8.0)
 
 
@@ -90,83 +82,6 @@ def batch(
     return noisy, target, len(items) / count
 
 
-def loss(mask: Tensor, noisy: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """Terms of the loss.
-
-    Parameters
-    ----------
-    mask : Tensor, shape (batch, 2, bins, frames)
-        What the network says, before decompression.
-    noisy, target : Tensor, shape (batch, samples)
-
-    Returns
-    -------
-    dict of str to Tensor
-        ``mask``: squared error of the compressed complex ratio mask. ``magnitude``, ``complex``:
-        squared errors of spectra to the power 0.3, scaled by the noisy level, so that noise-only
-        items weigh no more than others; what is suppressed too far counts more by
-        ``over_suppression``. ``residual``: energy of the error over that of the noisy signal, dB.
-        ``bands``: the same in bands and segments of 0.4 s, each of which counts alike, as it does
-        for intelligibility.
-    """
-    # One scale per item; silence keeps a finite one.
-    scale = 1.0 / (noisy.square().mean(-1, keepdim=True).sqrt() + 1e-5)
-    noisy, target = noisy * scale, target * scale
-    y, s = stft(noisy), stft(target)
-    power = y.real.square() + y.imag.square() + 1e-3
-    ideal = torch.stack(
-        [
-            (s.real * y.real + s.imag * y.imag) / power,
-            (s.imag * y.real - s.real * y.imag) / power,
-        ],
-        1,
-    )
-    mask_error = (mask - compress_mask(ideal.clamp(-50, 50))).square().mean()
-    planes = decompress_mask(mask)
-    e_re = y.real * planes[:, 0] - y.imag * planes[:, 1]
-    e_im = y.real * planes[:, 1] + y.imag * planes[:, 0]
-    # The floor keeps the power's derivative finite; a window of 512 makes unit power about 14.
-    e_mag = (e_re.square() + e_im.square() + 1e-4).sqrt()
-    s_mag = (s.real.square() + s.imag.square() + 1e-4).sqrt()
-    e_pow, s_pow = e_mag**0.3, s_mag**0.3
-    under = torch.relu(s_pow - e_pow).square().mean()
-    magnitude = (s_pow - e_pow).square().mean() + config.over_suppression * under
-    e_unit, s_unit = e_pow / e_mag, s_pow / s_mag
-    complex_error = (
-        (e_re * e_unit - s.real * s_unit).square() + (e_im * e_unit - s.imag * s_unit).square()
-    ).mean()
-    audio = istft(torch.complex(e_re, e_im), noisy.shape[-1])
-    left = (audio - target).square().mean(-1) + 1e-3 * noisy.square().mean(-1) + 1e-6
-    residual = (10 * torch.log10(left / (noisy.square().mean(-1) + 1e-6))).mean()
-    error = (e_re - s.real).square() + (e_im - s.imag).square()
-    wrong, heard = _band_energy(error), _band_energy(y.real.square() + y.imag.square())
-    # Energies are of the order of 1e2 where there is sound; -20 dB is enough of a good thing.
-    bands = (10 * torch.log10((wrong + 1e-2 * heard + 1e-3) / (heard + 1e-3))).mean()
-    return {
-        "mask": mask_error,
-        "magnitude": magnitude,
-        "complex": complex_error,
-        "residual": residual,
-        "bands": bands,
-    }
-
-
-def _band_energy(power: Tensor) -> Tensor:
-    """Mean energy ``[batch, 24 bands, segments]`` of ``[batch, 257, frames]``."""
-    fb = mel_filterbank(power.shape[1], 24, SAMPLE_RATE)
-    bands = fb.T @ power
-    length = min(SEGMENT, bands.shape[-1])
-    return torch.nn.functional.avg_pool1d(bands, length, max(1, length // 2))
-
-
-WEIGHTS = {"mask": 1.0, "magnitude": 0.7, "complex": 0.5, "residual": 0.02, "bands": 0.02}
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """Weigh the terms of the loss."""
-    return sum(WEIGHTS[name] * value for name, value in terms.items())
-
-
 class Run:
     """A training run: everything that a checkpoint holds."""
 
@@ -199,7 +114,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, self.config)
         x, s = torch.from_numpy(noisy), torch.from_numpy(target)
-        terms = loss(self.model(stft(x).abs()), x, s, self.config)
+        terms = loss(self.model(stft(x).abs()), x, s, self.config.over_suppression)
         value = total(terms)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -249,17 +164,26 @@ class Run:
         torch.save(content, aside)
         os.replace(aside, path)
 
-    def restore(self, path: Path, optimizer: bool = True) -> None:
-        """Go on from a checkpoint; without the optimiser, from its averaged weights at step 0."""
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint as if it had never stopped."""
         content = torch.load(path, map_location="cpu", weights_only=True)
-        self.average = content.get("average", content["model"])
-        if optimizer:
-            self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.step, self.best = content["epoch"], content["best_score"]
+        self.average = content["average"]
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.best = content["epoch"], content["best_score"]
+
+    def begin_from(self, path: Path) -> None:
+        """Begin at step 0 with the weights of a model file or a checkpoint, averaged if it can."""
+        if path.suffix == ".npz":
+            tensors = npfsn.load_model(path).tensors
+            weights = {name: torch.tensor(np.float32(value)) for name, value in tensors.items()}
         else:
-            self.model.load_state_dict(self.average)
-            self.average = {k: v.clone() for k, v in self.average.items()}
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            weights = content.get("average", content["model"])
+        # Not a weight, and rounded in files of half precision.
+        weights["mel_scale.fb"] = self.model.mel_scale.fb
+        self.model.load_state_dict(weights)
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
 
 
 def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
@@ -352,7 +276,7 @@ def _train(
     if latest.exists():
         run.restore(latest)
     elif start_from is not None:
-        run.restore(start_from, optimizer=False)
+        run.begin_from(start_from)
     stop = False
 
     def ask(*_: object) -> None:
