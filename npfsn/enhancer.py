@@ -94,7 +94,9 @@ def _alone(
                     )
                 return method(self, *args, **kwargs)
             finally:
-                if self._claim.get("now") is claim:
+                # Without a call: the interpreter raises what a signal handler raises after calls,
+                # and one there would leave the claim behind.
+                if "now" in self._claim and self._claim["now"] is claim:
                     del self._claim["now"]
 
         return run

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn.config import CAUSAL_NORMS
+from npfsn.enhancer import _alone
 from npfsn.errors import ConcurrentUseError, FrameError, NpfsnError, StateError, StreamEndedError
 from npfsn.norms import Norm
 
@@ -892,6 +893,21 @@ def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
         assert np.array_equal(run(enhancer, x), expected)
         enhancer.reset()
     assert torn > 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_no_interrupt_leaves_a_claim_behind(interrupts):
+    # Nothing but the claim, so that most interrupts fall between its parts.
+    enhancer, nothing = any_stream(), _alone()(lambda stream: None)
+    rng = np.random.default_rng(2)
+    for _ in range(2000):
+        try:
+            interrupts(float(rng.uniform(1e-6, 3e-5)))
+            while True:
+                nothing(enhancer)
+        except Interrupt:
+            pass
+        assert not enhancer._claim
 
 
 def test_an_interrupted_stream_can_go_back_to_a_state():
