@@ -22,6 +22,7 @@ from .config import (
 )
 from .errors import ModelError
 from .kernels.features import join_held, pool_mel, shrink_time, unfold
+from .kernels.layers import ROWS
 from .layers import Recurrent
 from .norms import Norm
 from .state import Fields, State
@@ -299,6 +300,8 @@ class Pass(network.Pass):
         due = round(n_layer * self.n_mel * share)
         for layer in range(n_layer):
             rows = min(max(due - layer * self.n_mel, 0), self.n_mel)
+            if rows < self.n_mel:
+                rows -= rows % ROWS  # tiles of fewer rows cost nearly as much
             self.bottleneck.prepare(layer, rows)
 
     def finish(self, frame: int) -> None:

@@ -24,11 +24,13 @@ _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 
 
 def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
-    """Spread the rows of `tensor` [gates H, ...] so that each gate fills whole panels."""
+    """Order the rows of `tensor` [gates H, ...] as cells take them: for each panel, all gates."""
     size = tensor.shape[0] // gates
-    spread = np.zeros((gates, padded(size), *tensor.shape[1:]), np.float32)
+    n_panel = padded(size) // PANEL
+    spread = np.zeros((gates, n_panel * PANEL, *tensor.shape[1:]), np.float32)
     spread[:, :size] = tensor.reshape(gates, size, *tensor.shape[1:])
-    return spread.reshape(gates * padded(size), *tensor.shape[1:])
+    by_panel = spread.reshape(gates, n_panel, PANEL, *tensor.shape[1:]).swapaxes(0, 1)
+    return by_panel.reshape(gates * n_panel * PANEL, *tensor.shape[1:])
 
 
 class Product:
@@ -177,6 +179,7 @@ class RecurrentPass:
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, min(units, kernels.BLOCK)
         n_p = frames if units == 1 else block
+        p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         # Weights and scratch of the two products of each layer, as the kernels take them.
         self.inputs = [
@@ -188,7 +191,7 @@ class RecurrentPass:
             (*layer.recurrent.weights, *scratch)
             for layer, scratch in zip(weights.layers, self.scratch, strict=True)
         ]
-        self.p = aligned((n_p, gates), np.float32)  # W_ih x
+        self.p = aligned((n_p, p_width), np.float32)  # W_ih x
         self.r = [aligned((block, gates), np.float32) for _ in weights.layers]  # W_hh h
         self.done = [np.zeros(1, np.int64) for _ in weights.layers]  # rows of r that are ready
         # Hidden states of a layer and of the one below it, in turns.

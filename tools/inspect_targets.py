@@ -61,8 +61,8 @@ def assembly(target: str) -> dict[str, str]:
     code = {}
     # Compiling is all: code for another CPU must not run here.
     for kernel, args in (
-        (layers.product_f32, (x, 0, 40, layers.pack_f32(weight), bias, out, 0)),
-        (layers.product_i8, (x, 0, 40, *packed, *scratch, bias, out, 0)),
+        (layers.product_f32, (x, 0, 40, layers.pack_f32(weight), bias, 0, 3, out, 0, 0)),
+        (layers.product_i8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
     ):
         kernel.compile(tuple(typeof(arg) for arg in args))
         signature = kernel.signatures[0]

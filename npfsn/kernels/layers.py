@@ -9,7 +9,9 @@ runs along K. Every element of the result is one chain of multiply-adds,
 whichever tile computes it, so one row alone and the same row among many give the same bits.
 
 Rows of outputs, hidden states and gates are as long as their panels; the lanes beyond the last unit
-have weights and biases of zero, and the cells keep them at zero.
+have weights and biases of zero, and the cells keep them at zero. The gates of a panel of units lie
+side by side (i f g o of the first panel, i f g o of the second, ...), so that a cell can follow as
+soon as its own gates are there.
 """
 
 from __future__ import annotations
@@ -48,8 +50,10 @@ else:
 # Products of bytes without an instruction for them need registers of their own.
 ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 
-#: At most so many units' gates are worked on together.
+#: At most so many units' gates are worked on together,
 BLOCK = 72
+#: and so many of their panels: whole tiles of gates, which the cells find in the nearest cache.
+CELLS = PANELS
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
@@ -144,57 +148,60 @@ def _tile_f32(
 
 
 @kernel
-def product_f32(x, x_row, n_row, w, bias, out, out_row):
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
     x     f32[R, >= K]       inputs
     w     f32[P, K, PANEL]   packed weights (`pack_f32`)
     bias  f32[P PANEL]
-    out   f32[R', >= P PANEL]
+    out   f32[R', >= (out_panel + last - first) PANEL]
     """
-    n_panel, n_in = w.shape[0], w.shape[1]
+    n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
     size = n_in * PANEL
+    x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
     if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
         for row in range(n_row):
-            p = 0
-            while p + PANELS_ONE_ROW <= n_panel:
-                _tile_f32(1, PANELS_ONE_ROW, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                          bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            p = first
+            while p + PANELS_ONE_ROW <= last:
+                _tile_f32(1, PANELS_ONE_ROW, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                          bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += PANELS_ONE_ROW
-            while p < n_panel:
-                _tile_f32(1, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                          bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            while p < last:
+                _tile_f32(1, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                          bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += 1
         return
     # A few panels stay in the second-level cache while all rows pass by; meanwhile the next few are
     # asked for, one with each tile of rows. Beyond the last nothing is there, which does no harm.
-    p = 0
-    while p + PANELS <= n_panel:
+    p = first
+    while p + PANELS <= last:
         row = 0
         while row + ROWS <= n_row:
             ahead = (p + PANELS + row // ROWS % PANELS) * size
-            _tile_f32(ROWS, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, ahead,
-                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(ROWS, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, ahead,
+                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS
         while row + ROWS_SMALL <= n_row:
-            _tile_f32(ROWS_SMALL, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(ROWS_SMALL, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
-            _tile_f32(1, PANELS, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(1, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += PANELS
-    while p < n_panel:
+    while p < last:
         row = 0
         while row + ROWS <= n_row:
-            _tile_f32(ROWS, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(ROWS, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS
         while row < n_row:
-            _tile_f32(1, 1, n_in, x, (x_row + row) * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(1, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
+                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += 1
 
@@ -202,22 +209,22 @@ def product_f32(x, x_row, n_row, w, bias, out, out_row):
 @kernel
 def matmul_f32(x, w, bias, row0, row1, out):
     """Rows row0 .. row1 - 1 of out = x w^T + bias (see `product_f32`)."""
-    product_f32(x, row0, row1 - row0, w, bias, out, row0)
+    product_f32(x, row0, row1 - row0, w, bias, 0, w.shape[0], out, row0, 0)
 
 
 @intrinsic
-def _lstm_panel(typingctx, p, p_at, r, r_at, gate, h, c, at, y, y_at):
-    """PANEL units of an LSTM cell: c = sig(f) c + sig(i) tanh(g), h = sig(o) tanh(c)."""
+def _lstm_panel(typingctx, p, p_at, r, r_at, c, at, y, y_at):
+    """PANEL units of an LSTM cell: c = sig(f) c + sig(i) tanh(g), y = sig(o) tanh(c)."""
     n = types.int64
-    sig = types.void(p, n, r, n, n, h, c, n, y, n)
+    sig = types.void(p, n, r, n, c, n, y, n)
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, p_at, _, r_at, gate, _, _, at, _, y_at = args
-        p, r, h, c, y = (emit.pointer(i, f32) for i in (0, 2, 5, 6, 8))
+        _, p_at, _, r_at, _, at, _, y_at = args
+        p, r, c, y = (emit.pointer(i, f32) for i in (0, 2, 4, 6))
 
         def pre(index: int) -> ir.Value:
-            offset = builder.mul(gate, const(index))
+            offset = const(PANEL * index)
             return builder.fadd(
                 emit.load(p, builder.add(p_at, offset), f32_panel),
                 emit.load(r, builder.add(r_at, offset), f32_panel),
@@ -236,7 +243,6 @@ def _lstm_panel(typingctx, p, p_at, r, r_at, gate, h, c, at, y, y_at):
         t_n, t_d = emit.tanh_parts(new_c)
         new_h = builder.fdiv(builder.fmul(o_n, t_n), builder.fmul(o_d, t_d))
         emit.store(new_c, c, at)
-        emit.store(new_h, h, at)
         emit.store(new_h, y, y_at)
         return context.get_dummy_value()
 
@@ -244,25 +250,23 @@ def _lstm_panel(typingctx, p, p_at, r, r_at, gate, h, c, at, y, y_at):
 
 
 @intrinsic
-def _gru_panel(typingctx, p, p_at, r, r_at, gate, h, at, y, y_at):
-    """PANEL units of a GRU cell: n = tanh(p_n + sig(r) r_n), h = n + sig(z) (h - n)."""
+def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
+    """PANEL units of a GRU cell: n = tanh(p_n + sig(r) r_n), y = n + sig(z) (h - n)."""
     n = types.int64
-    sig = types.void(p, n, r, n, n, h, n, y, n)
+    sig = types.void(p, n, r, n, h, n, y, n)
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, p_at, _, r_at, gate, _, at, _, y_at = args
-        p, r, h, y = (emit.pointer(i, f32) for i in (0, 2, 5, 7))
+        _, p_at, _, r_at, _, at, _, y_at = args
+        p, r, h, y = (emit.pointer(i, f32) for i in (0, 2, 4, 6))
 
         def part(base: ir.Value, base_at: ir.Value, index: int) -> ir.Value:
-            offset = builder.add(base_at, builder.mul(gate, const(index)))
-            return emit.load(base, offset, f32_panel)
+            return emit.load(base, builder.add(base_at, const(PANEL * index)), f32_panel)
 
         reset = emit.sigmoid(builder.fadd(part(p, p_at, 0), part(r, r_at, 0)))
         update = emit.sigmoid(builder.fadd(part(p, p_at, 1), part(r, r_at, 1)))
         new = emit.tanh(emit.fma(reset, part(r, r_at, 2), part(p, p_at, 2)))
         new_h = emit.flush(emit.fma(update, builder.fsub(emit.load(h, at, f32_panel), new), new))
-        emit.store(new_h, h, at)
         emit.store(new_h, y, y_at)
         return context.get_dummy_value()
 
@@ -461,96 +465,124 @@ def _tile_i8(
 
 
 @kernel
-def product_i8(x, x_row, n_row, w, w_scale, shift, q, x_scale, bias, out, out_row):
-    """Compute rows of out = x w^T + bias in integers: out[out_row + i] from x[x_row + i].
+def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
+    """Compute rows of out = x w^T + bias in integers: out[out_row + i] from row i of q.
 
-    x        f32[R, X]               X in whole panels, zeros behind the last input
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+
     w, w_scale, shift                `pack_i8`
-    q        u8 or i16[>= n_row, X]  scratch
-    x_scale  f32[>= n_row]           scratch
+    q        u8 or i16[>= n_row, X]  inputs (`quantise_rows`)
+    x_scale  f32[>= n_row]           their scales
     bias     f32[P PANEL]
-    out      f32[R', >= P PANEL]
+    out      f32[R', >= (out_panel + last - first) PANEL]
     """
-    quantise_rows(x, x_row, n_row, q, x_scale)
-    n_panel, n_deep = w.shape[0], w.shape[1]
-    x_ld, ld = x.shape[1], out.shape[1]
-    size = n_deep * PANEL * DEPTH
+    n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
+    size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
     if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
         for row in range(n_row):
-            p = 0
-            while p + PANELS_ONE_ROW <= n_panel:
+            p = first
+            while p + PANELS_ONE_ROW <= last:
                 _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
-                         out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += PANELS_ONE_ROW
-            while p < n_panel:
+            while p < last:
                 _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
-                         out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += 1
         return
     # As in `product_f32`.
-    p = 0
-    while p + PANELS <= n_panel:
+    p = first
+    while p + PANELS <= last:
         row = 0
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
             _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      ahead, w_scale, shift, bias, p * PANEL,
-                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_I8
         while row + ROWS_SMALL <= n_row:
             _tile_i8(ROWS_SMALL, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,
-                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
             _tile_i8(1, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,
-                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += PANELS
-    while p < n_panel:
+    while p < last:
         row = 0
         while row + ROWS_I8 <= n_row:
             _tile_i8(ROWS_I8, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,
-                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_I8
         while row < n_row:
             _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,
-                     out, (out_row + row) * ld + p * PANEL, ld)  # fmt: skip
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += 1
 
 
 @kernel
 def matmul_i8(x, w, w_scale, shift, q, x_scale, bias, row0, row1, out):
-    """Rows row0 .. row1 - 1 of out = x w^T + bias, in integers (see `product_i8`)."""
-    product_i8(x, row0, row1 - row0, w, w_scale, shift, q, x_scale, bias, out, row0)
+    """Rows row0 .. row1 - 1 of out = x w^T + bias, in integers.
+
+    x           f32[R, X]                      X in whole panels, zeros behind the last input
+    q, x_scale  u8 or i16[>= n, X], f32[>= n]  scratch, n = row1 - row0
+    The others as in `product_i8`.
+    """
+    quantise_rows(x, row0, row1 - row0, q, x_scale)
+    product_i8(row1 - row0, w, w_scale, shift, q, x_scale, bias, 0, w.shape[0], out, row0, 0)
 
 
-def product(x, x_row, n_row, w, bias, out, out_row):
+def ready(x, row, n_row, w):
+    """Make rows of inputs ready for `product`: nothing to do for float32, quantise for int8."""
+    raise NotImplementedError  # only compiled code calls it
+
+
+@overload(ready, jit_options={"nogil": True, "error_model": "numpy"})
+def _ready(x, row, n_row, w):
+    """Choose the precision when compiling."""
+    if len(w) == 1:
+
+        def run(x, row, n_row, w):
+            pass
+
+    else:
+
+        def run(x, row, n_row, w):
+            quantise_rows(x, row, n_row, w[3], w[4])
+
+    return run
+
+
+def product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Compute rows of out = x w^T + bias; `w` is the tuple of one precision's arrays.
 
-    (packed,) is float32 (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`).
+    (packed,) is float32 (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`),
+    for which `ready` has been called.
     """
     raise NotImplementedError  # only compiled code calls it
 
 
 @overload(product, jit_options={"nogil": True, "error_model": "numpy"})
-def _product(x, x_row, n_row, w, bias, out, out_row):
+def _product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Choose the precision when compiling."""
     if len(w) == 1:
 
-        def run(x, x_row, n_row, w, bias, out, out_row):
-            product_f32(x, x_row, n_row, w[0], bias, out, out_row)
+        def run(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
+            product_f32(x, x_row, n_row, w[0], bias, first, last, out, out_row, out_panel)
 
     else:
 
-        def run(x, x_row, n_row, w, bias, out, out_row):
-            product_i8(x, x_row, n_row, w[0], w[1], w[2], w[3], w[4], bias, out, out_row)
+        def run(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
+            product_i8(n_row, w[0], w[1], w[2], w[3], w[4], bias, first, last, out, out_row,
+                       out_panel)  # fmt: skip
 
     return run
 
@@ -568,34 +600,52 @@ def lstm(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, c, y):
 
     x           f32[T U, X]          inputs, frame after frame
     w_ih, w_hh  tuple                weights and scratch of a product (see `product`)
-    b_ih, b_hh  f32[4 H]             biases; H in whole panels, gates i f g o
+    b_ih, b_hh  f32[4 H]             biases; H in whole panels, for each of them gates i f g o
     done        i64[1]               rows of r that are ready for the first frame; 0 afterwards
-    p           f32[>= n, 4 H]       scratch, n = T for one unit, else min(U, BLOCK)
-    r           f32[>= n, 4 H]       scratch, n = min(U, BLOCK); its first `done` rows are w_hh h
+    p           f32[T, 4 H] for one unit, else f32[>= n, 4 CELLS PANEL], n = min(U, BLOCK); scratch
+    r           f32[>= n, 4 H]       scratch; its first `done` rows are w_hh h
     h, c        f32[U, H]            state
     y           f32[T U, H]          hidden states
 
     Updates: done, p, r, h, c, y.
     """
-    n_unit, size, ld = h.shape[0], h.shape[1], p.shape[1]
+    n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = y.shape[0] // n_unit
+    p_ld, r_ld = p.shape[1], r.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
-        product(x, 0, n_frame, w_ih, b_ih, p, 0)
+        ready(x, 0, n_frame, w_ih)
+        product(x, 0, n_frame, w_ih, b_ih, 0, 4 * n_panel, p, 0, 0)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = _block_size(n_unit)
+    step = n_panel if n_unit == 1 else CELLS
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
-            row = t * n_unit + first
-            p_row = t if n_unit == 1 else 0
-            if n_unit > 1:
-                product(x, row, n, w_ih, b_ih, p, 0)
-            product(h, first + done[0], n - done[0], w_hh, b_hh, r, done[0])
+            row, ahead = t * n_unit + first, done[0]
             done[0] = 0
+            if n_unit > 1:
+                ready(x, row, n, w_ih)
+            if ahead < n:
+                ready(h, first + ahead, n - ahead, w_hh)
+            for at in range(0, n_panel, step):
+                end = min(at + step, n_panel)
+                p_row, p_panel = t, at
+                if n_unit > 1:
+                    product(x, row, n, w_ih, b_ih, 4 * at, 4 * end, p, 0, 0)
+                    p_row, p_panel = 0, 0
+                if ahead < n:
+                    product(h, first + ahead, n - ahead, w_hh, b_hh, 4 * at, 4 * end,
+                            r, ahead, 4 * at)  # fmt: skip
+                for b in range(n):
+                    for k in range(end - at):
+                        _lstm_panel(p, (p_row + b) * p_ld + 4 * (p_panel + k) * PANEL,
+                                    r, b * r_ld + 4 * (at + k) * PANEL,
+                                    c, ((first + b) * n_panel + at + k) * PANEL,
+                                    y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
+            # Not before: every panel's product needs all of the last state.
             for b in range(n):
-                for at in range(0, size, PANEL):
-                    _lstm_panel(p, (p_row + b) * ld + at, r, b * ld + at, size, h, c,
-                                (first + b) * size + at, y, (row + b) * size + at)  # fmt: skip
+                for k in range(h.shape[1]):
+                    h[first + b, k] = y[row + b, k]
 
 
 @kernel
@@ -605,24 +655,43 @@ def gru(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, y):
     As `lstm`, with gates r z n: f32[3 H]. The hidden bias of n belongs inside the product with r,
     which is why the two biases are apart.
     """
-    n_unit, size, ld = h.shape[0], h.shape[1], p.shape[1]
+    n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = y.shape[0] // n_unit
-    if n_unit == 1:
-        product(x, 0, n_frame, w_ih, b_ih, p, 0)
+    p_ld, r_ld = p.shape[1], r.shape[1]
+    if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
+        ready(x, 0, n_frame, w_ih)
+        product(x, 0, n_frame, w_ih, b_ih, 0, 3 * n_panel, p, 0, 0)
+    # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = _block_size(n_unit)
+    step = n_panel if n_unit == 1 else CELLS
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
-            row = t * n_unit + first
-            p_row = t if n_unit == 1 else 0
-            if n_unit > 1:
-                product(x, row, n, w_ih, b_ih, p, 0)
-            product(h, first + done[0], n - done[0], w_hh, b_hh, r, done[0])
+            row, ahead = t * n_unit + first, done[0]
             done[0] = 0
+            if n_unit > 1:
+                ready(x, row, n, w_ih)
+            if ahead < n:
+                ready(h, first + ahead, n - ahead, w_hh)
+            for at in range(0, n_panel, step):
+                end = min(at + step, n_panel)
+                p_row, p_panel = t, at
+                if n_unit > 1:
+                    product(x, row, n, w_ih, b_ih, 3 * at, 3 * end, p, 0, 0)
+                    p_row, p_panel = 0, 0
+                if ahead < n:
+                    product(h, first + ahead, n - ahead, w_hh, b_hh, 3 * at, 3 * end,
+                            r, ahead, 3 * at)  # fmt: skip
+                for b in range(n):
+                    for k in range(end - at):
+                        _gru_panel(p, (p_row + b) * p_ld + 3 * (p_panel + k) * PANEL,
+                                   r, b * r_ld + 3 * (at + k) * PANEL,
+                                   h, ((first + b) * n_panel + at + k) * PANEL,
+                                   y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
+            # Not before: every panel's product needs all of the last state.
             for b in range(n):
-                for at in range(0, size, PANEL):
-                    _gru_panel(p, (p_row + b) * ld + at, r, b * ld + at, size, h,
-                               (first + b) * size + at, y, (row + b) * size + at)  # fmt: skip
+                for k in range(h.shape[1]):
+                    h[first + b, k] = y[row + b, k]
 
 
 @kernel
