@@ -1,13 +1,14 @@
 """How kernels are compiled and where the machine code is kept.
 
 `kernel` is the only way this package compiles anything. It fixes the options in one place and keeps
-the result on disk so that nobody waits twice. Numba's own cache has four habits that a program left
-running in the field cannot afford, so ours differs in four points:
+the result on disk so that nobody waits twice. Numba's own cache has five habits that a program left
+running in the field cannot afford, so ours differs in five points:
 
 * The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
   function: an upgrade can never run old code (numba#1833).
 * A cache file carries a checksum. A truncated, corrupt or unreadable one is a miss, not a crash.
 * A cache that cannot be written (read-only disk, no home, disk full) costs time, never the program.
+* Loading machine code fills none of the tables of the compiler, which would take most of a start.
 * The first function that has to be compiled says so on stderr, once, since it takes seconds.
 
 NUMBA_DISABLE_JIT=1, which debuggers and coverage tools set for Python code, is not obeyed: some
@@ -30,6 +31,7 @@ from numba import njit
 from numba.core import caching
 from numba.core import config as numba_config
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 #: Whether a cold start says on stderr what it is doing.
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
@@ -136,7 +138,11 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            found = super().load_overload(sig, target_context)
+            # Numba first fills its tables of all that it could compile, which takes two thirds of
+            # a start, SciPy's linear algebra included. Machine code needs the run time alone;
+            # whoever compiles fills the tables then.
+            rtsys.initialize(target_context)
+            found = self._load_overload(sig, target_context)
         except Exception:
             found = None
         if found is None:
