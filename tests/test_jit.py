@@ -269,7 +269,9 @@ def test_several_cold_starts_at_once(tiny: Tiny) -> None:
 
 def test_a_warm_start_leaves_numba_s_compiler_alone(warm: Tiny) -> None:
     """It fills none of the compiler's tables, and whoever compiles afterwards finds them filled."""
-    code = MAIN + """
+    code = (
+        MAIN
+        + """
 import sys
 print("numba.np.arraymath" in sys.modules, "scipy.linalg" in sys.modules)
 from numba import njit
@@ -278,6 +280,7 @@ def compiled_by_the_user(a):
     return np.dot(a, a).sum() + np.sort(a.ravel())[0]
 print(compiled_by_the_user(np.eye(3)))
 """
+    )
     process = warm.start(code)
     said = process.communicate()[0].split("\n")
     assert said[:3] == [" ".join(map(str, WARM)), "False False", "3.0"]
