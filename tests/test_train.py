@@ -187,6 +187,18 @@ def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:
     assert torch.isfinite(total(loss(one * 0, noisy * 0, target * 0, 3.0)))
 
 
+def test_drift_lies_below_speech() -> None:
+    below = np.fft.rfftfreq(48_000, 1 / SAMPLE_RATE) < 60
+    offsets = 0
+    for seed in range(40):
+        x = noise.drift(np.random.default_rng(seed), 48_000)
+        power = np.abs(np.fft.rfft(x)) ** 2
+        assert x.dtype == np.float32 and np.mean(x**2) == pytest.approx(1.0, rel=1e-3)
+        assert power[below].sum() > 0.999 * power.sum()
+        offsets += power[0] > 0.3 * power.sum()
+    assert 2 < offsets < 20
+
+
 def test_loudness_counts_what_was_added_more_than_what_is_missing() -> None:
     speech = torch.from_numpy(voice(np.random.default_rng(4), 2.0))[None]
     speech = speech / speech.square().mean().sqrt()

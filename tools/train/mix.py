@@ -158,9 +158,8 @@ class Mixer:
         snr = rng.uniform(*config.snr_db)
         noisy = target + background * 10 ** (-snr / 20)
         if rng.random() < config.infrasound:
-            # Below 40 Hz nobody speaks: traffic, wind and handling, often louder than the rest.
-            infrasound = noise.bandpass(noise.shaped(rng, samples, -6.0), 10, rng.uniform(25, 38))
-            noisy = noisy + noise.unit(infrasound) * 10 ** (rng.uniform(-25, 4) / 20)
+            # Below 40 Hz nobody speaks: traffic, wind, handling and offsets, often louder than all.
+            noisy = noisy + noise.drift(rng, samples) * 10 ** (rng.uniform(-25, 6) / 20)
         if rng.random() < config.band_limit:
             noisy, target = band_limit(rng, noisy, target)
         noisy, target = limit(noisy * level, target * level)

@@ -43,6 +43,20 @@ def envelope(rng: Rng, samples: int, rate: float, depth_db: float) -> np.ndarray
     return (10 ** (np.interp(places, np.arange(count), knots) / 20)).astype(np.float32)
 
 
+def drift(rng: Rng, samples: int) -> np.ndarray:
+    """Offset and infrasound: what microphones, cables and cheap converters add below 40 Hz."""
+    freqs = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    lowest, top = np.exp(rng.uniform(np.log(0.3), np.log(15))), rng.uniform(20, 38)
+    gain = np.maximum(freqs, lowest) ** -rng.uniform(0, 2) / np.sqrt(1 + (freqs / top) ** 16)
+    if lowest > 3:
+        gain[freqs < lowest / 2] = 0.0
+    spectrum = gain * (rng.normal(size=len(freqs)) + 1j * rng.normal(size=len(freqs)))
+    out = unit(np.fft.irfft(spectrum, samples))
+    if rng.random() < 0.3:
+        out = out + np.float32(rng.choice([-1, 1]) * 10 ** (rng.uniform(-15, 20) / 20))
+    return unit(out)
+
+
 def bandpass(x: np.ndarray, low: float, high: float, order: int = 2) -> np.ndarray:
     """Butterworth band-pass between ``low`` and ``high`` hertz."""
     edges = [max(low, 10.0), min(high, 7900.0)]
