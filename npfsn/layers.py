@@ -172,10 +172,9 @@ class RecurrentPass:
         self.weights, self.units, self.frames = weights, units, frames
         spec = weights.spec
         self.states = [
-            [state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]]
+            tuple(state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell])
             for i in range(spec.num_layers)
         ]
-        self.kernel = kernels.lstm if spec.cell == "LSTM" else kernels.gru
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, min(units, kernels.BLOCK)
         n_p = frames if units == 1 else block
@@ -237,9 +236,9 @@ class RecurrentPass:
         if rows != y.shape[0]:
             y, other, z, out = y[:rows], other[:rows], z[:rows], out[:rows]
         for i, layer in enumerate(self.weights.layers):
-            self.kernel(
+            kernels.recur(
                 x, self.inputs[i], layer.input.bias, self.recurrent[i], layer.recurrent.bias,
-                self.done[i], self.p, self.r[i], *self.states[i], y,
+                self.done[i], self.p, self.r[i], self.states[i], y,
             )  # fmt: skip
             x, y, other = y, other, y
         if self.weights.linear is None:

@@ -188,9 +188,9 @@ for module in (features, layers, spectrum):
             print(name, len(signatures), signatures)
 """
 
-# Kernels that are compiled for more than one kind of argument: weights of both products in
-# float32, the recurrent ones in int8, both in int8.
-MANY_SIGNATURES = {"lstm": 3, "gru": 3}
+# Kernels that are compiled for more than one kind of argument: LSTM or GRU, with weights of both
+# products in float32, the recurrent ones in int8, both in int8.
+MANY_SIGNATURES = {"recur": 6}
 # Called by kernels only, and compiled into them.
 INNER = {"fft", "product_f32", "product_i8", "quantise_rows", "_block_size"}
 

@@ -594,27 +594,53 @@ def _block_size(n_unit):
     return (n_unit + n_block - 1) // n_block
 
 
+def cell(p, p_at, r, r_at, state, at, y, y_at):
+    """Run PANEL units of the cell whose state this is: (h, c) an LSTM's, (h,) a GRU's."""
+    raise NotImplementedError  # only compiled code calls it
+
+
+@overload(cell, jit_options={"nogil": True, "error_model": "numpy"})
+def _cell(p, p_at, r, r_at, state, at, y, y_at):
+    """Choose the cell when compiling."""
+    if len(state) == 2:
+
+        def run(p, p_at, r, r_at, state, at, y, y_at):
+            _lstm_panel(p, p_at, r, r_at, state[1], at, y, y_at)
+
+    else:
+
+        def run(p, p_at, r, r_at, state, at, y, y_at):
+            _gru_panel(p, p_at, r, r_at, state[0], at, y, y_at)
+
+    return run
+
+
 @kernel
-def lstm(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, c, y):
-    """Run an LSTM layer over T frames for U units.
+def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
+    """Run an LSTM or GRU layer over T frames for U units.
+
+    The hidden bias of a GRU's n belongs inside its product with r, which is why the two biases are
+    apart.
 
     x           f32[T U, X]          inputs, frame after frame
     w_ih, w_hh  tuple                weights and scratch of a product (see `product`)
-    b_ih, b_hh  f32[4 H]             biases; H in whole panels, for each of them gates i f g o
+    b_ih, b_hh  f32[G H]             biases; H in whole panels, for each of them its G gates:
+                                     i f g o of an LSTM, r z n of a GRU
     done        i64[1]               rows of r that are ready for the first frame; 0 afterwards
-    p           f32[T, 4 H] for one unit, else f32[>= n, 4 CELLS PANEL], n = min(U, BLOCK); scratch
-    r           f32[>= n, 4 H]       scratch; its first `done` rows are w_hh h
-    h, c        f32[U, H]            state
+    p           f32[T, G H] for one unit, else f32[>= n, G CELLS PANEL], n = min(U, BLOCK); scratch
+    r           f32[>= n, G H]       scratch; its first `done` rows are w_hh h
+    state       (h, c) or (h,)       f32[U, H] each
     y           f32[T U, H]          hidden states
 
-    Updates: done, p, r, h, c, y.
+    Updates: done, p, r, state, y.
     """
+    h, gates = state[0], 4 if len(state) == 2 else 3
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = y.shape[0] // n_unit
     p_ld, r_ld = p.shape[1], r.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
         ready(x, 0, n_frame, w_ih)
-        product(x, 0, n_frame, w_ih, b_ih, 0, 4 * n_panel, p, 0, 0)
+        product(x, 0, n_frame, w_ih, b_ih, 0, gates * n_panel, p, 0, 0)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = _block_size(n_unit)
     step = n_panel if n_unit == 1 else CELLS
@@ -631,63 +657,17 @@ def lstm(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, c, y):
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
-                    product(x, row, n, w_ih, b_ih, 4 * at, 4 * end, p, 0, 0)
+                    product(x, row, n, w_ih, b_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
                 if ahead < n:
-                    product(h, first + ahead, n - ahead, w_hh, b_hh, 4 * at, 4 * end,
-                            r, ahead, 4 * at)  # fmt: skip
+                    product(h, first + ahead, n - ahead, w_hh, b_hh, gates * at, gates * end,
+                            r, ahead, gates * at)  # fmt: skip
                 for b in range(n):
                     for k in range(end - at):
-                        _lstm_panel(p, (p_row + b) * p_ld + 4 * (p_panel + k) * PANEL,
-                                    r, b * r_ld + 4 * (at + k) * PANEL,
-                                    c, ((first + b) * n_panel + at + k) * PANEL,
-                                    y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
-            # Not before: every panel's product needs all of the last state.
-            for b in range(n):
-                for k in range(h.shape[1]):
-                    h[first + b, k] = y[row + b, k]
-
-
-@kernel
-def gru(x, w_ih, b_ih, w_hh, b_hh, done, p, r, h, y):
-    """Run a GRU layer over T frames for U units.
-
-    As `lstm`, with gates r z n: f32[3 H]. The hidden bias of n belongs inside the product with r,
-    which is why the two biases are apart.
-    """
-    n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
-    n_frame = y.shape[0] // n_unit
-    p_ld, r_ld = p.shape[1], r.shape[1]
-    if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
-        ready(x, 0, n_frame, w_ih)
-        product(x, 0, n_frame, w_ih, b_ih, 0, 3 * n_panel, p, 0, 0)
-    # Units do not depend on each other: a few at a time, their gates stay in cache.
-    block = _block_size(n_unit)
-    step = n_panel if n_unit == 1 else CELLS
-    for first in range(0, n_unit, block):
-        n = min(block, n_unit - first)
-        for t in range(n_frame):
-            row, ahead = t * n_unit + first, done[0]
-            done[0] = 0
-            if n_unit > 1:
-                ready(x, row, n, w_ih)
-            if ahead < n:
-                ready(h, first + ahead, n - ahead, w_hh)
-            for at in range(0, n_panel, step):
-                end = min(at + step, n_panel)
-                p_row, p_panel = t, at
-                if n_unit > 1:
-                    product(x, row, n, w_ih, b_ih, 3 * at, 3 * end, p, 0, 0)
-                    p_row, p_panel = 0, 0
-                if ahead < n:
-                    product(h, first + ahead, n - ahead, w_hh, b_hh, 3 * at, 3 * end,
-                            r, ahead, 3 * at)  # fmt: skip
-                for b in range(n):
-                    for k in range(end - at):
-                        _gru_panel(p, (p_row + b) * p_ld + 3 * (p_panel + k) * PANEL,
-                                   r, b * r_ld + 3 * (at + k) * PANEL,
-                                   h, ((first + b) * n_panel + at + k) * PANEL,
-                                   y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
+                        cell(p, (p_row + b) * p_ld + gates * (p_panel + k) * PANEL,
+                             r, b * r_ld + gates * (at + k) * PANEL,
+                             state, ((first + b) * n_panel + at + k) * PANEL,
+                             y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
             # Not before: every panel's product needs all of the last state.
             for b in range(n):
                 for k in range(h.shape[1]):
