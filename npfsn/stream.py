@@ -222,8 +222,10 @@ class Stream:
 
         self._one.network_pass.finish(int(self.clock[1]))
 
-        # What is left lies under no further frame.
-        ola, env = self.state["stft.ola"][: n_fft - hop], self.state["stft.env"][: n_fft - hop]
+        # What is left lies under no further frame. With fewer frames than there are hops in half a
+        # window, it begins before the signal does.
+        early = max(first - int(self.clock[1]), 0) * hop
+        ola, env = (self.state[name][early : n_fft - hop] for name in ("stft.ola", "stft.env"))
         rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
         thin = env < _THIN_WINDOW
         rest[thin] = np.clip(rest[thin], -loudest, loudest)

@@ -707,7 +707,9 @@ def test_a_mask_of_one_gives_the_input_back(which: str) -> None:
     architecture, config = IDENTITIES[which]
     model = identity_model(architecture, **config)
     hop, rate = model.config.hop_length, model.config.sample_rate
-    lengths = (1, 2, 255, 256, 257, 511, 512, 1023, 1791, 9 * hop - 1, 9 * hop, 9 * hop + 1)
+    # A signal shorter than a hop is one frame, which is fewer than half a window has hops.
+    lengths = (1, 2, 3, 99, 255, 256, 257, 511, 512, 1023, 1791, hop - 1, 2 * hop - 1)
+    lengths += (9 * hop - 1, 9 * hop, 9 * hop + 1)
     for n in lengths:
         x = np.random.default_rng(n).uniform(-1, 1, n).astype(np.float32)
         np.testing.assert_allclose(npfsn.enhance(x, rate, model), x, rtol=0.0, atol=3e-7)
