@@ -11,9 +11,10 @@ from .network import Network
 from .state import Fields, State
 from .stft import Stft
 
-# Where a lone window is smaller, dividing by its square amplifies tenfold and more what the mask
-# left at the frame's edge. Only the last samples of a signal can lie there.
-_THIN_WINDOW = 0.01
+# Where the square of a lone window is smaller, dividing by it amplifies a hundredfold and more what
+# the mask left at the frame's edge, rounding included: the published float32 code is not determined
+# to 1e-5 there either. Only the last samples of a signal can lie there.
+_THIN_WINDOW = 1e-4
 
 
 class _Block:
