@@ -523,17 +523,18 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _streaming(config: Any) -> str:
+    from .config import CAUSAL_NORMS
+
     if config.streams:
         return "yes"
-    return "no: its norm needs the whole signal (--norm cumulative_laplace_norm makes it stream)"
+    norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
+    return f"no: its {config.obstacle} needs the whole signal; --norm {norm} makes it stream"
 
 
 def _latency(config: Any) -> str:
     """Say what the latency is and, since two numbers are in use, what each of them counts."""
-    if not config.streams:
-        return "the whole signal"
     hop_ms = 1000.0 * config.hop_length / config.sample_rate
-    return (
+    return ("" if config.streams else "the whole signal; with a causal norm ") + (
         f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
         f"{config.latency_ms + hop_ms:g} ms end to end with the {hop_ms:g} ms of the hop itself"
     )

@@ -202,9 +202,14 @@ class BaseConfig:
         return self.n_fft // 2 + 1
 
     @property
+    def obstacle(self) -> str | None:
+        """The norm that needs the whole signal, in words; None if the model streams."""
+        return None if self.norm_type in CAUSAL_NORMS else f"norm ({self.norm_type})"
+
+    @property
     def streams(self) -> bool:
-        """Whether the norm needs nothing from the future."""
-        return self.norm_type in CAUSAL_NORMS
+        """Whether the model needs nothing from the future."""
+        return self.obstacle is None
 
     @property
     def latency_samples(self) -> int:

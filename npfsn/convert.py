@@ -347,18 +347,17 @@ def _report(model: Model, origins: _Origins, output: Path) -> str:
     config, checkpoint = model.config, origins.checkpoint
     beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
     latency = config.latency_samples + config.hop_length
-    if config.streams:
-        delay = (
-            f"{config.latency_samples} samples = {config.latency_ms:g} ms, with the hop of "
-            f"{config.hop_length} samples {latency} = {1000 * latency / config.sample_rate:g} ms "
-            "end to end"
-        )
-        streams = "yes"
-    else:
-        delay = "none: it takes whole signals"
+    delay = (
+        f"{config.latency_samples} samples = {config.latency_ms:g} ms, with the hop of "
+        f"{config.hop_length} samples {latency} = {1000 * latency / config.sample_rate:g} ms "
+        "end to end"
+    )
+    streams = "yes"
+    if not config.streams:
+        delay = f"the whole signal; with a causal norm {delay}"
         streams = (
-            f"no: {model.norm} needs the whole signal; npfsn.Enhancer(norm=...) runs it with a "
-            "causal one"
+            f"no: its {config.obstacle} needs the whole signal; npfsn.Enhancer(norm=...) or --norm "
+            "runs it with a causal one"
         )
     lines = [
         (

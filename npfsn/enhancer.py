@@ -161,9 +161,9 @@ class Enhancer:
             config = config.with_norm(norm)
         if not config.streams:
             raise NormError(
-                f"this model's norm ({config.norm_type}) needs the whole signal and cannot stream: "
-                f"choose a causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance "
-                "whole signals with npfsn.enhance"
+                f"this model's {config.obstacle} needs the whole signal and cannot stream: choose "
+                f"a causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance whole "
+                "signals with npfsn.enhance"
             )
         if on_nonfinite not in ("raise", "zero"):
             raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")

@@ -137,9 +137,14 @@ class Config(BaseConfig):
         return (0, *self.freq_cutoffs, self.n_freq - 1)
 
     @property
-    def streams(self) -> bool:
-        """Whether neither the full band's norm nor the sections' needs anything from the future."""
-        return super().streams and self.section_norm == CAUSAL_SECTION_NORM
+    def obstacle(self) -> str | None:
+        """The norm that needs the whole signal, in words: the full band's or that of the sections.
+
+        None if the model streams.
+        """
+        if self.section_norm == CAUSAL_SECTION_NORM:
+            return super().obstacle
+        return super().obstacle or f"sections' norm ({self.section_norm}, as published)"
 
     def with_norm(self, norm: str) -> Config:
         """Return a copy that runs with another norm; a causal one makes the sections causal too."""

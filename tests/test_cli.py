@@ -810,8 +810,8 @@ def test_the_example_becomes_cleaner(engine, monkeypatch):
     ("name", "facts"),
     [
         ("fast", ["fast_fullsubnet", "5,062,831", "768 samples (48 ms)", "64 ms end to end"]),
-        ("offline", ["fullband", "offline_laplace_norm", "no: its norm needs the whole signal"]),
-        ("wide", ["improved_fullsubnet", "48000 Hz"]),
+        ("offline", ["fullband", "no: its norm (offline_laplace_norm) needs the whole signal"]),
+        ("wide", ["improved_fullsubnet", "48000 Hz", "480 samples (10 ms)", "20 ms end to end"]),
     ],
 )
 def test_info(npfsn, models, name, facts):

@@ -297,7 +297,7 @@ def test_a_recipe_without_a_norm_means_the_offline_one(checkpoint, capsys):
     assert main([str(checkpoint), "-C", "r.toml"]) == 0
     out = capsys.readouterr().out
     assert "offline_laplace_norm (recipe names none, which means this one)" in out
-    assert "no: offline_laplace_norm needs the whole signal" in out
+    assert "no: its norm (offline_laplace_norm) needs the whole signal" in out
 
 
 def test_norm_and_recipe_must_agree(checkpoint, recipe):
