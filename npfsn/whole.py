@@ -10,10 +10,14 @@ import numpy.typing as npt
 from .enhancer import dry_share, horizon_frames, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
+from .resample import MAX_RATE, MIN_RATE, resample
 from .stream import Stream
 from .weights import Model, load_model
 
 Samples = npt.NDArray[np.float32]
+
+# More channels than this, and more than samples: the axes are in the order of another library.
+MAX_CHANNELS = 255
 
 
 def enhance(
@@ -68,8 +72,8 @@ def enhance(
     audio = _as_audio(audio)
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
         raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
-    if sample_rate <= 0:
-        raise AudioError(f"sample_rate is {sample_rate}: expected a positive number of Hz")
+    if sample_rate != config.sample_rate and not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioError(f"sample_rate is {sample_rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
     stream = Stream(shared_network(model, config, precision, horizon), config)
     out = np.empty_like(audio)
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
@@ -90,6 +94,11 @@ def _as_audio(audio: object) -> Samples:
         )
     if audio.ndim not in (1, 2):
         raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
+    if audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):
+        raise FrameError(
+            f"audio has shape {list(audio.shape)}, which is {audio.shape[1]} channels: expected "
+            "[N, channels]; if it is [channels, N], give audio.T"
+        )
     with np.errstate(over="ignore"):
         return audio.astype(np.float32, copy=False)
 
@@ -115,8 +124,6 @@ def _enhance_channel(
     if rate == model_rate:
         y = _run(stream, x)
     else:
-        from .resample import resample  # scipy takes its time
-
         y = _run(stream, resample(x, rate, model_rate))
         y = resample(y, model_rate, rate)[: x.shape[0]]
     return limit * x + (np.float32(1.0) - limit) * y if limit > 0.0 else y

@@ -319,6 +319,14 @@ def test_process_and_enhance_refuse_the_same(kind: str, enhancer: npfsn.Enhancer
             npfsn.enhance(chunk, 16000, enhancer.model)
 
 
+def test_channels_first_is_refused() -> None:
+    """Other libraries have [channels, N]: a channel for every sample would take hours."""
+    model = small_model("fullband")
+    with pytest.raises(npfsn.FrameError, match=r"\[2, 16000\].*audio\.T"):
+        npfsn.enhance(np.zeros((2, 16000), np.float32), 16000, model)
+    assert npfsn.enhance(np.zeros((1, 32), np.float32), 16000, model).shape == (1, 32)
+
+
 @pytest.mark.parametrize(
     ("out", "error"),
     [
@@ -875,7 +883,7 @@ def test_refused_options(option: dict, error: type, message: str) -> None:
         npfsn.enhance(np.zeros(10, np.float32), 16000, model, **option)
 
 
-@pytest.mark.parametrize("rate", [0, -16000, 16000.0, "16000", True, None])
+@pytest.mark.parametrize("rate", [0, -16000, 999, 768_001, 16000.0, "16000", True, None])
 def test_refused_rates(rate: object) -> None:
     """A rate is a whole number of Hz."""
     with pytest.raises((TypeError, npfsn.AudioError), match="sample_rate is"):
