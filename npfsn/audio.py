@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
+from .config import dry_share
 from .errors import AudioError, NormError
 from .resample import MAX_RATE, MIN_RATE, Resampler
 
@@ -182,7 +183,7 @@ class AlignedStream:
         lag = -(-enhancer.latency_samples * rate // enhancer.sample_rate)
         self._lag = lag if keep_latency else 0
         self._n_in = self._n_out = 0
-        self._limit = np.float32(0.0 if atten_lim_db is None else 10.0 ** (-atten_lim_db / 20.0))
+        self._limit = dry_share(atten_lim_db)
         self._dry = np.zeros(self._lag, np.float32)  # what has come in, but not out
 
     @property
@@ -278,8 +279,18 @@ def enhance_file(
         If `src` cannot be read or is damaged, if `dst` exists, is `src` or cannot be written.
     ModelError, NormError
         If the model is damaged or the norm unknown.
+    TypeError, ValueError
+        If `atten_lim_db` is no number of dB from 0 up, or the precision unknown.
+
+    Examples
+    --------
+    ::
+
+        report = npfsn.enhance_file("noisy.wav", "clean.wav", atten_lim_db=12)
+        print(f"{report.seconds:.1f} s at {report.rtf:.3f} of real time")
     """
     started = time.perf_counter()
+    dry_share(atten_lim_db)  # a mistake in the arguments comes first
     src, dst = Path(src), Path(dst)
     with _open_source(src) as source:
         _check_destination(src, dst, force)

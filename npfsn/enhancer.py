@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import CAUSAL_NORMS
+from .config import CAUSAL_NORMS, dry_share
 from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
@@ -134,6 +134,8 @@ class Enhancer:
         The model file is missing, damaged or not a model.
     NormError
         The model's norm needs the whole signal; `norm` names one that does not.
+    TypeError, ValueError
+        An option has a value of another type, or one that it cannot have.
 
     Examples
     --------
@@ -287,6 +289,13 @@ class Enhancer:
         ------
         TypeError, FrameError, StreamEndedError, ConcurrentUseError
             As `step`.
+
+        Examples
+        --------
+        >>> import numpy as np, npfsn
+        >>> enhancer = npfsn.Enhancer()
+        >>> [enhancer.process(np.zeros(n, np.float32)).size for n in (100, 200, 1000)]
+        [0, 256, 1024]
         """
         chunk = _as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
@@ -311,6 +320,8 @@ class Enhancer:
 
         Raises
         ------
+        StreamEndedError
+            After an exception such as KeyboardInterrupt cut a hop short.
         ConcurrentUseError
             Another thread is using this stream.
         """
@@ -350,6 +361,13 @@ class Enhancer:
             Copies of plain arrays, and "header": a 0-d string of JSON that says which model and
             settings they belong to. ``numpy.savez(file, **state)`` keeps it.
 
+        Raises
+        ------
+        StreamEndedError
+            After an exception such as KeyboardInterrupt cut a hop short.
+        ConcurrentUseError
+            Another thread is using this stream.
+
         Examples
         --------
         >>> import numpy as np, npfsn
@@ -388,7 +406,17 @@ class Enhancer:
         self._torn = False
 
     def copy(self) -> Enhancer:
-        """Return an independent stream in the same state, sharing the weights."""
+        """Return an independent stream in the same state, sharing the weights.
+
+        Returns
+        -------
+        Enhancer
+
+        Raises
+        ------
+        StreamEndedError, ConcurrentUseError
+            As `get_state`.
+        """
         other = Enhancer(self._model, **self._options)
         other.set_state(self.get_state())
         return other
@@ -524,19 +552,6 @@ def _short(value: object) -> str:
     """Return `value` in a few characters that print."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def dry_share(atten_lim_db: float | None) -> np.float32:
-    """Return the share of the input that an attenuation limit mixes in."""
-    if atten_lim_db is None:
-        return np.float32(0.0)
-    if isinstance(atten_lim_db, bool) or not isinstance(atten_lim_db, (int, float, np.number)):
-        raise TypeError(f"atten_lim_db is {atten_lim_db!r}: expected a number of dB or None")
-    if not atten_lim_db >= 0:
-        raise ValueError(f"atten_lim_db is {atten_lim_db}: expected 0 dB (no change) or more")
-    share = np.float32(10.0 ** (-float(atten_lim_db) / 20.0))
-    # Beyond 400 dB there is no limit to speak of, and products with it would be denormal.
-    return share if share >= 1e-20 else np.float32(0.0)
 
 
 def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:

@@ -118,6 +118,13 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     ------
     ModelError
         The file is missing, damaged, foreign or made by a newer npfsn.
+
+    Examples
+    --------
+    >>> import npfsn
+    >>> model = npfsn.load_model()
+    >>> model.architecture, model.norm, model.config.streams
+    ('fast_fullsubnet', 'cumulative_laplace_norm', True)
     """
     if isinstance(path, Model):
         return path

@@ -7,7 +7,8 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from .enhancer import dry_share, horizon_frames, shared_network
+from .config import dry_share
+from .enhancer import horizon_frames, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
 from .resample import MAX_RATE, MIN_RATE, resample

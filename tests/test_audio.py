@@ -640,6 +640,17 @@ def test_no_attenuation_gives_all_of_the_input_back(rate, keep):
     assert np.array_equal(y[latency:], x) and not y[:latency].any()
 
 
+@pytest.mark.parametrize(
+    ("limit", "error"), [(-6.0, ValueError), (float("nan"), ValueError), ("6", TypeError)]
+)
+def test_a_limit_that_is_none_is_refused(tmp_path, delay, limit, error):
+    """A negative one would amplify."""
+    src = write(tmp_path / "a.wav", noise(1000))
+    with pytest.raises(error, match="atten_lim_db is"):
+        enhance_file(src, tmp_path / "b.wav", atten_lim_db=limit)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
 def test_attenuation_mixes_the_input_in():
     class Mute(Delay):
         def _give(self, n):
