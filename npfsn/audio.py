@@ -600,7 +600,10 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
 
 
 def _exists(dst: Path) -> AudioError:
-    return AudioError(f"{dst} exists: choose another name or folder, or overwrite it with --force")
+    return AudioError(
+        f"{dst} exists: choose another name or folder, overwrite it with --force, or leave what is "
+        "there with --resume"
+    )
 
 
 def _unwritable(dst: Path, error: BaseException) -> AudioError:

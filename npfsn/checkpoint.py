@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,7 +34,7 @@ MAX_EXTENT = 1 << 40
 MAX_KEY_LENGTH = 200
 
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -398,15 +398,21 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
     for name in model:
         if type(name) is not str or (model is not state and name not in tensors):
             raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := _common_prefix(tensors):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     plain = {
         key: value
         for key, value in list(state.items())[:100]
         if type(key) is str and len(key) <= 100 and _is_plain(value)
     }
     return tensors, plain
+
+
+def _common_prefix(names: Iterable[str]) -> str | None:
+    """Return what a wrapper has put before all names: DataParallel, torch.compile, Lightning."""
+    names = list(names)
+    found = (p for p in _PREFIXES if names and all(name.startswith(p) for name in names))
+    return next(found, None)
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:

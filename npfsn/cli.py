@@ -260,15 +260,25 @@ def _add_stream(commands: Any) -> None:
     _add_verbosity(parser)
 
 
+def _add_model_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Take a model as these commands' one argument, or under the name it has everywhere else."""
+    either = parser.add_mutually_exclusive_group()
+    # Both share one place: suppressed, an argument that is not there does not undo the option.
+    either.add_argument(
+        "model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=f"default: {default}"
+    )
+    either.add_argument("-m", "--model", dest="model", metavar="MODEL", help="the same")
+
+
 def _add_info(commands: Any) -> None:
     parser = _add(commands, "info", _info, "Say what a model is.", _INFO_EPILOG)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="default: the built-in")
+    _add_model_argument(parser, "the built-in")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the whole configuration")
 
 
 def _add_warmup(commands: Any) -> None:
     parser = _add(commands, "warmup", _warmup, "Compile all kernels ahead of time.", _WARMUP_EPILOG)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="default: every architecture")
+    _add_model_argument(parser, "every architecture")
     _add_verbosity(parser)
 
 

@@ -113,7 +113,9 @@ def test_where_the_state_dict_lies(tmp_path, file_format, key):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."]
+)
 def test_prefixes_and_cuda(tmp_path, file_format, prefix):
     params = small_state()
     state = {prefix + k: tf.tensor(v, location="cuda:0") for k, v in params.items()}

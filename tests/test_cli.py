@@ -823,6 +823,13 @@ def test_info(npfsn, models, name, facts):
     assert "sequence" in out.lower()
 
 
+def test_info_takes_a_model_by_either_name(npfsn, models):
+    path = models["fast"]
+    assert npfsn("info", path) == npfsn("info", "-m", path)
+    _, err = npfsn("info", path, "--model", path, code=2)
+    assert "not allowed with" in err
+
+
 def test_info_of_what_is_no_model(npfsn):
     Path("model.npz").write_bytes(b"PK\x03\x04")
     _, err = npfsn("info", "model.npz", code=1)
