@@ -66,6 +66,12 @@ def printable(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """Spell a value found in a file as Python does, but not endlessly."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def open_regular(path: Path) -> tuple[BinaryIO, int]:
     """Open a regular file for reading and return it with its size in bytes.
 
@@ -83,7 +89,7 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     except FileNotFoundError:
         raise ArchiveError("there is no such file") from None
     except (OSError, ValueError) as error:
-        if path.is_dir():  # what Windows says of a folder is "permission denied"
+        if os.path.isdir(path):  # what Windows says of a folder is "permission denied"
             raise ArchiveError("it is a folder, expected a file") from None
         raise ArchiveError(f"it cannot be opened ({_reason(error)})") from None
     status = os.fstat(descriptor)

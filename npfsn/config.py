@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .archive import shown
 from .errors import ModelError, NormError
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
@@ -33,8 +34,8 @@ def check_norm(name: object) -> str:
     """Return `name` if it is one of the five norms, else raise NormError listing them."""
     if name not in CAUSAL_NORMS + OFFLINE_NORMS:
         raise NormError(
-            f"unknown norm {name!r}: expected one of {', '.join(CAUSAL_NORMS)} (these stream) or "
-            f"{', '.join(OFFLINE_NORMS)} (these need the whole signal)"
+            f"unknown norm {shown(name)}: expected one of {', '.join(CAUSAL_NORMS)} (these stream) "
+            f"or {', '.join(OFFLINE_NORMS)} (these need the whole signal)"
         )
     return str(name)
 
@@ -42,7 +43,7 @@ def check_norm(name: object) -> str:
 def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> int:
     """Return `value` if it is an integer in [low, high], else raise ModelError."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ModelError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
+        raise ModelError(f"{name} is {shown(value)}: expected a whole number from {low} to {high}")
     return value
 
 
@@ -50,7 +51,7 @@ def check_equal(name: str, said: object, found: object, where: str) -> None:
     """Raise ModelError if the recipe says one thing and the tensors another."""
     if said is not None and said != found:
         raise ModelError(
-            f"the recipe says {name} = {said!r}, but {where} says {found!r}: "
+            f"the recipe says {name} = {shown(said)}, but {where} says {shown(found)}: "
             "this is not the recipe of this checkpoint"
         )
 
@@ -61,7 +62,7 @@ def activation(value: object) -> str | None:
         return None
     if value not in ACTIVATIONS:
         raise ModelError(
-            f"unknown output activation {value!r}: expected {', '.join(ACTIVATIONS)} or false"
+            f"unknown output activation {shown(value)}: expected {', '.join(ACTIVATIONS)} or false"
         )
     return str(value)
 
@@ -102,7 +103,7 @@ class Sequence:
     def __post_init__(self) -> None:
         """Refuse sizes that no network has."""
         if self.cell not in CELLS:
-            raise ModelError(f"unknown recurrent cell {self.cell!r}: expected LSTM or GRU")
+            raise ModelError(f"unknown recurrent cell {shown(self.cell)}: expected LSTM or GRU")
         check_size("input_size", self.input_size)
         check_size("hidden_size", self.hidden_size)
         check_size("num_layers", self.num_layers, 1, MAX_LAYERS)
@@ -253,10 +254,10 @@ def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
         raise NormError(
             "the norm is not known: it is not in the checkpoint; name it, or give the recipe"
         )
-    win_length = args.get("win_length")
-    if win_length is not None and win_length != found.get("n_fft", 512):
+    win_length, n_fft = args.get("win_length"), found.get("n_fft", 512)
+    if win_length is not None and win_length != n_fft:
         raise ModelError(
-            f"win_length = {win_length} differs from n_fft = {found.get('n_fft', 512)}: "
+            f"win_length = {shown(win_length)} differs from n_fft = {shown(n_fft)}: "
             "only windows as long as the transform are supported"
         )
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import network
+from .archive import shown
 from .config import (
     BaseConfig,
     Sequence,
@@ -79,8 +80,8 @@ class Config(BaseConfig):
             )
         if self.encoder[0].input_size != self.num_mels or widths[:-1] != inputs:
             raise ModelError(
-                f"the encoder's layers give {widths[:-1]} features and expect "
-                f"{[s.input_size for s in self.encoder]}, with {self.num_mels} mel bands: "
+                f"the encoder's layers give {shown(widths[:-1])} features and expect "
+                f"{shown([s.input_size for s in self.encoder])}, with {self.num_mels} mel bands: "
                 "they do not fit together"
             )
         if self.bottleneck.input_size != units or self.bottleneck.output_size != 1:
@@ -95,8 +96,8 @@ class Config(BaseConfig):
         inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]
         if widths != inputs:
             raise ModelError(
-                f"the decoder's layers expect {inputs[:-1]} features and {inputs[-1]} mask values, "
-                f"but get {widths}: they do not fit together"
+                f"the decoder's layers expect {shown(inputs[:-1])} features and {inputs[-1]} mask "
+                f"values, but get {shown(widths)}: they do not fit together"
             )
 
     @staticmethod

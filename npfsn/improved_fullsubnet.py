@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import network
+from .archive import shown
 from .config import (
     CAUSAL_NORMS,
     BaseConfig,
@@ -81,12 +82,12 @@ class Config(BaseConfig):
         ):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.fdrc, bool) or not isinstance(self.fdrc, (int, float)):
-            raise ModelError(f"fdrc is {self.fdrc!r}: expected a number")
+            raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a number")
         if not 0.0 < self.fdrc <= 4.0:
-            raise ModelError(f"fdrc is {self.fdrc!r}: expected a power above 0, at most 4")
+            raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a power above 0, at most 4")
         if self.section_norm not in (PUBLISHED_SECTION_NORM, CAUSAL_SECTION_NORM):
             raise ModelError(
-                f"section_norm is {self.section_norm!r}: expected {PUBLISHED_SECTION_NORM} or "
+                f"section_norm is {shown(self.section_norm)}: expected {PUBLISHED_SECTION_NORM} or "
                 f"{CAUSAL_SECTION_NORM}"
             )
         bounds = self.bounds
@@ -100,12 +101,12 @@ class Config(BaseConfig):
         )
         if any(len(values) != n_section for values in per_section):
             raise ModelError(
-                f"freq_cutoffs = {list(self.freq_cutoffs)} makes {n_section} sections: expected "
-                f"as many centres, neighbours and sub-band models, got "
-                f"{[len(values) for values in per_section]}"
+                f"freq_cutoffs = {shown(list(self.freq_cutoffs))} makes {n_section} sections: "
+                f"expected as many centres, neighbours and sub-band models, got "
+                f"{shown([len(values) for values in per_section])}"
             )
         if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
-            raise ModelError(f"section bounds {list(bounds)}: expected them to rise")
+            raise ModelError(f"section bounds {shown(list(bounds))}: expected them to rise")
         sizes = (self.fb_model.input_size, self.fb_model.output_size)
         if sizes != (self.n_freq - 1, self.n_freq - 1):
             raise ModelError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import toml
-from .archive import ArchiveError, open_regular, printable, read_at
+from .archive import ArchiveError, open_regular, printable, read_at, shown
 from .errors import RecipeError
 
 MAX_BYTES = 1 << 20
@@ -115,7 +115,7 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
         # Improved FullSubNet has its transform's sizes among its own arguments as well.
         if found.setdefault(key, value) != value:
             raise RecipeError(
-                f"{name} has {key} = {value} in its acoustics, but {printable(found[key])} in "
+                f"{name} has {key} = {value} in its acoustics, but {shown(found[key])} in "
                 "[model.args]"
             )
     old = [key for key in found if key in _OLD_NAMES]
@@ -127,7 +127,7 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     _merge(name, found, "sr", "sample_rate")
     norm = found.pop("norm_type", None)
     if norm is not None and not isinstance(norm, str):
-        raise RecipeError(f"{name} has norm_type = {norm!r}: expected the name of a norm")
+        raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
     path = model.get("path")
     package = path.split(".")[0] if isinstance(path, str) else ""
     return Recipe(name, _ARCHITECTURES.get(package), found, norm)
@@ -140,13 +140,13 @@ def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"{name} has both [acoustics] and [acoustic]: leave one of them")
     section = document[sections[0]] if sections else {}
     if not isinstance(section, Mapping):
-        raise RecipeError(f"{name} has {sections[0]} = {section!r}: expected a table")
+        raise RecipeError(f"{name} has {sections[0]} = {shown(section)}: expected a table")
     found = {}
     for key in ("sr", "n_fft", "win_length", "hop_length"):
         if key in section:
             value = section[key]
             if type(value) is not int:
-                raise RecipeError(f"{name} has {key} = {value!r}: expected a whole number")
+                raise RecipeError(f"{name} has {key} = {shown(value)}: expected a whole number")
             found[key] = value
     return found
 
@@ -168,4 +168,4 @@ def _merge(name: str, found: dict[str, Any], old: str, new: str) -> None:
     if old in found:
         value = found.pop(old)
         if found.setdefault(new, value) != value:
-            raise RecipeError(f"{name} has {old} = {value} but {new} = {found[new]}")
+            raise RecipeError(f"{name} has {old} = {shown(value)} but {new} = {shown(found[new])}")

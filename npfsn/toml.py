@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .archive import printable
+from .archive import printable, shown
 
 MAX_DEPTH = 32
 _MAX_DIGITS = 40
@@ -122,7 +122,7 @@ class _Reader:
             or id(table) in self.dotted
             or id(table) in self.closed
         ):
-            raise self.fail(f"{last!r} is defined twice")
+            raise self.fail(f"{shown(last)} is defined twice")
         self.headers.add(id(table))
         return table
 
@@ -136,7 +136,7 @@ class _Reader:
             self.table_lists.add(id(parent[last]))
         tables = parent[last]
         if id(tables) not in self.table_lists:
-            raise self.fail(f"{last!r} is defined twice")
+            raise self.fail(f"{shown(last)} is defined twice")
         table: dict[str, Any] = {}
         tables.append(table)
         self.headers.add(id(table))
@@ -149,13 +149,13 @@ class _Reader:
             if id(child) in self.table_lists:
                 child = child[-1]
             if type(child) is not dict or id(child) in self.closed:
-                raise self.fail(f"{name!r} is no table")
+                raise self.fail(f"{shown(name)} is no table")
             table = child
         return table
 
     def key_value(self, table: dict[str, Any]) -> None:
         *parents, last = self.key()
-        self.expect("=", f"the key {last!r}")
+        self.expect("=", f"the key {shown(last)}")
         for name in parents:
             child = table.setdefault(name, {})
             if (
@@ -164,11 +164,11 @@ class _Reader:
                 or id(child) in self.headers
                 or self.dotted.get(id(child), self.section) != self.section
             ):
-                raise self.fail(f"{name!r} is defined twice")
+                raise self.fail(f"{shown(name)} is defined twice")
             self.dotted[id(child)] = self.section
             table = child
         if last in table:
-            raise self.fail(f"{last!r} is defined twice")
+            raise self.fail(f"{shown(last)} is defined twice")
         self.skip(_SPACE)
         table[last] = self.value()
 

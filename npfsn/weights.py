@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .archive import Archive, ArchiveError, Entry, open_regular, printable
+from .archive import Archive, ArchiveError, Entry, open_regular, printable, shown
 from .errors import ModelError, NpfsnError
 from .quantise import dequantise, quantise
 
@@ -446,7 +446,8 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
         raise ModelError(f"its {_HEADER} has no format version")
     if version > FORMAT:
         raise ModelError(
-            f"made by a newer npfsn (format {version}, this one reads {FORMAT}): upgrade npfsn"
+            f"made by a newer npfsn (format {shown(version)}, this one reads {FORMAT}): upgrade "
+            "npfsn"
         )
     precision = header.get("precision", "float32")
     if precision not in PRECISIONS:
@@ -498,7 +499,15 @@ def build_config(build: Callable[[], Any]) -> Any:
         return build()
     except NpfsnError:
         raise
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ModelError(
             f"its configuration has values of the wrong kind ({printable(str(error), 120)})"
         ) from None
