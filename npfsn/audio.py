@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
-from .config import dry_share
 from .errors import AudioError, NormError
+from .options import dry_share, mix_dry
 from .resample import MAX_RATE, MIN_RATE, Resampler
 
 if TYPE_CHECKING:
@@ -231,10 +231,8 @@ class AlignedStream:
     def _give(self, y: Float32Array) -> Float32Array:
         """Count what goes out and mix the input in."""
         self._n_out += y.size
-        if self._limit > 0.0:
-            dry, self._dry = self._dry[: y.size], self._dry[y.size :]
-            y = self._limit * dry + (np.float32(1.0) - self._limit) * y
-        return y
+        dry, self._dry = self._dry[: y.size], self._dry[y.size :]
+        return mix_dry(dry, y, self._limit)
 
 
 def enhance_file(
@@ -448,16 +446,17 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
     """Open a sound file, or say in one sentence why it cannot be read."""
     try:
         found = os.stat(src)
-        if stat.S_ISDIR(found.st_mode):
-            raise AudioError(f"{src} is a folder: expected a sound file")
-        if not stat.S_ISREG(found.st_mode):
-            raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
-        with open(src, "rb"):  # soundfile calls every failure "System error"
-            pass
+        if stat.S_ISREG(found.st_mode):
+            with open(src, "rb"):  # soundfile calls every failure "System error"
+                pass
     except OSError as error:
         raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
     except ValueError as error:  # a null character in the name
-        raise AudioError(f"cannot read {src!r}: {error}") from error
+        raise AudioError(f"cannot read {str(src)!r}: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise AudioError(f"{src} is a folder: expected a sound file")
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
     if found.st_size == 0:
         raise AudioError(f"{src} is empty: expected a sound file, found 0 bytes")
     try:
@@ -608,7 +607,7 @@ def _exists(dst: Path) -> AudioError:
 
 def _unwritable(dst: Path, error: BaseException) -> AudioError:
     reason = getattr(error, "strerror", None) or _reason(error)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         if shutil.disk_usage(dst.parent).free < 1 << 16:  # soundfile only says "System error"
             reason = "no space left on the disk"
     return AudioError(f"cannot write {dst}: {reason}")
@@ -629,7 +628,9 @@ def _complete_or_absent(dst: Path, force: bool) -> Iterator[Path]:
             _sync(partial)
             _publish(partial, dst, force)
             _sync(dst.parent)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, AudioError):
+                raise
             raise _unwritable(dst, error) from error
     finally:
         with contextlib.suppress(OSError):

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .archive import shown
 from .errors import ModelError, NormError
 
@@ -65,19 +63,6 @@ def activation(value: object) -> str | None:
             f"unknown output activation {shown(value)}: expected {', '.join(ACTIVATIONS)} or false"
         )
     return str(value)
-
-
-def dry_share(atten_lim_db: float | None) -> np.float32:
-    """Return the share of the input that an attenuation limit mixes in."""
-    if atten_lim_db is None:
-        return np.float32(0.0)
-    if isinstance(atten_lim_db, bool) or not isinstance(atten_lim_db, (int, float, np.number)):
-        raise TypeError(f"atten_lim_db is {atten_lim_db!r}: expected a number of dB or None")
-    if not atten_lim_db >= 0:
-        raise ValueError(f"atten_lim_db is {atten_lim_db}: expected 0 dB (no change) or more")
-    share = np.float32(10.0 ** (-float(atten_lim_db) / 20.0))
-    # Beyond 400 dB there is no limit to speak of, and products with it would be denormal.
-    return share if share >= 1e-20 else np.float32(0.0)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .config import CAUSAL_NORMS, dry_share
+from .archive import shown
+from .config import CAUSAL_NORMS
 from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .network import Network
+from .options import dry_share, horizon_frames
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -29,7 +31,8 @@ Samples = npt.NDArray[np.float32]
 
 STATE_FORMAT = 1
 
-# What no stream ever reaches: hops in four million years, and values with room to be squared.
+# What no stream ever reaches: hops in four million years (and samples in seventeen thousand), and
+# values with room to be squared.
 _LAST_HOP = 1 << 53
 _LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
 # Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a frame at most.
@@ -46,7 +49,7 @@ _networks_lock = threading.Lock()
 
 def shared_network(model: Model, config: Any, precision: str, horizon: float) -> Network:
     """Return the packed network of a model, made at the first request and ready to run."""
-    if precision not in PRODUCTS:
+    if precision not in tuple(PRODUCTS):  # a list, say, has no hash
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
     with _networks_lock:
         known = _networks.setdefault(model, {})
@@ -482,8 +485,9 @@ class Enhancer:
         """Return the arrays of a state that fits this stream, or say why it does not."""
         if not isinstance(state, Mapping) or "header" not in state:
             raise StateError("this is not a state: expected what Enhancer.get_state() returned")
+        text = str(_entry(state, "header"))
         try:
-            header = json.loads(str(_entry(state, "header")))
+            header = json.loads(text)
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict):
@@ -491,11 +495,11 @@ class Enhancer:
         for name, expected in self._header().items():
             if header.get(name) != expected:
                 raise StateError(
-                    f"the state is of another stream: its {name} is {_short(header.get(name))}, "
-                    f"this stream's is {_short(expected)}"
+                    f"the state is of another stream: its {name} is {shown(header.get(name))}, "
+                    f"this stream's is {shown(expected)}"
                 )
         names = set(self._state) | {"header"}
-        wrong = sorted(map(_short, set(state) ^ names))
+        wrong = sorted(map(shown, set(state) ^ names))
         if wrong:
             more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             raise StateError(
@@ -516,8 +520,8 @@ class Enhancer:
         half = self._stream.half_hops
         pending, ended, bad = (int(value) for value in arrays["count"])
         fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
-        fits = fits and 0 <= hops <= _LAST_HOP and 0 <= frames <= _LAST_HOP
-        if not (fits and 0 <= pending < self._hop and ended in (0, 1) and bad >= 0):
+        fits = fits and all(0 <= count <= _LAST_HOP for count in (hops, frames, bad))
+        if not (fits and 0 <= pending < self._hop and ended in (0, 1)):
             raise StateError("the state's counters contradict each other: it is damaged")
         if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):
             raise StateError("the state's window sums are not those of its frames: it is damaged")
@@ -529,7 +533,7 @@ def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
     try:
         return np.asarray(state[name])
     except Exception as error:  # whatever a damaged archive or a ragged list raises
-        raise StateError(f"state entry {name} cannot be read: {_short(error)}") from error
+        raise StateError(f"state entry {name} cannot be read: {shown(error)}") from error
 
 
 def _check_values(name: str, array: np.ndarray) -> None:
@@ -546,26 +550,6 @@ def _check_values(name: str, array: np.ndarray) -> None:
         low = 0.0
     if array.size and not (np.all(array >= low) and np.all(array <= limit)):
         raise StateError(f"state entry {name} has values out of range: it is damaged")
-
-
-def _short(value: object) -> str:
-    """Return `value` in a few characters that print."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
-    """Return how many frames running norms remember."""
-    if seconds is None:
-        return math.inf
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.number)):
-        raise TypeError(f"norm_horizon is {seconds!r}: expected a number of seconds or None")
-    frames = float(seconds) * sample_rate / hop
-    if not frames >= 1.0:
-        raise ValueError(
-            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.4f} s"
-        )
-    return frames
 
 
 def _warm_up(network: Network, config: Any) -> None:
@@ -620,7 +604,12 @@ def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     if x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned:
         # Kernels are compiled for writable arrays; for others they would be, in mid-stream.
         return x if x.flags.writeable else x.copy()
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused as that
+    return as_float32(x)
+
+
+def as_float32(x: npt.NDArray[Any]) -> Samples:
+    """Cast samples. What float32 cannot hold is infinite, or zero; neither is worth a warning."""
+    with np.errstate(all="ignore"):
         return np.ascontiguousarray(x, np.float32)
 
 

@@ -7,9 +7,12 @@ by block, with memory that does not grow and no dependence on where the blocks w
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import numpy.typing as npt
+
+from .errors import AudioError
 
 __all__ = ["MAX_RATE", "MIN_RATE", "Resampler", "resample"]
 
@@ -26,6 +29,12 @@ KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
 
+# Filters in use, by step up and step down. At odd rates one takes a hundred megabytes and a second,
+# and a file may have a thousand channels.
+_filters: weakref.WeakValueDictionary[tuple[int, int], npt.NDArray[np.float64]] = (
+    weakref.WeakValueDictionary()
+)
+
 
 class Resampler:
     """A streaming change of sample rate without delay.
@@ -40,7 +49,7 @@ class Resampler:
 
     Raises
     ------
-    ValueError
+    AudioError
         If a rate is out of bounds or not a whole number.
 
     Examples
@@ -55,7 +64,7 @@ class Resampler:
     def __init__(self, rate_in: int, rate_out: int) -> None:
         for rate in (rate_in, rate_out):
             if int(rate) != rate or not MIN_RATE <= rate <= MAX_RATE:
-                raise ValueError(
+                raise AudioError(
                     f"sample rate {rate} Hz cannot be resampled: "
                     f"expected a whole number from {MIN_RATE} to {MAX_RATE}"
                 )
@@ -137,7 +146,8 @@ class Resampler:
         z = upfirdn(padded, self._kept, up, down)
         z = z[first + shift : stop + shift]
         # Loud input may overshoot what float32 can hold.
-        out: Float32Array = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
+        with np.errstate(under="ignore"):
+            out: Float32Array = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
         oldest = min(max(-((half - stop * down) // up), 0), self._n_in)
@@ -149,11 +159,15 @@ class Resampler:
     def _filter(self) -> npt.NDArray[np.float64]:
         """Design the anti-aliasing low-pass once: Kaiser-windowed sinc, gain `up`."""
         if self._taps is None:
-            from scipy.signal import firwin
+            key = (self._up, self._down)
+            taps = _filters.get(key)
+            if taps is None:
+                from scipy.signal import firwin
 
-            cutoff = 1.0 / max(self._up, self._down)
-            taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
-            self._taps = np.asarray(taps, np.float64) * self._up
+                cutoff = 1.0 / max(key)
+                taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
+                _filters[key] = taps = np.asarray(taps, np.float64) * self._up
+            self._taps = taps
         return self._taps
 
 

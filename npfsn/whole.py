@@ -7,10 +7,10 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from .config import dry_share
-from .enhancer import horizon_frames, shared_network
+from .enhancer import as_float32, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
+from .options import dry_share, horizon_frames, mix_dry
 from .resample import MAX_RATE, MIN_RATE, resample
 from .stream import Stream
 from .weights import Model, load_model
@@ -86,7 +86,7 @@ def enhance(
 
 def _as_audio(audio: object) -> Samples:
     """Return float32 audio of one or two dimensions, or raise."""
-    if not isinstance(audio, np.ndarray):
+    if not isinstance(audio, np.ndarray) or isinstance(audio, np.ma.MaskedArray):
         raise TypeError(f"audio is a {type(audio).__name__}: expected a float32 NumPy array")
     if audio.dtype != np.float32 and audio.dtype != np.float64:
         raise TypeError(
@@ -100,8 +100,7 @@ def _as_audio(audio: object) -> Samples:
             f"audio has shape {list(audio.shape)}, which is {audio.shape[1]} channels: expected "
             "[N, channels]; if it is [channels, N], give audio.T"
         )
-    with np.errstate(over="ignore"):
-        return audio.astype(np.float32, copy=False)
+    return as_float32(audio)
 
 
 def _finite(x: Samples, on_nonfinite: str) -> Samples:
@@ -127,7 +126,7 @@ def _enhance_channel(
     else:
         y = _run(stream, resample(x, rate, model_rate))
         y = resample(y, model_rate, rate)[: x.shape[0]]
-    return limit * x + (np.float32(1.0) - limit) * y if limit > 0.0 else y
+    return mix_dry(x, y, limit)
 
 
 def _run(stream: Stream, x: Samples) -> Samples:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,19 @@ def test_resampling_survives_the_largest_floats():
 
 @pytest.mark.parametrize("rate", [0, -1, MIN_RATE - 1, MAX_RATE + 1, 2**31 - 1, 16000.5])
 def test_impossible_rates_are_refused(rate):
-    with pytest.raises(ValueError, match="cannot be resampled"):
+    with pytest.raises(AudioError, match="cannot be resampled"):
         Resampler(rate, 16000)
+
+
+def test_resamplers_share_their_filter():
+    """A header of 60 bytes may promise a thousand channels, at a rate whose filter is large."""
+    first, second = Resampler(15999, 16000), Resampler(15999, 16000)
+    for resampler in (first, second):
+        resampler.process(noise(100)[:, 0])
+    assert first._filter() is second._filter()
+    kept = weakref.ref(first._filter())
+    del first, second, resampler
+    assert kept() is None
 
 
 def test_channels_are_resampled_one_by_one():
@@ -335,7 +347,7 @@ def refuse(src, dst, match):
     before = sorted(os.listdir(dst.parent))
     with pytest.raises(AudioError, match=match) as caught:
         enhance_file(src, dst)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "Path(" not in str(caught.value)
     assert sorted(os.listdir(dst.parent)) == before
 
 
@@ -362,6 +374,9 @@ def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
     refuse(tmp_path / "folder.wav", tmp_path / "b.wav", "is a folder")
     with pytest.raises(AudioError, match="cannot read"):
         enhance_file(tmp_path / "nul\0l.wav", tmp_path / "b.wav")
+    write(tmp_path / "a.wav", noise(1000), 16000)
+    with pytest.raises(AudioError, match="cannot write"):
+        enhance_file(tmp_path / "a.wav", tmp_path / "nul\0l.wav")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.wav")
         refuse(tmp_path / "pipe.wav", tmp_path / "b.wav", "npfsn stream")
@@ -660,6 +675,14 @@ def test_attenuation_mixes_the_input_in():
     stream = AlignedStream(Mute(), 44100, atten_lim_db=20.0)
     y = np.concatenate([stream.process(x), stream.flush()])
     np.testing.assert_allclose(y, 0.1 * x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [-6.0, float("nan"), "12", True])
+def test_attenuation_limits_of_files_are_checked(delay, tmp_path, limit):
+    write(tmp_path / "a.wav", noise(1000), 16000)
+    with pytest.raises((TypeError, ValueError), match="atten_lim_db is"):
+        enhance_file(tmp_path / "a.wav", tmp_path / "b.wav", atten_lim_db=limit)
+    assert os.listdir(tmp_path) == ["a.wav"]
 
 
 def test_the_docstring_examples_run():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -283,6 +284,34 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
     assert same(enhancer.get_state(), before)
 
 
+def test_what_float32_cannot_hold_is_cast_without_a_word():
+    """Signalling NaN, denormals and 1e300, though the caller has NumPy raise at everything."""
+    tiny = np.full(2 * HOP, 5e-324)
+    no_number = np.full(HOP, 0x7FF0000000000001, np.uint64).view(np.float64)
+    with np.errstate(all="raise"):
+        enhancer = any_stream(on_nonfinite="zero", atten_lim_db=390.0)
+        assert not enhancer.process(tiny).any()
+        enhancer.step(no_number)
+        assert enhancer.n_nonfinite == HOP
+        enhancer.step(np.full(HOP, 1e300))
+        assert enhancer.n_nonfinite == 2 * HOP
+        for x in (tiny, 1e-19 * noise(2000).astype(np.float64)):
+            y = npfsn.enhance(x, 44100, enhancer.model, atten_lim_db=390.0)
+            assert np.isfinite(y).all()
+
+
+def test_whole_signals_come_in_every_kind_of_array():
+    x = noise(600).reshape(300, 2)
+    model = any_stream().model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        matrix = np.asmatrix(x)
+    y = npfsn.enhance(matrix, 16000, model)
+    assert type(y) is np.ndarray and np.array_equal(y, npfsn.enhance(x, 16000, model))
+    with pytest.raises(TypeError, match="MaskedArray"):
+        npfsn.enhance(np.ma.masked_array(x, x > 0), 16000, model)
+
+
 # --- silence and denormals -----------------------------------------------------------------------
 
 
@@ -541,6 +570,7 @@ def damaged_states(good: dict[str, np.ndarray]) -> dict[str, tuple[object, str]]
         "empty": ({}, "not a state"),
         "no header": (without("header"), "not a state"),
         "unreadable": (Unreadable(good), "disk on fire"),
+        "header that cannot be read": (having(header=[[1], [2, 3]]), "header cannot be read"),
         "header is no JSON": (having(header=np.array("{")), "header"),
         "header is a number": (having(header=np.array("3")), "header"),
         "header is null": (having(header=None), "header"),
@@ -575,6 +605,7 @@ def damaged_states(good: dict[str, np.ndarray]) -> dict[str, tuple[object, str]]
         "pending of -1": (poked("count", -1), "counters"),
         "ended of 2": (poked("count", 2, 1), "counters"),
         "bad of -1": (poked("count", -1, 2), "counters"),
+        "bad of 2^63 - 1": (poked("count", 2**63 - 1, 2), "counters"),
         "hops of -1": (poked("clock", -1), "counters"),
         "hops too few": (poked("clock", 0), "counters"),
         "frames too many": (poked("clock", int(good["clock"][1]) + 1, 1), "counters"),

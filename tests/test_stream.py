@@ -855,7 +855,7 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
     for limit_db in (100, 150.0):
         y = run(npfsn.Enhancer(model, atten_lim_db=limit_db), x)
         assert np.abs(y - enhanced).max() <= 1.1e-5 * (np.abs(x).max() + np.abs(enhanced).max())
-    for limit_db in (1000.0, float("inf"), None):
+    for limit_db in (1000.0, 10**400, float("inf"), None):
         y = run(npfsn.Enhancer(model, atten_lim_db=limit_db), x)
         np.testing.assert_array_equal(y, enhanced)
 
@@ -871,6 +871,10 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
         ({"on_nonfinite": "ignore"}, ValueError, "ignore.*raise.*zero"),
         ({"norm_horizon": 0.001}, ValueError, "norm_horizon is 0.001"),
         ({"norm_horizon": "1"}, TypeError, "norm_horizon is '1'"),
+        ({"norm_horizon": -(10**400)}, ValueError, "norm_horizon is -1000"),
+        ({"atten_lim_db": -(10**400)}, ValueError, "atten_lim_db is -1000"),
+        ({"atten_lim_db": np.complex64(12)}, TypeError, "atten_lim_db is .*12"),
+        ({"precision": ["int8"]}, ValueError, "int8.*float32"),
         ({"norm": "batch_norm"}, npfsn.NormError, "batch_norm.*cumulative_laplace_norm"),
     ],
 )
@@ -886,7 +890,7 @@ def test_refused_options(option: dict, error: type, message: str) -> None:
 @pytest.mark.parametrize("rate", [0, -16000, 999, 768_001, 16000.0, "16000", True, None])
 def test_refused_rates(rate: object) -> None:
     """A rate is a whole number of Hz."""
-    with pytest.raises((TypeError, npfsn.AudioError), match="sample_rate is"):
+    with pytest.raises((TypeError, npfsn.AudioError), match="sample.rate"):
         npfsn.enhance(np.zeros(10, np.float32), rate, small_model("fullband"))
 
 

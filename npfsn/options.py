@@ -1,0 +1,57 @@
+"""Options that streams, whole signals and files have in common: checked, and in numbers to use."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+
+
+def dry_share(atten_lim_db: float | None) -> np.float32:
+    """Return the share of the input that an attenuation limit mixes in."""
+    if atten_lim_db is None:
+        return np.float32(0.0)
+    decibels = _number(atten_lim_db)
+    if decibels is None:
+        raise TypeError(f"atten_lim_db is {atten_lim_db!r}: expected a number of dB or None")
+    if not decibels >= 0:
+        raise ValueError(f"atten_lim_db is {atten_lim_db}: expected 0 dB (no change) or more")
+    share = 10.0 ** (-decibels / 20.0)
+    # Beyond 400 dB there is no limit to speak of, and products with it would be denormal.
+    return np.float32(share if share >= 1e-20 else 0.0)
+
+
+def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
+    """Mix the input into the output of a whole signal or file, as a stream does."""
+    if not share > 0.0:
+        return y
+    with np.errstate(all="ignore"):  # what is too small for float32 may vanish
+        return share * dry + (np.float32(1.0) - share) * y
+
+
+def _number(value: object) -> float | None:
+    """Return a real number as float, infinite if it is too large for one; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
+    """Return how many frames running norms remember."""
+    if seconds is None:
+        return math.inf
+    number = _number(seconds)
+    if number is None:
+        raise TypeError(f"norm_horizon is {seconds!r}: expected a number of seconds or None")
+    frames = number * sample_rate / hop
+    if not frames >= 1.0:
+        raise ValueError(
+            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.4f} s"
+        )
+    return frames
