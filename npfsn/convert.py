@@ -25,6 +25,7 @@ from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
 from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
 from .quantise import dequantise, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
+from .terminal import Stopped, complain, open_standard_streams, sentence, signals, tell
 from .weights import (
     PRECISIONS,
     Model,
@@ -35,6 +36,8 @@ from .weights import (
     is_quantised,
     save_model,
 )
+
+_SHOWN = 20  # names listed in the report
 
 # Fields of a Config that no recipe is needed for. Of an activation, only PReLU leaves a tensor.
 _FROM_TENSORS = {
@@ -214,7 +217,7 @@ def _cast(name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[An
         raise ModelError(
             f"its tensor {printable(name)} has type {tensor.dtype}, expected floating point"
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # checked below
         out = np.asarray(tensor, "float32" if precision == "int8" else precision, order="C")
     if out.dtype.itemsize < tensor.dtype.itemsize:
         try:
@@ -284,52 +287,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if something was wrong with a file; 2 if with the arguments, or the norm is not known.
+        0; 1 if something was wrong with a file; 2 if with the arguments, or the norm is not known;
+        130 interrupted, 143 terminated.
     """
+    open_standard_streams()
     parser = _parser()
     options = parser.parse_args(argv)
     source = Path(options.checkpoint)
     output = Path(options.output or f"{source.stem}.npz")
     try:
-        if options.config is None:
-            _find_norm(None, options.norm)  # a mistake in the arguments comes first
-        _check_output(output, source, options.force)
-        model, origins = _convert(
-            source, recipe=options.config, norm=options.norm, precision=options.precision
-        )
-        save_model(model, output, overwrite=options.force)
+        with signals():
+            if options.config is None:
+                _find_norm(None, options.norm)  # a mistake in the arguments comes first
+            _check_output(output, source, options.force)
+            model, origins = _convert(
+                source, recipe=options.config, norm=options.norm, precision=options.precision
+            )
+            save_model(model, output, overwrite=options.force)
     except NormError as error:
-        return _failed(parser, error, 2)
+        return _failed(error, 2)
     except NpfsnError as error:
-        return _failed(parser, error, 1)
+        return _failed(error, 1)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _failed(parser, f"cannot write {output}: {reason}; no file was left behind", 1)
+        return _failed(f"cannot write {output}: {reason}; no file was left behind", 1)
+    except MemoryError as error:
+        return _failed(f"{sentence(error)}; no file was left behind", 1)
     except KeyboardInterrupt:
-        return _failed(parser, "interrupted; no file was left behind", 130)
+        return _failed("interrupted; no file was left behind", 130)
+    except Stopped as stop:
+        return _failed("terminated; no file was left behind", 128 + stop.signum)
     if not options.quiet:
-        _print(_report(model, origins, output))
+        for line in _report(model, origins, output):
+            tell(line)
     return 0
 
 
-def _failed(parser: argparse.ArgumentParser, error: object, code: int) -> int:
-    print(f"{parser.prog}: {error}", file=sys.stderr)
+def _failed(error: object, code: int) -> int:
+    complain(str(error), "npfsn-convert")
     return code
-
-
-def _print(text: str) -> None:
-    """Print what may hold the name of a file that this terminal has no letters for."""
-    encoding = sys.stdout.encoding or "ascii"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:  # the reader has seen enough; the file is written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_output(output: Path, source: Path, force: bool) -> None:
     """Refuse an output that would replace something, before any work is done."""
     if output.is_dir():
         raise ModelError(f"{output} is a folder: name a file with -o")
+    if output.exists() and not output.is_file():
+        raise ModelError(f"{output} is a pipe or device: name a file with -o")
     if not output.parent.is_dir():
         raise ModelError(f"the folder {output.parent} does not exist: make it, or choose another")
     if output.exists():
@@ -342,7 +346,7 @@ def _check_output(output: Path, source: Path, force: bool) -> None:
 # The report.
 
 
-def _report(model: Model, origins: _Origins, output: Path) -> str:
+def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     """Say what was found, and where each value came from."""
     config, checkpoint = model.config, origins.checkpoint
     beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
@@ -376,11 +380,12 @@ def _report(model: Model, origins: _Origins, output: Path) -> str:
             lines.append((title, ", ".join(values)))
     ignored = [] if origins.recipe is None else _ignored(config, origins.recipe)
     if ignored:
-        lines.append(("not needed", f"{', '.join(ignored)} (in the recipe)"))
+        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
+        lines.append(("not needed", f"{', '.join(ignored[:_SHOWN])}{more} (in the recipe)"))
     lines.append(
         ("written", f"{output}: {_megabytes(output.stat().st_size)}, {model.info['precision']}")
     )
-    return "\n".join(f"{title + ':':<15}{text}" for title, text in lines)
+    return [f"{title + ':':<15}{text}" for title, text in lines]
 
 
 def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:

@@ -89,10 +89,10 @@ def tell(text: str) -> None:
         forget_stdout()
 
 
-def complain(text: str) -> None:
+def complain(text: str, program: str = "npfsn") -> None:
     """Print one line of warning or error."""
     with contextlib.suppress(OSError):
-        put(sys.stderr, f"npfsn: {printable(text)}\n")
+        put(sys.stderr, f"{program}: {printable(text)}\n")
 
 
 def forget_stdout() -> None:

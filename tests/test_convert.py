@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from golden_cases import ALL_CASES, Case, load_case
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
+from npfsn.terminal import Stopped
 from npfsn.weights import load_model, save_model
 
 ARCHITECTURES = {
@@ -343,6 +345,11 @@ def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
     assert "look_ahead = 2" in lines["from defaults"] and "look_ahed" in lines["not needed"]
+    names = "\n".join(f"look_{i} = 1" for i in range(10_000))
+    recipe.write_text(recipe.read_text().replace("[model.args]", f"[model.args]\n{names}"))
+    assert main([str(checkpoint), "-C", str(recipe), "--force"]) == 0
+    out = capsys.readouterr().out
+    assert "look_0, look_1" in out and " more (in the recipe)" in out and len(out) < 2000
 
 
 def test_outputs(checkpoint, capsys):
@@ -367,6 +374,16 @@ def test_outputs(checkpoint, capsys):
         assert reason in captured.err and captured.err.count("\n") == 1
     assert checkpoint.read_bytes() == tf.zip_bytes(state(load_case("full_lstm_cum")))
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_or_device_is_no_place_for_a_model(checkpoint, capsys):
+    os.mkfifo("pipe")
+    os.symlink("/dev/null", "device")
+    for output in ("pipe", "device"):
+        assert main([str(checkpoint), "--norm", NORM, "--force", "-o", output]) == 1
+        assert "is a pipe or device" in capsys.readouterr().err
+    assert not Path("pipe").is_file() and not Path("device").is_file()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
@@ -408,6 +425,44 @@ def test_bad_files_leave_one_sentence_and_no_file(checkpoint, capsys):
         assert captured.out == "" and captured.err.count("\n") == 1
         assert captured.err.startswith("npfsn-convert: ")
     assert sorted(os.listdir()) == before
+
+
+def test_names_cannot_write_on_the_terminal(checkpoint, capsys):
+    for arguments in (["bad\x1b[31m\n.tar"], [str(checkpoint), "-o", "bad\x1b[31m\n.npz"]):
+        main([*arguments, "--norm", NORM])
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err and "bad\\x1b[31m\\n" in out + err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), Stopped(signal.SIGTERM)])
+def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    code = 1 if isinstance(error, MemoryError) else 143
+    assert main([str(checkpoint), "--norm", NORM]) == code
+    message = capsys.readouterr().err
+    assert "no file was left behind" in message and message.count("\n") == 1
+    assert os.listdir() == ["best_model.tar"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_it_hears_sigterm(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert main([str(checkpoint), "--norm", NORM]) == 143
+    assert os.listdir() == ["best_model.tar"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("way", [">&-", "2>&-", ">/dev/full", "2>/dev/full"])
+def test_outputs_that_take_nothing_stop_nothing(checkpoint, way):
+    command = f'exec "$0" -m npfsn.convert "$1" --norm {NORM} {way}'
+    found = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, str(checkpoint)], capture_output=True
+    )
+    assert found.returncode == 0 and b"Traceback" not in found.stderr
+    assert load_model("best_model.npz").norm == NORM
 
 
 def test_usage(capsys):
