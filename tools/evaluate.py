@@ -263,6 +263,31 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
     pyplot.close(figure)
 
 
+def compare(pairs: list[Pair], model: str | None) -> str:
+    """Say what int8 arithmetic costs against float32, on the same mixtures."""
+    import npfsn
+
+    gains: dict[str, list[float]] = {"pesq": [], "stoi": [], "si_sdr": []}
+    apart = []
+    for pair in pairs:
+        clean = soundfile.read(pair.clean, dtype="float32")[0]
+        noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+        exact, coarse = (
+            npfsn.enhance(noisy, SAMPLE_RATE, model, precision=precision)
+            for precision in ("float32", "int8")
+        )
+        before, after = measure(exact, clean), measure(coarse, clean)
+        for name, values in gains.items():
+            values.append(after[name] - before[name])
+        apart.append(si_sdr(coarse, exact))
+    means = {name: float(np.mean(values)) for name, values in gains.items()}
+    return (
+        f"int8 against float32, {len(pairs)} mixtures: WB-PESQ {means['pesq']:+.3f}, "
+        f"STOI {means['stoi']:+.4f}, SI-SDR {means['si_sdr']:+.2f} dB; "
+        f"SI-SDR between the two outputs mean {np.mean(apart):.1f}, least {min(apart):.1f} dB."
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=main.__doc__)
@@ -278,7 +303,13 @@ def main(arguments: list[str] | None = None) -> None:
     judging.add_argument("--every", type=int, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=Path, help="also write every score")
     judging.add_argument("--picture", type=Path, help="also draw the middle pair")
+    comparing = commands.add_parser("compare", help="print what int8 costs against float32")
+    comparing.add_argument("pairs", type=Path)
+    comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     options = parser.parse_args(arguments)
+    if options.command == "compare":
+        print(compare(find_pairs(options.pairs), options.model))
+        return
     if options.command == "mix":
         print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")
         return
