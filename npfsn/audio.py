@@ -606,10 +606,12 @@ def _exists(dst: Path) -> AudioError:
 
 
 def _unwritable(dst: Path, error: BaseException) -> AudioError:
-    reason = getattr(error, "strerror", None) or _reason(error)
-    with contextlib.suppress(OSError, ValueError):
-        if shutil.disk_usage(dst.parent).free < 1 << 16:  # soundfile only says "System error"
-            reason = "no space left on the disk"
+    reason = getattr(error, "strerror", None)
+    if reason is None:
+        reason = _reason(error)
+        with contextlib.suppress(OSError, ValueError):
+            if shutil.disk_usage(dst.parent).free < 1 << 16:  # soundfile only says "System error"
+                reason = "no space left on the disk"
     return AudioError(f"cannot write {dst}: {reason}")
 
 

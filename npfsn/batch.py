@@ -165,6 +165,8 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
     inputs = [*_inputs(args)]
     if not inputs:
         raise UsageError("no input: name files, folders, -i DIR or --list FILE")
+    if args.output_dir == "":
+        raise UsageError("the output folder has an empty name")
     plan = _Plan()
     taken: dict[str, Path] = {}
     for src, relative in _find(args, inputs, plan):
@@ -207,7 +209,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
     for name in lists:
         try:
             if name == "-":
-                text = sys.stdin.buffer.read()
+                text = sys.stdin.buffer.read() if sys.stdin else b""  # closed: as if empty
             else:
                 text = Path(name).read_bytes()
         except (OSError, ValueError) as error:

@@ -432,6 +432,13 @@ def _stream(args: argparse.Namespace) -> int:
         raise UsageError(
             "standard output is a terminal or closed: send it to a file or to a player"
         )
+    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    with contextlib.redirect_stdout(sys.stderr):  # what a library prints is no sound
+        return _enhance_stream(args, source, sink)
+
+
+def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
+    """Enhance what comes from one descriptor to the other."""
     hush_compiler(args.quiet)
     import numpy as np
 
@@ -446,7 +453,6 @@ def _stream(args: argparse.Namespace) -> int:
         atten_lim_db=args.atten_lim,
         keep_latency=args.keep_latency,
     )
-    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
     if os.name == "nt":
         import msvcrt
 

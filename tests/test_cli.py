@@ -165,6 +165,10 @@ def test_lists(npfsn):
     npfsn("enhance", "--list", "list.txt", "c.wav", "-o", "two", "--no-suffix")
     assert len(tree("one")) == 4
     assert tree("two") == ["#odd.wav", "a.wav", "b b.wav", "c.wav", "ü.wav"]
+    with pytest.MonkeyPatch.context() as closed:
+        closed.setattr(sys, "stdin", None)
+        _, err = npfsn("enhance", "--list", "-", code=2)
+    assert "no input" in err
     _, err = npfsn("enhance", "@missing.txt", code=2)
     assert "cannot read the list missing.txt: No such file" in err
 
@@ -258,6 +262,7 @@ def test_resume_does_only_the_rest(npfsn):
         (("unknown",), "invalid choice"),
         (("enhance",), "no input"),
         (("enhance", ""), "empty name"),
+        (("enhance", "a.wav", "-o", ""), "empty name"),
         (("enhance", "a.wav", "--unknown"), "unrecognized"),
         (("enhance", "a.wav", "--work", "2"), "unrecognized"),
         (("enhance", "a.wav", "--workers", "0"), "whole number"),
@@ -615,6 +620,22 @@ def test_a_stream_ends_on_a_signal(signum, code):
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert err.count(b"\n") == 1
+
+
+def test_what_a_library_prints_is_no_sound():
+    """Such as Numba with one of its NUMBA_DUMP_... variables."""
+    code = (
+        "import sys, pure_delay, npfsn.cli\n"
+        "sys.modules.update(pure_delay.modules())\n"
+        "process = pure_delay.Delay.process\n"
+        "pure_delay.Delay.process = lambda self, x: print('IR', len(x)) or process(self, x)\n"
+        "sys.exit(npfsn.cli.main(['stream']))\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    data = pcm(noise(1000)[:, 0], "s16le")
+    base = [sys.executable, "-c", code]
+    out, err = run(base=base, data=data, env={"PYTHONPATH": path})
+    assert out == data and "IR 1000" in err
 
 
 @full_device
