@@ -427,7 +427,7 @@ def read_bandwidth(n_bytes: int, repeats: int) -> float:
     product = Product(weight, np.zeros(n_out, np.float32))
     del weight, flat
     x, out = np.ones((1, n_in), np.float32), np.zeros((1, product.width), np.float32)
-    own_rate = product.weights[0].nbytes / _fastest(lambda: product(x, out, (), 0, 1), repeats)
+    own_rate = product.weights[0].nbytes / _fastest(lambda: product(x, out, (), 1), repeats)
     return max(numpy_rate, own_rate)
 
 
@@ -445,7 +445,7 @@ def tile_peak(kind: type[Product], repeats: int) -> float:
             rows: int = rows, calls: int = calls,
         ) -> None:  # fmt: skip
             for _ in range(calls):
-                product(x, out, scratch, 0, rows)
+                product(x, out, scratch, rows)
 
         run()
         best = max(best, calls * 2.0 * rows * n_in * n_out / _fastest(run, repeats))

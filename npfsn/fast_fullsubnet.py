@@ -23,7 +23,7 @@ from .config import (
 )
 from .errors import ModelError
 from .kernels.features import join_held, pool_mel, shrink_time, unfold
-from .kernels.layers import ROWS
+from .kernels.layers import PANELS
 from .layers import Recurrent
 from .norms import Norm
 from .state import Fields, State
@@ -296,14 +296,14 @@ class Pass(network.Pass):
         if self.shrink == 1 or self.frames > 1:
             return  # every frame ends a block, or blocks of frames are not in a hurry
         step = frame % self.shrink  # 0 for the frame that has ended a block
-        n_layer = len(self.bottleneck.states)
+        n_layer, n_panel = len(self.bottleneck.states), self.bottleneck.panels
         share = (step + self.first_share * (self.shrink - 1 - step)) / (self.shrink - 1)
-        due = round(n_layer * self.n_mel * share)
+        due = round(n_layer * n_panel * share)
         for layer in range(n_layer):
-            rows = min(max(due - layer * self.n_mel, 0), self.n_mel)
-            if rows < self.n_mel:
-                rows -= rows % ROWS  # tiles of fewer rows cost nearly as much
-            self.bottleneck.prepare(layer, rows)
+            panels = min(max(due - layer * n_panel, 0), n_panel)
+            if panels < n_panel:
+                panels -= panels % PANELS  # whole tiles
+            self.bottleneck.prepare(layer, panels)
 
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""

@@ -21,6 +21,10 @@ _CODES = {
     "Tanh": (kernels.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
+# At most so many units are worked on together, so that their gates stay in the caches.
+_BLOCK = 72
+
+Panels = tuple[int, int] | None
 
 
 def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
@@ -57,11 +61,20 @@ class Product:
         """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
         return ()
 
+    @property
+    def panels(self) -> int:
+        """Panels of outputs."""
+        return self.width // PANEL
+
     def __call__(
-        self, x: np.ndarray, out: np.ndarray, scratch: tuple, first: int, last: int
+        self, x: np.ndarray, out: np.ndarray, scratch: tuple, rows: int, panels: Panels = None
     ) -> None:
-        """Multiply rows first .. last - 1: x float32[R, >= K] -> out float32[R, width]."""
-        kernels.matmul_f32(x, *self.weights, *scratch, self.bias, first, last, out)
+        """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width].
+
+        All panels of the outputs, or those from the first to before the second of `panels`.
+        """
+        first, last = panels or (0, self.panels)
+        kernels.matmul_f32(x, *self.weights, *scratch, self.bias, rows, first, last, out)
 
 
 class Int8Product(Product):
@@ -75,10 +88,11 @@ class Int8Product(Product):
         return aligned((rows, columns), QUANTISED), np.zeros(rows, np.float32)
 
     def __call__(
-        self, x: np.ndarray, out: np.ndarray, scratch: tuple, first: int, last: int
+        self, x: np.ndarray, out: np.ndarray, scratch: tuple, rows: int, panels: Panels = None
     ) -> None:
         """Multiply as `Product`; x in whole panels, zeros behind the last input."""
-        kernels.matmul_i8(x, *self.weights, *scratch, self.bias, first, last, out)
+        first, last = panels or (0, self.panels)
+        kernels.matmul_i8(x, *self.weights, *scratch, self.bias, rows, first, last, out)
 
 
 #: Arithmetic of the products of a network.
@@ -165,6 +179,12 @@ class Recurrent:
         return RecurrentPass(self, state, units, frames)
 
 
+def _block_size(units: int) -> int:
+    """Size of equal blocks of at most `_BLOCK` units: a last one of one would waste its weights."""
+    blocks = -(-units // _BLOCK)
+    return -(-units // blocks)
+
+
 class RecurrentPass:
     """A stack bound to the state of one stream and to scratch for blocks of frames."""
 
@@ -176,8 +196,8 @@ class RecurrentPass:
             for i in range(spec.num_layers)
         ]
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
-        rows, block = frames * units, min(units, kernels.BLOCK)
-        n_p = frames if units == 1 else block
+        rows, self.block = frames * units, _block_size(units)
+        n_p = frames if units == 1 else self.block
         p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         # Weights and scratch of the two products of each layer, as the kernels take them.
@@ -185,14 +205,14 @@ class RecurrentPass:
             (*layer.input.weights, *layer.input.scratch(n_p, n))
             for layer, n in zip(weights.layers, columns, strict=True)
         ]
-        self.scratch = [layer.recurrent.scratch(block, size) for layer in weights.layers]
+        self.scratch = [layer.recurrent.scratch(self.block, size) for layer in weights.layers]
         self.recurrent = [
             (*layer.recurrent.weights, *scratch)
             for layer, scratch in zip(weights.layers, self.scratch, strict=True)
         ]
         self.p = aligned((n_p, p_width), np.float32)  # W_ih x
-        self.r = [aligned((block, gates), np.float32) for _ in weights.layers]  # W_hh h
-        self.done = [np.zeros(1, np.int64) for _ in weights.layers]  # rows of r that are ready
+        self.r = [aligned((self.block, gates), np.float32) for _ in weights.layers]  # W_hh h
+        self.done = [np.zeros(1, np.int64) for _ in weights.layers]  # panels of r that are ready
         # Hidden states of a layer and of the one below it, in turns.
         self.y = [aligned((rows, size), np.float32) for _ in range(2)]
         if weights.linear is not None:
@@ -205,18 +225,23 @@ class RecurrentPass:
         for done in self.done:
             done[0] = 0
 
-    def prepare(self, layer: int, rows: int) -> None:
-        """Do the first `rows` units of the recurrent product of the next frame ahead of time.
+    @property
+    def panels(self) -> int:
+        """Panels of one layer's recurrent product."""
+        return self.weights.layers[0].recurrent.panels
+
+    def prepare(self, layer: int, panels: int) -> None:
+        """Do the first panels of the recurrent product of the next frame ahead of time.
 
         It needs the state alone, so a frame with little work can take it from a frame with much.
+        Panels, not units: each is read from memory once, whoever does it.
         """
         done = self.done[layer]
-        start, rows = int(done[0]), min(rows, kernels.BLOCK)
-        if rows > start:
-            self.weights.layers[layer].recurrent(
-                self.states[layer][0], self.r[layer], self.scratch[layer], start, rows
-            )
-            done[0] = rows
+        start = int(done[0])
+        if panels > start:
+            h, r, scratch = self.states[layer][0], self.r[layer], self.scratch[layer]
+            self.weights.layers[layer].recurrent(h, r, scratch, self.block, (start, panels))
+            done[0] = panels
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Run a block of T frames.
@@ -243,6 +268,6 @@ class RecurrentPass:
             x, y, other = y, other, y
         if self.weights.linear is None:
             return x
-        self.weights.linear(x, z, self.out_scratch, 0, rows)
+        self.weights.linear(x, z, self.out_scratch, rows)
         kernels.activate(z, self.weights.code, self.weights.slope, out)
         return out

@@ -44,7 +44,7 @@ def multiply(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     padded_bias = np.zeros(wide, np.float32)
     padded_bias[: len(bias)] = bias
     out = np.full((len(x), wide), np.nan, np.float32)
-    kernels.matmul_f32(x, kernels.pack_f32(weight), padded_bias, 0, len(x), out)
+    kernels.matmul_f32(x, kernels.pack_f32(weight), padded_bias, len(x), 0, wide // PANEL, out)
     return out
 
 
@@ -76,16 +76,18 @@ def test_matmul_of_a_row_alone_gives_the_same_bits(n_in: int, n_out: int) -> Non
             np.testing.assert_array_equal(many[row], alone)
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 3), (2, 3), (1, 14), (5, 20), (20, 20)])
-def test_matmul_of_some_rows(first: int, last: int) -> None:
-    """Rows are computed where they are asked for; the others stay. Longer rows of x are cut."""
+@pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (1, 3), (0, 3), (2, 2)])
+def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
+    """What is asked for is computed where it belongs; the rest stays. Longer rows of x are cut."""
     weight, bias = normal(33, 9, seed=6), np.zeros(48, np.float32)
     x = normal(20, 12, seed=7)
     out = np.full((20, 50), 5.0, np.float32)
-    kernels.matmul_f32(x, kernels.pack_f32(weight), bias, first, last, out)
-    want = np.full((20, 50), 5.0)
-    want[first:last, :48] = 0.0
-    want[first:last, :33] = x[first:last, :9].astype("d") @ weight.T.astype("d")
+    kernels.matmul_f32(x, kernels.pack_f32(weight), bias, rows, first, last, out)
+    want, whole = np.full((20, 50), 5.0), np.zeros((20, 48))
+    whole[:, :33] = x[:, :9].astype("d") @ weight.T.astype("d")
+    part = np.s_[:rows, PANEL * first : PANEL * last]
+    want[part] = whole[part]
     np.testing.assert_allclose(out, want, rtol=0.0, atol=1e-5)
 
 
@@ -167,10 +169,11 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int) -> None:
     want = run_stack(spec, tensors, x, [1] * 6)
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
-    for t, portions in enumerate([[], [n_unit], [3, 8, n_unit], [0, 1], [10], [9, 9]]):
-        for rows in portions:
-            bound.prepare(0, rows)
-            bound.prepare(1, max(rows - 2, 0))
+    every = bound.panels
+    for t, portions in enumerate([[], [every], [1, 3, every], [0, 1], [4], [5, 5]]):
+        for panels in portions:
+            bound.prepare(0, panels)
+            bound.prepare(1, max(panels - 2, 0))
         np.testing.assert_array_equal(bound(x[t]), want[t])
 
 
@@ -184,7 +187,7 @@ def test_forget_drops_what_was_prepared(cell: str) -> None:
     own = state.zeros(stack.fields(11))
     bound = stack.bind(own, 11, 1)
     bound(normal(11, 5, seed=16))
-    bound.prepare(0, 7)
+    bound.prepare(0, 3)
     for array in own.values():
         array.fill(0)
     bound.forget()

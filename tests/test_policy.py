@@ -192,7 +192,7 @@ for module in (features, layers, spectrum):
 # products in float32, the recurrent ones in int8, both in int8.
 MANY_SIGNATURES = {"recur": 6}
 # Called by kernels only, and compiled into them.
-INNER = {"fft", "product_f32", "product_i8", "quantise_rows", "_block_size"}
+INNER = {"fft", "product_f32", "product_i8", "quantise_rows"}
 
 
 def test_kernels_are_compiled_once() -> None:

@@ -50,9 +50,8 @@ else:
 # Products of bytes without an instruction for them need registers of their own.
 ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 
-#: At most so many units' gates are worked on together,
-BLOCK = 72
-#: and so many of their panels: whole tiles of gates, which the cells find in the nearest cache.
+#: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
+#: nearest cache.
 CELLS = PANELS
 
 ZERO = np.float32(0.0)
@@ -207,9 +206,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
 
 
 @kernel
-def matmul_f32(x, w, bias, row0, row1, out):
-    """Rows row0 .. row1 - 1 of out = x w^T + bias (see `product_f32`)."""
-    product_f32(x, row0, row1 - row0, w, bias, 0, w.shape[0], out, row0, 0)
+def matmul_f32(x, w, bias, n_row, first, last, out):
+    """Panels first .. last - 1 of n_row rows of out = x w^T + bias (see `product_f32`)."""
+    product_f32(x, 0, n_row, w, bias, first, last, out, 0, first)
 
 
 @intrinsic
@@ -529,15 +528,15 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
 
 @kernel
-def matmul_i8(x, w, w_scale, shift, q, x_scale, bias, row0, row1, out):
-    """Rows row0 .. row1 - 1 of out = x w^T + bias, in integers.
+def matmul_i8(x, w, w_scale, shift, q, x_scale, bias, n_row, first, last, out):
+    """Panels first .. last - 1 of n_row rows of out = x w^T + bias, in integers.
 
-    x           f32[R, X]                      X in whole panels, zeros behind the last input
-    q, x_scale  u8 or i16[>= n, X], f32[>= n]  scratch, n = row1 - row0
+    x           f32[R, X]  X in whole panels, zeros behind the last input
+    q, x_scale  scratch
     The others as in `product_i8`.
     """
-    quantise_rows(x, row0, row1 - row0, q, x_scale)
-    product_i8(row1 - row0, w, w_scale, shift, q, x_scale, bias, 0, w.shape[0], out, row0, 0)
+    quantise_rows(x, 0, n_row, q, x_scale)
+    product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, 0, first)
 
 
 def ready(x, row, n_row, w):
@@ -587,13 +586,6 @@ def _product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     return run
 
 
-@kernel
-def _block_size(n_unit):
-    """Size of equal blocks of at most BLOCK units: a last block of one would waste its weights."""
-    n_block = (n_unit + BLOCK - 1) // BLOCK
-    return (n_unit + n_block - 1) // n_block
-
-
 def cell(p, p_at, r, r_at, state, at, y, y_at):
     """Run PANEL units of the cell whose state this is: (h, c) an LSTM's, (h,) a GRU's."""
     raise NotImplementedError  # only compiled code calls it
@@ -626,9 +618,10 @@ def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
     w_ih, w_hh  tuple                weights and scratch of a product (see `product`)
     b_ih, b_hh  f32[G H]             biases; H in whole panels, for each of them its G gates:
                                      i f g o of an LSTM, r z n of a GRU
-    done        i64[1]               rows of r that are ready for the first frame; 0 afterwards
-    p           f32[T, G H] for one unit, else f32[>= n, G CELLS PANEL], n = min(U, BLOCK); scratch
-    r           f32[>= n, G H]       scratch; its first `done` rows are w_hh h
+    done        i64[1]               panels of r that are ready for the first frame of the first n
+                                     units; 0 afterwards
+    p           f32[T, G H] for one unit, else f32[n, G CELLS PANEL]; scratch
+    r           f32[n, G H]          scratch, n units at a time; its first `done` panels are w_hh h
     state       (h, c) or (h,)       f32[U, H] each
     y           f32[T U, H]          hidden states
 
@@ -642,7 +635,7 @@ def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
         ready(x, 0, n_frame, w_ih)
         product(x, 0, n_frame, w_ih, b_ih, 0, gates * n_panel, p, 0, 0)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
-    block = _block_size(n_unit)
+    block = r.shape[0]
     step = n_panel if n_unit == 1 else CELLS
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
@@ -651,17 +644,17 @@ def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
             done[0] = 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
-            if ahead < n:
-                ready(h, first + ahead, n - ahead, w_hh)
+            if ahead < gates * n_panel:
+                ready(h, first, n, w_hh)
             for at in range(0, n_panel, step):
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
                     product(x, row, n, w_ih, b_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
-                if ahead < n:
-                    product(h, first + ahead, n - ahead, w_hh, b_hh, gates * at, gates * end,
-                            r, ahead, gates * at)  # fmt: skip
+                left = max(gates * at, ahead)
+                if left < gates * end:
+                    product(h, first, n, w_hh, b_hh, left, gates * end, r, 0, left)
                 for b in range(n):
                     for k in range(end - at):
                         cell(p, (p_row + b) * p_ld + gates * (p_panel + k) * PANEL,
