@@ -46,6 +46,10 @@ __all__ = ["enhance_all"]
 REDRAW_SECONDS = 0.1
 WORKER_GRACE_SECONDS = 10.0
 
+# Bytes of a list of paths, and of a path on any system.
+MAX_LIST = 16 << 20
+MAX_PATH = 32_767
+
 _NAMES_SHOWN = 5
 
 
@@ -207,18 +211,31 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
         else:
             raise UsageError("an input has an empty name")
     for name in lists:
-        try:
-            if name == "-":
-                text = sys.stdin.buffer.read() if sys.stdin else b""  # closed: as if empty
-            else:
-                text = Path(name).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"cannot read the list {name}: {reason}") from error
-        for line in text.removeprefix(b"\xef\xbb\xbf").splitlines():
+        for number, line in enumerate(_read_list(name).splitlines(), 1):
+            if len(line) > MAX_PATH:
+                raise UsageError(
+                    f"line {number} of the list {name} has {len(line)} characters: expected one "
+                    "path a line"
+                )
             if line.strip() and not line.startswith(b"#"):
                 yield os.fsdecode(line)
     yield from args.noisy_dir
+
+
+def _read_list(name: str) -> bytes:
+    """Read a list of paths: a file, a pipe or, called "-", standard input."""
+    try:
+        if name == "-":
+            text = sys.stdin.buffer.read(MAX_LIST + 1) if sys.stdin else b""  # closed: as if empty
+        else:
+            with open(name, "rb") as file:
+                text = file.read(MAX_LIST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read the list {name}: {reason}") from error
+    if len(text) > MAX_LIST:
+        raise UsageError(f"the list {name} is larger than {MAX_LIST >> 20} MiB: expected paths")
+    return text.removeprefix(b"\xef\xbb\xbf")
 
 
 def _find(

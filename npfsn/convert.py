@@ -313,6 +313,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(f"cannot write {output}: {reason}; no file was left behind", 1)
     except MemoryError as error:
         return _failed(f"{sentence(error)}; no file was left behind", 1)
+    except Exception as error:  # a mistake of this program
+        return _failed(
+            f"unexpected {type(error).__name__}: {error}; no file was left behind. Please report "
+            "it with the checkpoint's origin",
+            1,
+        )
     except KeyboardInterrupt:
         return _failed("interrupted; no file was left behind", 130)
     except Stopped as stop:

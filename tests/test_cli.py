@@ -169,6 +169,12 @@ def test_lists(npfsn):
         closed.setattr(sys, "stdin", None)
         _, err = npfsn("enhance", "--list", "-", code=2)
     assert "no input" in err
+    Path("binary").write_bytes(b"a.wav\n" + bytes(300_000))
+    _, err = npfsn("enhance", "@binary", code=2)
+    assert "line 2 of the list binary has 300000 characters" in err and len(err) < 600
+    if os.path.exists("/dev/zero"):
+        _, err = npfsn("enhance", "@/dev/zero", code=2)
+        assert "larger than" in err
     _, err = npfsn("enhance", "@missing.txt", code=2)
     assert "cannot read the list missing.txt: No such file" in err
 

@@ -41,17 +41,17 @@ class TrainConfig:
     """
 
     seed: int = 1
-    steps: int = 3_000
-    decay_steps: int = 1_000
-    warmup_steps: int = 200
+    steps: int = 14_000
+    decay_steps: int = 5_000
+    warmup_steps: int = 300
     batch_seconds: float = 40.0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     final_rate: float = 1e-5
     weight_decay: float = 1e-2
     clip_norm: float = 2.0
     ema: float = 0.998
     over_suppression: float = 3.0
-    validation_items: int = 40
+    validation_items: int = 60
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
