@@ -630,9 +630,9 @@ def _complete_or_absent(dst: Path, force: bool) -> Iterator[Path]:
             _sync(partial)
             _publish(partial, dst, force)
             _sync(dst.parent)
+        except AudioError:
+            raise
         except (OSError, ValueError) as error:
-            if isinstance(error, AudioError):
-                raise
             raise _unwritable(dst, error) from error
     finally:
         with contextlib.suppress(OSError):

@@ -19,7 +19,6 @@ from pure_delay import load_model, modules
 
 from npfsn import batch, cli, weights
 from npfsn.enhancer import Enhancer
-from npfsn.errors import ModelError
 from npfsn.models import ARCHITECTURES
 from npfsn.whole import enhance
 
@@ -816,10 +815,6 @@ def test_the_example_is_what_its_program_makes(monkeypatch):
 
 def test_the_example_becomes_cleaner(engine, monkeypatch):
     """The README's command: built-in weights, no options."""
-    try:
-        weights.load_model()
-    except ModelError:
-        pytest.skip("no built-in weights yet")
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import make_example
 
