@@ -31,7 +31,7 @@ def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
     """Order the rows of `tensor` [gates H, ...] as cells take them: for each panel, all gates."""
     size = tensor.shape[0] // gates
     n_panel = padded(size) // PANEL
-    spread = np.zeros((gates, n_panel * PANEL, *tensor.shape[1:]), np.float32)
+    spread = np.zeros((gates, n_panel * PANEL, *tensor.shape[1:]), tensor.dtype)
     spread[:, :size] = tensor.reshape(gates, size, *tensor.shape[1:])
     by_panel = spread.reshape(gates, n_panel, PANEL, *tensor.shape[1:]).swapaxes(0, 1)
     return by_panel.reshape(gates * n_panel * PANEL, *tensor.shape[1:])
@@ -113,9 +113,10 @@ class RecurrentLayer:
     ) -> None:
         gates = CELLS[cell]
         w_ih, w_hh, b_ih, b_hh = (
-            np.asarray(tensors[f"{prefix}.sequence_model.{part}_l{layer}"], np.float32)
+            tensors[f"{prefix}.sequence_model.{part}_l{layer}"]
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
+        b_ih, b_hh = b_ih.astype(np.float32), b_hh.astype(np.float32)
         if cell == "LSTM":  # both biases meet in the sum of the gates
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         product = PRODUCTS[precision]
@@ -161,8 +162,8 @@ class Recurrent:
         self.slope = np.float32(slope)
         if spec.output_size:
             self.linear = PRODUCTS[precision](
-                np.asarray(tensors[f"{prefix}.fc_output_layer.weight"], np.float32),
-                np.asarray(tensors[f"{prefix}.fc_output_layer.bias"], np.float32),
+                tensors[f"{prefix}.fc_output_layer.weight"],
+                tensors[f"{prefix}.fc_output_layer.bias"],
             )
 
     def fields(self, units: int) -> Fields:

@@ -62,19 +62,22 @@ def smallest_models() -> Iterator[Model]:
     Yields
     ------
     Model
-        Every architecture with every cell, and one cell with every norm.
+        Every architecture with every cell in both precisions of files, and one cell with every
+        norm.
     """
     for architecture, smallest in _SMALLEST.items():
         for cell in CELLS:
             for norm in (*CAUSAL_NORMS, *OFFLINE_NORMS):
                 config = smallest(cell, norm)
-                tensors = {
-                    name: np.zeros(shape, np.float32)
-                    for name, shape in config.tensor_shapes().items()
-                }
-                yield Model(architecture, config, tensors)
+                # Norms know nothing of cells or of weights, nor do these of norms.
+                for dtype in (np.float32, np.float16) if norm == CAUSAL_NORMS[0] else (np.float32,):
+                    tensors = {
+                        name: np.zeros(shape, dtype)
+                        for name, shape in config.tensor_shapes().items()
+                    }
+                    yield Model(architecture, config, tensors)
                 if cell != next(iter(CELLS)):
-                    break  # norms know nothing of cells
+                    break
 
 
 def _fast_fullsubnet(cell: str, norm: str) -> Any:

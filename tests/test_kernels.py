@@ -14,7 +14,7 @@ from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import features, spectrum
 from npfsn.kernels import layers as kernels
-from npfsn.kernels.vector import PANEL
+from npfsn.kernels.vector import HAS_HALF, PANEL
 from npfsn.layers import Recurrent
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
@@ -74,6 +74,23 @@ def test_matmul_of_a_row_alone_gives_the_same_bits(n_in: int, n_out: int) -> Non
         alone = multiply(x[row : row + 1], weight, bias)[0]
         for many in together[row:]:
             np.testing.assert_array_equal(many[row], alone)
+
+
+@pytest.mark.parametrize("n_in", [1, 17, 257])
+@pytest.mark.parametrize("n_out", [1, 17, 257])
+def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n_out: int) -> None:
+    """They are widened on the way, exactly: the largest, the smallest and denormal ones too."""
+    weight, bias = normal(n_out, n_in, seed=8).astype(np.float16), normal(n_out, seed=9)
+    weight.reshape(-1)[:8] = np.resize([65504, -6e-8, 6e-5, 0.0, -0.0, 3e-6, 1.0, -1e-7], 8)[
+        : weight.size
+    ]
+    packed = kernels.pack_f32(weight)
+    assert packed.dtype == (np.uint16 if HAS_HALF else np.float32)
+    assert packed.ctypes.data % 64 == 0
+    for n_row in range(1, 21):
+        x = normal(n_row, n_in, seed=n_row)
+        want = multiply(x, weight.astype(np.float32), bias)
+        np.testing.assert_array_equal(multiply(x, weight, bias), want)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])

@@ -25,22 +25,34 @@ TARGETS = {
     "avx2": ("haswell", X86_V3, None),
     "avx512": ("skylake-avx512", X86_V4, None),
     "avx512-vnni": ("cascadelake", X86_V4 + ",+avx512vnni", None),
-    "aarch64": ("generic", "+64bit,+sse2,+neon", ("aarch64-unknown-linux-gnu", "generic", "+neon")),
+    # Numba links what it compiles for this machine, which would miss a function without f16c.
+    "aarch64": (
+        "generic",
+        "+64bit,+sse2,+f16c,+neon",
+        ("aarch64-unknown-linux-gnu", "generic", "+neon"),
+    ),
 }
-#: What multiplies and adds in the innermost loop, by target.
-WORK = {
-    "avx2": {"product_f32": r"\bvfmadd\w+ps\b.*%ymm", "product_i8": r"\bvpmaddwd\b.*%ymm"},
-    "avx512": {"product_f32": r"\bvfmadd\w+ps\b.*%zmm", "product_i8": r"\bvpmaddwd\b.*%zmm"},
-    "avx512-vnni": {"product_f32": r"\bvfmadd\w+ps\b.*%zmm", "product_i8": r"\bvpdpbusd\b.*%zmm"},
-    "aarch64": {
-        "product_f32": r"\bfmla\b.*\.4s",
-        "product_i8": r"\b(?:smlal2?|mla|smull2?)\b.*\.4s",
-    },
+_FLOATS = {
+    "avx2": r"\bvfmadd\w+ps\b.*%ymm",
+    "avx512": r"\bvfmadd\w+ps\b.*%zmm",
+    "avx512-vnni": r"\bvfmadd\w+ps\b.*%zmm",
+    "aarch64": r"\bfmla\b.*\.4s",
 }
+_BYTES = {
+    "avx2": r"\bvpmaddwd\b.*%ymm",
+    "avx512": r"\bvpmaddwd\b.*%zmm",
+    "avx512-vnni": r"\bvpdpbusd\b.*%zmm",
+    "aarch64": r"\b(?:smlal2?|mla|smull2?)\b.*\.4s",
+}
+#: What multiplies and adds in the innermost loop, by product and target.
+WORK = {"float32": _FLOATS, "float16": _FLOATS, "int8": _BYTES}
 #: Portable code, right but not tuned: without an instruction for bytes its sums spill.
-UNTUNED = {("aarch64", "product_i8")}
+UNTUNED = {("aarch64", "int8")}
 STACK = re.compile(r"\((?:%rsp|%rbp)\)|\[sp")
-LIBRARY = re.compile(r"\b(?:callq?|bl)\s+(?:\*?[%\w]*)?(fmaf|fma|rintf|tanhf|expf|logf|__mulsf3)\b")
+LIBRARY = re.compile(
+    r"\b(?:callq?|bl)\s+(?:\*?[%\w]*)?"
+    r"(fmaf|fma|rintf|tanhf|expf|logf|__mulsf3|__extendhfsf2|__gnu_h2f_ieee)\b"
+)
 
 
 def assembly(target: str) -> dict[str, str]:
@@ -60,15 +72,18 @@ def assembly(target: str) -> dict[str, str]:
     scratch = np.zeros((40, 64), QUANTISED), np.zeros(40, np.float32)
     code = {}
     # Compiling is all: code for another CPU must not run here.
-    for kernel, args in (
-        (layers.product_f32, (x, 0, 40, layers.pack_f32(weight), bias, 0, 3, out, 0, 0)),
-        (layers.product_i8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
+    floats, halves = (layers.pack_f32(weight.astype(kind)) for kind in (np.float32, np.float16))
+    assert halves.dtype == np.uint16, "the target has an instruction that widens halves"
+    for name, kernel, args in (
+        ("float32", layers.product_f32, (x, 0, 40, floats, bias, 0, 3, out, 0, 0)),
+        ("float16", layers.product_f32, (x, 0, 40, halves, bias, 0, 3, out, 0, 0)),
+        ("int8", layers.product_i8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
     ):
         kernel.compile(tuple(typeof(arg) for arg in args))
-        signature = kernel.signatures[0]
+        signature = kernel.signatures[-1]
         other = TARGETS[target][2]
         if other is None:
-            code[kernel.__name__] = kernel.inspect_asm(signature)
+            code[name] = kernel.inspect_asm(signature)
             continue
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
@@ -80,7 +95,7 @@ def assembly(target: str) -> dict[str, str]:
             r'target datalayout = ".*"', f'target datalayout = "{machine.target_data}"', text
         )
         text = re.sub(r'"(?:target-cpu|target-features)"="[^"]*"', "", text)
-        code[kernel.__name__] = machine.emit_assembly(llvm.parse_assembly(text))
+        code[name] = machine.emit_assembly(llvm.parse_assembly(text))
     return code
 
 
@@ -122,7 +137,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
             command, env=environment, capture_output=True, text=True, check=True
         )
     code = json.loads(result.stdout)
-    return {name: inspect(text, WORK[target][name]) for name, text in code.items()}
+    return {name: inspect(text, WORK[name][target]) for name, text in code.items()}
 
 
 def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
@@ -140,7 +155,7 @@ def main() -> int:
         print(json.dumps(assembly(args.emit)))
         return 0
     bad = 0
-    print(f"{'target':12} {'kernel':12} {'vector work':>11} {'stack':>6} {'library':>8}")
+    print(f"{'target':12} {'weights':12} {'vector work':>11} {'stack':>6} {'library':>8}")
     for target in TARGETS:
         for name, counts in measure(target).items():
             fine = is_fine(target, name, counts)

@@ -26,11 +26,13 @@ from ..quantise import quantise
 from .vector import (
     DEPTH,
     FEATURES,
+    HAS_HALF,
     OFFSET,
     PANEL,
     Emit,
     aligned,
     const,
+    f16,
     f32,
     f32_panel,
     i32_panel,
@@ -69,14 +71,19 @@ def padded(n: int) -> int:
 
 
 def pack_f32(weight: np.ndarray) -> np.ndarray:
-    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N."""
+    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
+
+    Where the machine can widen them on the way, float16 stays float16: half as much to read, and
+    the same products to the bit. Numba knows no halves: the array is one of uint16, their bits.
+    """
     n_out, n_in = weight.shape
     n_panel = padded(n_out) // PANEL
-    rows = np.zeros((n_panel * PANEL, n_in), np.float32)
+    dtype = np.float16 if HAS_HALF and weight.dtype == np.float16 else np.float32
+    rows = np.zeros((n_panel * PANEL, n_in), dtype)
     rows[:n_out] = weight
-    packed = aligned((n_panel, n_in, PANEL), np.float32)
+    packed = aligned((n_panel, n_in, PANEL), dtype)
     packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
-    return packed
+    return packed if dtype == np.float32 else packed.view(np.uint16)
 
 
 @intrinsic(prefer_literal=True)
@@ -93,11 +100,13 @@ def _tile_f32(
         bias, types.int64, out, types.int64, types.int64,
     )  # fmt: skip
     n_row, n_panel = rows.literal_value, panels.literal_value
+    element = f32 if w.dtype == types.float32 else f16
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
         _, _, n_in, _, x_at, x_stride, _, w_at, ahead, _, bias_at, _, out_at, out_stride = args
-        x, w, bias, out = (emit.pointer(i, f32) for i in (3, 6, 9, 11))
+        x, bias, out = (emit.pointer(i, f32) for i in (3, 9, 11))
+        w = emit.pointer(6, element)
         x_rows = [
             builder.gep(x, [builder.add(x_at, builder.mul(x_stride, const(r)))])
             for r in range(n_row)
@@ -123,7 +132,7 @@ def _tile_f32(
         w_k = builder.mul(k, const(PANEL))
         if n_row == ROWS:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
-        weights = [emit.load(w_panels[p], w_k, f32_panel) for p in range(n_panel)]
+        weights = [emit.load_panel(w_panels[p], w_k) for p in range(n_panel)]
         new = []
         for r in range(n_row):
             value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), PANEL)
@@ -153,7 +162,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
     x     f32[R, >= K]       inputs
-    w     f32[P, K, PANEL]   packed weights (`pack_f32`)
+    w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
     """
@@ -563,7 +572,7 @@ def _ready(x, row, n_row, w):
 def product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Compute rows of out = x w^T + bias; `w` is the tuple of one precision's arrays.
 
-    (packed,) is float32 (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`),
+    (packed,) is float (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`),
     for which `ready` has been called.
     """
     raise NotImplementedError  # only compiled code calls it

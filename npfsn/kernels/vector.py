@@ -21,6 +21,10 @@ PANEL = 16
 # Without the instruction, llvm.fma becomes a call of the C library's software fmaf.
 HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 
+# Weights of half precision stay so in memory where an instruction widens a vector of them, exactly;
+# without it, llvm would call a function of the C library for each.
+HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
+
 # The byte products of int8 layers: u8 x s8, four at a time into int32, or s16 x s16, two at a time.
 # Either way a step along the inputs takes four bytes of them.
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
@@ -55,6 +59,7 @@ i1 = ir.IntType(1)
 i8 = ir.IntType(8)
 i32 = ir.IntType(32)
 i64 = ir.IntType(64)
+f16 = ir.HalfType()
 f32 = ir.FloatType()
 f32_panel = ir.VectorType(f32, PANEL)
 i32_panel = ir.VectorType(i32, PANEL)
@@ -95,6 +100,11 @@ class Emit:
         """Load a `vector` from `offset` elements behind `base`; any alignment."""
         pointer = self.builder.gep(base, [offset])
         return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=1)
+
+    def load_panel(self, base: ir.Value, offset: ir.Value) -> ir.Value:
+        """Load a panel of floats, or of halves, which become floats."""
+        panel = self.load(base, offset, ir.VectorType(base.type.pointee, PANEL))
+        return panel if panel.type == f32_panel else self.builder.fpext(panel, f32_panel)
 
     def store(self, value: ir.Value, base: ir.Value, offset: ir.Value) -> None:
         """Store a vector `offset` elements behind `base`; any alignment."""

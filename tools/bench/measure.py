@@ -23,12 +23,14 @@ from npfsn.weights import Model
 
 from .onnx_graphs import CELLS, write_graphs
 from .onnx_peer import onnx_peer
-from .paper_models import MODELS, paper_model
+from .paper_models import MODELS, in_halves, paper_model
 from .torch_peer import torch_peer
 
 ROOT = Path(__file__).resolve().parents[2]
 HOP_MS = 16.0
 PRECISIONS = ("float32", "int8")
+# npfsn also reads weights in half precision, from a float16 file, for its float32 arithmetic.
+OURS = ("float32", "float32, float16 file", "int8")
 # Steps at the start of a turn that only bring a contender's weights back into the caches.
 SETTLE = 6
 # Masks may differ by this share of the largest: another order of summation, not another network.
@@ -76,6 +78,9 @@ class Setting:
         self.model: Model = paper_model(name)
         self.path = folder / f"{name}.npz"
         npfsn.save_model(self.model, self.path)
+        self.half = in_halves(self.model)
+        self.half_path = folder / f"{name}-float16.npz"
+        npfsn.save_model(self.half, self.half_path)
         self.tensors = {
             key: torch.from_numpy(np.array(value)) for key, value in self.model.tensors.items()
         }
@@ -96,14 +101,25 @@ class Setting:
         """Return the folder of the graphs."""
         return self.folder / f"{self.name}-onnx-{precision}-{cells}"
 
-    def npfsn(self, precision: str) -> Contender | None:
-        """Return whole steps of npfsn, or None where it lacks the precision."""
-        try:
-            enhancer = npfsn.Enhancer(self.model, precision=precision)
-        except ValueError:
-            return None
+    def npfsn(self, which: str) -> Contender:
+        """Return whole steps of npfsn, as one of `OURS`."""
+        enhancer = self.enhancer(which)
         out, n, hops = np.zeros(256, np.float32), len(self.hops), self.hops
-        return Contender(f"npfsn {precision}", lambda t: enhancer.step(hops[t % n], out))
+        return Contender(f"npfsn {which}", lambda t: enhancer.step(hops[t % n], out))
+
+    def enhancer(self, which: str) -> npfsn.Enhancer:
+        """Return a stream, as one of `OURS`."""
+        model, precision = self.ours(which)
+        return npfsn.Enhancer(model, precision=precision)
+
+    def enhance(self, which: str, signal: np.ndarray) -> Any:
+        """Enhance a whole signal, as one of `OURS`."""
+        model, precision = self.ours(which)
+        return npfsn.enhance(signal, 16000, model, precision=precision)
+
+    def ours(self, which: str) -> tuple[Model, str]:
+        """Return the model and the arithmetic of one of `OURS`."""
+        return self.half if "float16" in which else self.model, which.split(",")[0]
 
     def onnx_contender(self, precision: str, cells: str) -> Contender:
         """Return ONNX Runtime's network."""
@@ -117,9 +133,9 @@ class Setting:
         n = len(mags)
         return Contender("PyTorch float32, step by step", lambda t: peer.step(mags[t % n]))
 
-    def npfsn_masks(self, precision: str, n: int) -> np.ndarray:
+    def npfsn_masks(self, which: str, n: int) -> np.ndarray:
         """Return the network's masks of the first frames."""
-        network = npfsn.Enhancer(self.model, precision=precision)._stream._one.network_pass
+        network = self.enhancer(which)._stream._one.network_pass
         masks = []
         for t in range(n):
             network.mag[:] = self.mags[t]
@@ -158,10 +174,8 @@ class Setting:
         steps = np.array([peer.step(mag).numpy().copy() for mag in mags])
         compare("PyTorch float32, step by step", steps, True)
         compare("PyTorch float32, whole utterance", peer.whole(mags[:, 0]).numpy(), True)
-        try:
-            compare("npfsn int8", self.npfsn_masks("int8", n), False)
-        except ValueError:
-            pass
+        for which in OURS[1:]:
+            compare(f"npfsn {which}", self.npfsn_masks(which, n), which != "int8")
         return differences
 
 
@@ -225,10 +239,9 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
 
     rounds, steps = (2, 10) if quick else (14, 100 if fast else 40)
     say(f"{setting.name}: {rounds} rounds of {steps} steps each")
-    contenders = [setting.npfsn(precision) for precision in PRECISIONS]
-    contenders += [setting.onnx_contender(*item) for item in onnx_cells.items()]
-    contenders.append(setting.torch_contender())
-    racing = [contender for contender in contenders if contender is not None]
+    racing = [setting.npfsn(which) for which in OURS]
+    racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
+    racing.append(setting.torch_contender())
     for _ in range(rounds):
         for contender in racing:
             # PyTorch is far behind: fewer of its steps tell as much and leave time for the others.
@@ -248,13 +261,10 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
         "whole_seconds": seconds,
         "whole_ms_per_frame": whole,
         "limits": {
-            precision: bench.limits(
-                npfsn.Enhancer(setting.model, precision=precision),
-                figures[f"npfsn {precision}"]["mean_ms"],
-                quick,
+            which: bench.limits(
+                setting.enhancer(which), figures[f"npfsn {which}"]["mean_ms"], quick
             )
-            for precision in PRECISIONS
-            if f"npfsn {precision}" in figures
+            for which in OURS
         },
     }
 
@@ -281,13 +291,9 @@ def _whole_files(setting: Setting, seconds: float, rounds: int) -> dict[str, Any
     mags = torch.from_numpy(setting.mags[: n // 256 + 1, 0])
     mags = mags[: (mags.shape[0] - 1) // 2 * 2 + 1]
     peer = torch_peer(setting.name, setting.tensors)
-    runs: dict[str, Callable[[], Any]] = {
-        f"npfsn {precision}": lambda precision=precision: npfsn.enhance(  # type: ignore[misc]
-            signal, 16000, setting.model, precision=precision
-        )
-        for precision in PRECISIONS
-        if setting.npfsn(precision) is not None
-    }
+    runs: dict[str, Callable[[], Any]] = {}
+    for which in OURS:
+        runs[f"npfsn {which}"] = lambda which=which: setting.enhance(which, signal)  # type: ignore[misc]
     runs["PyTorch float32, whole utterance"] = lambda: peer.whole(mags)
     times: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
@@ -314,11 +320,12 @@ def _starts(
 ) -> dict[str, Any]:
     """Start fresh processes in turns; keep the quickest start and the most memory of each."""
     starts: dict[str, Callable[[], dict[str, Any]]] = {}
-    for precision in PRECISIONS:
-        if setting.npfsn(precision) is not None:
-            starts[f"npfsn {precision}"] = lambda precision=precision: bench.cold_start(  # type: ignore[misc]
-                setting.path, precision=precision, steps=START_STEPS
-            )
+    for which in OURS:
+        path = setting.half_path if "float16" in which else setting.path
+        precision = setting.ours(which)[1]
+        starts[f"npfsn {which}"] = lambda path=path, precision=precision: bench.cold_start(  # type: ignore[misc]
+            path, precision=precision, steps=START_STEPS
+        )
     for precision, cells in onnx_cells.items():
         place = setting.onnx(precision, cells)
         starts[f"ONNX Runtime {precision}"] = lambda place=place: _start_peer(  # type: ignore[misc]

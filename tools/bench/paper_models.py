@@ -18,7 +18,8 @@ _NORM = "cumulative_laplace_norm"
 def paper_model(name: str) -> Model:
     """Return one of `MODELS`, or "improved_fullsubnet"; the same weights every time.
 
-    Weights are drawn as PyTorch starts them, so states stay where those of a trained network are.
+    Weights are drawn as PyTorch starts them, so states stay where those of a trained network are,
+    and rounded to half precision, so that a float16 file holds the same network (`in_halves`).
     """
     if name == "fast_fullsubnet":
         config: object = fast_fullsubnet.Config(
@@ -54,7 +55,16 @@ def paper_model(name: str) -> Model:
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     bound = 1.0 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.05
-    return rng.uniform(-bound, bound, shape).astype(np.float32)
+    return rng.uniform(-bound, bound, shape).astype(np.float16).astype(np.float32)
+
+
+def in_halves(model: Model) -> Model:
+    """Return the same network as a float16 file holds it."""
+    tensors = {
+        name: tensor if name == "mel_scale.fb" else tensor.astype(np.float16)
+        for name, tensor in model.tensors.items()
+    }
+    return Model(model.architecture, model.config, tensors)
 
 
 def _mel_bands(n_freq: int, n_mel: int) -> np.ndarray:
