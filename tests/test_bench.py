@@ -156,12 +156,15 @@ def side_by_side():
         "differences": {"ONNX Runtime float32": 1e-6, "ONNX Runtime int8": 1e-2},
         "steps": {
             "npfsn float32": {**steps, "mean_ms": 1.0, "p99_ms": 1.25},
+            "npfsn float32, float16 file": {**steps, "mean_ms": 0.5, "p99_ms": 0.625},
+            "npfsn int8": {**steps, "mean_ms": 1.5, "p99_ms": 1.25},
             "ONNX Runtime float32": steps,
             "ONNX Runtime int8": steps,
         },
         "whole_seconds": 10.0,
         "whole_ms_per_frame": {
             "npfsn float32": whole,
+            "npfsn float32, float16 file": {**whole, "mean_ms": 1.125},
             "PyTorch float32, whole utterance": whole,
         },
         "limits": {"float32": limit},
@@ -185,9 +188,15 @@ def test_page_of_the_peers_judges_by_measured_time():
     fast = "Fast FullSubNet float32 / ONNX Runtime float32"
     assert rows[f"{fast}: mean"] == ["0.500", "1.000", "0.80", "yes"]
     assert rows[f"{fast}: p99"] == ["0.625", "1.000", "0.60", "**no**"]
+    half = "Fast FullSubNet float32, float16 file / ONNX Runtime float32"
+    assert rows[f"{half}: mean"] == ["0.250", "1.000", "0.80", "yes"]
+    int8 = "Fast FullSubNet int8 / ONNX Runtime int8"
+    assert rows[f"{int8}: mean"] == ["0.750", "1.000", "0.75", "yes"]
     whole = "whole file, Fast FullSubNet float32 / PyTorch whole utterance"
     assert rows[whole] == ["1.000", "1.000", "0.80", "**no**"]
+    whole_half = "whole file, Fast FullSubNet float32, float16 file / PyTorch whole utterance"
+    assert rows[whole_half] == ["0.750", "1.000", "0.80", "yes"]
     assert rows["start / PyTorch's"] == ["0.250", "", "0.50", "yes"]
-    assert not any("int8 / ONNX" in name for name in rows)  # npfsn has none here
+    assert sum("p99 / mean" in name for name in rows) == 3
     assert "Disturbed" not in page
     assert "Disturbed" in report.render({**result, "other_load": 0.5})
