@@ -150,7 +150,7 @@ WEIGHTS = {
     "complex": 0.5,
     "residual": 0.02,
     "bands": 0.02,
-    "loudness": 0.1,
+    "loudness": 0.25,
 }
 
 

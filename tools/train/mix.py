@@ -51,6 +51,7 @@ class MixConfig:
     rumble: float = 0.1
     no_rumble: float = 0.25
     infrasound: float = 0.3
+    hiss: float = 0.35
 
 
 @dataclass(frozen=True)
@@ -146,20 +147,21 @@ class Mixer:
             top = rng.uniform(50, 130)
             rumble = noise.bandpass(noise.shaped(rng, samples, rng.uniform(-6, 0)), 45, top, 4)
             target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -10) / 20)
+        # Below 30 Hz nobody speaks and nobody hears: traffic, wind, handling and offsets, often
+        # louder than all. It goes even where the recording of the speech brought it along.
+        heard, target = target, without_infrasound(target)
+        if rng.random() < config.infrasound:
+            heard = heard + noise.drift(rng, samples) * 10 ** (rng.uniform(-30, 6) / 20)
         if kind < config.silent + config.noise_only + config.clean:
-            # A breath of noise, as every microphone has, but nothing that could be taken out.
-            hiss = noise.shaped(rng, samples, rng.uniform(-4, 0))
-            hiss *= np.float32(10 ** (rng.uniform(-70, -35) / 20))
-            noisy, target = limit((target + hiss) * level, target * level)
+            noisy, target = limit((heard + hiss(rng, samples, (-70, -30))) * level, target * level)
             return Item(noisy, target, "clean", 40.0, talker)
         background, name = self.background(rng, samples, response)
         if rng.random() < config.no_rumble:
             background = noise.unit(noise.bandpass(background, rng.uniform(50, 150), 7900))
         snr = rng.uniform(*config.snr_db)
-        noisy = target + background * 10 ** (-snr / 20)
-        if rng.random() < config.infrasound:
-            # Below 40 Hz nobody speaks: traffic, wind, handling and offsets, often louder than all.
-            noisy = noisy + noise.drift(rng, samples) * 10 ** (rng.uniform(-25, 6) / 20)
+        noisy = heard + background * 10 ** (-snr / 20)
+        if rng.random() < config.hiss:
+            noisy = noisy + hiss(rng, samples, (-45, -12))
         if rng.random() < config.band_limit:
             noisy, target = band_limit(rng, noisy, target)
         noisy, target = limit(noisy * level, target * level)
@@ -289,6 +291,22 @@ def unit_speech(x: np.ndarray) -> np.ndarray:
     active = power[power > 1e-3 * power.max(initial=0.0)]
     mean = float(active.mean()) if len(active) else 0.0
     return x / np.float32(np.sqrt(mean)) if mean > 1e-12 else x
+
+
+def hiss(rng: Rng, samples: int, level_db: tuple[float, float]) -> np.ndarray:
+    """Draw what every microphone and converter adds: steady noise, soft beside unit speech."""
+    level = np.float32(10 ** (rng.uniform(*level_db) / 20))
+    return noise.shaped(rng, samples, rng.uniform(-4, 3)) * level
+
+
+def without_infrasound(x: np.ndarray) -> np.ndarray:
+    """Take out what lies below 30 Hz, in a slope from 20 to 40 Hz, without moving the rest."""
+    size = next_fast_len(len(x) + SAMPLE_RATE // 4, real=True)
+    spectrum = rfft(x, size)
+    lowest = np.arange(40 * size // SAMPLE_RATE)
+    slope = np.clip(lowest * (SAMPLE_RATE / size) / 20 - 1, 0, 1)
+    spectrum[: len(lowest)] *= (0.5 - 0.5 * np.cos(np.pi * slope)).astype(np.float32)
+    return irfft(spectrum, size)[: len(x)].astype(np.float32)
 
 
 def limit(noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
