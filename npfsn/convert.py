@@ -25,7 +25,7 @@ from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
 from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
 from .quantise import dequantise, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
-from .terminal import Stopped, complain, open_standard_streams, sentence, signals, tell
+from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell
 from .weights import (
     PRECISIONS,
     Model,
@@ -273,6 +273,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="where this program is at fault, show where"
+    )
     parser.add_argument("--version", action="version", version=converter())
     return parser
 
@@ -315,11 +318,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _failed(f"{sentence(error)}; no file was left behind", 1)
     except Exception as error:  # a mistake of this program
-        return _failed(
+        code = _failed(
             f"unexpected {type(error).__name__}: {error}; no file was left behind. Please report "
-            "it with the checkpoint's origin",
+            "it with the checkpoint's origin, and what -v adds",
             1,
         )
+        if options.verbose:
+            details(error)
+        return code
     except KeyboardInterrupt:
         return _failed("interrupted; no file was left behind", 130)
     except Stopped as stop:

@@ -405,6 +405,20 @@ def test_a_full_disk(checkpoint, capsys, monkeypatch):
     assert os.listdir() == ["best_model.tar"]
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_mistake_of_this_program_is_one_sentence(checkpoint, capsys, monkeypatch, verbose):
+    def wrong(*_, **__):
+        raise IndexError("nobody thought of this")
+
+    monkeypatch.setattr("npfsn.convert.save_model", wrong)
+    arguments = [str(checkpoint), "--norm", NORM, *["-v"] * verbose]
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "unexpected IndexError: nobody thought of this; no file was left behind" in message
+    assert ("Traceback" in message) == verbose and (message.count("\n") == 1) != verbose
+    assert os.listdir() == ["best_model.tar"]
+
+
 def test_bad_files_leave_one_sentence_and_no_file(checkpoint, capsys):
     Path("bad.tar").write_bytes(tf.pickle_file(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR."))
     Path("cut.tar").write_bytes(checkpoint.read_bytes()[:-1000])
