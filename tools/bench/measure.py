@@ -207,16 +207,16 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
             model = result["models"][name] = _measure_model(setting, quick, say)
             if name == "fast_fullsubnet":
                 result["starts"] = _starts(setting, model["onnx_cells"], quick, say)
-        say("improved_fullsubnet: without a peer")
-        result["improved"] = _measure_improved(quick)
+        say("the built-in model and improved_fullsubnet: without a peer")
+        result["built_in"] = _measure_alone(npfsn.load_model(), quick)
+        result["improved"] = _measure_alone(paper_model("improved_fullsubnet"), quick)
     result["other_load"] = busy.share()
     result["seconds"] = time.monotonic() - started
     return result
 
 
-def _measure_improved(quick: bool) -> dict[str, Any]:
-    """Time Improved FullSubNet at 48 kHz alone: no peer runs it hop by hop."""
-    model = paper_model("improved_fullsubnet")
+def _measure_alone(model: Model, quick: bool) -> dict[str, Any]:
+    """Time whole steps of a model that has no peer."""
     found: dict[str, Any] = {"parameters": model.n_parameters, "steps": {}}
     for precision in ("float32", "int8"):
         enhancer = npfsn.Enhancer(model, precision=precision)
