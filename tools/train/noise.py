@@ -304,6 +304,30 @@ def bursts(rng: Rng, samples: int) -> np.ndarray:
     return unit(out + rng.uniform(0, 0.3) * shaped(rng, samples, rng.uniform(-6, 0)))
 
 
+def rustle(rng: Rng, samples: int) -> np.ndarray:
+    """Paper, bags, dry leaves, chewing, fire: clicks of milliseconds in dense, uneven clusters."""
+    density = np.full(samples, rng.choice([0.0, rng.uniform(0, 30)]))  # clicks a second
+    busy = np.exp(rng.uniform(np.log(60), np.log(1500)))
+    at = 0
+    while at < samples:
+        n = int(np.exp(rng.uniform(np.log(0.05), np.log(0.7))) * SAMPLE_RATE)
+        swell = np.hanning(n + 2)[1:-1] ** rng.uniform(0.3, 2)
+        part = density[at : at + n]
+        part += busy * 10 ** (rng.normal(0, 5) / 20) * swell[: len(part)]
+        at += n + int(rng.exponential(0.4) * SAMPLE_RATE)
+    clicks = rng.random(samples) < density / SAMPLE_RATE
+    loud = 10 ** (rng.normal(0, rng.uniform(5, 11), samples) / 20) * rng.choice([-1, 1], samples)
+    out = np.zeros(samples)
+    # A few kinds of click, each with its own sound.
+    kind = rng.integers(0, 4, samples)
+    for number in range(4):
+        n = int(rng.uniform(0.002, 0.02) * SAMPLE_RATE)
+        click = rng.normal(size=n) * np.exp(-5 * np.arange(n) / n)
+        click = bandpass(click, np.exp(rng.uniform(np.log(80), np.log(3000))), 7900, 1)
+        out += fftconvolve(clicks * loud * (kind == number), unit(click))[:samples]
+    return unit(unit(out) + rng.uniform(0, 0.1) * shaped(rng, samples, rng.uniform(-4, 2)))
+
+
 def plucked(rng: Rng, pitch: float, seconds: float) -> np.ndarray:
     """One plucked string: a delay line whose loop loses its high harmonics (Karplus-Strong)."""
     n = int(seconds * SAMPLE_RATE)
@@ -461,6 +485,7 @@ FAMILIES: dict[str, tuple[float, Family]] = {
     "guitar": (2.5, guitar),
     "music": (1.8, music),
     "alarm": (0.5, alarm),
+    "rustle": (2.0, rustle),
 }
 """Each family with its share of the pool."""
 
