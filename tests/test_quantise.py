@@ -56,6 +56,26 @@ def test_int8_files_give_what_the_rounded_model_gives(name: str, tmp_path: Path)
     assert 0 < error < 10**-2.5  # 25 dB, and it is another arithmetic
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["fast_lstm_cum", "full_gru_cum", "base_lstm_cum", "improved_48k"])
+def test_a_float16_file_gives_the_bits_of_the_same_weights_in_float32(
+    name: str, precision: str, tmp_path: Path
+) -> None:
+    """Halves stay halves in memory; every product widens them exactly."""
+    model = golden_model(name)
+    half = {key: tensor.astype(np.float16) for key, tensor in model.tensors.items()}
+    floats = {key: tensor.astype(np.float32) for key, tensor in half.items()}
+    save_model(Model(model.architecture, model.config, half), tmp_path / "half.npz")
+    save_model(Model(model.architecture, model.config, floats), tmp_path / "float.npz")
+    x, rate = golden_case(name).x[:8000], model.config.sample_rate
+    got, want = (
+        npfsn.enhance(x, rate, tmp_path / f"{kind}.npz", precision=precision)
+        for kind in ("half", "float")
+    )
+    np.testing.assert_array_equal(got, want)
+    assert np.abs(want).max() > 0
+
+
 def test_int8_scales_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     save_model(as_int8(golden_model("full_gru_cum")), path)
