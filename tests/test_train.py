@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from tools.train import noise
 from tools.train.__main__ import main
 from tools.train.loss import loss, loudness_difference, total
-from tools.train.mix import MixConfig, Voice, build_pools, load_mixer
+from tools.train.mix import MixConfig, Voice, build_pools, load_mixer, without_infrasound
 from tools.train.model import (
     FastFullSubNet,
     ModelArgs,
@@ -28,7 +28,15 @@ from tools.train.model import (
 )
 from tools.train.pool import SAMPLE_RATE
 from tools.train.rooms import Rooms
-from tools.train.speech import held_out, noise_floor
+from tools.train.speech import (
+    audio_files,
+    held_out,
+    noise_floor,
+    read_audio,
+    recordings,
+    trim,
+    without_floor,
+)
 from tools.train.train import Run, TrainConfig, batch, train
 
 torch.set_num_threads(1)
@@ -128,6 +136,42 @@ def test_noise_floor_tells_noisy_takes_from_quiet_ones() -> None:
     clean = voice(rng, 4.0)
     scores = [noise_floor(clean + rng.normal(size=len(clean)) * level) for level in (1e-4, 1e-2)]
     assert scores[0] < -40 < -30 < scores[1]
+
+
+def test_a_steady_floor_goes_and_the_voice_stays() -> None:
+    rng = np.random.default_rng(4)
+    hiss = (1e-3 * rng.normal(size=4 * SAMPLE_RATE)).astype(np.float32)
+    quieter = without_floor(hiss)
+    assert quieter.dtype == np.float32 and quieter.shape == hiss.shape
+    assert level_db(quieter) < level_db(hiss) - 10
+    clean = voice(rng, 4.0)
+    taken = clean + hiss - without_floor(clean + hiss)
+    assert level_db(taken) < level_db(clean) - 25
+    hum = np.sin(2 * np.pi * 60 * np.arange(len(hiss)) / SAMPLE_RATE).astype(np.float32)
+    assert level_db(hum - without_floor(hum)) < -30  # what rumbles is left alone
+    short = hiss[:2000]
+    assert without_floor(short) is short
+
+
+def test_recordings_held_out_are_left_as_they_are(work: Path) -> None:
+    rows = list(recordings(work / "speech"))
+    paths = audio_files(work / "speech")
+    assert {held_out(clip) for _, clip in rows} == {True, False}
+    for path, (audio, clip) in zip(paths, rows, strict=True):
+        as_recorded = np.array_equal(audio, trim(read_audio(path)))
+        assert as_recorded == held_out(clip)
+
+
+def test_nothing_below_speech_is_in_a_target() -> None:
+    t = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
+    low, high = (np.sin(2 * np.pi * f * t).astype(np.float32) for f in (10, 80))
+    assert level_db(without_infrasound(low)) < level_db(low) - 20
+    assert level_db(without_infrasound(high) - high) < level_db(high) - 25
+
+
+def level_db(x: np.ndarray) -> float:
+    """Return the power of a signal, dB."""
+    return float(10 * np.log10(np.mean(np.square(x, dtype=np.float64)) + 1e-20))
 
 
 def test_talkers_held_out_are_never_trained_on(work: Path) -> None:
