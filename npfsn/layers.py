@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Product:
     bias : array, shape (N,)
     """
 
+    matmul: ClassVar[Any] = staticmethod(kernels.matmul_f32)
+
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
         self.bias = np.zeros(self.width, np.float32)
@@ -74,11 +77,16 @@ class Product:
         All panels of the outputs, or those from the first to before the second of `panels`.
         """
         first, last = panels or (0, self.panels)
-        kernels.matmul_f32(x, *self.weights, *scratch, self.bias, rows, first, last, out)
+        self.matmul(x, *self.weights, *scratch, self.bias, rows, first, last, out)
 
 
 class Int8Product(Product):
-    """A packed matrix in int8 with a scale per row; inputs are quantised row by row."""
+    """A packed matrix in int8 with a scale per row; inputs are quantised row by row.
+
+    They come in whole panels, zeros behind the last input.
+    """
+
+    matmul: ClassVar[Any] = staticmethod(kernels.matmul_i8)
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
@@ -86,13 +94,6 @@ class Int8Product(Product):
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
         return aligned((rows, columns), QUANTISED), np.zeros(rows, np.float32)
-
-    def __call__(
-        self, x: np.ndarray, out: np.ndarray, scratch: tuple, rows: int, panels: Panels = None
-    ) -> None:
-        """Multiply as `Product`; x in whole panels, zeros behind the last input."""
-        first, last = panels or (0, self.panels)
-        kernels.matmul_i8(x, *self.weights, *scratch, self.bias, rows, first, last, out)
 
 
 #: Arithmetic of the products of a network.

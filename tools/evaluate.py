@@ -267,7 +267,7 @@ def compare(pairs: list[Pair], model: str | None) -> str:
     """Say what int8 arithmetic costs against float32, on the same mixtures."""
     import npfsn
 
-    gains: dict[str, list[float]] = {"pesq": [], "stoi": [], "si_sdr": []}
+    gains: dict[str, list[float]] = {name: [] for name in METRICS}
     apart = []
     for pair in pairs:
         clean = soundfile.read(pair.clean, dtype="float32")[0]

@@ -29,8 +29,6 @@ from .torch_peer import torch_peer
 ROOT = Path(__file__).resolve().parents[2]
 HOP_MS = 16.0
 PRECISIONS = ("float32", "int8")
-# npfsn also reads weights in half precision, from a float16 file, for its float32 arithmetic.
-OURS = ("float32", "float32, float16 file", "int8")
 # Steps at the start of a turn that only bring a contender's weights back into the caches.
 SETTLE = 6
 # Masks may differ by this share of the largest: another order of summation, not another network.
@@ -76,11 +74,16 @@ class Setting:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model: Model = paper_model(name)
-        self.path = folder / f"{name}.npz"
-        npfsn.save_model(self.model, self.path)
-        self.half = in_halves(self.model)
-        self.half_path = folder / f"{name}-float16.npz"
-        npfsn.save_model(self.half, self.half_path)
+        half = in_halves(self.model)
+        path, half_path = folder / f"{name}.npz", folder / f"{name}-float16.npz"
+        npfsn.save_model(self.model, path)
+        npfsn.save_model(half, half_path)
+        #: What npfsn is measured as: a model, its file and the arithmetic.
+        self.ours = {
+            "float32": (self.model, path, "float32"),
+            "float32, float16 file": (half, half_path, "float32"),
+            "int8": (self.model, path, "int8"),
+        }
         self.tensors = {
             key: torch.from_numpy(np.array(value)) for key, value in self.model.tensors.items()
         }
@@ -102,24 +105,20 @@ class Setting:
         return self.folder / f"{self.name}-onnx-{precision}-{cells}"
 
     def npfsn(self, which: str) -> Contender:
-        """Return whole steps of npfsn, as one of `OURS`."""
+        """Return whole steps of npfsn, as one of `ours`."""
         enhancer = self.enhancer(which)
         out, n, hops = np.zeros(256, np.float32), len(self.hops), self.hops
         return Contender(f"npfsn {which}", lambda t: enhancer.step(hops[t % n], out))
 
     def enhancer(self, which: str) -> npfsn.Enhancer:
-        """Return a stream, as one of `OURS`."""
-        model, precision = self.ours(which)
+        """Return a stream, as one of `ours`."""
+        model, _, precision = self.ours[which]
         return npfsn.Enhancer(model, precision=precision)
 
     def enhance(self, which: str, signal: np.ndarray) -> Any:
-        """Enhance a whole signal, as one of `OURS`."""
-        model, precision = self.ours(which)
+        """Enhance a whole signal, as one of `ours`."""
+        model, _, precision = self.ours[which]
         return npfsn.enhance(signal, 16000, model, precision=precision)
-
-    def ours(self, which: str) -> tuple[Model, str]:
-        """Return the model and the arithmetic of one of `OURS`."""
-        return self.half if "float16" in which else self.model, which.split(",")[0]
 
     def onnx_contender(self, precision: str, cells: str) -> Contender:
         """Return ONNX Runtime's network."""
@@ -174,7 +173,7 @@ class Setting:
         steps = np.array([peer.step(mag).numpy().copy() for mag in mags])
         compare("PyTorch float32, step by step", steps, True)
         compare("PyTorch float32, whole utterance", peer.whole(mags[:, 0]).numpy(), True)
-        for which in OURS[1:]:
+        for which in list(self.ours)[1:]:
             compare(f"npfsn {which}", self.npfsn_masks(which, n), which != "int8")
         return differences
 
@@ -239,7 +238,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
 
     rounds, steps = (2, 10) if quick else (14, 100 if fast else 40)
     say(f"{setting.name}: {rounds} rounds of {steps} steps each")
-    racing = [setting.npfsn(which) for which in OURS]
+    racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
     for _ in range(rounds):
@@ -264,7 +263,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
             which: bench.limits(
                 setting.enhancer(which), figures[f"npfsn {which}"]["mean_ms"], quick
             )
-            for which in OURS
+            for which in setting.ours
         },
     }
 
@@ -292,7 +291,7 @@ def _whole_files(setting: Setting, seconds: float, rounds: int) -> dict[str, Any
     mags = mags[: (mags.shape[0] - 1) // 2 * 2 + 1]
     peer = torch_peer(setting.name, setting.tensors)
     runs: dict[str, Callable[[], Any]] = {}
-    for which in OURS:
+    for which in setting.ours:
         runs[f"npfsn {which}"] = lambda which=which: setting.enhance(which, signal)  # type: ignore[misc]
     runs["PyTorch float32, whole utterance"] = lambda: peer.whole(mags)
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -320,9 +319,7 @@ def _starts(
 ) -> dict[str, Any]:
     """Start fresh processes in turns; keep the quickest start and the most memory of each."""
     starts: dict[str, Callable[[], dict[str, Any]]] = {}
-    for which in OURS:
-        path = setting.half_path if "float16" in which else setting.path
-        precision = setting.ours(which)[1]
+    for which, (_, path, precision) in setting.ours.items():
         starts[f"npfsn {which}"] = lambda path=path, precision=precision: bench.cold_start(  # type: ignore[misc]
             path, precision=precision, steps=START_STEPS
         )
@@ -351,7 +348,7 @@ def _starts(
     if not quick:
         say(f"{setting.name}: a start that compiles")
         with tempfile.TemporaryDirectory() as folder:
-            one = bench.cold_start(setting.path, cache=folder, steps=1)
+            one = bench.cold_start(setting.ours["float32"][1], cache=folder, steps=1)
         result["npfsn float32, compiling"] = one
     return result
 
