@@ -31,7 +31,7 @@ from . import __version__
 from .enhancer import Enhancer
 from .errors import NpfsnError
 from .jit import host_features
-from .layers import PRODUCTS, Product, RecurrentPass
+from .layers import PRODUCTS, BoundProduct, Product, RecurrentPass
 from .norms import BoundNorm
 from .weights import Model, load_model
 
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
     )
     parser.add_argument(
-        "--cold", action="store_true", help="also time a start that must compile (some 20 seconds)"
+        "--cold", action="store_true", help="also time a start that must compile (some 10 seconds)"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
@@ -427,7 +427,8 @@ def read_bandwidth(n_bytes: int, repeats: int) -> float:
     product = Product(weight, np.zeros(n_out, np.float32))
     del weight, flat
     x, out = np.ones((1, n_in), np.float32), np.zeros((1, product.width), np.float32)
-    own_rate = product.weights[0].nbytes / _fastest(lambda: product(x, out, (), 1), repeats)
+    bound = product.bind(1, n_in)
+    own_rate = product.weights[0].nbytes / _fastest(lambda: bound(x, out, 1), repeats)
     return max(numpy_rate, own_rate)
 
 
@@ -437,15 +438,15 @@ def tile_peak(kind: type[Product], repeats: int) -> float:
     for rows, n_in, n_out in ((48, 256, 192), (96, 384, 192), (64, 384, 1536)):
         product = kind(np.ones((n_out, n_in), np.float32), np.zeros(n_out, np.float32))
         x, out = np.ones((rows, n_in), np.float32), np.zeros((rows, n_out), np.float32)
-        scratch = product.scratch(rows, n_in)
+        bound = product.bind(rows, n_in)
         calls = 1 + int(2e7 / (rows * n_in * n_out))
 
         def run(
-            product: Product = product, x: Any = x, out: Any = out, scratch: Any = scratch,
-            rows: int = rows, calls: int = calls,
+            bound: BoundProduct = bound, x: Any = x, out: Any = out, rows: int = rows,
+            calls: int = calls,
         ) -> None:  # fmt: skip
             for _ in range(calls):
-                product(x, out, scratch, rows)
+                bound(x, out, rows)
 
         run()
         best = max(best, calls * 2.0 * rows * n_in * n_out / _fastest(run, repeats))

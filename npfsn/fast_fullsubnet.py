@@ -23,7 +23,6 @@ from .config import (
 )
 from .errors import ModelError
 from .kernels.features import join_held, pool_mel, shrink_time, unfold
-from .kernels.layers import PANELS
 from .layers import Recurrent
 from .norms import Norm
 from .state import Fields, State
@@ -296,14 +295,10 @@ class Pass(network.Pass):
         if self.shrink == 1 or self.frames > 1:
             return  # every frame ends a block, or blocks of frames are not in a hurry
         step = frame % self.shrink  # 0 for the frame that has ended a block
-        n_layer, n_panel = len(self.bottleneck.states), self.bottleneck.panels
         share = (step + self.first_share * (self.shrink - 1 - step)) / (self.shrink - 1)
-        due = round(n_layer * n_panel * share)
-        for layer in range(n_layer):
-            panels = min(max(due - layer * n_panel, 0), n_panel)
-            if panels < n_panel:
-                panels -= panels % PANELS  # whole tiles
-            self.bottleneck.prepare(layer, panels)
+        due = round(self.bottleneck.panels * share)
+        if due:
+            self.bottleneck.prepare(due)
 
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""

@@ -79,7 +79,7 @@ def _say_compiling(cached: bool) -> None:
     )
     if sys.stderr is None:  # closed: print would take stdout, which may carry sound
         return
-    line = f"npfsn: compiling kernels, some 20 seconds ({hope}) ..."
+    line = f"npfsn: compiling kernels, some 10 seconds ({hope}) ..."
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # nobody reads it any more

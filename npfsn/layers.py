@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import numpy as np
 
 from .config import CELLS, Sequence
 from .kernels import layers as kernels
-from .kernels.layers import pack_f32, pack_i8, padded
+from .kernels.layers import pack_f32, pack_i8, padded, place
 from .kernels.vector import PANEL, QUANTISED, aligned
 from .state import Fields, State
 
@@ -47,8 +46,6 @@ class Product:
     bias : array, shape (N,)
     """
 
-    matmul: ClassVar[Any] = staticmethod(kernels.matmul_f32)
-
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
         self.bias = np.zeros(self.width, np.float32)
@@ -60,6 +57,11 @@ class Product:
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return (pack_f32(weight),)
 
+    @property
+    def kind(self) -> int:
+        """How the weights are packed."""
+        return kernels.FLOAT if self.weights[0].dtype == np.float32 else kernels.HALF
+
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
         return ()
@@ -69,15 +71,9 @@ class Product:
         """Panels of outputs."""
         return self.width // PANEL
 
-    def __call__(
-        self, x: np.ndarray, out: np.ndarray, scratch: tuple, rows: int, panels: Panels = None
-    ) -> None:
-        """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width].
-
-        All panels of the outputs, or those from the first to before the second of `panels`.
-        """
-        first, last = panels or (0, self.panels)
-        self.matmul(x, *self.weights, *scratch, self.bias, rows, first, last, out)
+    def bind(self, rows: int, columns: int) -> BoundProduct:
+        """Return the product of up to `rows` rows of `columns` values as a function."""
+        return BoundProduct(self, self.scratch(rows, columns))
 
 
 class Int8Product(Product):
@@ -86,7 +82,7 @@ class Int8Product(Product):
     They come in whole panels, zeros behind the last input.
     """
 
-    matmul: ClassVar[Any] = staticmethod(kernels.matmul_i8)
+    kind = kernels.INT8
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
@@ -94,6 +90,37 @@ class Int8Product(Product):
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
         return aligned((rows, columns), QUANTISED), np.zeros(rows, np.float32)
+
+
+class BoundProduct:
+    """A product with scratch of its own.
+
+    Parameters
+    ----------
+    product : Product
+    scratch : tuple of array
+
+    Attributes
+    ----------
+    table : array of `kernels.PRODUCT`, shape (1,)
+        How kernels see it. It keeps nothing alive: this object does.
+    """
+
+    def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
+        self.product, self.scratch = product, scratch
+        self.table = np.zeros(1, kernels.PRODUCT)
+        self.table["kind"], self.table["bias"] = product.kind, place(product.bias)
+        names = ("weight", "scale", "shift", "q", "q_scale")
+        for name, array in zip(names, (*product.weights, *scratch), strict=False):
+            self.table[name] = place(array)
+
+    def __call__(self, x: np.ndarray, out: np.ndarray, rows: int, panels: Panels = None) -> None:
+        """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width].
+
+        All panels of the outputs, or those from the first to before the second of `panels`.
+        """
+        first, last = panels or (0, self.product.panels)
+        kernels.matmul(x, self.table, rows, first, last, out)
 
 
 #: Arithmetic of the products of a network.
@@ -193,57 +220,55 @@ class RecurrentPass:
     def __init__(self, weights: Recurrent, state: State, units: int, frames: int) -> None:
         self.weights, self.units, self.frames = weights, units, frames
         spec = weights.spec
-        self.states = [
-            tuple(state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell])
-            for i in range(spec.num_layers)
-        ]
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
-        rows, self.block = frames * units, _block_size(units)
-        n_p = frames if units == 1 else self.block
+        rows, block = frames * units, _block_size(units)
+        n_p = frames if units == 1 else block
         p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
-        # Weights and scratch of the two products of each layer, as the kernels take them.
         self.inputs = [
-            (*layer.input.weights, *layer.input.scratch(n_p, n))
-            for layer, n in zip(weights.layers, columns, strict=True)
+            layer.input.bind(n_p, n) for layer, n in zip(weights.layers, columns, strict=True)
         ]
-        self.scratch = [layer.recurrent.scratch(self.block, size) for layer in weights.layers]
-        self.recurrent = [
-            (*layer.recurrent.weights, *scratch)
-            for layer, scratch in zip(weights.layers, self.scratch, strict=True)
+        self.recurrent = [layer.recurrent.bind(block, size) for layer in weights.layers]
+        self.states = [
+            {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
+            for i in range(spec.num_layers)
         ]
-        self.p = aligned((n_p, p_width), np.float32)  # W_ih x
-        self.r = [aligned((self.block, gates), np.float32) for _ in weights.layers]  # W_hh h
-        self.done = [np.zeros(1, np.int64) for _ in weights.layers]  # panels of r that are ready
-        # Hidden states of a layer and of the one below it, in turns.
+        self.r = [aligned((block, gates), np.float32) for _ in weights.layers]
+        # How kernels see all of these (see `kernels.LAYER`, `kernels.STACK`).
+        self.layers = np.zeros(spec.num_layers, kernels.LAYER)
+        for i in range(spec.num_layers):
+            self.layers["input"][i] = self.inputs[i].table[0]
+            self.layers["recurrent"][i] = self.recurrent[i].table[0]
+            self.layers["r"][i] = place(self.r[i])
+            for name, array in self.states[i].items():
+                self.layers[name][i] = place(array)
+
+        self.p = aligned((n_p, p_width), np.float32)
         self.y = [aligned((rows, size), np.float32) for _ in range(2)]
-        if weights.linear is not None:
-            self.out_scratch = weights.linear.scratch(rows, size)
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
+        self.stack = np.zeros(1, kernels.STACK)
+        self.stack["gates"] = CELLS[spec.cell]
+        self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
+        for name, array in (("p", self.p), ("y", self.y[0]), ("y_other", self.y[1])):
+            self.stack[name] = place(array)
+        self.linear = weights.linear.bind(rows, size) if weights.linear else None
+        if self.linear is not None:
+            self.stack["linear"], self.stack["z"] = self.linear.table, place(self.z)
+        self.result = self.out if self.linear else self.y[(spec.num_layers - 1) % 2]
 
     def forget(self) -> None:
         """Drop what was prepared: the state has been replaced."""
-        for done in self.done:
-            done[0] = 0
+        self.layers["done"] = 0
 
     @property
     def panels(self) -> int:
-        """Panels of one layer's recurrent product."""
-        return self.weights.layers[0].recurrent.panels
+        """Panels of the recurrent products of all layers."""
+        return sum(layer.recurrent.panels for layer in self.weights.layers)
 
-    def prepare(self, layer: int, panels: int) -> None:
-        """Do the first panels of the recurrent product of the next frame ahead of time.
-
-        It needs the state alone, so a frame with little work can take it from a frame with much.
-        Panels, not units: each is read from memory once, whoever does it.
-        """
-        done = self.done[layer]
-        start = int(done[0])
-        if panels > start:
-            h, r, scratch = self.states[layer][0], self.r[layer], self.scratch[layer]
-            self.weights.layers[layer].recurrent(h, r, scratch, self.block, (start, panels))
-            done[0] = panels
+    def prepare(self, panels: int) -> None:
+        """Have that many panels of the next frame's recurrent products done (`kernels.prepare`)."""
+        kernels.prepare(self.layers, panels)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Run a block of T frames.
@@ -258,18 +283,6 @@ class RecurrentPass:
         float32 array, shape (T U, output_size), or with hidden_size in whole panels
             Scratch of this pass: valid until its next call.
         """
+        kernels.run_stack(x, self.layers, self.stack, self.out)
         rows = x.shape[0]
-        (y, other), z, out = self.y, self.z, self.out
-        if rows != y.shape[0]:
-            y, other, z, out = y[:rows], other[:rows], z[:rows], out[:rows]
-        for i, layer in enumerate(self.weights.layers):
-            kernels.recur(
-                x, self.inputs[i], layer.input.bias, self.recurrent[i], layer.recurrent.bias,
-                self.done[i], self.p, self.r[i], self.states[i], y,
-            )  # fmt: skip
-            x, y, other = y, other, y
-        if self.weights.linear is None:
-            return x
-        self.weights.linear(x, z, self.out_scratch, rows)
-        kernels.activate(z, self.weights.code, self.weights.slope, out)
-        return out
+        return self.result if rows == self.result.shape[0] else self.result[:rows]

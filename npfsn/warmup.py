@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import fast_fullsubnet, fullband, fullsubnet, improved_fullsubnet, layers
-from .config import CAUSAL_NORMS, CELLS, OFFLINE_NORMS, Sequence
+from . import fast_fullsubnet, fullband, fullsubnet, improved_fullsubnet
+from .config import CAUSAL_NORMS, OFFLINE_NORMS, Sequence
 from .enhancer import Enhancer
 from .kernels.spectrum import check_samples
 from .weights import Model, load_model
@@ -32,7 +32,7 @@ def warm_up(
     Parameters
     ----------
     model : path or Model, optional
-        None: all architectures, cells, norms and precisions.
+        None: all architectures and norms. Cells and precisions share their kernels.
     progress : callable, optional
         Called after each model with its name and the seconds it took.
     """
@@ -41,11 +41,9 @@ def warm_up(
         started = time.perf_counter()
         config = each.config
         noise = np.random.default_rng(0).normal(0.0, 0.1, config.n_fft + 100 * config.hop_length)
-        for precision in getattr(layers, "PRODUCTS", ("float32",)):
-            for norm in {config.norm_type, CAUSAL_NORMS[0]} if model is None else {None}:
-                enhance(noise, config.sample_rate, each, norm=norm, precision=precision)
-                if config.streams:
-                    Enhancer(each, norm=norm, precision=precision).process(noise)
+        enhance(noise, config.sample_rate, each)
+        if config.streams:
+            Enhancer(each).process(noise)
         if progress is not None:
             progress(each.architecture, time.perf_counter() - started)
 
@@ -62,58 +60,50 @@ def smallest_models() -> Iterator[Model]:
     Yields
     ------
     Model
-        Every architecture with every cell in both precisions of files, and one cell with every
-        norm.
+        Every architecture with every norm.
     """
     for architecture, smallest in _SMALLEST.items():
-        for cell in CELLS:
-            for norm in (*CAUSAL_NORMS, *OFFLINE_NORMS):
-                config = smallest(cell, norm)
-                # Norms know nothing of cells or of weights, nor do these of norms.
-                for dtype in (np.float32, np.float16) if norm == CAUSAL_NORMS[0] else (np.float32,):
-                    tensors = {
-                        name: np.zeros(shape, dtype)
-                        for name, shape in config.tensor_shapes().items()
-                    }
-                    yield Model(architecture, config, tensors)
-                if cell != next(iter(CELLS)):
-                    break
+        for norm in (*CAUSAL_NORMS, *OFFLINE_NORMS):
+            config = smallest(norm)
+            shapes = config.tensor_shapes()
+            tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+            yield Model(architecture, config, tensors)
 
 
-def _fast_fullsubnet(cell: str, norm: str) -> Any:
+def _fast_fullsubnet(norm: str) -> Any:
     return fast_fullsubnet.Config(
         norm,
         n_fft=_N_FFT,
         hop_length=_N_FFT // 2,
         noisy_input_num_neighbors=1,
         num_mels=4,
-        encoder=(Sequence(cell, 4, 4, 1), Sequence(cell, 4, 4, 1, 4, "ReLU")),
-        bottleneck=Sequence(cell, 4, 4, 2, 1, "ReLU"),
-        decoder=(Sequence(cell, 8, 4, 1), Sequence(cell, 4, 4, 1, 2 * _N_FREQ)),
+        encoder=(Sequence("LSTM", 4, 4, 1), Sequence("LSTM", 4, 4, 1, 4, "ReLU")),
+        bottleneck=Sequence("LSTM", 4, 4, 2, 1, "ReLU"),
+        decoder=(Sequence("LSTM", 8, 4, 1), Sequence("LSTM", 4, 4, 1, 2 * _N_FREQ)),
     )
 
 
-def _fullsubnet(cell: str, norm: str) -> Any:
+def _fullsubnet(norm: str) -> Any:
     return fullsubnet.Config(
         norm,
         n_fft=_N_FFT,
         hop_length=_N_FFT // 2,
         sb_num_neighbors=1,
-        fb_model=Sequence(cell, _N_FREQ, 4, 2, _N_FREQ, "ReLU"),
-        sb_model=Sequence(cell, 4, 4, 2, 2),
+        fb_model=Sequence("LSTM", _N_FREQ, 4, 2, _N_FREQ, "ReLU"),
+        sb_model=Sequence("LSTM", 4, 4, 2, 2),
     )
 
 
-def _fullband(cell: str, norm: str) -> Any:
+def _fullband(norm: str) -> Any:
     return fullband.Config(
         norm,
         n_fft=_N_FFT,
         hop_length=_N_FFT // 2,
-        fullband_model=Sequence(cell, _N_FREQ, 4, 2, 2 * _N_FREQ),
+        fullband_model=Sequence("LSTM", _N_FREQ, 4, 2, 2 * _N_FREQ),
     )
 
 
-def _improved_fullsubnet(cell: str, norm: str) -> Any:
+def _improved_fullsubnet(norm: str) -> Any:
     return improved_fullsubnet.Config(
         norm,
         n_fft=_N_FFT,
@@ -123,12 +113,12 @@ def _improved_fullsubnet(cell: str, norm: str) -> Any:
         sb_num_neighbor_freqs=(1, 1),
         fb_num_center_freqs=(1, 2),
         fb_num_neighbor_freqs=(1, 1),
-        fb_model=Sequence(cell, _N_FREQ - 1, 4, 2, _N_FREQ - 1),
-        sb_models=(Sequence(cell, 6, 4, 2, 2), Sequence(cell, 8, 4, 2, 4)),
+        fb_model=Sequence("LSTM", _N_FREQ - 1, 4, 2, _N_FREQ - 1),
+        sb_models=(Sequence("LSTM", 6, 4, 2, 2), Sequence("LSTM", 8, 4, 2, 4)),
     )
 
 
-_SMALLEST: dict[str, Callable[[str, str], Any]] = {
+_SMALLEST: dict[str, Callable[[str], Any]] = {
     "fast_fullsubnet": _fast_fullsubnet,
     "fullsubnet": _fullsubnet,
     "fullband": _fullband,

@@ -15,7 +15,7 @@ from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import features, spectrum
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.vector import HAS_HALF, PANEL
-from npfsn.layers import Recurrent
+from npfsn.layers import Product, Recurrent
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 
@@ -40,11 +40,9 @@ def positive(*shape: int, seed: int = 0) -> np.ndarray:
 
 def multiply(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Multiply with the kernel; all rows, in whole panels."""
-    wide = kernels.padded(len(weight))
-    padded_bias = np.zeros(wide, np.float32)
-    padded_bias[: len(bias)] = bias
-    out = np.full((len(x), wide), np.nan, np.float32)
-    kernels.matmul_f32(x, kernels.pack_f32(weight), padded_bias, len(x), 0, wide // PANEL, out)
+    product = Product(weight, bias)
+    out = np.full((len(x), product.width), np.nan, np.float32)
+    product.bind(*x.shape)(x, out, len(x))
     return out
 
 
@@ -97,10 +95,10 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (1, 3), (0, 3), (2, 2)])
 def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
     """What is asked for is computed where it belongs; the rest stays. Longer rows of x are cut."""
-    weight, bias = normal(33, 9, seed=6), np.zeros(48, np.float32)
+    weight, bias = normal(33, 9, seed=6), np.zeros(33, np.float32)
     x = normal(20, 12, seed=7)
     out = np.full((20, 50), 5.0, np.float32)
-    kernels.matmul_f32(x, kernels.pack_f32(weight), bias, rows, first, last, out)
+    Product(weight, bias).bind(20, 12)(x, out, rows, (first, last))
     want, whole = np.full((20, 50), 5.0), np.zeros((20, 48))
     whole[:, :33] = x[:, :9].astype("d") @ weight.T.astype("d")
     part = np.s_[:rows, PANEL * first : PANEL * last]
@@ -187,10 +185,9 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int) -> None:
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
     every = bound.panels
-    for t, portions in enumerate([[], [every], [1, 3, every], [0, 1], [4], [5, 5]]):
+    for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for panels in portions:
-            bound.prepare(0, panels)
-            bound.prepare(1, max(panels - 2, 0))
+            bound.prepare(panels)
         np.testing.assert_array_equal(bound(x[t]), want[t])
 
 
@@ -204,7 +201,7 @@ def test_forget_drops_what_was_prepared(cell: str) -> None:
     own = state.zeros(stack.fields(11))
     bound = stack.bind(own, 11, 1)
     bound(normal(11, 5, seed=16))
-    bound.prepare(0, 3)
+    bound.prepare(6)
     for array in own.values():
         array.fill(0)
     bound.forget()

@@ -12,14 +12,19 @@ Rows of outputs, hidden states and gates are as long as their panels; the lanes 
 have weights and biases of zero, and the cells keep them at zero. The gates of a panel of units lie
 side by side (i f g o of the first panel, i f g o of the second, ...), so that a cell can follow as
 soon as its own gates are there.
+
+A stack of layers has some fifty arrays, and Numba takes 40 ns to accept one as an argument. So its
+kernels are given a table of where the arrays lie; whoever fills it (`npfsn.layers`) keeps them
+alive. Besides, one kernel then serves every cell and every kind of weights.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
+from numba import carray
 from numba.core import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from ..jit import kernel
 from ..quantise import quantise
@@ -29,6 +34,7 @@ from .vector import (
     HAS_HALF,
     OFFSET,
     PANEL,
+    QUANTISED,
     Emit,
     aligned,
     const,
@@ -61,8 +67,61 @@ SIX = np.float32(6.0)
 LEVELS = np.float32(127.0)
 QUIET = np.float32(1e-30)
 
-# Codes of the output activations, and the slope where it is fixed.
+# Codes of the output activations.
 NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
+
+# Kinds of packed weights.
+FLOAT, HALF, INT8 = 0, 1, 2
+# What halves are to Numba; without an instruction that widens them there are none.
+HALF_BITS = np.uint16 if HAS_HALF else np.float32
+
+# The first row or panel, as an argument of a product: a literal 0 is a type of its own to Numba,
+# which would compile the products once more for it.
+FIRST = np.int64(0)
+
+#: Where an array lies: the address of its first element, then its shape. Dimensions behind the
+#: second are those of a panel.
+ARRAY = np.dtype([("address", np.int64), ("rows", np.int64), ("columns", np.int64)])
+
+#: A matrix product, K inputs and P panels of outputs.
+PRODUCT = np.dtype(
+    [
+        ("kind", np.int64),
+        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
+        ("scale", ARRAY),  # f32[P PANEL] of INT8, as all but the bias
+        ("shift", ARRAY),  # i32[P PANEL]
+        ("q", ARRAY),  # u8 or i16[R, X], quantised inputs; scratch
+        ("q_scale", ARRAY),  # f32[R], their scales; scratch
+        ("bias", ARRAY),  # f32[P PANEL]
+    ]
+)
+
+#: A recurrent layer of U units, H in whole panels, G gates. Biases belong to the products: the
+#: hidden bias of a GRU's n is inside its product with r, which is why there are two.
+LAYER = np.dtype(
+    [
+        ("input", PRODUCT),  # of G H outputs, for each panel of H its G gates:
+        ("recurrent", PRODUCT),  # i f g o of an LSTM, r z n of a GRU
+        ("h", ARRAY),  # f32[U, H]
+        ("c", ARRAY),  # f32[U, H] of an LSTM
+        ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time; scratch
+        ("done", np.int64),  # panels of r that are ready for the first n units of the next frame
+    ]
+)
+
+#: What the layers of a stack share, and what comes behind them.
+STACK = np.dtype(
+    [
+        ("gates", np.int64),  # 4: LSTM, 3: GRU
+        ("p", ARRAY),  # f32[T, G H] for one unit, else f32[n, G CELLS PANEL], the input product
+        ("y", ARRAY),  # f32[T U, H], hidden states of every other layer
+        ("y_other", ARRAY),  # the same, of those between
+        ("linear", PRODUCT),  # without panels where there is none
+        ("z", ARRAY),  # f32[T U, P PANEL], what it gives
+        ("activation", np.int64),
+        ("slope", np.float32),
+    ]
+)
 
 
 def padded(n: int) -> int:
@@ -84,6 +143,35 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
     packed = aligned((n_panel, n_in, PANEL), dtype)
     packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
     return packed if dtype == np.float32 else packed.view(np.uint16)
+
+
+def place(array: np.ndarray) -> tuple[int, int, int]:
+    """Return the `ARRAY` of `array`, which the caller keeps."""
+    assert array.flags.c_contiguous and array.flags.aligned
+    rows, columns = (*array.shape, 1)[:2]
+    return array.ctypes.data, rows, columns
+
+
+@intrinsic
+def _pointer(typingctx, address):
+    """Turn an address into a pointer."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@kernel
+def _floats(array):
+    """Return the f32[rows, columns] of an `ARRAY`."""
+    return carray(_pointer(array.address), (array.rows, array.columns), np.float32)
+
+
+@kernel
+def _vector(array):
+    """Return the f32[rows] of an `ARRAY`."""
+    return carray(_pointer(array.address), array.rows, np.float32)
 
 
 @intrinsic(prefer_literal=True)
@@ -212,12 +300,6 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
                       bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += 1
-
-
-@kernel
-def matmul_f32(x, w, bias, n_row, first, last, out):
-    """Panels first .. last - 1 of n_row rows of out = x w^T + bias (see `product_f32`)."""
-    product_f32(x, 0, n_row, w, bias, first, last, out, 0, first)
 
 
 @intrinsic
@@ -537,120 +619,76 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
 
 @kernel
-def matmul_i8(x, w, w_scale, shift, q, x_scale, bias, n_row, first, last, out):
-    """Panels first .. last - 1 of n_row rows of out = x w^T + bias, in integers.
-
-    x           f32[R, X]  X in whole panels, zeros behind the last input
-    q, x_scale  scratch
-    The others as in `product_i8`.
-    """
-    quantise_rows(x, 0, n_row, q, x_scale)
-    product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, 0, first)
-
-
 def ready(x, row, n_row, w):
-    """Make rows of inputs ready for `product`: nothing to do for float32, quantise for int8."""
-    raise NotImplementedError  # only compiled code calls it
-
-
-@overload(ready, jit_options={"nogil": True, "error_model": "numpy"})
-def _ready(x, row, n_row, w):
-    """Choose the precision when compiling."""
-    if len(w) == 1:
-
-        def run(x, row, n_row, w):
-            pass
-
-    else:
-
-        def run(x, row, n_row, w):
-            quantise_rows(x, row, n_row, w[3], w[4])
-
-    return run
-
-
-def product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
-    """Compute rows of out = x w^T + bias; `w` is the tuple of one precision's arrays.
-
-    (packed,) is float (`product_f32`), (packed, scale, shift, q, x_scale) int8 (`product_i8`),
-    for which `ready` has been called.
-    """
-    raise NotImplementedError  # only compiled code calls it
-
-
-@overload(product, jit_options={"nogil": True, "error_model": "numpy"})
-def _product(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
-    """Choose the precision when compiling."""
-    if len(w) == 1:
-
-        def run(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
-            product_f32(x, x_row, n_row, w[0], bias, first, last, out, out_row, out_panel)
-
-    else:
-
-        def run(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
-            product_i8(n_row, w[0], w[1], w[2], w[3], w[4], bias, first, last, out, out_row,
-                       out_panel)  # fmt: skip
-
-    return run
-
-
-def cell(p, p_at, r, r_at, state, at, y, y_at):
-    """Run PANEL units of the cell whose state this is: (h, c) an LSTM's, (h,) a GRU's."""
-    raise NotImplementedError  # only compiled code calls it
-
-
-@overload(cell, jit_options={"nogil": True, "error_model": "numpy"})
-def _cell(p, p_at, r, r_at, state, at, y, y_at):
-    """Choose the cell when compiling."""
-    if len(state) == 2:
-
-        def run(p, p_at, r, r_at, state, at, y, y_at):
-            _lstm_panel(p, p_at, r, r_at, state[1], at, y, y_at)
-
-    else:
-
-        def run(p, p_at, r, r_at, state, at, y, y_at):
-            _gru_panel(p, p_at, r, r_at, state[0], at, y, y_at)
-
-    return run
+    """Make rows of inputs ready for `product`: nothing to do for floats, quantise for INT8."""
+    if w.kind == INT8:
+        q = carray(_pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+        quantise_rows(x, row, n_row, q, _vector(w.q_scale))
 
 
 @kernel
-def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
+def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
+    """Compute rows of out = x w^T + bias, w a `PRODUCT` for which `ready` has been called.
+
+    The others as in `product_f32`.
+    """
+    n_panel, depth, pointer = w.weight.rows, w.weight.columns, _pointer(w.weight.address)
+    bias = _vector(w.bias)
+    if w.kind == INT8:
+        levels = carray(pointer, (n_panel, depth, PANEL, DEPTH), np.int8)
+        shift = carray(_pointer(w.shift.address), w.shift.rows, np.int32)
+        q = carray(_pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+        product_i8(n_row, levels, _vector(w.scale), shift, q, _vector(w.q_scale), bias,
+                   first, last, out, out_row, out_panel)  # fmt: skip
+    elif w.kind == HALF:
+        halves = carray(pointer, (n_panel, depth, PANEL), HALF_BITS)
+        product_f32(x, x_row, n_row, halves, bias, first, last, out, out_row, out_panel)
+    else:
+        floats = carray(pointer, (n_panel, depth, PANEL), np.float32)
+        product_f32(x, x_row, n_row, floats, bias, first, last, out, out_row, out_panel)
+
+
+@kernel
+def matmul(x, products, n_row, first, last, out):
+    """Panels first .. last - 1 of n_row rows of out = x w^T + bias.
+
+    x         f32[R, >= K]   for INT8 in whole panels, zeros behind the last input
+    products  PRODUCT[1]
+    out       f32[R, >= P PANEL]
+    """
+    ready(x, FIRST, n_row, products[0])
+    product(x, FIRST, n_row, products[0], first, last, out, FIRST, first)
+
+
+@kernel
+def recur(x, layer, gates, p, n_row, y):
     """Run an LSTM or GRU layer over T frames for U units.
 
-    The hidden bias of a GRU's n belongs inside its product with r, which is why the two biases are
-    apart.
+    x      f32[>= T U, X]   inputs, frame after frame
+    layer  LAYER
+    gates  int              its kind: 4 LSTM, 3 GRU
+    p      f32              as in `STACK`
+    n_row  int              T U
+    y      f32[>= T U, H]   hidden states
 
-    x           f32[T U, X]          inputs, frame after frame
-    w_ih, w_hh  tuple                weights and scratch of a product (see `product`)
-    b_ih, b_hh  f32[G H]             biases; H in whole panels, for each of them its G gates:
-                                     i f g o of an LSTM, r z n of a GRU
-    done        i64[1]               panels of r that are ready for the first frame of the first n
-                                     units; 0 afterwards
-    p           f32[T, G H] for one unit, else f32[n, G CELLS PANEL]; scratch
-    r           f32[n, G H]          scratch, n units at a time; its first `done` panels are w_hh h
-    state       (h, c) or (h,)       f32[U, H] each
-    y           f32[T U, H]          hidden states
-
-    Updates: done, p, r, state, y.
+    Updates: layer's h, c, r and done, p, y.
     """
-    h, gates = state[0], 4 if len(state) == 2 else 3
+    h, c, r = _floats(layer.h), _floats(layer.c), _floats(layer.r)
+    w_ih, w_hh = layer.input, layer.recurrent
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
-    n_frame = y.shape[0] // n_unit
+    n_frame = n_row // n_unit
     p_ld, r_ld = p.shape[1], r.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
-        ready(x, 0, n_frame, w_ih)
-        product(x, 0, n_frame, w_ih, b_ih, 0, gates * n_panel, p, 0, 0)
+        ready(x, FIRST, n_frame, w_ih)
+        product(x, FIRST, n_frame, w_ih, FIRST, gates * n_panel, p, FIRST, FIRST)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = r.shape[0]
     step = n_panel if n_unit == 1 else CELLS
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
-            row, ahead = t * n_unit + first, done[0]
-            done[0] = 0
+            row, ahead = t * n_unit + first, layer.done
+            layer.done = 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
             if ahead < gates * n_panel:
@@ -659,17 +697,21 @@ def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
-                    product(x, row, n, w_ih, b_ih, gates * at, gates * end, p, 0, 0)
+                    product(x, row, n, w_ih, gates * at, gates * end, p, FIRST, FIRST)
                     p_row, p_panel = 0, 0
                 left = max(gates * at, ahead)
                 if left < gates * end:
-                    product(h, first, n, w_hh, b_hh, left, gates * end, r, 0, left)
+                    product(h, first, n, w_hh, left, gates * end, r, FIRST, left)
                 for b in range(n):
                     for k in range(end - at):
-                        cell(p, (p_row + b) * p_ld + gates * (p_panel + k) * PANEL,
-                             r, b * r_ld + gates * (at + k) * PANEL,
-                             state, ((first + b) * n_panel + at + k) * PANEL,
-                             y, ((row + b) * n_panel + at + k) * PANEL)  # fmt: skip
+                        p_at = (p_row + b) * p_ld + gates * (p_panel + k) * PANEL
+                        r_at = b * r_ld + gates * (at + k) * PANEL
+                        h_at = ((first + b) * n_panel + at + k) * PANEL
+                        y_at = ((row + b) * n_panel + at + k) * PANEL
+                        if gates == 4:
+                            _lstm_panel(p, p_at, r, r_at, c, h_at, y, y_at)
+                        else:
+                            _gru_panel(p, p_at, r, r_at, h, h_at, y, y_at)
             # Not before: every panel's product needs all of the last state.
             for b in range(n):
                 for k in range(h.shape[1]):
@@ -677,15 +719,16 @@ def recur(x, w_ih, b_ih, w_hh, b_hh, done, p, r, state, y):
 
 
 @kernel
-def activate(x, code, slope, out):
+def activate(x, code, slope, n_row, out):
     """Apply an output activation and drop the padding.
 
     x      f32[R, >= N]
     code   int          NONE, RELU, RELU6, LEAKY (with `slope`) or TANH
     slope  f32
+    n_row  int
     out    f32[R, N]
     """
-    for r in range(out.shape[0]):
+    for r in range(n_row):
         if code == RELU:
             for n in range(out.shape[1]):
                 out[r, n] = max(x[r, n], ZERO)
@@ -702,3 +745,53 @@ def activate(x, code, slope, out):
         else:
             for n in range(out.shape[1]):
                 out[r, n] = x[r, n]
+
+
+@kernel
+def run_stack(x, layers, stacks, out):
+    """Run a stack over T frames for U units: layers, then perhaps a linear layer, activated.
+
+    x       f32[T U, X]
+    layers  LAYER[?]
+    stacks  STACK[1]
+    out     f32[>= T U, N]  the linear layer's outputs
+
+    Updates: what `layers` and `stacks` point to, and out. Without a linear layer the result is in
+    `y` for an odd number of layers, in `y_other` for an even one.
+    """
+    stack, n_row = stacks[0], x.shape[0]
+    y, y_other, p = _floats(stack.y), _floats(stack.y_other), _floats(stack.p)
+    for i in range(layers.shape[0]):
+        recur(x, layers[i], stack.gates, p, n_row, y)
+        x, y, y_other = y, y_other, y
+    linear = stack.linear
+    if linear.weight.rows > 0:
+        z = _floats(stack.z)
+        ready(x, FIRST, n_row, linear)
+        product(x, FIRST, n_row, linear, FIRST, linear.weight.rows, z, FIRST, FIRST)
+        activate(z, stack.activation, stack.slope, n_row, out)
+
+
+@kernel
+def prepare(layers, panels):
+    """Do recurrent products of the next frame ahead of time, for the first n units.
+
+    They need the state alone, so a frame with little work can take them from a frame with much.
+    Panels, not units: each is read from memory once, whoever does it.
+
+    layers  LAYER[L]
+    panels  int       how many panels to have done, those of the first layer first
+
+    Updates: r and done of the layers.
+    """
+    for i in range(layers.shape[0]):
+        layer = layers[i]
+        every = layer.recurrent.weight.rows
+        last = min(max(panels - i * every, 0), every)
+        if last < every:
+            last -= last % PANELS  # whole tiles
+        if last > layer.done:
+            h, r = _floats(layer.h), _floats(layer.r)
+            ready(h, FIRST, r.shape[0], layer.recurrent)
+            product(h, FIRST, r.shape[0], layer.recurrent, layer.done, last, r, FIRST, layer.done)
+            layer.done = last

@@ -100,7 +100,9 @@ def fft(z, factor, wheel, work):
         stride *= radix
         source, target = target, source
     if len(factor) % 2:
-        z[:] = work
+        for part in range(2):
+            for k in range(size):
+                z[part, k] = work[part, k]
 
 
 @kernel
