@@ -58,7 +58,7 @@ _STAGES = {
     "pool_mel": "mel",
     "power": "compression",
     "unfold": "neighbours",
-    "shrink_time": "neighbours",
+    "shrink_units": "neighbours",
     "join_held": "neighbours",
     "gather_mask": "mask",
     "apply_complex": "mask",

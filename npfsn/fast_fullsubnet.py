@@ -22,7 +22,7 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
-from .kernels.features import join_held, pool_mel, shrink_time, unfold
+from .kernels.features import join_held, pool_mel, shrink_units
 from .layers import Recurrent
 from .norms import Norm
 from .state import Fields, State
@@ -187,12 +187,12 @@ class Network(network.Network):
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""
-        n_mel, size = self.config.num_mels, self.config.bottleneck.input_size
+        n_mel = self.config.num_mels
         fields = self.fb_norm.fields() | self.sb_norm.fields()
         fields |= self.bottleneck.fields(n_mel)
         for stack in self.encoder + self.decoder:
             fields |= stack.fields(1)
-        fields["shrink.sum"] = ((n_mel, size), np.float32)
+        fields["shrink.sum"] = ((2, n_mel), np.float32)
         fields["shrink.held"] = ((n_mel,), np.float32)
         return fields
 
@@ -241,7 +241,6 @@ class Pass(network.Pass):
         self.mel_units = self.mel.reshape(frames, 1, n_mel)
         self.fb_in = np.zeros((frames, 1, n_mel), np.float32)
         self.fb_in_rows = self.fb_in.reshape(frames, n_mel)
-        self.units = np.zeros((frames, n_mel, size), np.float32)
         self.blocks = np.zeros((blocks, n_mel, size), np.float32)
         self.block_norm_shape = (net.sb_norm.units, net.sb_norm.size)
         self.block_views = [self._block_views(k) for k in range(blocks + 1)]
@@ -268,9 +267,7 @@ class Pass(network.Pass):
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
         near, far = self.noisy_neighbors, self.enc_neighbors
-        unfold(self.mel, near, 0, 1, 2 * near + 1, self.units, 0)
-        unfold(enc, far, 0, 1, 2 * far + 1, self.units, 2 * near + 1)
-        shrink_time(self.units, frame, self.shrink, self.sum, self.blocks)
+        shrink_units(self.mel, enc, near, far, frame, self.shrink, self.sum, self.blocks)
         n_block = (frame + self.frames - 1) // self.shrink - (frame - 1) // self.shrink
         normed, rows, result = self.block_views[n_block]
         if n_block:
@@ -304,7 +301,11 @@ class Pass(network.Pass):
         """Count the short last block: an offline norm sees it, though no mask depends on it."""
         rest = (frame - 1) % self.shrink
         if rest and not self.sb_norm.fitted and self.fb_norm.fitted:
-            self.sb_norm((self.sum / np.float32(rest)).reshape(1, *self.block_norm_shape), self.sum)
+            mel, enc = self.sum[:1] / np.float32(rest), self.sum[1:] / np.float32(rest)
+            near, far = self.noisy_neighbors, self.enc_neighbors
+            shrink_units(mel, enc, near, far, 0, 1, np.zeros_like(self.sum), self.blocks[:1])
+            normed = self.block_views[1][0]
+            self.sb_norm(normed, normed)
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""

@@ -450,19 +450,22 @@ def splits(n_frame: int, seed: int) -> list[int]:
 
 @pytest.mark.parametrize("shrink", [1, 2, 3, 5])
 @pytest.mark.parametrize("in_blocks", [False, True])
-def test_shrink_time(shrink: int, in_blocks: bool) -> None:
-    """Means of blocks, wherever the frames are cut."""
+def test_shrink_units(shrink: int, in_blocks: bool) -> None:
+    """Means of blocks and their neighbourhoods, wherever the frames are cut."""
     n_frame = 23
-    x = normal(n_frame, 4, 3, seed=24)
-    acc = np.zeros((4, 3), np.float32)
+    mel, enc = normal(n_frame, 7, seed=24), normal(n_frame, 7, seed=25)
+    acc = np.zeros((2, 7), np.float32)
     got, frame = [], 0
     for n in splits(n_frame, shrink) if in_blocks else [1] * n_frame:
         ends = sum((frame + t) % shrink == 0 for t in range(n))
-        out = np.full((ends, 4, 3), np.nan, np.float32)
-        features.shrink_time(x[frame : frame + n], frame, shrink, acc, out)
+        out = np.full((ends, 7, 8), np.nan, np.float32)
+        at = np.s_[frame : frame + n]
+        features.shrink_units(mel[at], enc[at], 2, 1, frame, shrink, acc, out)
         got.append(out)
         frame += n
-    want = np.moveaxis(reference.shrink_time(np.moveaxis(x.astype("d"), 0, -1), shrink), -1, 0)
+    parts = [reference.neighbors(x.astype("d").T, n) for x, n in ((mel, 2), (enc, 1))]
+    units = np.concatenate(parts, axis=1)
+    want = np.moveaxis(reference.shrink_time(units, shrink), -1, 0)
     whole = 1 + (n_frame - 1) // shrink
     np.testing.assert_allclose(np.concatenate(got), want[:whole], rtol=0.0, atol=1e-6)
 

@@ -26,6 +26,10 @@ MEMORY = 192
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
+LN_2 = math.log(2.0)
+# The bits of sqrt(1/2), the lowest mantissa of `_log`.
+ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
+
 
 @kernel
 def pool_mel(mag, first, start, weight, out):
@@ -228,29 +232,36 @@ def unfold(x, low, first, step, n, out, at):
 
 
 @kernel
-def shrink_time(x, frame, shrink, acc, out):
-    """Means over blocks of frames: frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
+def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
+    """Units at 1 / s of the rate: means over frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
 
-    x       f32[T, U, S]
-    frame   int      index of x[0] in the stream
-    shrink  int      s
-    acc     f32[U, S]  sum of the block under way
-    out     f32[K, U, S]  the blocks that end within these frames
+    A unit is a mel band with its neighbours, then the encoder's output there with its neighbours.
+    Means come first, and are then repeated in the units around: the same numbers for less.
+
+    mel, enc   f32[T, M]
+    near, far  int     neighbours each side in mel and in enc
+    frame      int     index of mel[0] in the stream
+    shrink     int     s
+    acc        f32[2, M]  sums of mel and enc in the block under way
+    out        f32[K, M, 2 near + 2 far + 2]  the blocks that end within these frames
 
     Updates: acc.
     """
     block = 0
-    for t in range(x.shape[0]):
-        index = frame + t
-        n = np.float32(1.0) if index == 0 else np.float32(shrink)
-        ends = index % shrink == 0
-        for u in range(x.shape[1]):
-            for i in range(x.shape[2]):
-                value = acc[u, i] + x[t, u, i]
-                acc[u, i] = np.float32(0.0) if ends else value
-                if ends:
-                    out[block, u, i] = value / n
-        if ends:
+    for t in range(mel.shape[0]):
+        for m in range(mel.shape[1]):
+            acc[0, m] += mel[t, m]
+            acc[1, m] += enc[t, m]
+        if (frame + t) % shrink == 0:
+            n = np.float32(1.0) if frame + t == 0 else np.float32(shrink)
+            for part in range(2):
+                for m in range(mel.shape[1]):
+                    acc[part, m] /= n
+            unfold(acc[:1], near, 0, 1, 2 * near + 1, out[block : block + 1], 0)
+            unfold(acc[1:], far, 0, 1, 2 * far + 1, out[block : block + 1], 2 * near + 1)
+            for part in range(2):
+                for m in range(mel.shape[1]):
+                    acc[part, m] = np.float32(0.0)
             block += 1
 
 
@@ -297,6 +308,30 @@ def gather_mask(x, center, first, units, mask):
 
 
 @kernel
+def _log(x):
+    """Natural logarithm of a positive float64, to 2 units in the last place; in vectors, in loops.
+
+    x = m 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 z (1 + z^2 / 3 + z^4 / 5 + ...) with
+    z = (m - 1) / (m + 1), |z| < 0.172: ten terms.
+    """
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits - ROOT_HALF) >> 52
+    m = np.int64(bits - (exponent << 52)).view(np.float64)
+    z = (m - 1.0) / (m + 1.0)
+    square = z * z
+    series = 2.0 / 19.0
+    series = series * square + 2.0 / 17.0
+    series = series * square + 2.0 / 15.0
+    series = series * square + 2.0 / 13.0
+    series = series * square + 2.0 / 11.0
+    series = series * square + 2.0 / 9.0
+    series = series * square + 2.0 / 7.0
+    series = series * square + 2.0 / 5.0
+    series = series * square + 2.0 / 3.0
+    return exponent * LN_2 + z * (series * square + 2.0)
+
+
+@kernel
 def apply_complex(mask, spec):
     """Expand the compressed mask and multiply: spec *= m_re + i m_im.
 
@@ -313,8 +348,8 @@ def apply_complex(mask, spec):
             a, b = np.float64(mask[t, 0, f]), np.float64(mask[t, 1, f])
             a = min(max(a if a == a else 0.0, -MASK_LIMIT), MASK_LIMIT)
             b = min(max(b if b == b else 0.0, -MASK_LIMIT), MASK_LIMIT)
-            a = -MASK_K * np.log((MASK_K - a) / (MASK_K + a))
-            b = -MASK_K * np.log((MASK_K - b) / (MASK_K + b))
+            a = -MASK_K * _log((MASK_K - a) / (MASK_K + a))
+            b = -MASK_K * _log((MASK_K - b) / (MASK_K + b))
             re, im = spec[t, 0, f], spec[t, 1, f]
             spec[t, 0, f] = re * a - im * b
             spec[t, 1, f] = re * b + im * a

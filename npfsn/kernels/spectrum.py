@@ -125,17 +125,18 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
             z[0, k] = signal[at + 2 * k] * window[2 * k]
             z[1, k] = signal[at + 2 * k + 1] * window[2 * k + 1]
         fft(z, factor, wheel, work)
-        for k in range(m + 1):
-            a, b = k % m, (m - k) % m
-            even_r = 0.5 * (z[0, a] + z[0, b])
-            even_i = 0.5 * (z[1, a] - z[1, b])
-            odd_r = 0.5 * (z[1, a] + z[1, b])
-            odd_i = 0.5 * (z[0, b] - z[0, a])
+        spec[t, 0, 0], spec[t, 1, 0] = z[0, 0] + z[1, 0], 0.0
+        spec[t, 0, m], spec[t, 1, m] = z[0, 0] - z[1, 0], 0.0
+        for k in range(1, m):
+            even_r = 0.5 * (z[0, k] + z[0, m - k])
+            even_i = 0.5 * (z[1, k] - z[1, m - k])
+            odd_r = 0.5 * (z[1, k] + z[1, m - k])
+            odd_i = 0.5 * (z[0, m - k] - z[0, k])
             c, s = half[0, k], half[1, k]
-            re = even_r + odd_r * c - odd_i * s
-            im = even_i + odd_r * s + odd_i * c
-            spec[t, 0, k], spec[t, 1, k] = re, im
-            size_k = np.sqrt(re * re + im * im)
+            spec[t, 0, k] = even_r + odd_r * c - odd_i * s
+            spec[t, 1, k] = even_i + odd_r * s + odd_i * c
+        for k in range(m + 1):
+            size_k = np.sqrt(spec[t, 0, k] * spec[t, 0, k] + spec[t, 1, k] * spec[t, 1, k])
             mag[t, k] = np.float32(size_k if size_k >= SMALLEST else 0.0)
 
 
@@ -154,17 +155,17 @@ def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
     m = size // 2
     scale = 1.0 / m
     for t in range(spec.shape[0]):
-        for k in range(m):
+        # z = even + i odd, real and imaginary part swapped: that makes `fft` the inverse.
+        z[1, 0] = 0.5 * (spec[t, 0, 0] + spec[t, 0, m])
+        z[0, 0] = 0.5 * (spec[t, 0, 0] - spec[t, 0, m])
+        for k in range(1, m):
             ar, ai = spec[t, 0, k], spec[t, 1, k]
             br, bi = spec[t, 0, m - k], spec[t, 1, m - k]
-            if k == 0:
-                ai, bi = 0.0, 0.0
             even_r, even_i = 0.5 * (ar + br), 0.5 * (ai - bi)
             diff_r, diff_i = 0.5 * (ar - br), 0.5 * (ai + bi)
             c, s = half[0, k], -half[1, k]
             odd_r = diff_r * c - diff_i * s
             odd_i = diff_r * s + diff_i * c
-            # z = even + i odd, real and imaginary part swapped: that makes `fft` the inverse.
             z[1, k] = even_r - odd_i
             z[0, k] = even_i + odd_r
         fft(z, factor, wheel, work)
