@@ -691,7 +691,7 @@ def recur(x, layer, gates, p, n_row, y):
             layer.done = 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
-            if ahead < gates * n_panel:
+            if ahead == 0:  # otherwise `prepare` has seen to it
                 ready(h, first, n, w_hh)
             for at in range(0, n_panel, step):
                 end = min(at + step, n_panel)
@@ -792,6 +792,7 @@ def prepare(layers, panels):
             last -= last % PANELS  # whole tiles
         if last > layer.done:
             h, r = _floats(layer.h), _floats(layer.r)
-            ready(h, FIRST, r.shape[0], layer.recurrent)
+            if layer.done == 0:
+                ready(h, FIRST, r.shape[0], layer.recurrent)
             product(h, FIRST, r.shape[0], layer.recurrent, layer.done, last, r, FIRST, layer.done)
             layer.done = last
