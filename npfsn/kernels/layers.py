@@ -20,6 +20,8 @@ alive. Besides, one kernel then serves every cell and every kind of weights.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import carray
@@ -61,6 +63,8 @@ ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
 CELLS = PANELS
+ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
+ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
@@ -683,7 +687,8 @@ def recur(x, layer, gates, p, n_row, y):
         product(x, FIRST, n_frame, w_ih, FIRST, gates * n_panel, p, FIRST, FIRST)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = r.shape[0]
-    step = n_panel if n_unit == 1 else CELLS
+    step = CELLS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
+    n_step = -(-n_panel // step)
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
@@ -693,7 +698,10 @@ def recur(x, layer, gates, p, n_row, y):
                 ready(x, row, n, w_ih)
             if ahead == 0:  # otherwise `prepare` has seen to it
                 ready(h, first, n, w_hh)
-            for at in range(0, n_panel, step):
+            for i in range(n_step):
+                # One unit reads all weights in every frame. Where it ended the last time, they are
+                # still in the second-level cache: every other frame goes backwards.
+                at = (n_step - 1 - i if n_unit == 1 and t % 2 == 1 else i) * step
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
