@@ -256,6 +256,13 @@ def test_loudness_counts_what_was_added_more_than_what_is_missing() -> None:
     assert float(loudness_difference(clean + inaudible, clean)) < same + 0.01
 
 
+def test_loudness_counts_the_loudest_moments_most() -> None:
+    silence, spread = torch.zeros(1, 257, 60), torch.full((1, 257, 60), 1e-3)
+    burst = torch.where(torch.arange(60) % 20 < 4, spread, silence)  # a fifth of the time
+    always, at_times = (float(loudness_difference(x, silence)) for x in (spread, burst))
+    assert 0.5 * always < at_times < always
+
+
 @pytest.mark.slow
 def test_the_loss_falls_and_a_stopped_run_resumes_exactly(work: Path, tmp_path: Path) -> None:
     config = TrainConfig(

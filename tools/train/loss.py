@@ -105,11 +105,13 @@ def _ear(bins: int) -> tuple[Tensor, Tensor]:
 
 
 def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
-    """Disturbance as the perceptual model of ITU-T P.862 defines it, averaged over frames.
+    """Disturbance as the perceptual model of ITU-T P.862 defines it.
 
     Loudness is Zwicker's, with the noisy signal at 79 dB SPL. Differences that the louder of two
     masks do not count (a quarter of the softer one); what was added counts more than what is
-    missing, by the ratio of powers. Without the standard's gain compensation and time alignment.
+    missing, by the ratio of powers. The loudest moments count most: within a third of a second the
+    mean is that of sixth powers, then of squares. Without the standard's gain compensation and
+    time alignment.
 
     Parameters
     ----------
@@ -130,12 +132,20 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
     ratio = ((e + 50) / (s + 50)) ** 1.2
     added = torch.where(ratio < 3, 0.0, ratio.clamp(max=12.0)).detach()
     # 21 Bark in all; the root is kept away from zero, where it has no derivative.
-    symmetric = 21 * (apart.square().mean(1) + 1e-4).sqrt()
-    asymmetric = 21 * (apart * added).mean(1)
     heard = ((s.sum(1) + 1e5) / 1e7) ** 0.04
-    both = (0.1 * symmetric + 0.0309 * asymmetric) / heard
+    symmetric = _over_time(21 * (apart.square().mean(1) + 1e-4).sqrt() / heard)
+    asymmetric = _over_time(21 * (apart * added).mean(1) / heard)
+    both = 0.1 * symmetric + 0.0309 * asymmetric
     # The standard caps both terms; a soft cap keeps a derivative where there is most to gain.
     return (both / (1 + both / 6)).mean()
+
+
+def _over_time(disturbance: Tensor) -> Tensor:
+    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares."""
+    length = min(20, disturbance.shape[-1])
+    moments = disturbance.unfold(-1, length, max(1, length // 2))
+    loudest = (moments.pow(6).mean(-1) + 1e-9).pow(1 / 6)
+    return loudest.square().mean(-1).sqrt()
 
 
 def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
@@ -150,7 +160,7 @@ WEIGHTS = {
     "complex": 0.5,
     "residual": 0.02,
     "bands": 0.02,
-    "loudness": 0.25,
+    "loudness": 0.5,
 }
 
 

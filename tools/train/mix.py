@@ -43,7 +43,7 @@ class MixConfig:
     noise_only: float = 0.04
     silent: float = 0.01
     room: float = 0.6
-    babble: float = 0.16
+    babble: float = 0.2
     folder_noise: float = 0.1
     two_noises: float = 0.3
     band_limit: float = 0.08
