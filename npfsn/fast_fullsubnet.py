@@ -225,7 +225,6 @@ class Pass(network.Pass):
         config = net.config
         n_mel, size = config.num_mels, config.bottleneck.input_size
         self.frames, self.n_mel, self.shrink = frames, n_mel, config.shrink_size
-        self.first_share = _FIRST_SHARE[net.precision]
         self.noisy_neighbors = config.noisy_input_num_neighbors
         self.enc_neighbors = config.encoder_output_num_neighbors
         self.mel_bands = net.mel
@@ -235,6 +234,7 @@ class Pass(network.Pass):
         blocks = -(-frames // config.shrink_size)  # at most so many end within `frames`
         self.bottleneck = net.bottleneck.bind(state, n_mel, blocks)
         self.decoder = [stack.bind(state, 1, frames) for stack in net.decoder]
+        self.due = self._panels_due(_FIRST_SHARE[net.precision])
         self.sum, self.held = state["shrink.sum"], state["shrink.held"]
         self.mag = np.zeros((frames, config.n_freq), np.float32)
         self.mel = np.zeros((frames, n_mel), np.float32)
@@ -274,7 +274,9 @@ class Pass(network.Pass):
             if not self.sb_norm(normed, normed):
                 return None
             self.bottleneck(rows)
-        self._work_ahead(frame + self.frames - 1)
+        due = self.due[(frame + self.frames - 1) % self.shrink]
+        if due:
+            self.bottleneck.prepare(due)
 
         x = self.joined
         join_held(enc, result, frame, self.shrink, self.held, x)
@@ -282,20 +284,21 @@ class Pass(network.Pass):
             x = stack(x)
         return self.mask
 
-    def _work_ahead(self, frame: int) -> None:
-        """Do part of the next block's recurrent products after `frame`.
+    def _panels_due(self, first_share: float) -> list[int]:
+        """Return how many panels of the next block's recurrent products a frame should leave done.
 
-        W_hh h of both layers is two thirds of the bottleneck's work and needs only its last state.
-        Spread over the frames until the next block ends, it leaves no frame with all of it. The
-        frame that ends a block has W_ih x to do, and takes a small share.
+        By the frame's place in its block, 0 for the one that has ended the last. W_hh h of both
+        layers is two thirds of the bottleneck's work and needs only its last state. Spread over the
+        frames until the next block ends, it leaves no frame with all of it. The frame that ends a
+        block has W_ih x to do, and takes a small share.
         """
+        steps, last = range(self.shrink), self.shrink - 1
         if self.shrink == 1 or self.frames > 1:
-            return  # every frame ends a block, or blocks of frames are not in a hurry
-        step = frame % self.shrink  # 0 for the frame that has ended a block
-        share = (step + self.first_share * (self.shrink - 1 - step)) / (self.shrink - 1)
-        due = round(self.bottleneck.panels * share)
-        if due:
-            self.bottleneck.prepare(due)
+            return [
+                0 for _ in steps
+            ]  # every frame ends a block, or blocks of frames are in no hurry
+        panels = self.bottleneck.panels
+        return [round(panels * (step + first_share * (last - step)) / last) for step in steps]
 
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""

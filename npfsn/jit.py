@@ -166,7 +166,8 @@ class _NoCache(caching.NullCache):  # type: ignore[misc]
 def kernel(py_func: Callable[..., None]) -> Any:
     """Compile `py_func` on its first call: no GIL, IEEE arithmetic, cached on disk.
 
-    Kernels allocate nothing, raise nothing and return nothing: outputs and state are arguments.
+    Kernels allocate nothing and raise nothing; outputs and state are arguments. Those that only
+    other kernels call may return a number or a view.
     They trust their arguments; whoever calls them has checked.
     """
     disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0

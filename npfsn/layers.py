@@ -20,6 +20,11 @@ _CODES = {
     "PReLU": (kernels.LEAKY, 0.0),  # its slope is a tensor
     "Tanh": (kernels.TANH, 0.0),
 }
+_WEIGHT_TYPES = {
+    kernels.FLOAT: np.float32,
+    kernels.HALF: kernels.HALF_BITS,
+    kernels.INT8: np.int8,
+}
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
@@ -103,16 +108,19 @@ class BoundProduct:
     Attributes
     ----------
     table : array of `kernels.PRODUCT`, shape (1,)
-        How kernels see it. It keeps nothing alive: this object does.
+        How kernels see it. It keeps nothing alive: this object does, which is why a copy of it
+        would be no copy.
     """
 
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, kernels.PRODUCT)
         self.table["kind"], self.table["bias"] = product.kind, place(product.bias)
-        names = ("weight", "scale", "shift", "q", "q_scale")
-        for name, array in zip(names, (*product.weights, *scratch), strict=False):
-            self.table[name] = place(array)
+        fields = ("weight", "scale", "shift", "q", "q_scale")
+        types = (_WEIGHT_TYPES[product.kind], np.float32, np.int32, QUANTISED, np.float32)
+        arrays = (*product.weights, *scratch)
+        for field, dtype, array in zip(fields, types, arrays, strict=False):
+            self.table[field] = place(array, dtype)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int, panels: Panels = None) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width].
@@ -218,7 +226,7 @@ class RecurrentPass:
     """A stack bound to the state of one stream and to scratch for blocks of frames."""
 
     def __init__(self, weights: Recurrent, state: State, units: int, frames: int) -> None:
-        self.weights, self.units, self.frames = weights, units, frames
+        self.weights, self.units = weights, units
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, _block_size(units)
@@ -276,7 +284,7 @@ class RecurrentPass:
         Parameters
         ----------
         x : float32 array, shape (T U, >= input_size)
-            T at most `frames`.
+            T at most `frames`. Where the first product is in int8, whole panels and no more.
 
         Returns
         -------

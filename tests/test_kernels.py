@@ -133,12 +133,16 @@ def draw_stack(spec: Sequence, seed: int) -> dict[str, np.ndarray]:
 
 
 def run_stack(
-    spec: Sequence, tensors: dict[str, np.ndarray], x: np.ndarray, blocks: list[int]
+    spec: Sequence,
+    tensors: dict[str, np.ndarray],
+    x: np.ndarray,
+    blocks: list[int],
+    precision: str = "float32",
 ) -> np.ndarray:
     """Run a stack over x [T, B, C] in blocks of frames; returns [T, B, O]."""
     n_frame, n_unit, _ = x.shape
     assert sum(blocks) == n_frame
-    stack = Recurrent(spec, tensors, "net", "float32")
+    stack = Recurrent(spec, tensors, "net", precision)
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, max(blocks))
     out, at = [], 0
     for n in blocks:
@@ -155,6 +159,7 @@ def run_stack(
         (1, 1, 1, 1, 0),
         (1, 64, 48, 1, 0),
         (1, 17, 33, 3, 5),
+        (1, 9, 150, 2, 0),
         (3, 5, 15, 2, 1),
         (64, 12, 32, 2, 1),
         (257, 32, 24, 2, 2),
@@ -172,17 +177,27 @@ def test_recurrent_stack(
     want = reference.sequence_model(tensors, "net", double, cell).transpose(2, 0, 1)
     np.testing.assert_allclose(got, want, rtol=0.0, atol=CELL_TOLERANCE)
     np.testing.assert_array_equal(run_stack(spec, tensors, x, [7, 1, 4, 18]), got)
+    # Eight bits: another arithmetic, but one that knows no blocks either.
+    small = run_stack(spec, tensors, x, [1] * 30, "int8")
+    np.testing.assert_array_equal(run_stack(spec, tensors, x, [7, 1, 4, 18], "int8"), small)
+    np.testing.assert_allclose(small, want, rtol=0.0, atol=0.3)
+    # Halves: the floats that they are.
+    half = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    same = {name: tensor.astype(np.float32) for name, tensor in half.items()}
+    got = run_stack(spec, half, x, [7, 1, 4, 18])
+    np.testing.assert_array_equal(got, run_stack(spec, same, x, [1] * 30))
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("n_unit", [11, 67, 257])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
-def test_recurrent_product_ahead_of_time(cell: str, n_unit: int) -> None:
+def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str) -> None:
     """What is prepared is what would have been computed, in any portions."""
     spec = Sequence(cell, 5, 17, 2, 3)
     tensors = draw_stack(spec, seed=12)
     x = normal(6, n_unit, 5, seed=13)
-    want = run_stack(spec, tensors, x, [1] * 6)
-    stack = Recurrent(spec, tensors, "net", "float32")
+    want = run_stack(spec, tensors, x, [1] * 6, precision)
+    stack = Recurrent(spec, tensors, "net", precision)
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
     every = bound.panels
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
@@ -191,11 +206,12 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int) -> None:
         np.testing.assert_array_equal(bound(x[t]), want[t])
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
-def test_forget_drops_what_was_prepared(cell: str) -> None:
+def test_forget_drops_what_was_prepared(cell: str, precision: str) -> None:
     """A replaced state needs another product."""
     spec = Sequence(cell, 5, 17, 1)
-    stack = Recurrent(spec, draw_stack(spec, seed=14), "net", "float32")
+    stack = Recurrent(spec, draw_stack(spec, seed=14), "net", precision)
     x = normal(11, 5, seed=15)
     fresh = stack.bind(state.zeros(stack.fields(11)), 11, 1)(x).copy()
     own = state.zeros(stack.fields(11))
@@ -206,6 +222,15 @@ def test_forget_drops_what_was_prepared(cell: str) -> None:
         array.fill(0)
     bound.forget()
     np.testing.assert_array_equal(bound(x), fresh)
+
+
+def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
+    """An address says nothing of what lies there."""
+    for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):
+        with pytest.raises(TypeError, match="expected contiguous"):
+            kernels.place(wrong)
+    assert kernels.place(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3)
+    assert kernels.place(np.zeros(5, np.int32), np.int32)[1:] == (5, 1)
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
@@ -650,6 +675,12 @@ def test_apply_complex() -> None:
     # At the clip the expansion is 100 times as steep as at zero.
     np.testing.assert_allclose(got[:3, 0] + 1j * got[:3, 1], product, rtol=0.0, atol=3e-4)
     np.testing.assert_array_equal(got[3:], spec[3:])
+
+
+def test_logarithm() -> None:
+    """To a few units in the last place, over all that masks need and more."""
+    for x in (*np.geomspace(1e-3, 1e3, 20001), *np.linspace(0.9, 1.1, 2001), 1.0, 2.0, 0.5):
+        assert features._log(x) == pytest.approx(math.log(x), rel=7e-16, abs=0.0)
 
 
 def test_expansion_of_moderate_masks() -> None:

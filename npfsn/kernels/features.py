@@ -26,6 +26,10 @@ MEMORY = 192
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
+# As arguments of a kernel that another one calls: a literal is a type of its own to Numba, which
+# would compile the inner kernel once more for it.
+ZERO, ONE = np.int64(0), np.int64(1)
+
 LN_2 = math.log(2.0)
 # The bits of sqrt(1/2), the lowest mantissa of `_log`.
 ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
@@ -257,8 +261,8 @@ def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] /= n
-            unfold(acc[:1], near, 0, 1, 2 * near + 1, out[block : block + 1], 0)
-            unfold(acc[1:], far, 0, 1, 2 * far + 1, out[block : block + 1], 2 * near + 1)
+            unfold(acc[:1], near, ZERO, ONE, 2 * near + 1, out[block : block + 1], ZERO)
+            unfold(acc[1:], far, ZERO, ONE, 2 * far + 1, out[block : block + 1], 2 * near + 1)
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] = np.float32(0.0)
@@ -309,7 +313,7 @@ def gather_mask(x, center, first, units, mask):
 
 @kernel
 def _log(x):
-    """Natural logarithm of a positive float64, to 2 units in the last place; in vectors, in loops.
+    """Natural logarithm of a positive float64, to 3 units in the last place; loops can be vectors.
 
     x = m 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 z (1 + z^2 / 3 + z^4 / 5 + ...) with
     z = (m - 1) / (m + 1), |z| < 0.172: ten terms.

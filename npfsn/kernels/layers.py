@@ -21,6 +21,7 @@ alive. Besides, one kernel then serves every cell and every kind of weights.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -63,6 +64,7 @@ ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
 CELLS = PANELS
+# The fewest panels of one unit's cell whose gates fill whole strides through the weights.
 ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
 ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
 
@@ -94,8 +96,8 @@ PRODUCT = np.dtype(
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
         ("scale", ARRAY),  # f32[P PANEL] of INT8, as all but the bias
         ("shift", ARRAY),  # i32[P PANEL]
-        ("q", ARRAY),  # u8 or i16[R, X], quantised inputs; scratch
-        ("q_scale", ARRAY),  # f32[R], their scales; scratch
+        ("q", ARRAY),  # u8 or i16[R, X], quantised inputs
+        ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
     ]
 )
@@ -108,8 +110,10 @@ LAYER = np.dtype(
         ("recurrent", PRODUCT),  # i f g o of an LSTM, r z n of a GRU
         ("h", ARRAY),  # f32[U, H]
         ("c", ARRAY),  # f32[U, H] of an LSTM
-        ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time; scratch
-        ("done", np.int64),  # panels of r that are ready for the first n units of the next frame
+        ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
+        # Panels of r that are ready for the first n units of the next frame. Unless it is 0, these
+        # units of h are in the recurrent product's q.
+        ("done", np.int64),
     ]
 )
 
@@ -149,9 +153,16 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
     return packed if dtype == np.float32 else packed.view(np.uint16)
 
 
-def place(array: np.ndarray) -> tuple[int, int, int]:
-    """Return the `ARRAY` of `array`, which the caller keeps."""
-    assert array.flags.c_contiguous and array.flags.aligned
+def place(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int]:
+    """Return the `ARRAY` of `array`, which the caller keeps.
+
+    Raises
+    ------
+    TypeError
+        The kernels would find something else there than they expect.
+    """
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        raise TypeError(f"{array.dtype}, strides {array.strides}: expected contiguous {dtype}")
     rows, columns = (*array.shape, 1)[:2]
     return array.ctypes.data, rows, columns
 
@@ -700,7 +711,7 @@ def recur(x, layer, gates, p, n_row, y):
                 ready(h, first, n, w_hh)
             for i in range(n_step):
                 # One unit reads all weights in every frame. Where it ended the last time, they are
-                # still in the second-level cache: every other frame goes backwards.
+                # still in the second-level cache: every other frame of a block goes backwards.
                 at = (n_step - 1 - i if n_unit == 1 and t % 2 == 1 else i) * step
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
@@ -767,7 +778,8 @@ def run_stack(x, layers, stacks, out):
     Updates: what `layers` and `stacks` point to, and out. Without a linear layer the result is in
     `y` for an odd number of layers, in `y_other` for an even one.
     """
-    stack, n_row = stacks[0], x.shape[0]
+    stack = stacks[0]
+    n_row = min(x.shape[0], stack.y.rows)
     y, y_other, p = _floats(stack.y), _floats(stack.y_other), _floats(stack.p)
     for i in range(layers.shape[0]):
         recur(x, layers[i], stack.gates, p, n_row, y)

@@ -141,7 +141,10 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def _over_time(disturbance: Tensor) -> Tensor:
-    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares."""
+    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares.
+
+    Up to nine last frames, which fill no window, do not count.
+    """
     length = min(20, disturbance.shape[-1])
     moments = disturbance.unfold(-1, length, max(1, length // 2))
     loudest = (moments.pow(6).mean(-1) + 1e-9).pow(1 / 6)
