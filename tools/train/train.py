@@ -50,7 +50,7 @@ class TrainConfig:
     weight_decay: float = 1e-2
     clip_norm: float = 2.0
     ema: float = 0.998
-    over_suppression: float = 1.5
+    over_suppression: float = 0.5
     validation_items: int = 60
 
 
