@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from tools.train import noise
 from tools.train.__main__ import main
-from tools.train.loss import loss, loudness_difference, total
+from tools.train.loss import envelope_difference, loss, loudness_difference, total
 from tools.train.mix import MixConfig, Voice, build_pools, load_mixer, without_infrasound
 from tools.train.model import (
     FastFullSubNet,
@@ -261,6 +261,21 @@ def test_loudness_counts_the_loudest_moments_most() -> None:
     burst = torch.where(torch.arange(60) % 20 < 4, spread, silence)  # a fifth of the time
     always, at_times = (float(loudness_difference(x, silence)) for x in (spread, burst))
     assert 0.5 * always < at_times < always
+
+
+def test_envelopes_are_compared_as_stoi_does() -> None:
+    clean = torch.from_numpy(voice(np.random.default_rng(4), 2.0))[None]
+    clean = clean / clean.square().mean().sqrt()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    target = stft(clean).abs().square()
+    costs = [
+        float(envelope_difference(stft(clean + gain * noise).abs().square(), target))
+        for gain in (0.0, 0.3, 1.0, 3.0)
+    ]
+    assert costs == sorted(costs) and costs[0] < 1e-4 and 0.2 < costs[-1] < 1.0
+    # No level, and nothing where nobody speaks.
+    assert float(envelope_difference(0.01 * target, target)) < 0.02
+    assert float(envelope_difference(target, torch.zeros_like(target))) == 0.0
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
         ``over_suppression``. ``residual``: energy of the error over that of the noisy signal, dB.
         ``bands``: the same in bands and segments of 0.4 s, each of which counts alike, as it does
         for intelligibility. ``loudness``: how differently loud the two are to an ear, see
-        `loudness_difference`.
+        `loudness_difference`. ``envelope``: how little envelopes follow the target's, see
+        `envelope_difference`.
     """
     # One scale per item; silence keeps a finite one.
     scale = 1.0 / (noisy.square().mean(-1, keepdim=True).sqrt() + 1e-5)
@@ -73,6 +74,7 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
         "residual": residual,
         "bands": bands,
         "loudness": loud,
+        "envelope": envelope_difference(e_mag.square(), s_mag.square()),
     }
 
 
@@ -157,6 +159,44 @@ def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
     return torch.relu(scaled * ((0.5 + 0.5 * power / threshold) ** 0.23 - 1.0))
 
 
+@functools.cache
+def _third_octaves(bins: int) -> Tensor:
+    """Which bins each of 15 bands from 150 Hz on sums, float32 ``[15, bins]``."""
+    freqs = torch.linspace(0.0, SAMPLE_RATE / 2, bins, dtype=torch.float64)
+    centres = 150.0 * 2.0 ** (torch.arange(15, dtype=torch.float64) / 3)
+    low, high = centres[:, None] * 2 ** (-1 / 6), centres[:, None] * 2 ** (1 / 6)
+    return ((freqs >= low) & (freqs < high)).float()
+
+
+def envelope_difference(estimate: Tensor, target: Tensor) -> Tensor:
+    """One minus the correlation of envelopes, as the STOI measure defines it (Taal et al. 2011).
+
+    In third-octave bands and segments of 0.4 s; the estimate's envelope is brought to the energy of
+    the target's, and clipped where its error would exceed 15 dB. Segments in which hardly anything
+    is said (40 dB below the loudest) do not count.
+
+    Parameters
+    ----------
+    estimate, target : Tensor, shape (batch, bins, frames)
+        Power spectra.
+    """
+    bands = _third_octaves(estimate.shape[1])
+    length = min(SEGMENT, estimate.shape[-1])
+    # [batch, bands, segments, frames]
+    y, x = (
+        (bands @ power + 1e-4).sqrt().unfold(-1, length, max(1, length // 2))
+        for power in (estimate, target)
+    )
+    energy = x.square().sum((1, 3))
+    said = (energy > 1e-4 * energy.amax(-1, keepdim=True)) & (energy > 1.0)
+    y = y * (x.square().sum(-1, keepdim=True) / y.square().sum(-1, keepdim=True)).sqrt()
+    y = torch.minimum(y, x * (1 + 10 ** (15 / 20)))
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    scale = (x.square().sum(-1) * y.square().sum(-1) + 1e-6).sqrt()
+    follows = ((x * y).sum(-1) / scale).mean(1)
+    return ((1 - follows) * said).sum() / said.sum().clamp(min=1)
+
+
 WEIGHTS = {
     "mask": 1.0,
     "magnitude": 0.7,
@@ -164,6 +204,7 @@ WEIGHTS = {
     "residual": 0.02,
     "bands": 0.02,
     "loudness": 0.5,
+    "envelope": 2.0,
 }
 
 
