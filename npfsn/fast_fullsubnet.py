@@ -292,13 +292,13 @@ class Pass(network.Pass):
         frames until the next block ends, it leaves no frame with all of it. The frame that ends a
         block has W_ih x to do, and takes a small share.
         """
-        steps, last = range(self.shrink), self.shrink - 1
-        if self.shrink == 1 or self.frames > 1:
-            return [
-                0 for _ in steps
-            ]  # every frame ends a block, or blocks of frames are in no hurry
-        panels = self.bottleneck.panels
-        return [round(panels * (step + first_share * (last - step)) / last) for step in steps]
+        if self.shrink == 1 or self.frames > 1:  # every frame ends a block, or none is in a hurry
+            return [0] * self.shrink
+        panels, last = self.bottleneck.panels, self.shrink - 1
+        return [
+            round(panels * (step + first_share * (last - step)) / last)
+            for step in range(self.shrink)
+        ]
 
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""

@@ -20,11 +20,8 @@ _CODES = {
     "PReLU": (kernels.LEAKY, 0.0),  # its slope is a tensor
     "Tanh": (kernels.TANH, 0.0),
 }
-_WEIGHT_TYPES = {
-    kernels.FLOAT: np.float32,
-    kernels.HALF: kernels.HALF_BITS,
-    kernels.INT8: np.int8,
-}
+# How packed weights of a type are read.
+_KINDS = {"float32": kernels.FLOAT, "uint16": kernels.HALF, "int8": kernels.INT8}
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
@@ -62,11 +59,6 @@ class Product:
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return (pack_f32(weight),)
 
-    @property
-    def kind(self) -> int:
-        """How the weights are packed."""
-        return kernels.FLOAT if self.weights[0].dtype == np.float32 else kernels.HALF
-
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
         return ()
@@ -86,8 +78,6 @@ class Int8Product(Product):
 
     They come in whole panels, zeros behind the last input.
     """
-
-    kind = kernels.INT8
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
@@ -115,9 +105,10 @@ class BoundProduct:
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, kernels.PRODUCT)
-        self.table["kind"], self.table["bias"] = product.kind, place(product.bias)
+        weight_type = product.weights[0].dtype
+        self.table["kind"], self.table["bias"] = _KINDS[weight_type.name], place(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
-        types = (_WEIGHT_TYPES[product.kind], np.float32, np.int32, QUANTISED, np.float32)
+        types = (weight_type, np.float32, np.int32, QUANTISED, np.float32)
         arrays = (*product.weights, *scratch)
         for field, dtype, array in zip(fields, types, arrays, strict=False):
             self.table[field] = place(array, dtype)

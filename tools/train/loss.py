@@ -66,24 +66,31 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
     wrong, heard = _band_energy(error), _band_energy(y.real.square() + y.imag.square())
     # Energies are of the order of 1e2 where there is sound; -20 dB is enough of a good thing.
     bands = (10 * torch.log10((wrong + 1e-2 * heard + 1e-3) / (heard + 1e-3))).mean()
-    loud = loudness_difference(e_mag.square(), s_mag.square())
+    powers = e_mag.square(), s_mag.square()
     return {
         "mask": mask_error,
         "magnitude": magnitude,
         "complex": complex_error,
         "residual": residual,
         "bands": bands,
-        "loudness": loud,
-        "envelope": envelope_difference(e_mag.square(), s_mag.square()),
+        "loudness": loudness_difference(*powers),
+        "envelope": envelope_difference(*powers),
     }
 
 
 def _band_energy(power: Tensor) -> Tensor:
     """Mean energy ``[batch, 24 bands, segments]`` of ``[batch, 257, frames]``."""
     fb = mel_filterbank(power.shape[1], 24, SAMPLE_RATE)
-    bands = fb.T @ power
-    length = min(SEGMENT, bands.shape[-1])
-    return torch.nn.functional.avg_pool1d(bands, length, max(1, length // 2))
+    return _segments(fb.T @ power, SEGMENT).mean(-1)
+
+
+def _segments(x: Tensor, frames: int) -> Tensor:
+    """Cut ``[..., frames]`` into segments that overlap by half: ``[..., segments, frames]``.
+
+    Last frames that fill no segment are left out.
+    """
+    length = min(frames, x.shape[-1])
+    return x.unfold(-1, length, max(1, length // 2))
 
 
 @functools.cache
@@ -133,8 +140,8 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
     apart = torch.relu((e_loud - s_loud).abs() - 0.25 * torch.minimum(e_loud, s_loud))
     ratio = ((e + 50) / (s + 50)) ** 1.2
     added = torch.where(ratio < 3, 0.0, ratio.clamp(max=12.0)).detach()
-    # 21 Bark in all; the root is kept away from zero, where it has no derivative.
     heard = ((s.sum(1) + 1e5) / 1e7) ** 0.04
+    # 21 Bark in all; the root is kept away from zero, where it has no derivative.
     symmetric = _over_time(21 * (apart.square().mean(1) + 1e-4).sqrt() / heard)
     asymmetric = _over_time(21 * (apart * added).mean(1) / heard)
     both = 0.1 * symmetric + 0.0309 * asymmetric
@@ -143,13 +150,8 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def _over_time(disturbance: Tensor) -> Tensor:
-    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares.
-
-    Up to nine last frames, which fill no window, do not count.
-    """
-    length = min(20, disturbance.shape[-1])
-    moments = disturbance.unfold(-1, length, max(1, length // 2))
-    loudest = (moments.pow(6).mean(-1) + 1e-9).pow(1 / 6)
+    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares."""
+    loudest = (_segments(disturbance, 20).pow(6).mean(-1) + 1e-9).pow(1 / 6)
     return loudest.square().mean(-1).sqrt()
 
 
@@ -181,12 +183,8 @@ def envelope_difference(estimate: Tensor, target: Tensor) -> Tensor:
         Power spectra.
     """
     bands = _third_octaves(estimate.shape[1])
-    length = min(SEGMENT, estimate.shape[-1])
     # [batch, bands, segments, frames]
-    y, x = (
-        (bands @ power + 1e-4).sqrt().unfold(-1, length, max(1, length // 2))
-        for power in (estimate, target)
-    )
+    y, x = (_segments((bands @ power + 1e-4).sqrt(), SEGMENT) for power in (estimate, target))
     energy = x.square().sum((1, 3))
     said = (energy > 1e-4 * energy.amax(-1, keepdim=True)) & (energy > 1.0)
     y = y * (x.square().sum(-1, keepdim=True) / y.square().sum(-1, keepdim=True)).sqrt()
