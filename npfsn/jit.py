@@ -32,6 +32,7 @@ from numba.core import caching
 from numba.core import config as numba_config
 from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
+from numba.core.types.misc import unliteral
 
 #: Whether a cold start says on stderr what it is doing.
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
@@ -175,6 +176,14 @@ def kernel(py_func: Callable[..., None]) -> Any:
         dispatcher = njit(nogil=True, error_model="numpy")(py_func)
     finally:
         numba_config.DISABLE_JIT = disabled
+    compile_for = dispatcher.compile
+
+    def compile_unliteral(signature: Any) -> Any:
+        # A literal that one kernel gives another is a type of its own to Numba, which would compile
+        # the inner kernel, and all that it calls, once more for it.
+        return compile_for(tuple(unliteral(each) for each in signature))
+
+    dispatcher.compile = compile_unliteral
     try:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     except Exception:

@@ -26,10 +26,6 @@ MEMORY = 192
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
-# As arguments of a kernel that another one calls: a literal is a type of its own to Numba, which
-# would compile the inner kernel once more for it.
-ZERO, ONE = np.int64(0), np.int64(1)
-
 LN_2 = math.log(2.0)
 # The bits of sqrt(1/2), the lowest mantissa of `_log`.
 ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
@@ -261,8 +257,8 @@ def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] /= n
-            unfold(acc[:1], near, ZERO, ONE, 2 * near + 1, out[block : block + 1], ZERO)
-            unfold(acc[1:], far, ZERO, ONE, 2 * far + 1, out[block : block + 1], 2 * near + 1)
+            unfold(acc[:1], near, 0, 1, 2 * near + 1, out[block : block + 1], 0)
+            unfold(acc[1:], far, 0, 1, 2 * far + 1, out[block : block + 1], 2 * near + 1)
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] = np.float32(0.0)

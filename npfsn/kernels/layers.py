@@ -81,10 +81,6 @@ FLOAT, HALF, INT8 = 0, 1, 2
 # What halves are to Numba; without an instruction that widens them there are none.
 HALF_BITS = np.uint16 if HAS_HALF else np.float32
 
-# The first row or panel, as an argument of a product: a literal 0 is a type of its own to Numba,
-# which would compile the products once more for it.
-FIRST = np.int64(0)
-
 #: Where an array lies: the address of its first element, then its shape. Dimensions behind the
 #: second are those of a panel.
 ARRAY = np.dtype([("address", np.int64), ("rows", np.int64), ("columns", np.int64)])
@@ -671,8 +667,8 @@ def matmul(x, products, n_row, first, last, out):
     products  PRODUCT[1]
     out       f32[R, >= P PANEL]
     """
-    ready(x, FIRST, n_row, products[0])
-    product(x, FIRST, n_row, products[0], first, last, out, FIRST, first)
+    ready(x, 0, n_row, products[0])
+    product(x, 0, n_row, products[0], first, last, out, 0, first)
 
 
 @kernel
@@ -694,8 +690,8 @@ def recur(x, layer, gates, p, n_row, y):
     n_frame = n_row // n_unit
     p_ld, r_ld = p.shape[1], r.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
-        ready(x, FIRST, n_frame, w_ih)
-        product(x, FIRST, n_frame, w_ih, FIRST, gates * n_panel, p, FIRST, FIRST)
+        ready(x, 0, n_frame, w_ih)
+        product(x, 0, n_frame, w_ih, 0, gates * n_panel, p, 0, 0)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = r.shape[0]
     step = CELLS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
@@ -716,11 +712,11 @@ def recur(x, layer, gates, p, n_row, y):
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
-                    product(x, row, n, w_ih, gates * at, gates * end, p, FIRST, FIRST)
+                    product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
                 left = max(gates * at, ahead)
                 if left < gates * end:
-                    product(h, first, n, w_hh, left, gates * end, r, FIRST, left)
+                    product(h, first, n, w_hh, left, gates * end, r, 0, left)
                 for b in range(n):
                     for k in range(end - at):
                         p_at = (p_row + b) * p_ld + gates * (p_panel + k) * PANEL
@@ -787,8 +783,8 @@ def run_stack(x, layers, stacks, out):
     linear = stack.linear
     if linear.weight.rows > 0:
         z = _floats(stack.z)
-        ready(x, FIRST, n_row, linear)
-        product(x, FIRST, n_row, linear, FIRST, linear.weight.rows, z, FIRST, FIRST)
+        ready(x, 0, n_row, linear)
+        product(x, 0, n_row, linear, 0, linear.weight.rows, z, 0, 0)
         activate(z, stack.activation, stack.slope, n_row, out)
 
 
@@ -813,6 +809,6 @@ def prepare(layers, panels):
         if last > layer.done:
             h, r = _floats(layer.h), _floats(layer.r)
             if layer.done == 0:
-                ready(h, FIRST, r.shape[0], layer.recurrent)
-            product(h, FIRST, r.shape[0], layer.recurrent, layer.done, last, r, FIRST, layer.done)
+                ready(h, 0, r.shape[0], layer.recurrent)
+            product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
             layer.done = last
