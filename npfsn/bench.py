@@ -1,7 +1,7 @@
 """`npfsn bench`: what one step costs on this machine, and how far that is from what is possible.
 
 Whole steps are timed, from the samples of a hop to the samples of a hop, with the standard
-library's clock and nothing installed in the engine. Only `--profile` wraps the engine's calls, for
+library's clock and nothing installed in the engine. Only `--profile` plays a frame call by call, in
 a run of its own. What is read and computed per frame is counted from the packed weights; the
 bandwidth and the peak that it is held against are measured on the spot.
 """
@@ -31,8 +31,9 @@ from . import __version__
 from .enhancer import Enhancer
 from .errors import NpfsnError
 from .jit import host_features
+from .kernels import spectrum
 from .layers import PRODUCTS, BoundProduct, Product, RecurrentPass
-from .norms import BoundNorm
+from .program import Program
 from .weights import Model, load_model
 
 __all__ = ["add_arguments", "bench", "cold_start", "machine", "main", "summary"]
@@ -50,26 +51,8 @@ _SIMD = (
     "avx2", "fma", "avx512f", "avx512vnni", "avxvnni", "amx-int8", "neon", "dotprod", "i8mm",
 )  # fmt: skip
 
-# Where a kernel belongs that no layer and no norm has called.
-_STAGES = {
-    "check_samples": "samples in",
-    "push_hop": "samples in",
-    "analyse": "analysis",
-    "pool_mel": "mel",
-    "power": "compression",
-    "unfold": "neighbours",
-    "shrink_units": "neighbours",
-    "join_held": "neighbours",
-    "gather_mask": "mask",
-    "apply_complex": "mask",
-    "apply_planes": "mask",
-    "synthesise": "synthesis",
-    "mix_dry": "samples out",
-}
 _CONDUCTING = "Python"
 _TIMERS = "(timers)"
-# What encloses kernels in a profile.
-_FRAMES = ("layers", "ahead of time", "norm")
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -372,7 +355,8 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
 
 def _stacks(enhancer: Enhancer) -> list[RecurrentPass]:
     """All recurrent stacks of a stream's network."""
-    return [p for p in _parts(enhancer._stream._one.network_pass) if isinstance(p, RecurrentPass)]
+    owners = enhancer._stream._one.program.owners
+    return [owner for owner in owners if isinstance(owner, RecurrentPass)]
 
 
 def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
@@ -458,112 +442,43 @@ def tile_peak(kind: type[Product], repeats: int) -> float:
 
 @dataclass
 class _Recorder:
-    """Calls of the engine's parts, as nested intervals; each part's own time without its parts'."""
+    """The kernels of some steps: (step, stage, kernel, start ns, end ns)."""
 
     step: int = -1
-    stack: list[tuple[str, int]] = field(default_factory=list)
-    #: (step, stage, kernel, start ns, end ns, own ns)
-    events: list[tuple[int, str, str, int, int, int]] = field(default_factory=list)
+    events: list[tuple[int, str, str, int, int]] = field(default_factory=list)
 
-    def wrap(self, call: Callable[..., Any], name: str, stage: Callable[..., str | None]) -> Any:
-        """Return `call`, timed. `stage` names its stage from the arguments; None: the caller's."""
+    def wrap(self, call: Callable[..., None], name: str, stage: str) -> Any:
+        """Return `call`, timed."""
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            here = stage(*args) or (self.stack[-1][0] if self.stack else _CONDUCTING)
+        def timed(*args: Any) -> None:
             start = time.perf_counter_ns()
-            self.stack.append((here, 0))
-            try:
-                return call(*args, **kwargs)
-            finally:
-                end = time.perf_counter_ns()
-                inner = self.stack.pop()[1]
-                self.events.append((self.step, here, name, start, end, end - start - inner))
-                if self.stack:
-                    above, spent = self.stack[-1]
-                    self.stack[-1] = (above, spent + end - start)
+            call(*args)
+            self.events.append((self.step, stage, name, start, time.perf_counter_ns()))
 
         return timed
 
 
 @contextlib.contextmanager
-def _recorded(recorder: _Recorder, enhancer: Enhancer) -> Iterator[None]:
-    """Time all kernels, layers and norms while this lasts, wherever a name or `enhancer` has them.
-
-    Every kernel must have been compiled before: a kernel that looks for another one would find the
-    Python function that stands in for it.
-    """
+def _recorded(recorder: _Recorder) -> Iterator[None]:
+    """While this lasts, play programs call by call, and time every kernel of a step."""
     undo: list[tuple[Any, str, Any]] = []
 
     def replace(owner: Any, name: str, value: Any) -> None:
         undo.append((owner, name, vars(owner)[name]))
         setattr(owner, name, value)
 
-    def kernel_stage(name: str) -> Callable[..., str | None]:
-        def stage(*_: Any) -> str | None:
-            inside = any(here != _CONDUCTING for here, _ in recorder.stack)
-            return None if inside else _STAGES.get(name, name)
-
-        return stage
-
-    def wrapped(name: str, dispatcher: Any) -> Any:
-        return recorder.wrap(dispatcher, name, kernel_stage(name))
+    def play(program: Program, frame: int, *samples: np.ndarray) -> None:
+        for i, (stage, name) in enumerate(program.stages):
+            recorder.wrap(program.play_call, name, stage)(i, frame, *samples)
 
     try:
-        for module_name, module in list(sys.modules.items()):
-            if not module_name.startswith(__package__ + ".") or module_name == __name__:
-                continue
-            for name, value in list(vars(module).items()):
-                if _is_kernel(value):
-                    replace(module, name, wrapped(name, value))
-                elif isinstance(value, type) and value.__module__ == module_name:
-                    for attribute, member in list(vars(value).items()):
-                        if isinstance(member, staticmethod) and _is_kernel(member.__func__):
-                            kernel = member.__func__
-                            new = staticmethod(wrapped(kernel.__name__, kernel))
-                            replace(value, attribute, new)
-        for part, name, value in kernels_in_use(enhancer):
-            replace(part, name, wrapped(value.__name__, value))
-        for method, name in (("__call__", "layers"), ("prepare", "ahead of time")):
-            original = getattr(RecurrentPass, method)
-            replace(RecurrentPass, method, recorder.wrap(original, name, _key_of))
-        norm = recorder.wrap(BoundNorm.__call__, "norm", lambda *_: "norms")
-        replace(BoundNorm, "__call__", norm)
+        replace(Program, "play", play)
+        for name, stage in (("check_samples", "samples in"), ("mix_dry", "samples out")):
+            replace(spectrum, name, recorder.wrap(getattr(spectrum, name), name, stage))
         yield
     finally:
         for owner, name, value in reversed(undo):
             setattr(owner, name, value)
-
-
-def kernels_in_use(enhancer: Enhancer) -> list[tuple[Any, str, Any]]:
-    """Return the kernels that parts of a stream hold: the part, its attribute, the kernel."""
-    return [
-        (part, name, value)
-        for part in _parts(enhancer)
-        for name, value in vars(part).items()
-        if _is_kernel(value)
-    ]
-
-
-def _parts(root: object) -> Iterator[Any]:
-    """Walk over an object of this package and all of its kind that it holds."""
-    seen, waiting = {id(root)}, [root]
-    while waiting:
-        part = waiting.pop()
-        yield part
-        for value in vars(part).values():
-            for item in value if isinstance(value, (list, tuple)) else [value]:
-                ours = type(item).__module__.startswith(f"{__package__}.")
-                if ours and hasattr(item, "__dict__") and id(item) not in seen:
-                    seen.add(id(item))
-                    waiting.append(item)
-
-
-def _key_of(stack: RecurrentPass, *_: Any) -> str:
-    return stack.weights.key
-
-
-def _is_kernel(value: Any) -> bool:
-    return hasattr(value, "py_func") and hasattr(value, "signatures")
 
 
 def _profile(
@@ -586,7 +501,7 @@ def _profile(
     plain = [_faster_half(plain_ms[at == phase]) for phase in range(period)]
     recorder = _Recorder()
     spans, phases = [], []
-    with _recorded(recorder, enhancer), no_collection():
+    with _recorded(recorder), no_collection():
         for i, frame in enumerate(frames[n_warm:]):
             recorder.step = i
             phases.append(int(enhancer._stream.clock[1]) % period)
@@ -615,10 +530,8 @@ def _profile_table(
     total = np.array([end - start for start, end in spans]) / 1e3
     own: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(n_step))
     calls: dict[tuple[str, str], int] = defaultdict(int)
-    for step, stage, name, _, _, own_ns in recorder.events:
-        if name in _FRAMES:  # what happens between its kernels is Python's
-            stage, name = _CONDUCTING, "between kernels"
-        own[stage, name][step] += own_ns / 1e3
+    for step, stage, name, start, end in recorder.events:
+        own[stage, name][step] += (end - start) / 1e3
         calls[stage, name] += 1
     own[_CONDUCTING, "between kernels"] += total - np.sum(list(own.values()), axis=0)
     halves, timers = [], np.zeros(n_step)
@@ -673,8 +586,8 @@ def _timeline(recorder: _Recorder, spans: list[tuple[int, int]]) -> list[dict[st
         start, end = spans[i]
         parts = [
             (stage, (begin - start) / 1e3, (stop - start) / 1e3)
-            for step, stage, name, begin, stop, _ in recorder.events
-            if step == i and name not in _FRAMES
+            for step, stage, _, begin, stop in recorder.events
+            if step == i
         ]
         timeline.append({"step_us": (end - start) / 1e3, "parts": parts})
     return timeline

@@ -22,9 +22,9 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
-from .kernels.features import join_held, pool_mel, shrink_units
 from .layers import Recurrent
 from .norms import Norm
+from .program import Program
 from .state import Fields, State
 
 # Share of the next block's recurrent products that the frame which ends a block does. With s = 2
@@ -212,10 +212,12 @@ class MelBands:
         self.weight = np.concatenate(
             [fb[low:high, band] for band, (low, high) in enumerate(spans)]
         ).astype(np.float32)
+        for array in (self.first, self.start, self.weight):  # of all streams
+            array.setflags(write=False)
 
-    def __call__(self, mag: np.ndarray, out: np.ndarray) -> None:
-        """Pool: mag float32[T, F] -> out float32[T, M]."""
-        pool_mel(mag, self.first, self.start, self.weight, out)
+    def write(self, program: Program, mag: np.ndarray, out: np.ndarray) -> None:
+        """Make pooling a part of a program: mag float32[T, F] -> out float32[T, M]."""
+        program.add("pool_mel", mag, self.first, self.start, self.weight, out, stage="mel")
 
 
 class Pass(network.Pass):
@@ -223,66 +225,43 @@ class Pass(network.Pass):
 
     def __init__(self, net: Network, state: State, frames: int) -> None:
         config = net.config
-        n_mel, size = config.num_mels, config.bottleneck.input_size
-        self.frames, self.n_mel, self.shrink = frames, n_mel, config.shrink_size
-        self.noisy_neighbors = config.noisy_input_num_neighbors
-        self.enc_neighbors = config.encoder_output_num_neighbors
-        self.mel_bands = net.mel
+        n_mel, size, shrink = config.num_mels, config.bottleneck.input_size, config.shrink_size
+        self.shrink = shrink
+        self.neighbors = config.noisy_input_num_neighbors, config.encoder_output_num_neighbors
         self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
-        self.norms = [self.fb_norm, self.sb_norm]
-        self.encoder = [stack.bind(state, 1, frames) for stack in net.encoder]
-        blocks = -(-frames // config.shrink_size)  # at most so many end within `frames`
-        self.bottleneck = net.bottleneck.bind(state, n_mel, blocks)
-        self.decoder = [stack.bind(state, 1, frames) for stack in net.decoder]
-        self.due = self._panels_due(_FIRST_SHARE[net.precision])
-        self.sum, self.held = state["shrink.sum"], state["shrink.held"]
+        encoder = [stack.bind(state, 1, frames) for stack in net.encoder]
+        n_block = -(-frames // shrink)  # at most so many blocks end within `frames`
+        self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
+        decoder = [stack.bind(state, 1, frames) for stack in net.decoder]
+        self.frames, self.norms = frames, [self.fb_norm, self.sb_norm]
+        self.sum = state["shrink.sum"]
         self.mag = np.zeros((frames, config.n_freq), np.float32)
-        self.mel = np.zeros((frames, n_mel), np.float32)
-        self.mel_units = self.mel.reshape(frames, 1, n_mel)
-        self.fb_in = np.zeros((frames, 1, n_mel), np.float32)
-        self.fb_in_rows = self.fb_in.reshape(frames, n_mel)
-        self.blocks = np.zeros((blocks, n_mel, size), np.float32)
-        self.block_norm_shape = (net.sb_norm.units, net.sb_norm.size)
-        self.block_views = [self._block_views(k) for k in range(blocks + 1)]
-        self.joined = np.zeros((frames, 2 * n_mel), np.float32)
-        self.mask = self.decoder[-1].out.reshape(frames, 2, config.n_freq)
+        mel = np.zeros((frames, n_mel), np.float32)
+        fb_in = np.zeros((frames, n_mel), np.float32)
+        self.units = np.zeros((n_block, n_mel, size), np.float32)
+        joined = np.zeros((frames, 2 * n_mel), np.float32)
 
-    def _block_views(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the first `k` blocks as norm and bottleneck see them, and the results."""
-        blocks = self.blocks[:k]
-        return (
-            blocks.reshape(k, *self.block_norm_shape),
-            blocks.reshape(k * self.n_mel, blocks.shape[2]),
-            self.bottleneck.out[: k * self.n_mel].reshape(k, self.n_mel),
-        )
-
-    def __call__(self, frame: int) -> np.ndarray | None:
-        """Return the mask of a block (see `network.Pass`)."""
-        self.mel_bands(self.mag, self.mel)
-        if not self.fb_norm(self.mel_units, self.fb_in):
-            return None
-        enc = self.fb_in_rows
-        for stack in self.encoder:
-            enc = stack(enc)
+        program = self.program = Program(frames)
+        net.mel.write(program, self.mag, mel)
+        self.fb_norm.write(program, mel, fb_in)
+        enc = fb_in
+        for stack in encoder:
+            enc = stack.write(program, enc)
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
-        near, far = self.noisy_neighbors, self.enc_neighbors
-        shrink_units(self.mel, enc, near, far, frame, self.shrink, self.sum, self.blocks)
-        n_block = (frame + self.frames - 1) // self.shrink - (frame - 1) // self.shrink
-        normed, rows, result = self.block_views[n_block]
-        if n_block:
-            if not self.sb_norm(normed, normed):
-                return None
-            self.bottleneck(rows)
-        due = self.due[(frame + self.frames - 1) % self.shrink]
-        if due:
-            self.bottleneck.prepare(due)
+        stage, units = "neighbours", self.units
+        program.add("shrink_units", mel, enc, *self.neighbors, shrink, self.sum, units, stage=stage)
+        self.sb_norm.write(program, units, units, every=shrink)
+        result = self.bottleneck.write(program, units.reshape(-1, size), every=shrink)
+        due = np.array(self._panels_due(_FIRST_SHARE[net.precision]), np.int64)
+        program.add("prepare", self.bottleneck.layers, due, stage=self.bottleneck.weights.key)
 
-        x = self.joined
-        join_held(enc, result, frame, self.shrink, self.held, x)
-        for stack in self.decoder:
-            x = stack(x)
-        return self.mask
+        held, result = state["shrink.held"], result.reshape(n_block, n_mel)
+        program.add("join_held", enc, result, shrink, held, joined, stage=stage)
+        x = joined
+        for stack in decoder:
+            x = stack.write(program, x)
+        self.mask = x.reshape(frames, 2, config.n_freq)
 
     def _panels_due(self, first_share: float) -> list[int]:
         """Return how many panels of the next block's recurrent products a frame should leave done.
@@ -305,10 +284,11 @@ class Pass(network.Pass):
         rest = (frame - 1) % self.shrink
         if rest and not self.sb_norm.fitted and self.fb_norm.fitted:
             mel, enc = self.sum[:1] / np.float32(rest), self.sum[1:] / np.float32(rest)
-            near, far = self.noisy_neighbors, self.enc_neighbors
-            shrink_units(mel, enc, near, far, 0, 1, np.zeros_like(self.sum), self.blocks[:1])
-            normed = self.block_views[1][0]
-            self.sb_norm(normed, normed)
+            unit, no_sum = self.units[:1], np.zeros_like(self.sum)
+            program = Program(1)
+            program.add("shrink_units", mel, enc, *self.neighbors, 1, no_sum, unit, stage="")
+            self.sb_norm.write(program, unit, unit)
+            program.play(0)
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""

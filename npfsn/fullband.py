@@ -14,6 +14,7 @@ from .config import BaseConfig, Sequence, Shapes, acoustics, activation, check_e
 from .errors import ModelError
 from .layers import Recurrent
 from .norms import Norm
+from .program import Program
 from .state import Fields, State
 
 
@@ -100,17 +101,11 @@ class Pass(network.Pass):
     def __init__(self, net: Network, state: State, frames: int) -> None:
         n_freq = net.config.n_freq
         self.frames = frames
-        self.norm, self.model = net.norm.bind(state), net.model.bind(state, 1, frames)
-        self.norms = [self.norm]
+        norm, model = net.norm.bind(state), net.model.bind(state, 1, frames)
+        self.norms = [norm]
         self.mag = np.zeros((frames, n_freq), np.float32)
-        self.mag_units = self.mag.reshape(frames, 1, n_freq)
-        self.x = np.zeros((frames, 1, n_freq), np.float32)
-        self.x_rows = self.x.reshape(frames, n_freq)
-        self.mask = self.model.out.reshape(frames, 2, n_freq)
+        x = np.zeros((frames, n_freq), np.float32)
 
-    def __call__(self, frame: int) -> np.ndarray | None:
-        """Return the mask of a block (see `network.Pass`)."""
-        if not self.norm(self.mag_units, self.x):
-            return None
-        self.model(self.x_rows)
-        return self.mask
+        program = self.program = Program(frames)
+        norm.write(program, self.mag, x)
+        self.mask = model.write(program, x).reshape(frames, 2, n_freq)

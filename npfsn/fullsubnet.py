@@ -21,9 +21,9 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
-from .kernels.features import gather_mask, unfold
 from .layers import Recurrent
 from .norms import Norm
+from .program import Program
 from .state import Fields, State
 
 
@@ -149,32 +149,23 @@ class Pass(network.Pass):
     def __init__(self, net: Network, state: State, frames: int) -> None:
         config = net.config
         n_freq, size = config.n_freq, config.sb_model.input_size
-        self.frames = frames
-        self.sb_neighbors, self.fb_neighbors = config.sb_num_neighbors, config.fb_num_neighbors
-        self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
-        self.norms = [self.fb_norm, self.sb_norm]
-        self.fb_model = net.fb_model.bind(state, 1, frames)
-        self.sb_model = net.sb_model.bind(state, n_freq, frames)
+        fb_norm, sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
+        fb_model = net.fb_model.bind(state, 1, frames)
+        sb_model = net.sb_model.bind(state, n_freq, frames)
+        self.frames, self.norms = frames, [fb_norm, sb_norm]
         self.mag = np.zeros((frames, n_freq), np.float32)
-        self.mag_units = self.mag.reshape(frames, 1, n_freq)
-        self.fb_in = np.zeros((frames, 1, n_freq), np.float32)
-        self.fb_in_rows = self.fb_in.reshape(frames, n_freq)
-        self.sb_in = np.zeros((frames, n_freq, size), np.float32)
-        self.sb_in_rows = self.sb_in.reshape(frames * n_freq, size)
-        self.sb_in_norm = self.sb_in.reshape(frames, net.sb_norm.units, net.sb_norm.size)
+        fb_in = np.zeros((frames, n_freq), np.float32)
+        sb_in = np.zeros((frames, n_freq, size), np.float32)
         self.mask = np.zeros((frames, 2, n_freq), np.float32)
 
-    def __call__(self, frame: int) -> np.ndarray | None:
-        """Return the mask of a block (see `network.Pass`)."""
-        if not self.fb_norm(self.mag_units, self.fb_in):
-            return None
-        fb_out = self.fb_model(self.fb_in_rows)
-
+        program = self.program = Program(frames)
+        fb_norm.write(program, self.mag, fb_in)
+        fb_out = fb_model.write(program, fb_in)
         # A unit: a bin of the noisy magnitude with its neighbours, then of the full-band output.
-        near, far = self.sb_neighbors, self.fb_neighbors
-        unfold(self.mag, near, 0, 1, 2 * near + 1, self.sb_in, 0)
-        unfold(fb_out, far, 0, 1, 2 * far + 1, self.sb_in, 2 * near + 1)
-        if not self.sb_norm(self.sb_in_norm, self.sb_in_norm):
-            return None
-        gather_mask(self.sb_model(self.sb_in_rows), 1, 0, self.mask.shape[2], self.mask)
-        return self.mask
+        at = 0
+        for x, n in ((self.mag, config.sb_num_neighbors), (fb_out, config.fb_num_neighbors)):
+            program.add("unfold", x, n, 0, 1, 2 * n + 1, sb_in, at, stage="neighbours")
+            at += 2 * n + 1
+        sb_norm.write(program, sb_in, sb_in)
+        sb_out = sb_model.write(program, sb_in.reshape(frames * n_freq, size))
+        program.add("gather_mask", sb_out, 1, 0, n_freq, self.mask, stage="mask")

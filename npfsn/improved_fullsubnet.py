@@ -25,9 +25,10 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
-from .kernels import features as kernels
+from .kernels.features import FLOAT32_EPS
 from .layers import Recurrent
 from .norms import Norm
+from .program import Program
 from .state import Fields, State
 
 #: Of the sections, as published: over the whole utterance, whatever the full band uses.
@@ -212,7 +213,7 @@ class Config(BaseConfig):
 class Network(network.Network):
     """Packed weights of an Improved FullSubNet."""
 
-    apply_mask = staticmethod(kernels.apply_planes)
+    apply_mask = "apply_planes"
     block_frames = 8
 
     def __init__(
@@ -223,7 +224,7 @@ class Network(network.Network):
         horizon: float = math.inf,
     ) -> None:
         self.config = config
-        eps = float(kernels.FLOAT32_EPS)  # everywhere in this model
+        eps = float(FLOAT32_EPS)  # everywhere in this model
         self.fb_norm = Norm(
             config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=eps, horizon=horizon
         )
@@ -279,21 +280,27 @@ class SectionPass:
         self.norm = section.norm.bind(state)
         self.model = section.model.bind(state, section.units, frames)
         self.x = np.zeros((frames, section.units, section.size), np.float32)
-        self.x_rows = self.x.reshape(frames * section.units, section.size)
-        self.x_norm = self.x.reshape(frames, section.norm.units, section.norm.size)
 
-    def __call__(self, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray) -> bool:
-        """Write this section's bins of the mask; False while its norm is being fitted."""
-        center, near, far, first = (
-            self.section.center, self.section.near, self.section.far, self.section.first,
-        )  # fmt: skip
-        n_near, n_far = center + 2 * near, center + 2 * far
-        kernels.unfold(mag, near, first, center, n_near, self.x, 0)
-        kernels.unfold(fb_out, far, first, center, n_far, self.x, n_near)
-        if not self.norm(self.x_norm, self.x_norm):
-            return False
-        kernels.gather_mask(self.model(self.x_rows), center, first, self.section.units, mask)
-        return True
+    def write(
+        self, program: Program, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray
+    ) -> None:
+        """Make this section's bins of the mask a part of a program."""
+        section, x = self.section, self.x
+        at = 0
+        for features, neighbours in ((mag, section.near), (fb_out, section.far)):
+            n = section.center + 2 * neighbours
+            program.add(
+                "unfold", features, neighbours, section.first, section.center, n, x, at,
+                stage="neighbours",
+            )  # fmt: skip
+            at += n
+        norm = len(program)
+        self.norm.write(program, x, x)
+        out = self.model.write(program, x.reshape(-1, section.size))
+        program.add(
+            "gather_mask", out, section.center, section.first, section.units, mask, stage="mask"
+        )
+        program.end_of_norm(norm)  # all sections take moments in one run over the signal
 
 
 class Pass(network.Pass):
@@ -302,26 +309,19 @@ class Pass(network.Pass):
     def __init__(self, net: Network, state: State, frames: int) -> None:
         config = net.config
         n_freq = config.n_freq
-        self.frames, self.fdrc = frames, float(config.fdrc)
-        self.fb_norm = net.fb_norm.bind(state)
-        self.fb_model = net.fb_model.bind(state, 1, frames)
-        self.sections = [SectionPass(section, state, frames) for section in net.sections]
-        self.norms = [self.fb_norm, *(section.norm for section in self.sections)]
+        fb_norm = net.fb_norm.bind(state)
+        fb_model = net.fb_model.bind(state, 1, frames)
+        sections = [SectionPass(section, state, frames) for section in net.sections]
+        self.frames, self.norms = frames, [fb_norm, *(section.norm for section in sections)]
         self.mag = np.zeros((frames, n_freq), np.float32)
         # Compressed, the last bin dropped: it divides into no unit, and its mask stays zero.
-        self.compressed = np.zeros((frames, n_freq - 1), np.float32)
-        self.compressed_units = self.compressed.reshape(frames, 1, n_freq - 1)
-        self.fb_in = np.zeros((frames, 1, n_freq - 1), np.float32)
-        self.fb_in_rows = self.fb_in.reshape(frames, n_freq - 1)
+        compressed = np.zeros((frames, n_freq - 1), np.float32)
+        fb_in = np.zeros((frames, n_freq - 1), np.float32)
         self.mask = np.zeros((frames, 2, n_freq), np.float32)
 
-    def __call__(self, frame: int) -> np.ndarray | None:
-        """Return the mask of a block (see `network.Pass`)."""
-        kernels.power(self.mag, self.fdrc, self.compressed)
-        if not self.fb_norm(self.compressed_units, self.fb_in):
-            return None
-        fb_out = self.fb_model(self.fb_in_rows)
-        done = True
-        for section in self.sections:
-            done = section(self.compressed, fb_out, self.mask) and done
-        return self.mask if done else None
+        program = self.program = Program(frames)
+        program.add("power", self.mag, config.fdrc, compressed, stage="compression")
+        fb_norm.write(program, compressed, fb_in)
+        fb_out = fb_model.write(program, fb_in)
+        for section in sections:
+            section.write(program, compressed, fb_out, self.mask)

@@ -8,8 +8,10 @@ import numpy as np
 
 from .config import CELLS, Sequence
 from .kernels import layers as kernels
-from .kernels.layers import pack_f32, pack_i8, padded, place
+from .kernels.arrays import place
+from .kernels.layers import pack_f32, pack_i8, padded
 from .kernels.vector import PANEL, QUANTISED, aligned
+from .program import Program
 from .state import Fields, State
 
 _CODES = {
@@ -268,6 +270,15 @@ class RecurrentPass:
     def prepare(self, panels: int) -> None:
         """Have that many panels of the next frame's recurrent products done (`kernels.prepare`)."""
         kernels.prepare(self.layers, panels)
+
+    def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
+        """Make the stack a part of a program, and return where its results will be.
+
+        As `__call__`: a call for each block, or for each of `every` frames that ends (`Program`).
+        """
+        arguments = x, self.units, self.layers, self.stack, self.out
+        program.add("run_stack", *arguments, stage=self.weights.key, every=every, owner=self)
+        return self.result
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Run a block of T frames.

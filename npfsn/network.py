@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .kernels import features as kernels
 from .norms import BoundNorm, Norm
+from .program import Program
 from .state import Fields, State
 
 
@@ -31,8 +31,8 @@ class Network:
     norms: list[Norm]
     #: Frames in a block where more than a few are at hand: as many as keep scratch small.
     block_frames: ClassVar[int] = 32
-    #: Multiplies the mask into spectra (`kernels.features`).
-    apply_mask: ClassVar[Any] = staticmethod(kernels.apply_complex)
+    #: The kernel that multiplies the mask into spectra.
+    apply_mask: ClassVar[str] = "apply_complex"
 
     def __init__(
         self,
@@ -56,9 +56,14 @@ class Pass:
     """A network bound to one stream's state, with scratch for blocks of `frames` frames."""
 
     frames: int
-    #: float32[frames, F]: written by whoever calls, before the call.
+    #: float32[frames, F]: written by whoever plays the program, before.
     mag: np.ndarray
+    #: float32[frames, 2, F]: the mask, real plane first, as the network gives it: that of the
+    #: frames that lie behind by the look-ahead.
+    mask: np.ndarray
     norms: list[BoundNorm]
+    #: From `mag` to `mask`. It leaves out what needs an offline norm that is being fitted.
+    program: Program
 
     def __call__(self, frame: int) -> np.ndarray | None:
         """Run a block.
@@ -72,11 +77,15 @@ class Pass:
         Returns
         -------
         float32 array, shape (T, 2, F), or None
-            The mask, real plane first, as the network gives it: T frames behind by the look-ahead.
-            Scratch of this pass: valid until its next call. None while an offline norm is being
-            fitted.
+            `mask`, valid until the next call. None while an offline norm is being fitted.
         """
-        raise NotImplementedError
+        self.program.play(frame)
+        return self.mask if self.fitted else None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether all norms can be applied."""
+        return all(norm.fitted for norm in self.norms)
 
     def finish(self, frame: int) -> None:
         """Count what an offline norm would miss of a signal that ended before `frame`."""

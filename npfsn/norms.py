@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from .kernels import features as kernels
+from .kernels.arrays import place
+from .program import Program
 from .state import Fields, State
 
 #: The eps of the offline norms, and of the forgetting norm, as published for all but Improved.
@@ -73,6 +75,14 @@ class Norm:
         return BoundNorm(self, state)
 
 
+_KINDS = {
+    "cumulative_laplace_norm": kernels.LAPLACE,
+    "cumulative_section_norm": kernels.LAPLACE,
+    "cumulative_layer_norm": kernels.LAYER,
+    "forgetting_norm": kernels.FORGETTING,
+}
+
+
 class BoundNorm:
     """A norm that works on the state of one stream.
 
@@ -83,44 +93,46 @@ class BoundNorm:
     def __init__(self, norm: Norm, state: State) -> None:
         self.norm = norm
         self.state = [state[name] for name in norm.fields()]
-        self.fitted = not norm.offline
-        self._shift = self._scale = np.float32(0.0)
+        self.table = np.zeros(1, kernels.NORM)
+        self.table["horizon"], self.table["eps"] = norm.horizon, norm.eps
+        for i, array in enumerate(self.state):
+            self.table["state"][0, i] = place(array, np.float64)
+        self.unfit()
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the norm can be applied: a causal one always can."""
+        return bool(self.table["kind"][0] != kernels.MOMENTS)
+
+    def unfit(self) -> None:
+        """Make an offline norm count again."""
+        self.table["kind"] = _KINDS.get(self.norm.name, kernels.MOMENTS)
 
     def fit(self) -> None:
         """Turn the counted moments into the numbers of an offline norm."""
         n, total, square = (float(value) for value in self.state[0])
         mean = total / n
         if self.norm.name == "offline_laplace_norm":
-            self._shift, self._scale = np.float32(0.0), np.float32(mean + self.norm.eps)
+            shift, scale = 0.0, mean + self.norm.eps
         else:
             var = max(square - n * mean * mean, 0.0) / max(n - 1.0, 1.0)
-            self._shift = np.float32(mean)
-            self._scale = np.float32(math.sqrt(var) + self.norm.eps)
-        self.fitted = True
+            shift, scale = mean, math.sqrt(var) + self.norm.eps
+        self.table["shift"], self.table["scale"] = shift, scale
+        self.table["kind"] = kernels.FIXED
 
-    def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> None:
         """Normalise a block of frames.
 
         Parameters
         ----------
         x, out : float32 array, shape (T, U, S)
-            `U` and `S` as in `Norm` after the choice between one unit and many.
-
-        Returns
-        -------
-        bool
-            False while an offline norm is being fitted: nothing was written to `out`.
+            `U` and `S` as in `Norm` after the choice between one unit and many. While an offline
+            norm is being fitted, nothing is written to `out`.
         """
-        norm, state = self.norm, self.state
-        if norm.name == "forgetting_norm":
-            kernels.forgetting(x, norm.eps, norm.horizon, state[0], state[1], out)
-        elif norm.name == "cumulative_layer_norm":
-            kernels.cumulative_layer(x, norm.horizon, state[0], state[1], state[2], out)
-        elif not norm.offline:
-            kernels.cumulative_laplace(x, norm.horizon, state[0], state[1], out)
-        elif self.fitted:
-            kernels.scale_fixed(x, self._shift, self._scale, out)
-        else:
-            kernels.count_moments(x, state[0])
-            return False
-        return True
+        kernels.normalise(x, self.table, out)
+
+    def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
+        """Make it a part of a program: a call for each block, or for each that ends (`Program`)."""
+        shape = (-1, self.norm.units, self.norm.size)
+        arguments = x.reshape(shape), self.table, out.reshape(shape)
+        program.add("normalise", *arguments, stage="norms", every=every, owner=self)

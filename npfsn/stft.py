@@ -6,6 +6,7 @@ import numpy as np
 
 from .config import BaseConfig
 from .kernels import spectrum as kernels
+from .program import Program
 from .state import Fields, State
 
 
@@ -45,16 +46,25 @@ class Stft:
             "stft.env": ((n_fft,), np.float64),
         }
 
+    def write_analysis(
+        self, program: Program, signal: np.ndarray, spec: np.ndarray, mag: np.ndarray
+    ) -> None:
+        """Make `analyse` a part of a program."""
+        program.add(
+            "analyse", signal, self.hop, self.window, self.factors, self.wheel, self.half,
+            self.z, self.work, spec, mag, stage="analysis",
+        )  # fmt: skip
+
+    def write_synthesis(self, program: Program, spec: np.ndarray) -> None:
+        """Make overlap-add a part of a program: T frames into T hops (`kernels.synthesise`)."""
+        program.add(
+            "synthesise", spec, self.hop, self.window, self.factors, self.wheel, self.half,
+            self.z, self.work, self.ola, self.env, stage="synthesis",
+        )  # fmt: skip
+
     def analyse(self, signal: np.ndarray, spec: np.ndarray, mag: np.ndarray) -> None:
         """Transform the T frames that start every hop of `signal` (see `kernels.analyse`)."""
         kernels.analyse(
             signal, self.hop, self.window, self.factors, self.wheel, self.half,
             self.z, self.work, spec, mag,
-        )  # fmt: skip
-
-    def synthesise(self, spec: np.ndarray, out: np.ndarray) -> None:
-        """Overlap-add T frames into T hops (see `kernels.synthesise`)."""
-        kernels.synthesise(
-            spec, self.hop, self.window, self.factors, self.wheel, self.half,
-            self.z, self.work, self.ola, self.env, out,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from . import state as states
 from .config import BaseConfig
 from .kernels import spectrum as kernels
 from .network import Network
+from .program import Program
 from .state import Fields, State
 from .stft import Stft
 
@@ -18,18 +19,25 @@ _THIN_WINDOW = 1e-4
 
 
 class _Block:
-    """A pass over blocks of `frames` frames and the spectra it works on."""
+    """A pass over blocks of `frames` frames, the spectra it works on, and what is played."""
 
-    def __init__(self, network: Network, config: BaseConfig, state: State, frames: int) -> None:
-        look_ahead = config.look_ahead
+    def __init__(
+        self, network: Network, config: BaseConfig, state: State, stft: Stft, frames: int
+    ) -> None:
+        shape = (frames, 2, config.n_freq)
+        self.frames = frames
         self.network_pass = network.bind(state, frames)
-        self.mag = self.network_pass.mag
-        # L spectra that still wait for their mask, then those of this block.
-        self.spec = np.zeros((look_ahead + frames, 2, config.n_freq), np.float64)
-        self.waiting, self.new = self.spec[:look_ahead], self.spec[look_ahead:]
-        self.ready, self.left = self.spec[:frames], self.spec[frames:]
-        self.out = np.zeros((frames, config.hop_length), np.float32)
-        self.samples = self.out.reshape(-1)
+        self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
+        ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
+        self.out = np.zeros(frames * config.hop_length, np.float32)
+
+        wait, complete = Program(frames), Program(frames)
+        wait.add("wait_for_mask", self.new, state["stft.spec"], ready, stage="mask")
+        complete.add(network.apply_mask, self.network_pass.mask, ready, stage="mask")
+        stft.write_synthesis(complete, ready)
+        # While the look-ahead lasts, masks belong to frames before the first.
+        self.look_ahead = self.network_pass.program.then(wait)
+        self.program = self.look_ahead.then(complete)
 
 
 class Stream:
@@ -49,10 +57,19 @@ class Stream:
         self.state = states.zeros(self.fields())
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
-        self.signal, self.spec = self.state["stft.signal"], self.state["stft.spec"]
+        self.signal = self.state["stft.signal"]
         self.stft = Stft(config, self.state)
-        self._one = _Block(network, config, self.state, 1)
+        self._one = _Block(network, config, self.state, self.stft, 1)
         self._many: _Block | None = None
+        # A hop that completes a frame and a hop. It is the first frame's turn when all before have
+        # filled the latency; from then on the two clocks go alike.
+        self._steady = self.latency_hops - self.half_hops + 1
+        hop = Program(1)
+        hop.add("push_hop", self.signal, stage="samples in")
+        hop.add("count_hop", self.clock, stage="samples in")
+        self.stft.write_analysis(hop, self.signal[self.hop :], self._one.new, self._one.mag)
+        self._hop_program = hop.then(self._one.program)
+        self.fitted = self._one.network_pass.fitted
 
     def fields(self) -> Fields:
         """Entries of the state."""
@@ -80,13 +97,15 @@ class Stream:
                 if not norm.fitted and norm.state[0][0] > 0:
                     norm.fit()
                 fitted = fitted and norm.fitted
+        self.fitted = fitted
         return fitted
 
     def unfit_norms(self) -> None:
         """Make offline norms count again: another signal follows."""
         for block in (self._one, self._many):
             for norm in block.network_pass.norms if block else ():
-                norm.fitted = not norm.norm.offline
+                norm.unfit()
+        self.fitted = self._one.network_pass.fitted
 
     def reset(self) -> None:
         """Forget everything heard."""
@@ -107,6 +126,10 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
+        frame = int(self.clock[1])
+        if frame >= self._steady and self.fitted:
+            self._hop_program.play(frame, x, out)
+            return
         kernels.push_hop(self.signal, x)
         hops = int(self.clock[0]) + 1
         self.clock[0] = hops
@@ -121,7 +144,7 @@ class Stream:
             self._frame(self.signal)
         self._frame(self.signal[self.hop :])
         if hops > self.latency_hops:
-            out[:] = self._one.samples
+            out[:] = self._one.out
         else:
             out.fill(0)
 
@@ -152,12 +175,13 @@ class Stream:
         self._run(block, signal[2 * self.hop :])
         block.network_pass.forget()
         self.signal[:] = signal[-self.signal.shape[0] :]
-        out[:] = block.samples
+        out[:] = block.out
 
     def _blocks(self) -> _Block:
         """Return the pass over many frames, made when first needed: to step takes none."""
         if self._many is None:
-            self._many = _Block(self.network, self.config, self.state, self.network.block_frames)
+            frames = self.network.block_frames
+            self._many = _Block(self.network, self.config, self.state, self.stft, frames)
         return self._many
 
     def _frame(self, signal: np.ndarray | None) -> None:
@@ -172,15 +196,13 @@ class Stream:
             block.new.fill(0)
         else:
             self.stft.analyse(signal, block.new, block.mag)
-        self.clock[1] = frame + block.out.shape[0]
-        mask = block.network_pass(frame)
-        if mask is None:  # an offline norm is being fitted
-            return
-        block.waiting[:] = self.spec
-        if frame >= self.config.look_ahead:
-            self.network.apply_mask(mask, block.ready)
-            self.stft.synthesise(block.ready, block.out)
-        self.spec[:] = block.left
+        self.clock[1] = frame + block.frames
+        if not block.network_pass.fitted:
+            block.network_pass(frame)
+        elif frame < self.config.look_ahead:
+            block.look_ahead.play(frame)
+        else:
+            block.program.play(frame, out=block.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.
@@ -219,7 +241,7 @@ class Stream:
         for samples in frames + [None] * self.config.look_ahead:
             self._frame(samples)
             if self.clock[1] > first:
-                given.append(self._one.samples.copy())
+                given.append(self._one.out.copy())
 
         self._one.network_pass.finish(int(self.clock[1]))
 

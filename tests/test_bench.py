@@ -12,8 +12,8 @@ import pytest
 
 import npfsn
 from npfsn import bench
-from npfsn.jit import kernel
-from npfsn.layers import RecurrentPass
+from npfsn.kernels import spectrum
+from npfsn.program import Program
 from tools.bench import report
 
 TIMES = ("median_ms", "p95_ms", "p99_ms", "max_ms", "mean_ms")
@@ -76,11 +76,11 @@ def test_profile_accounts_for_the_whole_step(path):
 
 def test_profile_leaves_no_trace(path):
     enhancer = npfsn.Enhancer(path)
-    before = RecurrentPass.__call__, bench.kernels_in_use(enhancer)
+    before = Program.play, spectrum.check_samples, spectrum.mix_dry
     x = drawn_models.noise(2560)
     expected = npfsn.Enhancer(path).process(x)
     bench._profile(enhancer.model, {}, quick=True)
-    assert (RecurrentPass.__call__, bench.kernels_in_use(enhancer)) == before
+    assert (Program.play, spectrum.check_samples, spectrum.mix_dry) == before
     np.testing.assert_array_equal(enhancer.process(x), expected)
 
 
@@ -135,10 +135,6 @@ def test_seconds_are_checked(seconds, capsys):
 def test_a_failing_start_is_told(tmp_path):
     with pytest.raises(npfsn.NpfsnError, match="fresh process failed"):
         bench.cold_start(tmp_path / "missing.npz")
-
-
-def test_kernels_are_recognised():
-    assert bench._is_kernel(kernel(lambda x: None)) and not bench._is_kernel(len)
 
 
 def side_by_side():

@@ -14,6 +14,7 @@ from drawn_models import golden_case, model_of
 
 import npfsn
 from npfsn.models import ARCHITECTURES
+from npfsn.program import Program
 from npfsn.stream import Stream
 from npfsn.weights import Model
 
@@ -111,18 +112,22 @@ def test_improved_streams_with_causal_sections(
     np.testing.assert_array_equal(in_steps[latency:], whole)
 
 
-def masks(model: Model, x: np.ndarray, *, at_once: bool) -> np.ndarray:
+def masks(
+    model: Model, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> np.ndarray:
     """Return the mask [2, F, T] before decompression, as a stream applies it."""
     seen = []
     network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors)
-    apply_mask = network.apply_mask
-
-    def note(mask: np.ndarray, spec: np.ndarray) -> None:
-        seen.append(mask.copy())
-        apply_mask(mask, spec)
-
-    network.apply_mask = note
     stream = Stream(network, model.config)
+    passes = {block.frames: block.network_pass for block in (stream._one, stream._blocks())}
+    play = Program.play
+
+    def note(program: Program, frame: int, *args: np.ndarray, **kwargs: np.ndarray) -> None:
+        play(program, frame, *args, **kwargs)
+        if any(kernel == network.apply_mask for _, kernel in program.stages):
+            seen.append(passes[program.frames].mask.copy())
+
+    monkeypatch.setattr(Program, "play", note)
     whole = len(x) // stream.hop * stream.hop
     out = np.empty(whole, np.float32)
     if at_once:
@@ -131,16 +136,19 @@ def masks(model: Model, x: np.ndarray, *, at_once: bool) -> np.ndarray:
         for at in range(0, whole, stream.hop):
             stream.push(x[at : at + stream.hop], out[at : at + stream.hop])
     stream.finish(x[whole:])
+    monkeypatch.undo()
     return np.concatenate(seen).transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize("name", MASK_CASES)
-def test_mask(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_mask(
+    name: str, golden_model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The network alone, before clipping and decompression."""
     case = golden_case(name)
-    got = masks(golden_model(name), case.x, at_once=False)
+    got = masks(golden_model(name), case.x, monkeypatch, at_once=False)
     assert difference(got, case.crm) < MASK_TOLERANCE
-    in_blocks = masks(golden_model(name), case.x, at_once=True)
+    in_blocks = masks(golden_model(name), case.x, monkeypatch, at_once=True)
     np.testing.assert_array_equal(in_blocks, got)
 
 

@@ -14,8 +14,10 @@ from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import features, spectrum
 from npfsn.kernels import layers as kernels
+from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, PANEL
 from npfsn.layers import Product, Recurrent
+from npfsn.program import Program
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 
@@ -228,9 +230,9 @@ def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     """An address says nothing of what lies there."""
     for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):
         with pytest.raises(TypeError, match="expected contiguous"):
-            kernels.place(wrong)
-    assert kernels.place(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3)
-    assert kernels.place(np.zeros(5, np.int32), np.int32)[1:] == (5, 1)
+            place(wrong)
+    assert place(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3, 16)
+    assert place(np.zeros(5, np.int32), np.int32)[1:] == (5, 1, 1)
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
@@ -359,7 +361,7 @@ def test_synthesise(n: int) -> None:
         spec = rng(n).normal(size=(n_frame, 2, n // 2 + 1))
         window = reference.periodic_hann(n)
         ola, env = np.zeros(n), np.zeros(n)
-        out = np.full((n_frame, hop), np.nan, np.float32)
+        out = np.full(n_frame * hop, np.nan, np.float32)
         spectrum.synthesise(spec, hop, window, *fft_tables(n), ola, env, out)
         length = n + hop * (n_frame - 1)
         total, weight = np.zeros(length), np.zeros(length)
@@ -368,7 +370,7 @@ def test_synthesise(n: int) -> None:
             total[span] += window * np.fft.irfft(spec[t, 0] + 1j * spec[t, 1], n)
             weight[span] += window**2
         weight[0] = 1.0  # under no window: zero by definition
-        want = (total / weight)[: n_frame * hop].reshape(n_frame, hop)
+        want = (total / weight)[: n_frame * hop]
         np.testing.assert_allclose(out, want, rtol=1e-6, atol=1e-6)
         # What is left waits for further frames, at the front.
         np.testing.assert_allclose(ola[: n - hop], total[n_frame * hop :], rtol=0.0, atol=1e-12 * n)
@@ -385,10 +387,24 @@ def test_synthesis_undoes_analysis(n: int, hop: int) -> None:
     spec, mag = np.zeros((n_frame, 2, n // 2 + 1)), np.zeros((n_frame, n // 2 + 1), np.float32)
     window, tables = reference.periodic_hann(n), fft_tables(n)
     spectrum.analyse(x, hop, window, *tables, spec, mag)
-    out = np.zeros((n_frame, hop), np.float32)
-    spectrum.synthesise(spec, hop, window, *tables, np.zeros(n), np.zeros(n), out)
-    y = out.reshape(-1)
+    y = np.zeros(n_frame * hop, np.float32)
+    spectrum.synthesise(spec, hop, window, *tables, np.zeros(n), np.zeros(n), y)
     np.testing.assert_allclose(y[hop:], x[hop : len(y)], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1, 2, 5])
+@pytest.mark.parametrize("n_frame", [1, 2, 3, 8])
+def test_spectra_wait_for_their_mask(look_ahead: int, n_frame: int) -> None:
+    """Out they come in the order they went in, `look_ahead` frames later."""
+    spectra = rng(3).normal(size=(4 * n_frame, 2, 3))
+    held, ready = np.zeros((look_ahead, 2, 3)), np.full((n_frame, 2, 3), np.nan)
+    got = []
+    for at in range(0, len(spectra), n_frame):
+        spectrum.wait_for_mask(spectra[at : at + n_frame].copy(), held, ready)
+        got.append(ready.copy())
+    want = np.concatenate([np.zeros((look_ahead, 2, 3)), spectra])
+    np.testing.assert_array_equal(np.concatenate(got), want[: len(spectra)])
+    np.testing.assert_array_equal(held, want[len(spectra) :])
 
 
 def test_magnitudes_hold_no_denormals() -> None:
@@ -426,7 +442,9 @@ def test_pool_mel(n_freq: int, n_mel: int, draw: Callable[[int, int], np.ndarray
     """Any matrix a checkpoint may carry, though it is mostly zero."""
     fb, mag = draw(n_freq, n_mel), positive(3, n_freq)
     out = np.full((3, n_mel), np.nan, np.float32)
-    MelBands(fb)(mag, out)
+    program = Program(3)
+    MelBands(fb).write(program, mag, out)
+    program.play(0)
     want = reference.pool_mel(mag.astype("d").T, fb.astype("d")).T
     bound = 2 * (n_freq + 1) * EPS * (mag.astype("d") @ np.abs(fb))
     assert np.all(np.abs(out - want) <= bound)
@@ -532,8 +550,8 @@ def run_norm(norm: norms.Norm, x: np.ndarray, blocks: list[int] | None = None) -
         out, frame = [], 0
         for n in blocks or [n_frame]:
             y = np.full((n, norm.units, norm.size), np.nan, np.float32)
-            applied = bound(shaped[frame : frame + n], y)
-            assert applied == (not norm.offline or bound.fitted)
+            bound(shaped[frame : frame + n], y)
+            assert np.isnan(y).all() == (not bound.fitted)
             out.append(y)
             frame += n
         if norm.offline and not bound.fitted:

@@ -13,15 +13,13 @@ have weights and biases of zero, and the cells keep them at zero. The gates of a
 side by side (i f g o of the first panel, i f g o of the second, ...), so that a cell can follow as
 soon as its own gates are there.
 
-A stack of layers has some fifty arrays, and Numba takes 40 ns to accept one as an argument. So its
-kernels are given a table of where the arrays lie; whoever fills it (`npfsn.layers`) keeps them
-alive. Besides, one kernel then serves every cell and every kind of weights.
+A stack of layers has some fifty arrays, which its kernels find by tables (`arrays.py`, filled by
+`npfsn.layers`). Besides, one kernel then serves every cell and every kind of weights.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -31,6 +29,7 @@ from numba.extending import intrinsic
 
 from ..jit import kernel
 from ..quantise import quantise
+from .arrays import ARRAY, f32_1d, f32_2d, pointer
 from .vector import (
     DEPTH,
     FEATURES,
@@ -80,10 +79,6 @@ NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
 FLOAT, HALF, INT8 = 0, 1, 2
 # What halves are to Numba; without an instruction that widens them there are none.
 HALF_BITS = np.uint16 if HAS_HALF else np.float32
-
-#: Where an array lies: the address of its first element, then its shape. Dimensions behind the
-#: second are those of a panel.
-ARRAY = np.dtype([("address", np.int64), ("rows", np.int64), ("columns", np.int64)])
 
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
@@ -147,42 +142,6 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
     packed = aligned((n_panel, n_in, PANEL), dtype)
     packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
     return packed if dtype == np.float32 else packed.view(np.uint16)
-
-
-def place(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int]:
-    """Return the `ARRAY` of `array`, which the caller keeps.
-
-    Raises
-    ------
-    TypeError
-        The kernels would find something else there than they expect.
-    """
-    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
-        raise TypeError(f"{array.dtype}, strides {array.strides}: expected contiguous {dtype}")
-    rows, columns = (*array.shape, 1)[:2]
-    return array.ctypes.data, rows, columns
-
-
-@intrinsic
-def _pointer(typingctx, address):
-    """Turn an address into a pointer."""
-
-    def codegen(context, builder, sig, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
-
-
-@kernel
-def _floats(array):
-    """Return the f32[rows, columns] of an `ARRAY`."""
-    return carray(_pointer(array.address), (array.rows, array.columns), np.float32)
-
-
-@kernel
-def _vector(array):
-    """Return the f32[rows] of an `ARRAY`."""
-    return carray(_pointer(array.address), array.rows, np.float32)
 
 
 @intrinsic(prefer_literal=True)
@@ -633,8 +592,8 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 def ready(x, row, n_row, w):
     """Make rows of inputs ready for `product`: nothing to do for floats, quantise for INT8."""
     if w.kind == INT8:
-        q = carray(_pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
-        quantise_rows(x, row, n_row, q, _vector(w.q_scale))
+        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+        quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
 
 
 @kernel
@@ -643,19 +602,19 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
 
     The others as in `product_f32`.
     """
-    n_panel, depth, pointer = w.weight.rows, w.weight.columns, _pointer(w.weight.address)
-    bias = _vector(w.bias)
+    n_panel, depth, address = w.weight.rows, w.weight.columns, pointer(w.weight.address)
+    bias = f32_1d(w.bias)
     if w.kind == INT8:
-        levels = carray(pointer, (n_panel, depth, PANEL, DEPTH), np.int8)
-        shift = carray(_pointer(w.shift.address), w.shift.rows, np.int32)
-        q = carray(_pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
-        product_i8(n_row, levels, _vector(w.scale), shift, q, _vector(w.q_scale), bias,
+        levels = carray(address, (n_panel, depth, PANEL, DEPTH), np.int8)
+        shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
+        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+        product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), bias,
                    first, last, out, out_row, out_panel)  # fmt: skip
     elif w.kind == HALF:
-        halves = carray(pointer, (n_panel, depth, PANEL), HALF_BITS)
+        halves = carray(address, (n_panel, depth, PANEL), HALF_BITS)
         product_f32(x, x_row, n_row, halves, bias, first, last, out, out_row, out_panel)
     else:
-        floats = carray(pointer, (n_panel, depth, PANEL), np.float32)
+        floats = carray(address, (n_panel, depth, PANEL), np.float32)
         product_f32(x, x_row, n_row, floats, bias, first, last, out, out_row, out_panel)
 
 
@@ -684,7 +643,7 @@ def recur(x, layer, gates, p, n_row, y):
 
     Updates: layer's h, c, r and done, p, y.
     """
-    h, c, r = _floats(layer.h), _floats(layer.c), _floats(layer.r)
+    h, c, r = f32_2d(layer.h), f32_2d(layer.c), f32_2d(layer.r)
     w_ih, w_hh = layer.input, layer.recurrent
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = n_row // n_unit
@@ -776,13 +735,13 @@ def run_stack(x, layers, stacks, out):
     """
     stack = stacks[0]
     n_row = min(x.shape[0], stack.y.rows)
-    y, y_other, p = _floats(stack.y), _floats(stack.y_other), _floats(stack.p)
+    y, y_other, p = f32_2d(stack.y), f32_2d(stack.y_other), f32_2d(stack.p)
     for i in range(layers.shape[0]):
         recur(x, layers[i], stack.gates, p, n_row, y)
         x, y, y_other = y, y_other, y
     linear = stack.linear
     if linear.weight.rows > 0:
-        z = _floats(stack.z)
+        z = f32_2d(stack.z)
         ready(x, 0, n_row, linear)
         product(x, 0, n_row, linear, 0, linear.weight.rows, z, 0, 0)
         activate(z, stack.activation, stack.slope, n_row, out)
@@ -807,7 +766,7 @@ def prepare(layers, panels):
         if last < every:
             last -= last % PANELS  # whole tiles
         if last > layer.done:
-            h, r = _floats(layer.h), _floats(layer.r)
+            h, r = f32_2d(layer.h), f32_2d(layer.r)
             if layer.done == 0:
                 ready(h, 0, r.shape[0], layer.recurrent)
             product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)

@@ -147,7 +147,7 @@ def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
     spec    f64[T, 2, M + 1]
     ola     f64[N]     overlap-added windowed frames from here on
     env     f64[N]     overlap-added squared windows
-    out     f32[T, hop]
+    out     f32[T hop]
 
     Updates: ola, env. The imaginary parts of the first and the last bin do not count.
     """
@@ -178,7 +178,7 @@ def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
             # Only the first sample of the first frame lies under no window at all.
             value = ola[n] / env[n] if env[n] > 0.0 else 0.0
             value = value if abs(value) >= SMALLEST else 0.0
-            out[t, n] = np.float32(min(max(value, -LOUDEST), LOUDEST))
+            out[t * hop + n] = np.float32(min(max(value, -LOUDEST), LOUDEST))
         for n in range(size - hop):
             ola[n] = ola[n + hop]
             env[n] = env[n + hop]
@@ -223,6 +223,41 @@ def push_hop(signal, x):
         signal[n] = signal[n + x.shape[0]]
     for n in range(x.shape[0]):
         signal[keep + n] = x[n]
+
+
+@kernel
+def count_hop(clock):
+    """One hop more, and one frame.
+
+    clock  i64[2]  hops, frames
+
+    Updates: clock.
+    """
+    clock[0] += 1
+    clock[1] += 1
+
+
+@kernel
+def wait_for_mask(new, held, ready):
+    """Delay spectra by the look-ahead: the mask of a frame comes L frames later.
+
+    new    f64[T, 2, F]  spectra of this block
+    held   f64[L, 2, F]  the last L before it
+    ready  f64[T, 2, F]  held and then new, the first T of them
+
+    Updates: held, ready.
+    """
+    n, n_held = new.shape[0], held.shape[0]
+    for t in range(n):
+        source, at = (held, t) if t < n_held else (new, t - n_held)
+        for part in range(2):
+            for f in range(new.shape[2]):
+                ready[t, part, f] = source[at, part, f]
+    for t in range(n_held):
+        source, at = (held, t + n) if t + n < n_held else (new, t + n - n_held)
+        for part in range(2):
+            for f in range(new.shape[2]):
+                held[t, part, f] = source[at, part, f]
 
 
 @kernel

@@ -1,0 +1,88 @@
+"""Arrays that a table tells of: where they lie, and what they look like.
+
+Numba takes 40 ns to accept an array as an argument, and a frame has some two hundred of them. So
+kernels find them by tables; whoever fills one keeps its arrays alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+from numba.core import types
+from numba.extending import intrinsic
+
+from ..jit import kernel
+
+#: The address of an array's first element, then its shape. Dimensions behind the third are those
+#: that whoever reads it knows.
+ARRAY = np.dtype(
+    [("address", np.int64), ("rows", np.int64), ("columns", np.int64), ("depth", np.int64)]
+)
+
+
+def place(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int, int]:
+    """Return the `ARRAY` of `array`, which the caller keeps.
+
+    Raises
+    ------
+    TypeError
+        The kernels would find something else there than they expect.
+    """
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        raise TypeError(f"{array.dtype}, strides {array.strides}: expected contiguous {dtype}")
+    rows, columns, depth = (*array.shape, 1, 1)[:3]
+    return array.ctypes.data, rows, columns, depth
+
+
+@intrinsic
+def pointer(typingctx, address):
+    """Turn an address into a pointer."""
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@kernel
+def f32_1d(array):
+    """Return the f32[rows] of an `ARRAY`."""
+    return carray(pointer(array.address), array.rows, np.float32)
+
+
+@kernel
+def f32_2d(array):
+    """Return the f32[rows, columns] of an `ARRAY`."""
+    return carray(pointer(array.address), (array.rows, array.columns), np.float32)
+
+
+@kernel
+def f32_3d(array):
+    """Return the f32[rows, columns, depth] of an `ARRAY`."""
+    return carray(pointer(array.address), (array.rows, array.columns, array.depth), np.float32)
+
+
+@kernel
+def f64_1d(array):
+    """Return the f64[rows] of an `ARRAY`."""
+    return carray(pointer(array.address), array.rows, np.float64)
+
+
+@kernel
+def f64_2d(array):
+    """Return the f64[rows, columns] of an `ARRAY`."""
+    return carray(pointer(array.address), (array.rows, array.columns), np.float64)
+
+
+@kernel
+def f64_3d(array):
+    """Return the f64[rows, columns, depth] of an `ARRAY`."""
+    return carray(pointer(array.address), (array.rows, array.columns, array.depth), np.float64)
+
+
+@kernel
+def i64_1d(array):
+    """Return the i64[rows] of an `ARRAY`."""
+    return carray(pointer(array.address), array.rows, np.int64)

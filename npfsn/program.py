@@ -1,0 +1,142 @@
+"""A frame's kernels and what they work on: written down once, then played in one compiled call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .kernels import program as kernels
+from .kernels.arrays import place
+from .kernels.features import NORM
+from .kernels.layers import LAYER, STACK
+
+# Kinds of arrays: type, dimensions.
+_ARRAYS = {
+    "f32_1d": (np.float32, 1),
+    "f32_2d": (np.float32, 2),
+    "f32_3d": (np.float32, 3),
+    "f64_1d": (np.float64, 1),
+    "f64_2d": (np.float64, 2),
+    "f64_3d": (np.float64, 3),
+    "i64_1d": (np.int64, 1),
+    "norm": (NORM, 1),
+    "layer": (LAYER, 1),
+    "stack": (STACK, 1),
+}
+_ALL_THE_REST = 1 << 32
+_NO_SAMPLES = np.zeros(1, np.float32)
+
+
+class Program:
+    """Kernels that run one after the other on blocks of `frames` frames.
+
+    Parameters
+    ----------
+    frames : int
+
+    Attributes
+    ----------
+    stages : list of (str, str)
+        Of every call: what it is a part of, its kernel.
+    owners : list
+        Of every call: what it belongs to, or None.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self.stages: list[tuple[str, str]] = []
+        self._operations = np.zeros(0, kernels.OPERATION)
+        self._address = self._operations.ctypes.data
+        self.owners: list[object] = []
+        self._arguments: list[Any] = []  # tables keep nothing alive
+
+    def add(
+        self, kernel: str, *arguments: Any, stage: str, every: int = 1, owner: object = None
+    ) -> None:
+        """Write down a call.
+
+        Parameters
+        ----------
+        kernel : str
+            One of `kernels.TAKES`, which tells its arguments.
+        *arguments : array, int or float
+            Arrays are kept, and read and written whenever the call is played.
+        stage : str
+            What the call is a part of, for a profile.
+        every : int
+            s: play it only where blocks of s frames end, and for as many of them.
+        owner : object, optional
+            Kept, too: what keeps the arrays that a table among the arguments tells of.
+
+        Raises
+        ------
+        TypeError
+            An argument is not what the kernel takes.
+        """
+        operation = np.zeros(1, kernels.OPERATION)
+        operation["code"], operation["every"] = kernels.CODES[kernel], every
+        operation["otherwise"] = _ALL_THE_REST
+        used = {"arrays": 0, "whole": 0, "real": 0}
+        for kind, argument in zip(kernels.TAKES[kernel].split(), arguments, strict=True):
+            if kind in _ARRAYS:
+                dtype, dimensions = _ARRAYS[kind]
+                if argument.ndim != dimensions:
+                    raise TypeError(f"{kernel}: shape {argument.shape}, expected {kind}")
+                field, value = "arrays", place(argument, dtype)
+            else:
+                field, value = kind, argument
+            operation[field][0, used[field]] = value
+            used[field] += 1
+        self._extend(operation, [(stage, kernel)], [owner], [arguments])
+
+    def then(self, other: Program) -> Program:
+        """Return a program of this one's calls and then the other's."""
+        both = Program(self.frames)
+        for part in (self, other):
+            both._extend(part._operations, part.stages, part.owners, part._arguments)
+        return both
+
+    def _extend(
+        self,
+        operations: np.ndarray,
+        stages: list[tuple[str, str]],
+        owners: list[object],
+        arguments: list[Any],
+    ) -> None:
+        self._operations = np.concatenate([self._operations, operations])
+        self._address = self._operations.ctypes.data
+        self.stages = self.stages + stages
+        self.owners = self.owners + owners
+        self._arguments = self._arguments + arguments
+
+    def __len__(self) -> int:
+        """Count the calls."""
+        return len(self.stages)
+
+    def end_of_norm(self, norm: int) -> None:
+        """Say that what follows from here on does not need norm number `norm` of the calls.
+
+        While it takes moments, it skips the calls up to here; without this, all that follow.
+        """
+        self._operations["otherwise"][norm] = len(self) - norm - 1
+
+    def play(self, frame: int, x: np.ndarray = _NO_SAMPLES, out: np.ndarray = _NO_SAMPLES) -> None:
+        """Run all calls.
+
+        Parameters
+        ----------
+        frame : int
+            Index of the first frame in the stream.
+        x, out : float32 array, shape (frames * hop,), optional
+            Samples for `push_hop`, and where those of `synthesise` go.
+        """
+        n = self._operations.shape[0]
+        kernels.play(self._address, n, frame, self.frames, x, out)
+
+    def play_call(
+        self, call: int, frame: int, x: np.ndarray = _NO_SAMPLES, out: np.ndarray = _NO_SAMPLES
+    ) -> None:
+        """Run one of the calls, as `play` does: to see what it takes."""
+        at = self._address + call * self._operations.itemsize
+        kernels.play(at, 1, frame, self.frames, x, out)
