@@ -375,6 +375,20 @@ def _log(x):
 
 
 @kernel
+def _apply_row(mask_re, mask_im, re, im):
+    """Apply `apply_complex` to a frame; as rows of their own, its bins become vectors."""
+    for f in range(mask_re.shape[0]):
+        a, b = np.float64(mask_re[f]), np.float64(mask_im[f])
+        a = min(max(a if a == a else 0.0, -MASK_LIMIT), MASK_LIMIT)
+        b = min(max(b if b == b else 0.0, -MASK_LIMIT), MASK_LIMIT)
+        a = -MASK_K * _log((MASK_K - a) / (MASK_K + a))
+        b = -MASK_K * _log((MASK_K - b) / (MASK_K + b))
+        x, y = re[f], im[f]
+        re[f] = x * a - y * b
+        im[f] = x * b + y * a
+
+
+@kernel
 def apply_complex(mask, spec):
     """Expand the compressed mask and multiply: spec *= m_re + i m_im.
 
@@ -387,15 +401,7 @@ def apply_complex(mask, spec):
     Updates: spec.
     """
     for t in range(mask.shape[0]):
-        for f in range(mask.shape[2]):
-            a, b = np.float64(mask[t, 0, f]), np.float64(mask[t, 1, f])
-            a = min(max(a if a == a else 0.0, -MASK_LIMIT), MASK_LIMIT)
-            b = min(max(b if b == b else 0.0, -MASK_LIMIT), MASK_LIMIT)
-            a = -MASK_K * _log((MASK_K - a) / (MASK_K + a))
-            b = -MASK_K * _log((MASK_K - b) / (MASK_K + b))
-            re, im = spec[t, 0, f], spec[t, 1, f]
-            spec[t, 0, f] = re * a - im * b
-            spec[t, 1, f] = re * b + im * a
+        _apply_row(mask[t, 0], mask[t, 1], spec[t, 0], spec[t, 1])
 
 
 @kernel
