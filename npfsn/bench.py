@@ -467,9 +467,9 @@ def _recorded(recorder: _Recorder) -> Iterator[None]:
         undo.append((owner, name, vars(owner)[name]))
         setattr(owner, name, value)
 
-    def play(program: Program, frame: int, *samples: np.ndarray) -> None:
+    def play(program: Program, frame: int, n_frame: int, *samples: np.ndarray) -> None:
         for i, (stage, name) in enumerate(program.stages):
-            recorder.wrap(program.play_call, name, stage)(i, frame, *samples)
+            recorder.wrap(program.play_call, name, stage)(i, frame, n_frame, *samples)
 
     try:
         replace(Program, "play", play)

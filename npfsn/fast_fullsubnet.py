@@ -288,7 +288,7 @@ class Pass(network.Pass):
             program = Program(1)
             program.add("shrink_units", mel, enc, *self.neighbors, 1, no_sum, unit, stage="")
             self.sb_norm.write(program, unit, unit)
-            program.play(0)
+            program.play(0, 1)
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""

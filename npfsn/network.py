@@ -29,7 +29,7 @@ class Network:
 
     #: All norms, in the order in which data passes them.
     norms: list[Norm]
-    #: Frames in a block where more than a few are at hand: as many as keep scratch small.
+    #: Frames in a block where that many are at hand: as many as keep scratch small.
     block_frames: ClassVar[int] = 32
     #: The kernel that multiplies the mask into spectra.
     apply_mask: ClassVar[str] = "apply_complex"
@@ -48,12 +48,12 @@ class Network:
         raise NotImplementedError
 
     def bind(self, state: State, frames: int) -> Pass:
-        """Return the network as a function of blocks of exactly `frames` frames."""
+        """Return the network as a function of blocks of at most `frames` frames."""
         raise NotImplementedError
 
 
 class Pass:
-    """A network bound to one stream's state, with scratch for blocks of `frames` frames."""
+    """A network bound to one stream's state, with scratch for blocks of up to `frames` frames."""
 
     frames: int
     #: float32[frames, F]: written by whoever plays the program, before.
@@ -65,22 +65,23 @@ class Pass:
     #: From `mag` to `mask`. It leaves out what needs an offline norm that is being fitted.
     program: Program
 
-    def __call__(self, frame: int) -> np.ndarray | None:
+    def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:
         """Run a block.
 
         Parameters
         ----------
         frame : int
-            Index of the first frame in the stream; `mag` holds the magnitudes of frames `frame` ..
-            `frame + frames - 1`.
+            Index of the first frame in the stream.
+        n_frame : int
+            T, at most `frames`: `mag` holds the magnitudes of frames `frame` .. `frame + T - 1`.
 
         Returns
         -------
         float32 array, shape (T, 2, F), or None
             `mask`, valid until the next call. None while an offline norm is being fitted.
         """
-        self.program.play(frame)
-        return self.mask if self.fitted else None
+        self.program.play(frame, n_frame)
+        return self.mask[:n_frame] if self.fitted else None
 
     @property
     def fitted(self) -> bool:

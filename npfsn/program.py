@@ -29,11 +29,12 @@ _NO_SAMPLES = np.zeros(1, np.float32)
 
 
 class Program:
-    """Kernels that run one after the other on blocks of `frames` frames.
+    """Kernels that run one after the other on blocks of up to `frames` frames.
 
     Parameters
     ----------
     frames : int
+        Frames that the arrays have room for.
 
     Attributes
     ----------
@@ -121,22 +122,28 @@ class Program:
         """
         self._operations["otherwise"][norm] = len(self) - norm - 1
 
-    def play(self, frame: int, x: np.ndarray = _NO_SAMPLES, out: np.ndarray = _NO_SAMPLES) -> None:
+    def play(
+        self,
+        frame: int,
+        n_frame: int,
+        x: np.ndarray = _NO_SAMPLES,
+        out: np.ndarray = _NO_SAMPLES,
+    ) -> None:
         """Run all calls.
 
         Parameters
         ----------
         frame : int
             Index of the first frame in the stream.
-        x, out : float32 array, shape (frames * hop,), optional
+        n_frame : int
+            How many, at most `frames`.
+        x, out : float32 array, shape (n_frame * hop,), optional
             Samples for `push_hop`, and where those of `synthesise` go.
         """
-        n = self._operations.shape[0]
-        kernels.play(self._address, n, frame, self.frames, x, out)
+        kernels.play(self._address, self._operations.shape[0], frame, n_frame, x, out)
 
-    def play_call(
-        self, call: int, frame: int, x: np.ndarray = _NO_SAMPLES, out: np.ndarray = _NO_SAMPLES
-    ) -> None:
+    def play_call(self, call: int, frame: int, n_frame: int, *samples: np.ndarray) -> None:
         """Run one of the calls, as `play` does: to see what it takes."""
         at = self._address + call * self._operations.itemsize
-        kernels.play(at, 1, frame, self.frames, x, out)
+        x, out = samples or (_NO_SAMPLES, _NO_SAMPLES)
+        kernels.play(at, 1, frame, n_frame, x, out)

@@ -19,7 +19,7 @@ _THIN_WINDOW = 1e-4
 
 
 class _Block:
-    """A pass over blocks of `frames` frames, the spectra it works on, and what is played."""
+    """A pass over blocks of up to `frames` frames, its spectra, and what is played."""
 
     def __init__(
         self, network: Network, config: BaseConfig, state: State, stft: Stft, frames: int
@@ -128,7 +128,7 @@ class Stream:
         """
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
-            self._hop_program.play(frame, x, out)
+            self._hop_program.play(frame, 1, x, out)
             return
         kernels.push_hop(self.signal, x)
         hops = int(self.clock[0]) + 1
@@ -155,27 +155,26 @@ class Stream:
         ----------
         x, out : float32 array, shape (hops * hop,)
         """
-        size = self.network.block_frames * self.hop
-        at = 0
-        while at < x.shape[0]:
-            steady = self.clock[0] > max(self.latency_hops, self.half_hops)
-            if steady and x.shape[0] - at >= size:
-                self._push_block(x[at : at + size], out[at : at + size])
-                at += size
+        at, size, hop = 0, x.shape[0], self.hop
+        while at < size:
+            n = min((size - at) // hop, self.network.block_frames)
+            if n > 1 and self.clock[1] >= self._steady:
+                self._push_block(x[at : at + n * hop], out[at : at + n * hop])
             else:
-                self.push(x[at : at + self.hop], out[at : at + self.hop])
-                at += self.hop
+                n = 1
+                self.push(x[at : at + hop], out[at : at + hop])
+            at += n * hop
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Take `block_frames` hops at once, in the steady state of one frame a hop."""
-        block = self._blocks()
+        """Take a few hops at once, in the steady state of one frame a hop."""
+        block, n = self._blocks(), x.shape[0] // self.hop
         signal = np.concatenate([self.signal, x])
-        self.clock[0] += self.network.block_frames
+        self.clock[0] += n
         self._one.network_pass.forget()
-        self._run(block, signal[2 * self.hop :])
+        self._run(block, signal[2 * self.hop :], n)
         block.network_pass.forget()
         self.signal[:] = signal[-self.signal.shape[0] :]
-        out[:] = block.out
+        out[:] = block.out[: x.shape[0]]
 
     def _blocks(self) -> _Block:
         """Return the pass over many frames, made when first needed: to step takes none."""
@@ -186,23 +185,23 @@ class Stream:
 
     def _frame(self, signal: np.ndarray | None) -> None:
         """Run one frame, `signal` its samples or None for a frame of look-ahead."""
-        self._run(self._one, signal)
+        self._run(self._one, signal, 1)
 
-    def _run(self, block: _Block, signal: np.ndarray | None) -> None:
-        """Run a block of frames; hops that it completes are in its `out`."""
+    def _run(self, block: _Block, signal: np.ndarray | None, n: int) -> None:
+        """Run a block of `n` frames; hops that it completes are in its `out`."""
         frame = int(self.clock[1])
         if signal is None:
             block.mag.fill(0)
             block.new.fill(0)
         else:
-            self.stft.analyse(signal, block.new, block.mag)
-        self.clock[1] = frame + block.frames
+            self.stft.analyse(signal, block.new[:n], block.mag[:n])
+        self.clock[1] = frame + n
         if not block.network_pass.fitted:
-            block.network_pass(frame)
+            block.network_pass(frame, n)
         elif frame < self.config.look_ahead:
-            block.look_ahead.play(frame)
+            block.look_ahead.play(frame, n)
         else:
-            block.program.play(frame, out=block.out)
+            block.program.play(frame, n, out=block.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.

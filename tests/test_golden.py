@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import golden_cases
 import numpy as np
@@ -122,10 +123,10 @@ def masks(
     passes = {block.frames: block.network_pass for block in (stream._one, stream._blocks())}
     play = Program.play
 
-    def note(program: Program, frame: int, *args: np.ndarray, **kwargs: np.ndarray) -> None:
-        play(program, frame, *args, **kwargs)
+    def note(program: Program, frame: int, n: int, *args: np.ndarray, **kwargs: Any) -> None:
+        play(program, frame, n, *args, **kwargs)
         if any(kernel == network.apply_mask for _, kernel in program.stages):
-            seen.append(passes[program.frames].mask.copy())
+            seen.append(passes[program.frames].mask[:n].copy())
 
     monkeypatch.setattr(Program, "play", note)
     whole = len(x) // stream.hop * stream.hop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import itertools
 import json
 import math
 import pickle
@@ -769,8 +770,8 @@ def test_copies_share_nothing_but_the_model():
         assert other.model is enhancer.model
         assert same(other.get_state(), before)
         mine, its = arrays_of(enhancer), arrays_of(other)
-        pairs = zip(mine.values(), its.values(), strict=True)
-        assert not any(np.shares_memory(a, b) for a, b in pairs)
+        pairs = itertools.product(mine.values(), its.values())
+        assert len(its) > 20 and not any(np.may_share_memory(a, b) for a, b in pairs)
         other.process(np.full(2000, np.nan, np.float32))
         assert same(enhancer.get_state(), before)
     with pytest.raises(TypeError, match=r"get_state\(\)"):

@@ -444,7 +444,7 @@ def test_pool_mel(n_freq: int, n_mel: int, draw: Callable[[int, int], np.ndarray
     out = np.full((3, n_mel), np.nan, np.float32)
     program = Program(3)
     MelBands(fb).write(program, mag, out)
-    program.play(0)
+    program.play(0, 3)
     want = reference.pool_mel(mag.astype("d").T, fb.astype("d")).T
     bound = 2 * (n_freq + 1) * EPS * (mag.astype("d") @ np.abs(fb))
     assert np.all(np.abs(out - want) <= bound)

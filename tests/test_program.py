@@ -38,7 +38,7 @@ def test_a_frame_call_by_call_is_a_frame(architecture: str) -> None:
             by_call.push(hop, out)
         else:
             for call in range(len(program)):
-                program.play_call(call, frame, hop, out)
+                program.play_call(call, frame, 1, hop, out)
         np.testing.assert_array_equal(out, expected)
     assert expected.any()
     np.testing.assert_array_equal(by_call.clock, whole.clock)
@@ -53,9 +53,11 @@ def test_every(every: int, frames: int) -> None:
     x = np.ones((-(-frames // every), 4), np.float32)
     program = Program(frames)
     norm.bind(own).write(program, x, x.copy(), every=every)
-    for frame in range(0, 10 * frames, frames):
-        program.play(frame)
-        assert own["n.count"][0] == len(range(0, frame + frames, every))
+    frame = 0
+    for n in [1, frames, (frames + 1) // 2] * 8:
+        program.play(frame, n)
+        frame += n
+        assert own["n.count"][0] == len(range(0, frame, every))
 
 
 def test_an_unfitted_norm_stops_what_needs_it() -> None:
@@ -78,7 +80,7 @@ def test_an_unfitted_norm_stops_what_needs_it() -> None:
     program.add("power", np.ones((1, 4), np.float32), 1.0, out["c"], stage="")
 
     def ran() -> str:
-        program.play(0)
+        program.play(0, 1)
         names = "".join(key for key, array in out.items() if array.any())
         for array in out.values():
             array.fill(0.0)

@@ -73,7 +73,7 @@ def play(address, n_operation, frame, n_frame, x, out):
     address      int      where OPERATION[n_operation] lies
     n_operation  int
     frame        int      index of the first frame in the stream
-    n_frame      int      T
+    n_frame      int      T, at most what the arrays were made for
     x            f32[?]   for push_hop
     out          f32[?]   for synthesise
 
@@ -102,34 +102,36 @@ def play(address, n_operation, frame, n_frame, x, out):
             if norms[0].kind == MOMENTS:
                 at += op.otherwise
         elif code == UNFOLD:
-            unfold(f32_2d(a[0]), op.whole[0], op.whole[1], op.whole[2], op.whole[3],
+            unfold(f32_2d(a[0])[:n], op.whole[0], op.whole[1], op.whole[2], op.whole[3],
                    f32_3d(a[1]), op.whole[4])  # fmt: skip
         elif code == GATHER_MASK:
-            gather_mask(f32_2d(a[0]), op.whole[0], op.whole[1], op.whole[2], f32_3d(a[1]))
+            gather_mask(f32_2d(a[0]), op.whole[0], op.whole[1], op.whole[2],
+                        f32_3d(a[1])[:n])  # fmt: skip
         elif code == SHRINK_UNITS:
-            shrink_units(f32_2d(a[0]), f32_2d(a[1]), op.whole[0], op.whole[1], frame, op.whole[2],
-                         f32_2d(a[2]), f32_3d(a[3]))  # fmt: skip
+            shrink_units(f32_2d(a[0])[:n], f32_2d(a[1]), op.whole[0], op.whole[1], frame,
+                         op.whole[2], f32_2d(a[2]), f32_3d(a[3]))  # fmt: skip
         elif code == JOIN_HELD:
-            join_held(f32_2d(a[0]), f32_2d(a[1]), frame, op.whole[0], f32_1d(a[2]), f32_2d(a[3]))
+            join_held(f32_2d(a[0])[:n], f32_2d(a[1]), frame, op.whole[0], f32_1d(a[2]),
+                      f32_2d(a[3]))  # fmt: skip
         elif code == POOL_MEL:
-            pool_mel(f32_2d(a[0]), i64_1d(a[1]), i64_1d(a[2]), f32_1d(a[3]), f32_2d(a[4]))
+            pool_mel(f32_2d(a[0])[:n], i64_1d(a[1]), i64_1d(a[2]), f32_1d(a[3]), f32_2d(a[4]))
         elif code == POWER:
-            power(f32_2d(a[0]), op.real[0], f32_2d(a[1]))
+            power(f32_2d(a[0]), op.real[0], f32_2d(a[1])[:n])
         elif code == WAIT_FOR_MASK:
-            wait_for_mask(f64_3d(a[0]), f64_3d(a[1]), f64_3d(a[2]))
+            wait_for_mask(f64_3d(a[0])[:n], f64_3d(a[1]), f64_3d(a[2]))
         elif code == APPLY_COMPLEX:
-            apply_complex(f32_3d(a[0]), f64_3d(a[1]))
+            apply_complex(f32_3d(a[0])[:n], f64_3d(a[1]))
         elif code == APPLY_PLANES:
-            apply_planes(f32_3d(a[0]), f64_3d(a[1]))
+            apply_planes(f32_3d(a[0])[:n], f64_3d(a[1]))
         elif code == PUSH_HOP:
             push_hop(f32_1d(a[0]), x)
         elif code == COUNT_HOP:
             count_hop(i64_1d(a[0]))
         elif code == ANALYSE:
             analyse(f32_1d(a[0]), op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
-                    f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_3d(a[7]),
+                    f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_3d(a[7])[:n],
                     f32_2d(a[8]))  # fmt: skip
         elif code == SYNTHESISE:
-            synthesise(f64_3d(a[0]), op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
+            synthesise(f64_3d(a[0])[:n], op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
                        f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_1d(a[7]), f64_1d(a[8]),
                        out)  # fmt: skip
