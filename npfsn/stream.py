@@ -61,8 +61,8 @@ class Stream:
         self.stft = Stft(config, self.state)
         self._one = _Block(network, config, self.state, self.stft, 1)
         self._many: _Block | None = None
-        # A hop that completes a frame and a hop. It is the first frame's turn when all before have
-        # filled the latency; from then on the two clocks go alike.
+        # From this frame on, every hop completes one frame, and that one hop of output. Before, a
+        # hop may complete no frame, or two, or nothing to give.
         self._steady = self.latency_hops - self.half_hops + 1
         hop = Program(1)
         hop.add("push_hop", self.signal, stage="samples in")
