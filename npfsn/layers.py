@@ -210,9 +210,10 @@ class Recurrent:
 
 
 def _block_size(units: int) -> int:
-    """Size of equal blocks of at most `_BLOCK` units: a last one of one would waste its weights."""
+    """Size of blocks of at most `_BLOCK` units: even ones, in whole tiles of rows."""
     blocks = -(-units // _BLOCK)
-    return -(-units // blocks)
+    tiles = -(-units // (blocks * kernels.ROWS))
+    return min(tiles * kernels.ROWS, units)
 
 
 class RecurrentPass:
@@ -245,13 +246,15 @@ class RecurrentPass:
                 self.layers[name][i] = place(array)
 
         self.p = aligned((n_p, p_width), np.float32)
+        self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
         self.y = [aligned((rows, size), np.float32) for _ in range(2)]
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
         self.stack = np.zeros(1, kernels.STACK)
         self.stack["gates"] = CELLS[spec.cell]
         self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
-        for name, array in (("p", self.p), ("y", self.y[0]), ("y_other", self.y[1])):
+        scratch = {"p": self.p, "r": self.r_few, "y": self.y[0], "y_other": self.y[1]}
+        for name, array in scratch.items():
             self.stack[name] = place(array)
         self.linear = weights.linear.bind(rows, size) if weights.linear else None
         if self.linear is not None:

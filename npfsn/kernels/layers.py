@@ -52,11 +52,15 @@ from .vector import (
 if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 8
 elif "avx2" in FEATURES:  # 16 registers of 8
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 2, 1, 4
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 elif "neon" in FEATURES:  # 32 registers of 4
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 2, 1, 4
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
+# Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
+# cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
+# much work, which the second level delivers in time.
+PART = 8192 if PANELS == 1 else 1 << 30
 # Products of bytes without an instruction for them need registers of their own.
 ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 
@@ -113,6 +117,7 @@ STACK = np.dtype(
     [
         ("gates", np.int64),  # 4: LSTM, 3: GRU
         ("p", ARRAY),  # f32[T, G H] for one unit, else f32[n, G CELLS PANEL], the input product
+        ("r", ARRAY),  # f32[n, G CELLS PANEL] for many units, the recurrent product
         ("y", ARRAY),  # f32[T U, H], hidden states of every other layer
         ("y_other", ARRAY),  # the same, of those between
         ("linear", PRODUCT),  # without panels where there is none
@@ -146,37 +151,41 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 
 @intrinsic(prefer_literal=True)
 def _tile_f32(
-    typingctx, rows, panels, n_in, x, x_at, x_stride, w, w_at, ahead, bias, bias_at,
-    out, out_at, out_stride,
+    typingctx, rows, panels, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
+    bias, bias_at, out, out_at, out_stride,
 ):  # fmt: skip
-    """One tile: `rows` x `panels` of the result stay in registers while k runs over the inputs.
+    """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
+    It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
     A full tile also prefetches the panel at `ahead`.
     """
-    sig = types.void(
-        rows, panels, types.int64, x, types.int64, types.int64, w, types.int64, types.int64,
-        bias, types.int64, out, types.int64, types.int64,
-    )  # fmt: skip
+    n = types.int64
+    sig = types.void(rows, panels, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
     element = f32 if w.dtype == types.float32 else f16
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, _, n_in, _, x_at, x_stride, _, w_at, ahead, _, bias_at, _, out_at, out_stride = args
-        x, bias, out = (emit.pointer(i, f32) for i in (3, 9, 11))
-        w = emit.pointer(6, element)
-        x_rows = [
-            builder.gep(x, [builder.add(x_at, builder.mul(x_stride, const(r)))])
-            for r in range(n_row)
-        ]
-        panel_size = builder.mul(n_in, const(PANEL))
+        _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:11]
+        _, bias_at, _, out_at, out_stride = args[11:]
+        x, bias, out = (emit.pointer(i, f32) for i in (4, 11, 13))
+        w = emit.pointer(7, element)
+        x_rows, out_rows = (
+            [
+                builder.gep(base, [builder.add(at, builder.mul(stride, const(r)))])
+                for r in range(n_row)
+            ]
+            for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
+        )
         w_panels = [
-            builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
+            builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
             for p in range(n_panel)
         ]
+        from_bias = builder.icmp_signed("==", first, const(0))
+        bias_row = builder.gep(bias, [bias_at])
+        starts = [builder.select(from_bias, bias_row, row) for row in out_rows]
         start = [
-            emit.load(bias, builder.add(bias_at, const(PANEL * p)), f32_panel)
-            for p in range(n_panel)
+            [emit.load(row, const(PANEL * p), f32_panel) for p in range(n_panel)] for row in starts
         ]
 
         before = builder.block
@@ -185,7 +194,7 @@ def _tile_f32(
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(i64)
-        k.add_incoming(const(0), before)
+        k.add_incoming(first, before)
         acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
         if n_row == ROWS:
@@ -196,18 +205,17 @@ def _tile_f32(
             value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), PANEL)
             new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
-        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, n_in), loop, done))
+        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done))
         k.add_incoming(k_next, loop)
         for r in range(n_row):
             for p in range(n_panel):
-                acc[r][p].add_incoming(start[p], before)
+                acc[r][p].add_incoming(start[r][p], before)
                 acc[r][p].add_incoming(new[r][p], loop)
 
         builder.position_at_end(done)
         for r in range(n_row):
-            row = builder.add(out_at, builder.mul(out_stride, const(r)))
             for p in range(n_panel):
-                emit.store(new[r][p], out, builder.add(row, const(PANEL * p)))
+                emit.store(new[r][p], out_rows[r], const(PANEL * p))
         return context.get_dummy_value()
 
     return sig, codegen
@@ -226,48 +234,52 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
-    size = n_in * PANEL
+    size, part = n_in * PANEL, PART // (PANEL * w.itemsize)
     x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
-    if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
+    if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
             while p + PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                          bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_f32(1, PANELS_ONE_ROW, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += PANELS_ONE_ROW
             while p < last:
-                _tile_f32(1, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                          bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_f32(1, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += 1
         return
-    # A few panels stay in the second-level cache while all rows pass by; meanwhile the next few are
-    # asked for, one with each tile of rows. Beyond the last nothing is there, which does no harm.
+    # A few panels stay in a near cache while all rows pass by; meanwhile the next few are asked
+    # for, one with each tile of rows. Beyond the last nothing is there, which does no harm.
     p = first
     while p + PANELS <= last:
-        row = 0
-        while row + ROWS <= n_row:
-            ahead = (p + PANELS + row // ROWS % PANELS) * size
-            _tile_f32(ROWS, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, ahead,
-                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-            row += ROWS
+        row, k = 0, 0
+        while k < n_in:
+            row = 0
+            while row + ROWS <= n_row:
+                ahead = (p + PANELS + row // ROWS % PANELS) * size
+                _tile_f32(ROWS, PANELS, k, min(k + part, n_in), x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, ahead, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                row += ROWS
+            k += part
         while row + ROWS_SMALL <= n_row:
-            _tile_f32(ROWS_SMALL, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(ROWS_SMALL, PANELS, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
-            _tile_f32(1, PANELS, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(1, PANELS, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS <= n_row:
-            _tile_f32(ROWS, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(ROWS, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS
         while row < n_row:
-            _tile_f32(1, 1, n_in, x, x_at + row * x_ld, x_ld, w, p * size, 0,
-                      bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_f32(1, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += 1
 
@@ -538,7 +550,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
-    if n_row < ROWS_SMALL:  # a row or two: the weights pass by once, in wide strides
+    if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
             while p + PANELS_ONE_ROW <= last:
@@ -631,23 +643,24 @@ def matmul(x, products, n_row, first, last, out):
 
 
 @kernel
-def recur(x, layer, gates, p, n_row, y):
+def recur(x, layer, gates, p, r_few, n_row, y):
     """Run an LSTM or GRU layer over T frames for U units.
 
     x      f32[>= T U, X]   inputs, frame after frame
     layer  LAYER
     gates  int              its kind: 4 LSTM, 3 GRU
     p      f32              as in `STACK`
+    r_few  f32              its r
     n_row  int              T U
     y      f32[>= T U, H]   hidden states
 
-    Updates: layer's h, c, r and done, p, y.
+    Updates: layer's h, c, r and done, p, r_few, y.
     """
     h, c, r = f32_2d(layer.h), f32_2d(layer.c), f32_2d(layer.r)
     w_ih, w_hh = layer.input, layer.recurrent
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = n_row // n_unit
-    p_ld, r_ld = p.shape[1], r.shape[1]
+    p_ld = p.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
         ready(x, 0, n_frame, w_ih)
         product(x, 0, n_frame, w_ih, 0, gates * n_panel, p, 0, 0)
@@ -673,19 +686,23 @@ def recur(x, layer, gates, p, n_row, y):
                 if n_unit > 1:
                     product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
+                # Where `prepare` has not begun, the cells find these panels in a near cache, too.
+                few = n_unit > 1 and ahead == 0
+                r_now, r_panel = (r_few, 0) if few else (r, gates * at)
                 left = max(gates * at, ahead)
                 if left < gates * end:
-                    product(h, first, n, w_hh, left, gates * end, r, 0, left)
+                    to = r_panel + left - gates * at
+                    product(h, first, n, w_hh, left, gates * end, r_now, 0, to)
                 for b in range(n):
                     for k in range(end - at):
                         p_at = (p_row + b) * p_ld + gates * (p_panel + k) * PANEL
-                        r_at = b * r_ld + gates * (at + k) * PANEL
+                        r_at = b * r_now.shape[1] + (r_panel + gates * k) * PANEL
                         h_at = ((first + b) * n_panel + at + k) * PANEL
                         y_at = ((row + b) * n_panel + at + k) * PANEL
                         if gates == 4:
-                            _lstm_panel(p, p_at, r, r_at, c, h_at, y, y_at)
+                            _lstm_panel(p, p_at, r_now, r_at, c, h_at, y, y_at)
                         else:
-                            _gru_panel(p, p_at, r, r_at, h, h_at, y, y_at)
+                            _gru_panel(p, p_at, r_now, r_at, h, h_at, y, y_at)
             # Not before: every panel's product needs all of the last state.
             for b in range(n):
                 for k in range(h.shape[1]):
@@ -735,9 +752,10 @@ def run_stack(x, layers, stacks, out):
     """
     stack = stacks[0]
     n_row = min(x.shape[0], stack.y.rows)
-    y, y_other, p = f32_2d(stack.y), f32_2d(stack.y_other), f32_2d(stack.p)
+    y, y_other = f32_2d(stack.y), f32_2d(stack.y_other)
+    p, r_few = f32_2d(stack.p), f32_2d(stack.r)
     for i in range(layers.shape[0]):
-        recur(x, layers[i], stack.gates, p, n_row, y)
+        recur(x, layers[i], stack.gates, p, r_few, n_row, y)
         x, y, y_other = y, y_other, y
     linear = stack.linear
     if linear.weight.rows > 0:
