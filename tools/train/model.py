@@ -6,6 +6,7 @@ Parameter names are those of the published checkpoints, so what is trained here 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -214,7 +215,8 @@ class FastFullSubNet(nn.Module):
         args = self.args
         batch, bins, frames = magnitude.shape
         device = magnitude.device.type
-        autocast = torch.autocast(device, torch.bfloat16, enabled=self.training)
+        bfloat16 = self.training and runs_in_bfloat16(device)
+        autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
         x = torch.nn.functional.pad(magnitude, (0, args.look_ahead)).transpose(1, 2)
         total = frames + args.look_ahead
         with torch.autocast(device, enabled=False):
@@ -236,6 +238,19 @@ class FastFullSubNet(nn.Module):
             mask = self.decoder_lstm(torch.cat([encoded, sub], -1)).float()
         mask = mask[:, args.look_ahead :].reshape(batch, frames, 2, bins)
         return mask.permute(0, 2, 3, 1)
+
+
+@functools.cache
+def runs_in_bfloat16(device: str) -> bool:
+    """Whether recurrent layers do: on CPUs without AVX-512 they do not, and train in float32."""
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not move what is drawn later
+        layer = torch.nn.LSTM(1, 1).to(device)
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            layer(torch.zeros(1, 1, 1, device=device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def compress_mask(mask: Tensor) -> Tensor:
