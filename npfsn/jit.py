@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import int64, njit
 from numba.core import caching
 from numba.core import config as numba_config
 from numba.core.registry import cpu_target
@@ -162,6 +162,19 @@ class _NoCache(caching.NullCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
         _say_compiling(cached=False)
+
+
+@functools.cache
+def address(compiled: Any, n_number: int) -> int:
+    """Compile a kernel that takes whole numbers alone, and tell where its machine code lies.
+
+    Other kernels call it there (`npfsn.kernels.arrays.call`) without containing it: Numba copies
+    what a kernel calls by name into it, and compiles the copy once more.
+    """
+    signature = (int64,) * n_number
+    compiled.compile(signature)
+    found = compiled.overloads[signature]
+    return int(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name))
 
 
 def kernel(py_func: Callable[..., None]) -> Any:

@@ -22,8 +22,6 @@ _CODES = {
     "PReLU": (kernels.LEAKY, 0.0),  # its slope is a tensor
     "Tanh": (kernels.TANH, 0.0),
 }
-# How packed weights of a type are read.
-_KINDS = {"float32": kernels.FLOAT, "uint16": kernels.HALF, "int8": kernels.INT8}
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
@@ -108,7 +106,9 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, kernels.PRODUCT)
         weight_type = product.weights[0].dtype
-        self.table["kind"], self.table["bias"] = _KINDS[weight_type.name], place(product.bias)
+        self.table["kernel"] = kernels.product_kernel(weight_type.name)
+        self.table["quantised"] = len(scratch) > 0
+        self.table["bias"] = place(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
         types = (weight_type, np.float32, np.int32, QUANTISED, np.float32)
         arrays = (*product.weights, *scratch)

@@ -75,11 +75,11 @@ class Norm:
         return BoundNorm(self, state)
 
 
-_KINDS = {
-    "cumulative_laplace_norm": kernels.LAPLACE,
-    "cumulative_section_norm": kernels.LAPLACE,
-    "cumulative_layer_norm": kernels.LAYER,
-    "forgetting_norm": kernels.FORGETTING,
+_KERNELS = {
+    "cumulative_laplace_norm": "cumulative_laplace",
+    "cumulative_section_norm": "cumulative_laplace",
+    "cumulative_layer_norm": "cumulative_layer",
+    "forgetting_norm": "forgetting",
 }
 
 
@@ -102,11 +102,11 @@ class BoundNorm:
     @property
     def fitted(self) -> bool:
         """Whether the norm can be applied: a causal one always can."""
-        return bool(self.table["kind"][0] != kernels.MOMENTS)
+        return bool(self.table["fitted"][0])
 
     def unfit(self) -> None:
         """Make an offline norm count again."""
-        self.table["kind"] = _KINDS.get(self.norm.name, kernels.MOMENTS)
+        self.table["fitted"] = not self.norm.offline
 
     def fit(self) -> None:
         """Turn the counted moments into the numbers of an offline norm."""
@@ -118,21 +118,11 @@ class BoundNorm:
             var = max(square - n * mean * mean, 0.0) / max(n - 1.0, 1.0)
             shift, scale = mean, math.sqrt(var) + self.norm.eps
         self.table["shift"], self.table["scale"] = shift, scale
-        self.table["kind"] = kernels.FIXED
-
-    def __call__(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Normalise a block of frames.
-
-        Parameters
-        ----------
-        x, out : float32 array, shape (T, U, S)
-            `U` and `S` as in `Norm` after the choice between one unit and many. While an offline
-            norm is being fitted, nothing is written to `out`.
-        """
-        kernels.normalise(x, self.table, out)
+        self.table["fitted"] = True
 
     def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
         """Make it a part of a program: a call for each block, or for each that ends (`Program`)."""
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
-        program.add("normalise", *arguments, stage="norms", every=every, owner=self)
+        kernel = _KERNELS.get(self.norm.name, "offline")
+        program.add(kernel, *arguments, stage="norms", every=every, owner=self)

@@ -76,7 +76,7 @@ class Program:
             An argument is not what the kernel takes.
         """
         operation = np.zeros(1, kernels.OPERATION)
-        operation["code"], operation["every"] = kernels.CODES[kernel], every
+        operation["kernel"], operation["every"] = kernels.kernel_of(kernel), every
         operation["otherwise"] = _ALL_THE_REST
         used = {"arrays": 0, "whole": 0, "real": 0}
         for kind, argument in zip(kernels.TAKES[kernel].split(), arguments, strict=True):

@@ -14,7 +14,7 @@ from .config import CAUSAL_NORMS, OFFLINE_NORMS, Sequence
 from .enhancer import Enhancer
 from .kernels.spectrum import check_samples
 from .kernels.vector import PANEL
-from .layers import Product
+from .layers import PRODUCTS
 from .weights import Model, load_model
 from .whole import enhance
 
@@ -34,13 +34,15 @@ def warm_up(
     Parameters
     ----------
     model : path or Model, optional
-        None: all architectures and norms. Cells and precisions share their kernels.
+        None: all architectures and norms. Every precision comes with each.
     progress : callable, optional
         Called after each model with its name and the seconds it took.
     """
     models = smallest_models() if model is None else iter([load_model(model)])
-    one = np.ones((1, 1), np.float32)  # what `npfsn bench` measures a machine with
-    Product(one, one[0]).bind(1, 1)(one, np.zeros((1, PANEL), np.float32), 1)
+    one = np.ones((1, PANEL), np.float32)  # what `npfsn bench` measures a machine with, too
+    for precision, weight in (("float32", one), ("float32", one.astype("e")), ("int8", one)):
+        product = PRODUCTS[precision](weight, one[0, :1]).bind(1, PANEL)
+        product(one, np.zeros((1, PANEL), np.float32), 1)
     for each in models:
         started = time.perf_counter()
         config = each.config

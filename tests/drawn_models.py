@@ -12,6 +12,8 @@ import numpy as np
 
 from npfsn.config import Sequence
 from npfsn.models import ARCHITECTURES
+from npfsn.norms import BoundNorm
+from npfsn.program import Program
 from npfsn.weights import Model
 
 # The recipe's architecture -> ours.
@@ -147,3 +149,10 @@ def _build(
 def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
     """Return `n` samples of white noise, float32."""
     return np.random.default_rng(seed).normal(0.0, level, n).astype(np.float32)
+
+
+def apply_norm(norm: BoundNorm, x: np.ndarray, out: np.ndarray) -> None:
+    """Apply a norm to frames x float32[T, U, S]; one that is being fitted writes nothing."""
+    program = Program(len(x))
+    norm.write(program, x, out)
+    program.play(0, len(x))

@@ -876,13 +876,15 @@ def test_warmup_compiles_all_there_is(tmp_path, models):
     # From here on a start that compiles anything says so on stderr.
     sf.write(tmp_path / "a.wav", speech(), 16000, "FLOAT")
     for name, options in {
+        "built-in": [],
         "fast": ["-a", 10],
         "full": [],
         "offline": [],
         "wide": ["--norm", "forgetting_norm"],
     }.items():
         for precision in ("float32", "int8"):
-            args = ("enhance", "a.wav", "--force", "-m", models[name], "--precision", precision)
+            model = ["-m", models[name]] if name in models else []
+            args = ("enhance", "a.wav", "--force", *model, "--precision", precision)
             _, err = run(*args, *options, base=NPFSN, env=env, cwd=tmp_path)
             assert err == ""
             if name == "fast":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_models import golden_model, noise, small_model
+from drawn_models import apply_norm, golden_model, noise, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -369,7 +369,7 @@ def test_a_cumulative_mean_keeps_moving_exactly(frames):
     for _ in range(2000):
         x = np.abs(rng.normal(0, 2, (1, 1, 64))).astype(np.float32)
         out = np.empty_like(x)
-        norm(x, out)
+        apply_norm(norm, x, out)
         exact += sum(Fraction(float(v)) for v in x.ravel())
     moved = float(exact - Fraction(frames * 64 * 3.7))
     assert state["n.count"][0] == frames + 2000
@@ -392,7 +392,7 @@ def test_a_cumulative_variance_keeps_its_precision(frames):
     for _ in range(500):
         x = (3.7 + rng.normal(0, 0.25, (1, 2, 16))).astype(np.float32)
         out = np.empty_like(x)
-        norm(x, out)
+        apply_norm(norm, x, out)
         for u in range(2):
             total[u] += sum(Fraction(float(v)) for v in x[0, u])
             squares[u] += sum(Fraction(float(v)) ** 2 for v in x[0, u])
@@ -411,7 +411,7 @@ def test_a_forgetting_mean_does_not_care_how_long_it_has_run():
     rng = np.random.default_rng(0)
     for _ in range(1000):
         x = np.abs(rng.normal(0, 1, (1, 1, 8))).astype(np.float32)
-        norm(x, np.empty_like(x))
+        apply_norm(norm, x, np.empty_like(x))
         mu = a * mu + (1 - a) * sum(Fraction(float(v)) for v in x.ravel()) / 8
         mu = Fraction(float(mu))
     assert state["n.count"][0] == WEEK + 1000
@@ -480,8 +480,8 @@ def test_a_horizon_makes_the_mean_exponential(horizon):
     for _ in range(100):
         x = np.abs(rng.normal(0, 1, (1, 1, 4))).astype(np.float32)
         out = np.empty_like(x)
-        layer(x, out)
-        norm(x, out)
+        apply_norm(layer, x, out)
+        apply_norm(norm, x, out)
         if count + 1.0 > horizon:
             total, square = (v * (horizon - 1.0) / count for v in (total, square))
             count = horizon - 1.0
@@ -503,12 +503,12 @@ def seconds_to_recover(horizon: float | None, loud: float, limit: float) -> floa
     x = np.ones((1, 1, 64), np.float32)
     out = np.empty_like(x)
     for _ in range(625):
-        norm(x, out)
+        apply_norm(norm, x, out)
     for _ in range(63):
-        norm(x * np.float32(loud), out)
+        apply_norm(norm, x * np.float32(loud), out)
     frames = 0
     while out[0, 0, 0] < 10 ** (-1 / 20) and frames < limit * 62.5 or frames == 0:
-        norm(x, out)
+        apply_norm(norm, x, out)
         frames += 1
     return frames / 62.5
 

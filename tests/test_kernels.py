@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import reference
+from drawn_models import apply_norm
 
 from npfsn import norms, state
 from npfsn.config import Sequence
@@ -550,7 +551,7 @@ def run_norm(norm: norms.Norm, x: np.ndarray, blocks: list[int] | None = None) -
         out, frame = [], 0
         for n in blocks or [n_frame]:
             y = np.full((n, norm.units, norm.size), np.nan, np.float32)
-            bound(shaped[frame : frame + n], y)
+            apply_norm(bound, shaped[frame : frame + n], y)
             assert np.isnan(y).all() == (not bound.fitted)
             out.append(y)
             frame += n
@@ -666,7 +667,7 @@ def test_running_sums_do_not_drift(name: str) -> None:
     x = np.full((1, 1, 4), 3.0, np.float32)
     before = {key: array.copy() for key, array in own.items()}
     out = np.zeros_like(x)
-    norm.bind(own)(x, out)
+    apply_norm(norm.bind(own), x, out)
     assert own["n.count"][0] == n_frame + 1
     if name == "forgetting_norm":
         assert own["n.mu"][0] == pytest.approx(1.0 + 2.0 * 2.0 / 193.0, rel=1e-12)

@@ -141,6 +141,7 @@ from npfsn.models import ARCHITECTURES
 norms = ("cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm",
          "offline_laplace_norm", "offline_gaussian_norm")
 x = noise(20000)
+npfsn.enhance(x, 16000)  # weights in halves
 for architecture in ARCHITECTURES:
     for cell in ("LSTM", "GRU"):
         model = small_model(architecture, cell)
@@ -170,7 +171,7 @@ for module in (features, layers, program, spectrum):
 """
 
 # Compiled for weights in floats and in halves, where there are any; used by `npfsn bench` alone.
-OTHER_SIGNATURES = {"product_f32": 1 + HAS_HALF, "matmul": 0}
+OTHER_SIGNATURES = {"product_f32": 1 + HAS_HALF, "halves": HAS_HALF, "matmul": 0}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
@@ -44,6 +45,33 @@ def pointer(typingctx, address):
         return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.int64), codegen
+
+
+@intrinsic
+def place_of(typingctx, record):
+    """Return the address of a record."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(args[0], context.get_value_type(types.int64))
+
+    return types.int64(record), codegen
+
+
+@intrinsic
+def call(typingctx, address, numbers):
+    """Call the kernel whose machine code lies at `address` (`npfsn.jit.address`) with numbers."""
+
+    def codegen(context, builder, sig, args):
+        kinds = sig.args[1].types
+        whole = [
+            context.cast(builder, builder.extract_value(args[1], i), kind, types.int64)
+            for i, kind in enumerate(kinds)
+        ]
+        signature = ir.FunctionType(ir.IntType(8).as_pointer(), [value.type for value in whole])
+        builder.call(builder.inttoptr(args[0], signature.as_pointer()), whole)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, numbers), codegen
 
 
 @kernel

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from ..jit import kernel
-from .arrays import ARRAY, f64_1d
+from .arrays import ARRAY
 
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
 #: Smaller normalised features become zero: arithmetic on denormals is up to fifty times slower.
@@ -27,16 +27,13 @@ MEMORY = 192
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
-#: Kinds of norms. An offline one takes MOMENTS until it has been fitted, and is FIXED from then on.
-LAPLACE, LAYER, FORGETTING, MOMENTS, FIXED = range(5)
-
 #: A norm and where its state lies.
 NORM = np.dtype(
     [
-        ("kind", np.int64),
+        ("fitted", np.int64),  # 0: an offline norm that still takes moments
         ("horizon", np.float64),
         ("eps", np.float64),
-        ("shift", np.float32),  # of FIXED, as scale
+        ("shift", np.float32),  # of an offline norm that has been fitted, as scale
         ("scale", np.float32),
         # In the order of the state: count f64[1], total f64[U] and square f64[U]; count and mu
         # f64[1]; moments f64[3].
@@ -222,31 +219,6 @@ def scale_fixed(x, shift, scale, out):
         for u in range(x.shape[1]):
             for i in range(x.shape[2]):
                 out[t, u, i] = (x[t, u, i] - shift) / scale
-
-
-@kernel
-def normalise(x, norms, out):
-    """Apply a norm of any kind; one that still takes MOMENTS writes nothing to out.
-
-    x      f32[T, U, S]
-    norms  NORM[1]
-    out    f32[T, U, S]
-
-    Updates: the norm's state.
-    """
-    norm = norms[0]
-    first = f64_1d(norm.state[0])
-    if norm.kind == LAPLACE:
-        cumulative_laplace(x, norm.horizon, first, f64_1d(norm.state[1]), out)
-    elif norm.kind == LAYER:
-        total, square = f64_1d(norm.state[1]), f64_1d(norm.state[2])
-        cumulative_layer(x, norm.horizon, first, total, square, out)
-    elif norm.kind == FORGETTING:
-        forgetting(x, norm.eps, norm.horizon, first, f64_1d(norm.state[1]), out)
-    elif norm.kind == MOMENTS:
-        count_moments(x, first)
-    else:
-        scale_fixed(x, norm.shift, norm.scale, out)
 
 
 @kernel

@@ -27,9 +27,9 @@ from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
-from ..jit import kernel
+from ..jit import address, kernel
 from ..quantise import quantise
-from .arrays import ARRAY, f32_1d, f32_2d, pointer
+from .arrays import ARRAY, call, f32_1d, f32_2d, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
@@ -79,17 +79,16 @@ QUIET = np.float32(1e-30)
 # Codes of the output activations.
 NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
 
-# Kinds of packed weights.
-FLOAT, HALF, INT8 = 0, 1, 2
 # What halves are to Numba; without an instruction that widens them there are none.
 HALF_BITS = np.uint16 if HAS_HALF else np.float32
 
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
     [
-        ("kind", np.int64),
+        ("kernel", np.int64),  # where the code of one of `PRODUCTS` lies
+        ("quantised", np.int64),
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
-        ("scale", ARRAY),  # f32[P PANEL] of INT8, as all but the bias
+        ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
         ("shift", ARRAY),  # i32[P PANEL]
         ("q", ARRAY),  # u8 or i16[R, X], quantised inputs
         ("q_scale", ARRAY),  # f32[R], their scales
@@ -602,10 +601,52 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
 @kernel
 def ready(x, row, n_row, w):
-    """Make rows of inputs ready for `product`: nothing to do for floats, quantise for INT8."""
-    if w.kind == INT8:
+    """Make rows of inputs ready for `product`: nothing to do for floats, quantise for int8."""
+    if w.quantised:
         q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
         quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
+
+
+@kernel
+def floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_f32` with weights of floats: w is where a `PRODUCT` lies; x and out likewise."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
+    x = carray(pointer(x), (x_row + n_row, x_ld), np.float32)
+    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
+
+
+@kernel
+def halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_f32` with weights of halves."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
+    x = carray(pointer(x), (x_row + n_row, x_ld), np.float32)
+    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
+
+
+@kernel
+def bytes_(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_i8`; x has been made ready."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    n_panel, depth = w.weight.rows, w.weight.columns
+    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
+    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
+    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+               first, last, out, out_row, out_panel)  # fmt: skip
+
+
+#: The kernel that multiplies with packed weights of a type.
+PRODUCTS = {"float32": floats, "uint16": halves, "int8": bytes_}
+
+
+def product_kernel(weight_type: str) -> int:
+    """Return the address of the one of `PRODUCTS` for weights of that type."""
+    return address(PRODUCTS[weight_type], 11)
 
 
 @kernel
@@ -614,27 +655,15 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
 
     The others as in `product_f32`.
     """
-    n_panel, depth, address = w.weight.rows, w.weight.columns, pointer(w.weight.address)
-    bias = f32_1d(w.bias)
-    if w.kind == INT8:
-        levels = carray(address, (n_panel, depth, PANEL, DEPTH), np.int8)
-        shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
-        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
-        product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), bias,
-                   first, last, out, out_row, out_panel)  # fmt: skip
-    elif w.kind == HALF:
-        halves = carray(address, (n_panel, depth, PANEL), HALF_BITS)
-        product_f32(x, x_row, n_row, halves, bias, first, last, out, out_row, out_panel)
-    else:
-        floats = carray(address, (n_panel, depth, PANEL), np.float32)
-        product_f32(x, x_row, n_row, floats, bias, first, last, out, out_row, out_panel)
+    call(w.kernel, (place_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
+                    out.ctypes.data, out.shape[1], out_row, out_panel))  # fmt: skip
 
 
 @kernel
 def matmul(x, products, n_row, first, last, out):
     """Panels first .. last - 1 of n_row rows of out = x w^T + bias.
 
-    x         f32[R, >= K]   for INT8 in whole panels, zeros behind the last input
+    x         f32[R, >= K]   for int8 in whole panels, zeros behind the last input
     products  PRODUCT[1]
     out       f32[R, >= P PANEL]
     """

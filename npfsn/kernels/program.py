@@ -3,6 +3,9 @@
 Python takes a third of a microsecond to call a kernel, and Numba 40 ns more for every array. A
 frame of a small network is some twenty kernels and two hundred microseconds: a tenth of it would go
 into calls. `npfsn.program` writes the tables.
+
+Here, each kernel has one that takes its arguments from the table. `play` calls it where its machine
+code lies: so only what a network needs is compiled, and once.
 """
 
 from __future__ import annotations
@@ -10,24 +13,35 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from ..jit import kernel
-from .arrays import ARRAY, f32_1d, f32_2d, f32_3d, f64_1d, f64_2d, f64_3d, i64_1d, pointer
-from .features import (
-    MOMENTS,
-    NORM,
-    apply_complex,
-    apply_planes,
-    gather_mask,
-    join_held,
-    normalise,
-    pool_mel,
-    power,
-    shrink_units,
-    unfold,
+from ..jit import address, kernel
+from . import features, layers, spectrum
+from .arrays import (
+    ARRAY,
+    call,
+    f32_1d,
+    f32_2d,
+    f32_3d,
+    f64_1d,
+    f64_2d,
+    f64_3d,
+    i64_1d,
+    place_of,
+    pointer,
 )
-from .layers import LAYER, STACK, prepare, run_stack
-from .spectrum import analyse, count_hop, push_hop, synthesise, wait_for_mask
+from .features import NORM
+from .layers import LAYER, STACK
 
+OPERATION = np.dtype(
+    [
+        ("kernel", np.int64),  # where its machine code lies
+        ("every", np.int64),  # s: runs for every block of s frames that ends, as `shrink_units`
+        ("skip", np.int64),  # operations to leave out, as it says when it has run
+        ("otherwise", np.int64),  # how many an offline norm leaves out while it takes moments
+        ("arrays", ARRAY, (9,)),
+        ("whole", np.int64, (5,)),
+        ("real", np.float64, (1,)),
+    ]
+)
 #: What an operation takes, in the order in which it is written: arrays by type and dimensions (see
 #: `npfsn.program`), `whole` numbers and `real` ones. What `play` is given comes besides.
 TAKES = {
@@ -36,7 +50,10 @@ TAKES = {
     "analyse": "f32_1d whole f64_1d i64_1d f64_2d f64_2d f64_2d f64_2d f64_3d f32_2d",
     "pool_mel": "f32_2d i64_1d i64_1d f32_1d f32_2d",
     "power": "f32_2d real f32_2d",
-    "normalise": "f32_3d norm f32_3d",
+    "cumulative_laplace": "f32_3d norm f32_3d",
+    "cumulative_layer": "f32_3d norm f32_3d",
+    "forgetting": "f32_3d norm f32_3d",
+    "offline": "f32_3d norm f32_3d",
     "run_stack": "f32_2d whole layer stack f32_2d",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole whole f32_3d whole",
@@ -48,22 +65,159 @@ TAKES = {
     "apply_planes": "f32_3d f64_3d",
     "synthesise": "f64_3d whole f64_1d i64_1d f64_2d f64_2d f64_2d f64_2d f64_1d f64_1d",
 }
-CODES = {name: code for code, name in enumerate(TAKES)}
-(
-    PUSH_HOP, COUNT_HOP, ANALYSE, POOL_MEL, POWER, NORMALISE, RUN_STACK, PREPARE, UNFOLD,
-    SHRINK_UNITS, JOIN_HELD, GATHER_MASK, WAIT_FOR_MASK, APPLY_COMPLEX, APPLY_PLANES, SYNTHESISE,
-) = range(len(TAKES))  # fmt: skip
 
-OPERATION = np.dtype(
-    [
-        ("code", np.int64),
-        ("every", np.int64),  # s: runs for every block of s frames that ends, as `shrink_units`
-        ("otherwise", np.int64),  # of NORMALISE: operations to skip while it takes moments
-        ("arrays", ARRAY, (9,)),
-        ("whole", np.int64, (5,)),
-        ("real", np.float64, (1,)),
-    ]
-)
+# The kernels below, named after what they call, take
+#
+#   at             where the OPERATION lies
+#   n              frames, or the blocks of `every` frames that end within them
+#   frame, n_frame the frames that `play` was called for
+#   x, n_x         where its samples lie, and how many
+#   out, n_out     where its results go
+
+
+@kernel
+def _push_hop(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    spectrum.push_hop(f32_1d(a[0]), carray(pointer(x), n_x, np.float32))
+
+
+@kernel
+def _count_hop(at, n, frame, n_frame, x, n_x, out, n_out):
+    spectrum.count_hop(i64_1d(carray(pointer(at), 1, OPERATION)[0].arrays[0]))
+
+
+@kernel
+def _analyse(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    spectrum.analyse(f32_1d(a[0]), op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
+                     f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_3d(a[7])[:n],
+                     f32_2d(a[8]))  # fmt: skip
+
+
+@kernel
+def _pool_mel(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    features.pool_mel(f32_2d(a[0])[:n], i64_1d(a[1]), i64_1d(a[2]), f32_1d(a[3]), f32_2d(a[4]))
+
+
+@kernel
+def _power(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    features.power(f32_2d(op.arrays[0]), op.real[0], f32_2d(op.arrays[1])[:n])
+
+
+@kernel
+def _cumulative_laplace(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    features.cumulative_laplace(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
+                                f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
+
+
+@kernel
+def _cumulative_layer(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    features.cumulative_layer(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
+                              f64_1d(norm.state[1]), f64_1d(norm.state[2]),
+                              f32_3d(a[2]))  # fmt: skip
+
+
+@kernel
+def _forgetting(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    features.forgetting(f32_3d(a[0])[:n], norm.eps, norm.horizon, f64_1d(norm.state[0]),
+                        f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
+
+
+@kernel
+def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
+    """Apply an offline norm, or count for it and skip what needs it."""
+    op = carray(pointer(at), 1, OPERATION)[0]
+    values = f32_3d(op.arrays[0])[:n]
+    norm = carray(pointer(op.arrays[1].address), 1, NORM)[0]
+    if norm.fitted:
+        op.skip = 0
+        features.scale_fixed(values, norm.shift, norm.scale, f32_3d(op.arrays[2]))
+    else:
+        op.skip = op.otherwise
+        features.count_moments(values, f64_1d(norm.state[0]))
+
+
+@kernel
+def _run_stack(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    table = carray(pointer(a[1].address), a[1].rows, LAYER)
+    layers.run_stack(f32_2d(a[0])[: n * op.whole[0]], table,
+                     carray(pointer(a[2].address), 1, STACK), f32_2d(a[3]))  # fmt: skip
+
+
+@kernel
+def _prepare(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    table, due = carray(pointer(a[0].address), a[0].rows, LAYER), i64_1d(a[1])
+    layers.prepare(table, due[(frame + n_frame - 1) % due.shape[0]])
+
+
+@kernel
+def _unfold(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a, whole = op.arrays, op.whole
+    features.unfold(f32_2d(a[0])[:n], whole[0], whole[1], whole[2], whole[3], f32_3d(a[1]),
+                    whole[4])  # fmt: skip
+
+
+@kernel
+def _shrink_units(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    features.shrink_units(f32_2d(a[0])[:n], f32_2d(a[1]), op.whole[0], op.whole[1], frame,
+                          op.whole[2], f32_2d(a[2]), f32_3d(a[3]))  # fmt: skip
+
+
+@kernel
+def _join_held(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    features.join_held(f32_2d(a[0])[:n], f32_2d(a[1]), frame, op.whole[0], f32_1d(a[2]),
+                       f32_2d(a[3]))  # fmt: skip
+
+
+@kernel
+def _gather_mask(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a, whole = op.arrays, op.whole
+    features.gather_mask(f32_2d(a[0]), whole[0], whole[1], whole[2], f32_3d(a[1])[:n])
+
+
+@kernel
+def _wait_for_mask(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    spectrum.wait_for_mask(f64_3d(a[0])[:n], f64_3d(a[1]), f64_3d(a[2]))
+
+
+@kernel
+def _apply_complex(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    features.apply_complex(f32_3d(a[0])[:n], f64_3d(a[1]))
+
+
+@kernel
+def _apply_planes(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    features.apply_planes(f32_3d(a[0])[:n], f64_3d(a[1]))
+
+
+@kernel
+def _synthesise(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    spectrum.synthesise(f64_3d(a[0])[:n], op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
+                        f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_1d(a[7]), f64_1d(a[8]),
+                        carray(pointer(out), n_out, np.float32))  # fmt: skip
 
 
 @kernel
@@ -84,54 +238,19 @@ def play(address, n_operation, frame, n_frame, x, out):
     while at < n_operation:
         op = operations[at]
         at += 1
-        code, a, n = op.code, op.arrays, n_frame
+        n = n_frame
         if op.every > 1:
             n = (frame + n_frame - 1) // op.every - (frame - 1) // op.every
             if n == 0:
                 continue
-        if code == RUN_STACK:
-            x_rows = f32_2d(a[0])[: n * op.whole[0]]
-            layers = carray(pointer(a[1].address), a[1].rows, LAYER)
-            run_stack(x_rows, layers, carray(pointer(a[2].address), 1, STACK), f32_2d(a[3]))
-        elif code == PREPARE:
-            layers, due = carray(pointer(a[0].address), a[0].rows, LAYER), i64_1d(a[1])
-            prepare(layers, due[(frame + n_frame - 1) % due.shape[0]])
-        elif code == NORMALISE:
-            norms = carray(pointer(a[1].address), 1, NORM)
-            normalise(f32_3d(a[0])[:n], norms, f32_3d(a[2]))
-            if norms[0].kind == MOMENTS:
-                at += op.otherwise
-        elif code == UNFOLD:
-            unfold(f32_2d(a[0])[:n], op.whole[0], op.whole[1], op.whole[2], op.whole[3],
-                   f32_3d(a[1]), op.whole[4])  # fmt: skip
-        elif code == GATHER_MASK:
-            gather_mask(f32_2d(a[0]), op.whole[0], op.whole[1], op.whole[2],
-                        f32_3d(a[1])[:n])  # fmt: skip
-        elif code == SHRINK_UNITS:
-            shrink_units(f32_2d(a[0])[:n], f32_2d(a[1]), op.whole[0], op.whole[1], frame,
-                         op.whole[2], f32_2d(a[2]), f32_3d(a[3]))  # fmt: skip
-        elif code == JOIN_HELD:
-            join_held(f32_2d(a[0])[:n], f32_2d(a[1]), frame, op.whole[0], f32_1d(a[2]),
-                      f32_2d(a[3]))  # fmt: skip
-        elif code == POOL_MEL:
-            pool_mel(f32_2d(a[0])[:n], i64_1d(a[1]), i64_1d(a[2]), f32_1d(a[3]), f32_2d(a[4]))
-        elif code == POWER:
-            power(f32_2d(a[0]), op.real[0], f32_2d(a[1])[:n])
-        elif code == WAIT_FOR_MASK:
-            wait_for_mask(f64_3d(a[0])[:n], f64_3d(a[1]), f64_3d(a[2]))
-        elif code == APPLY_COMPLEX:
-            apply_complex(f32_3d(a[0])[:n], f64_3d(a[1]))
-        elif code == APPLY_PLANES:
-            apply_planes(f32_3d(a[0])[:n], f64_3d(a[1]))
-        elif code == PUSH_HOP:
-            push_hop(f32_1d(a[0]), x)
-        elif code == COUNT_HOP:
-            count_hop(i64_1d(a[0]))
-        elif code == ANALYSE:
-            analyse(f32_1d(a[0]), op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
-                    f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_3d(a[7])[:n],
-                    f32_2d(a[8]))  # fmt: skip
-        elif code == SYNTHESISE:
-            synthesise(f64_3d(a[0])[:n], op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
-                       f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_1d(a[7]), f64_1d(a[8]),
-                       out)  # fmt: skip
+        call(op.kernel, (place_of(op), n, frame, n_frame, x.ctypes.data, x.shape[0],
+                         out.ctypes.data, out.shape[0]))  # fmt: skip
+        at += op.skip
+
+
+_KERNELS = {name: globals()["_" + name] for name in TAKES}
+
+
+def kernel_of(operation: str) -> int:
+    """Return the address of the kernel that runs one of `TAKES`."""
+    return address(_KERNELS[operation], 8)
