@@ -609,10 +609,23 @@ def _unwritable(dst: Path, error: BaseException) -> AudioError:
     reason = getattr(error, "strerror", None)
     if reason is None:
         reason = _reason(error)
-        with contextlib.suppress(OSError, ValueError):
-            if shutil.disk_usage(dst.parent).free < 1 << 16:  # soundfile only says "System error"
+        with contextlib.suppress(OSError, ValueError):  # soundfile only says "System error"
+            limit = _file_size_limit()
+            if limit is not None and "System error" in reason:
+                reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
+            if shutil.disk_usage(dst.parent).free < 1 << 16:
                 reason = "no space left on the disk"
     return AudioError(f"cannot write {dst}: {reason}")
+
+
+def _file_size_limit() -> int | None:
+    """Return the most bytes that a file may have, None where nothing is said about it."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 @contextlib.contextmanager

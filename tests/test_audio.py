@@ -597,6 +597,20 @@ def test_a_full_disk_leaves_nothing(delay, tmp_path, tiny_disk, container, subty
     assert os.listdir(tiny_disk) == []
 
 
+def test_a_limit_of_file_sizes_is_named(delay, tmp_path):
+    """Of which soundfile says "System error"."""
+    resource = pytest.importorskip("resource", reason="not a Unix")
+    src = write(tmp_path / "a.wav", noise(100_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(AudioError, match=r"larger than 20000 bytes \(ulimit -f\)"):
+            enhance_file(src, tmp_path / "b.wav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
 @pytest.mark.parametrize("failing", ["write", "close", "sync"])
 def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     """The same without a disk to fill: whatever step fails, one sentence and no output."""
