@@ -171,7 +171,7 @@ for module in (features, layers, program, spectrum):
 """
 
 # Compiled for weights in floats and in halves, where there are any; used by `npfsn bench` alone.
-OTHER_SIGNATURES = {"product_f32": 1 + HAS_HALF, "halves": HAS_HALF, "matmul": 0}
+OTHER_SIGNATURES = {"product_f32": 1 + HAS_HALF, "product_halves": HAS_HALF, "matmul": 0}
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ HALF_BITS = np.uint16 if HAS_HALF else np.float32
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
     [
-        ("kernel", np.int64),  # where the code of one of `PRODUCTS` lies
+        ("kernel", np.int64),  # `product_kernel`
         ("quantised", np.int64),
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
         ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
@@ -608,8 +608,8 @@ def ready(x, row, n_row, w):
 
 
 @kernel
-def floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Run `product_f32` with weights of floats: w is where a `PRODUCT` lies; x and out likewise."""
+def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_f32` with weights of floats: w, x and out are where these lie, w a `PRODUCT`."""
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
     x = carray(pointer(x), (x_row + n_row, x_ld), np.float32)
@@ -618,7 +618,7 @@ def floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
 
 
 @kernel
-def halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Run `product_f32` with weights of halves."""
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
@@ -628,7 +628,7 @@ def halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
 
 
 @kernel
-def bytes_(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Run `product_i8`; x has been made ready."""
     w = carray(pointer(w), 1, PRODUCT)[0]
     n_panel, depth = w.weight.rows, w.weight.columns
@@ -640,13 +640,12 @@ def bytes_(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
                first, last, out, out_row, out_panel)  # fmt: skip
 
 
-#: The kernel that multiplies with packed weights of a type.
-PRODUCTS = {"float32": floats, "uint16": halves, "int8": bytes_}
+_BY_TYPE = {"float32": product_floats, "uint16": product_halves, "int8": product_bytes}
 
 
 def product_kernel(weight_type: str) -> int:
-    """Return the address of the one of `PRODUCTS` for weights of that type."""
-    return address(PRODUCTS[weight_type], 11)
+    """Return the address of the kernel that multiplies with packed weights of a type."""
+    return address(_BY_TYPE[weight_type], 11)
 
 
 @kernel
