@@ -345,6 +345,12 @@ def _summary(totals: _Totals, n_skipped: int, wall: float) -> str:
     """Say everything in one line."""
     n_done, seconds = len(totals.reports), totals.seconds
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
+    from .jit import seconds_compiling  # heavy, and here long since loaded
+
+    compiling = seconds_compiling()
+    if compiling > 1.0:  # once per machine, and no measure of speed
+        text += f", {duration(compiling)} of which went into compiling"
+        wall -= compiling
     if seconds > 0.0 and wall > 0.0:
         text += f": real-time factor {wall / seconds:.3f} ({seconds / wall:.1f}x real time)"
     if n_skipped:

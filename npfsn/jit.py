@@ -23,6 +23,7 @@ import os
 import pickle
 import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ from numba.core.types.misc import unliteral
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 
 _said: list[str] = []
+# Seconds spent so far, by this process, until kernels were there; whether this is being counted.
+_waited = {"seconds": 0.0, "now": 0.0}
+
+
+def seconds_compiling() -> float:
+    """Return how long this process has waited for kernels, compiled or loaded, so far."""
+    return _waited["seconds"]
 
 
 @functools.cache
@@ -194,7 +202,15 @@ def kernel(py_func: Callable[..., None]) -> Any:
     def compile_unliteral(signature: Any) -> Any:
         # A literal that one kernel gives another is a type of its own to Numba, which would compile
         # the inner kernel, and all that it calls, once more for it.
-        return compile_for(tuple(unliteral(each) for each in signature))
+        signature = tuple(unliteral(each) for each in signature)
+        if _waited["now"]:  # a kernel that another one needs
+            return compile_for(signature)
+        _waited["now"] = started = time.perf_counter()
+        try:
+            return compile_for(signature)
+        finally:
+            _waited["seconds"] += time.perf_counter() - started
+            _waited["now"] = 0.0
 
     dispatcher.compile = compile_unliteral
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -899,9 +900,15 @@ def test_a_cold_start_says_so_unless_told_not_to(tmp_path, models):
     for index, (option, lines) in enumerate((("-v", 1), ("-q", 0))):
         env = {"NUMBA_CACHE_DIR": str(tmp_path / f"cache{index}")}
         args = ("enhance", "a.wav", "--force", "-m", models["full"], option)
-        _, err = run(*args, base=NPFSN, env=env, cwd=tmp_path)
+        out, err = run(*args, base=NPFSN, env=env, cwd=tmp_path)
         assert err.count("\n") == lines
         assert ("compiling" in err) == bool(lines)
+        if lines:  # no measure of speed: neither the file's nor that of all contains it
+            pattern = rb"in ([0-9.]+) s, ([0-9.]+) s of which went into compiling"
+            wall, compiling = (float(word) for word in re.search(pattern, out).groups())
+            of_file, of_all = map(float, re.findall(rb"real-time factor ([0-9.]+)", out))
+            assert of_all == pytest.approx(wall - compiling, abs=0.11)  # of one second of audio
+            assert of_file < of_all
 
 
 # --- help, version -----------------------------------------------------------------------------
