@@ -61,6 +61,9 @@ else:
 # cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
 # much work, which the second level delivers in time.
 PART = 8192 if PANELS == 1 else 1 << 30
+# Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
+# instructions of one, which shows where another thread shares the core's decoders.
+UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
 # Products of bytes without an instruction for them need registers of their own.
 ROWS_I8 = ROWS if "avx2" in FEATURES else 2
 
@@ -162,6 +165,7 @@ def _tile_f32(
     sig = types.void(rows, panels, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
     element = f32 if w.dtype == types.float32 else f16
+    unrolled = n_row == ROWS and UNROLL > 1
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -176,6 +180,8 @@ def _tile_f32(
             ]
             for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
         )
+        if unrolled:
+            x_rows = [emit.apart(row) for row in x_rows]
         w_panels = [
             builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
             for p in range(n_panel)
@@ -204,7 +210,8 @@ def _tile_f32(
             value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), PANEL)
             new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
-        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done))
+        branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
+        emit.unroll(branch, UNROLL if unrolled else 1)
         k.add_incoming(k_next, loop)
         for r in range(n_row):
             for p in range(n_panel):
@@ -486,6 +493,9 @@ def _tile_i8(
             )
             for r in range(n_row)
         ]
+        unrolled = n_row == ROWS_I8 and UNROLL > 1
+        if unrolled:
+            q_rows = [emit.apart(row) for row in q_rows]
         panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
         w_panels = [
             builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
@@ -511,7 +521,8 @@ def _tile_i8(
             inputs = emit.splat(four, PANEL)
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
-        emit.not_unrolled(builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done))
+        branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
+        emit.unroll(branch, UNROLL if unrolled else 1)
         k.add_incoming(k_next, loop)
         zero = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, 0)] * PANEL)
         for r in range(n_row):

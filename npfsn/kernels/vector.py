@@ -129,12 +129,21 @@ class Emit:
         pointer = self.builder.bitcast(pointer, i8.as_pointer())
         self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *arguments)
 
-    def not_unrolled(self, branch: Any) -> None:
-        """Keep the loop that `branch` closes from being unrolled: its accumulators would spill."""
+    def apart(self, pointer: ir.Value) -> ir.Value:
+        """Keep `pointer` in a register of its own: a loop shall not add it up from others."""
+        kind = ir.FunctionType(pointer.type, [pointer.type])
+        return self.builder.asm(kind, "", "=r,0", [pointer], False)
+
+    def unroll(self, branch: Any, count: int) -> None:
+        """Have the loop that `branch` closes take so many steps at once.
+
+        Left alone, llvm would take more of them, and its accumulators would spill.
+        """
         module = self.builder.module
-        disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
-        loop = ir.values.MDValue(module, [disable], name=str(len(module.metadata)))
-        loop.operands = (loop, disable)  # a loop is named by a node that holds itself
+        name = ir.MetaDataString(module, "llvm.loop.unroll.count")
+        wish = module.add_metadata([name, ir.Constant(i32, count)])
+        loop = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
+        loop.operands = (loop, wish)  # a loop is named by a node that holds itself
         branch.set_metadata("llvm.loop", loop)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
