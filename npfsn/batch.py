@@ -345,9 +345,8 @@ def _summary(totals: _Totals, n_skipped: int, wall: float) -> str:
     """Say everything in one line."""
     n_done, seconds = len(totals.reports), totals.seconds
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
-    from .jit import seconds_compiling  # heavy, and here long since loaded
-
-    compiling = seconds_compiling()
+    # Workers compile side by side; without them only the first file has to wait.
+    compiling = max((report.compile_seconds for _, report in totals.reports), default=0.0)
     if compiling > 1.0:  # once per machine, and no measure of speed
         text += f", {duration(compiling)} of which went into compiling"
         wall -= compiling
