@@ -39,13 +39,13 @@ from numba.core.types.misc import unliteral
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 
 _said: list[str] = []
-# Seconds spent so far, by this process, until kernels were there; whether this is being counted.
-_waited = {"seconds": 0.0, "now": 0.0}
+# Seconds spent so far, by this process, until kernels were there; whether one is on its way.
+_waited, _waiting = [0.0], [False]
 
 
 def seconds_compiling() -> float:
     """Return how long this process has waited for kernels, compiled or loaded, so far."""
-    return _waited["seconds"]
+    return _waited[0]
 
 
 @functools.cache
@@ -173,13 +173,13 @@ class _NoCache(caching.NullCache):  # type: ignore[misc]
 
 
 @functools.cache
-def address(compiled: Any, n_number: int) -> int:
+def address(compiled: Any) -> int:
     """Compile a kernel that takes whole numbers alone, and tell where its machine code lies.
 
     Other kernels call it there (`npfsn.kernels.arrays.call`) without containing it: Numba copies
     what a kernel calls by name into it, and compiles the copy once more.
     """
-    signature = (int64,) * n_number
+    signature = (int64,) * compiled.py_func.__code__.co_argcount
     compiled.compile(signature)
     found = compiled.overloads[signature]
     return int(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name))
@@ -203,14 +203,14 @@ def kernel(py_func: Callable[..., None]) -> Any:
         # A literal that one kernel gives another is a type of its own to Numba, which would compile
         # the inner kernel, and all that it calls, once more for it.
         signature = tuple(unliteral(each) for each in signature)
-        if _waited["now"]:  # a kernel that another one needs
+        if _waiting[0]:  # for a kernel that needs this one
             return compile_for(signature)
-        _waited["now"] = started = time.perf_counter()
+        _waiting[0], started = True, time.perf_counter()
         try:
             return compile_for(signature)
         finally:
-            _waited["seconds"] += time.perf_counter() - started
-            _waited["now"] = 0.0
+            _waited[0] += time.perf_counter() - started
+            _waiting[0] = False
 
     dispatcher.compile = compile_unliteral
     try:

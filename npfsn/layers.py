@@ -270,10 +270,6 @@ class RecurrentPass:
         """Panels of the recurrent products of all layers."""
         return sum(layer.recurrent.panels for layer in self.weights.layers)
 
-    def prepare(self, panels: int) -> None:
-        """Have that many panels of the next frame's recurrent products done (`kernels.prepare`)."""
-        kernels.prepare(self.layers, panels)
-
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
         """Make the stack a part of a program, and return where its results will be.
 

@@ -205,7 +205,7 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     every = bound.panels
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for panels in portions:
-            bound.prepare(panels)
+            kernels.prepare(bound.layers, panels)
         np.testing.assert_array_equal(bound(x[t]), want[t])
 
 
@@ -220,7 +220,7 @@ def test_forget_drops_what_was_prepared(cell: str, precision: str) -> None:
     own = state.zeros(stack.fields(11))
     bound = stack.bind(own, 11, 1)
     bound(normal(11, 5, seed=16))
-    bound.prepare(6)
+    kernels.prepare(bound.layers, 6)
     for array in own.values():
         array.fill(0)
     bound.forget()

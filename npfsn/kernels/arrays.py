@@ -75,6 +75,12 @@ def call(typingctx, address, numbers):
 
 
 @kernel
+def f32_at(address, rows, columns):
+    """Return the f32[rows, columns] at `address`."""
+    return carray(pointer(address), (rows, columns), np.float32)
+
+
+@kernel
 def f32_1d(array):
     """Return the f32[rows] of an `ARRAY`."""
     return carray(pointer(array.address), array.rows, np.float32)
@@ -83,7 +89,7 @@ def f32_1d(array):
 @kernel
 def f32_2d(array):
     """Return the f32[rows, columns] of an `ARRAY`."""
-    return carray(pointer(array.address), (array.rows, array.columns), np.float32)
+    return f32_at(array.address, array.rows, array.columns)
 
 
 @kernel

@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 
 from ..jit import address, kernel
 from ..quantise import quantise
-from .arrays import ARRAY, call, f32_1d, f32_2d, place_of, pointer
+from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
@@ -165,7 +165,7 @@ def _tile_f32(
     sig = types.void(rows, panels, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
     element = f32 if w.dtype == types.float32 else f16
-    unrolled = n_row == ROWS and UNROLL > 1
+    steps = UNROLL if n_row == ROWS else 1
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -180,7 +180,7 @@ def _tile_f32(
             ]
             for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
         )
-        if unrolled:
+        if steps > 1:
             x_rows = [emit.apart(row) for row in x_rows]
         w_panels = [
             builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
@@ -211,7 +211,7 @@ def _tile_f32(
             new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
-        emit.unroll(branch, UNROLL if unrolled else 1)
+        emit.unroll(branch, steps)
         k.add_incoming(k_next, loop)
         for r in range(n_row):
             for p in range(n_panel):
@@ -493,8 +493,8 @@ def _tile_i8(
             )
             for r in range(n_row)
         ]
-        unrolled = n_row == ROWS_I8 and UNROLL > 1
-        if unrolled:
+        steps = UNROLL if n_row == ROWS_I8 else 1
+        if steps > 1:
             q_rows = [emit.apart(row) for row in q_rows]
         panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
         w_panels = [
@@ -522,7 +522,7 @@ def _tile_i8(
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
-        emit.unroll(branch, UNROLL if unrolled else 1)
+        emit.unroll(branch, steps)
         k.add_incoming(k_next, loop)
         zero = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, 0)] * PANEL)
         for r in range(n_row):
@@ -623,8 +623,7 @@ def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_
     """Run `product_f32` with weights of floats: w, x and out are where these lie, w a `PRODUCT`."""
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
-    x = carray(pointer(x), (x_row + n_row, x_ld), np.float32)
-    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
     product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
 
 
@@ -633,8 +632,7 @@ def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_
     """Run `product_f32` with weights of halves."""
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
-    x = carray(pointer(x), (x_row + n_row, x_ld), np.float32)
-    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
     product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
 
 
@@ -646,7 +644,7 @@ def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
     shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
     q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
-    out = carray(pointer(out), (out_row + n_row, ld), np.float32)
+    out = f32_at(out, out_row + n_row, ld)
     product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
                first, last, out, out_row, out_panel)  # fmt: skip
 
@@ -656,7 +654,7 @@ _BY_TYPE = {"float32": product_floats, "uint16": product_halves, "int8": product
 
 def product_kernel(weight_type: str) -> int:
     """Return the address of the kernel that multiplies with packed weights of a type."""
-    return address(_BY_TYPE[weight_type], 11)
+    return address(_BY_TYPE[weight_type])
 
 
 @kernel

@@ -253,4 +253,4 @@ _KERNELS = {name: globals()["_" + name] for name in TAKES}
 
 def kernel_of(operation: str) -> int:
     """Return the address of the kernel that runs one of `TAKES`."""
-    return address(_KERNELS[operation], 8)
+    return address(_KERNELS[operation])
