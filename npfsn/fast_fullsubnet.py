@@ -22,7 +22,6 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
-from .kernels.vector import DEPTH
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
@@ -31,7 +30,7 @@ from .state import Fields, State
 # Share of the next block's recurrent products that the frame which ends a block does. With s = 2
 # both frames then take about the same time (npfsn bench --profile). On a machine that multiplies
 # bytes four at a time, int8 products weigh less beside the cells, which that frame has to itself.
-_FIRST_SHARE = {"float32": 1 / 5, "int8": 1 / 16 if DEPTH == 4 else 1 / 6}
+_FIRST_SHARE = {"float32": 1 / 5, "int8": 1 / 8}
 
 
 @dataclass(frozen=True)

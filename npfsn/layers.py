@@ -10,7 +10,7 @@ from .config import CELLS, Sequence
 from .kernels import layers as kernels
 from .kernels.arrays import place
 from .kernels.layers import pack_f32, pack_i8, padded
-from .kernels.vector import PANEL, QUANTISED, aligned
+from .kernels.vector import PANEL, aligned
 from .program import Program
 from .state import Fields, State
 
@@ -46,7 +46,14 @@ class Product:
     ----------
     weight : array, shape (N, K)
     bias : array, shape (N,)
+
+    Attributes
+    ----------
+    tile : int
+        Rows that the kernel works on at once.
     """
+
+    tile = kernels.ROWS
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
@@ -79,12 +86,14 @@ class Int8Product(Product):
     They come in whole panels, zeros behind the last input.
     """
 
+    tile = kernels.ROWS_I8
+
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
-        return aligned((rows, columns), QUANTISED), np.zeros(rows, np.float32)
+        return aligned((rows, columns), np.uint8), np.zeros(rows, np.float32)
 
 
 class BoundProduct:
@@ -110,7 +119,7 @@ class BoundProduct:
         self.table["quantised"] = len(scratch) > 0
         self.table["bias"] = place(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
-        types = (weight_type, np.float32, np.int32, QUANTISED, np.float32)
+        types = (weight_type, np.float32, np.int32, np.uint8, np.float32)
         arrays = (*product.weights, *scratch)
         for field, dtype, array in zip(fields, types, arrays, strict=False):
             self.table[field] = place(array, dtype)
@@ -209,11 +218,11 @@ class Recurrent:
         return RecurrentPass(self, state, units, frames)
 
 
-def _block_size(units: int) -> int:
+def _block_size(units: int, tile: int) -> int:
     """Size of blocks of at most `_BLOCK` units: even ones, in whole tiles of rows."""
     blocks = -(-units // _BLOCK)
-    tiles = -(-units // (blocks * kernels.ROWS))
-    return min(tiles * kernels.ROWS, units)
+    tiles = -(-units // (blocks * tile))
+    return min(tiles * tile, units)
 
 
 class RecurrentPass:
@@ -223,7 +232,7 @@ class RecurrentPass:
         self.weights, self.units = weights, units
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
-        rows, block = frames * units, _block_size(units)
+        rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
         n_p = frames if units == 1 else block
         p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)

@@ -16,9 +16,10 @@ from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import features, spectrum
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import place
-from npfsn.kernels.vector import HAS_HALF, PANEL
-from npfsn.layers import Product, Recurrent
+from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
+from npfsn.layers import Int8Product, Product, Recurrent
 from npfsn.program import Program
+from npfsn.quantise import quantise
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 
@@ -41,9 +42,11 @@ def positive(*shape: int, seed: int = 0) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------
 
 
-def multiply(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def multiply(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kind: type[Product] = Product
+) -> np.ndarray:
     """Multiply with the kernel; all rows, in whole panels."""
-    product = Product(weight, bias)
+    product = kind(weight, bias)
     out = np.full((len(x), product.width), np.nan, np.float32)
     product.bind(*x.shape)(x, out, len(x))
     return out
@@ -92,6 +95,29 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
         x = normal(n_row, n_in, seed=n_row)
         want = multiply(x, weight.astype(np.float32), bias)
         np.testing.assert_array_equal(multiply(x, weight, bias), want)
+
+
+@pytest.mark.parametrize("n_in", [16, 48, 512])
+@pytest.mark.parametrize("n_out", [1, 17, 257])
+def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
+    """Also where all weights and inputs are as large as can be: no sum between may overflow."""
+    weight, bias = normal(n_out, n_in, seed=10), normal(n_out, seed=11)
+    weight[::3] = np.sign(weight[::3])
+    weight[0] = 1.0
+    for n_row in range(1, 21):
+        x = normal(n_row, n_in, seed=n_row)
+        x[1::2] = np.sign(x[1::2])
+        x[0], x[-1] = 1.0, -1.0
+        largest = np.abs(x).max(axis=1, keepdims=True)
+        inputs = np.rint(x * (np.float32(LARGEST) / largest)).astype(np.int64)
+        levels, scale = quantise(weight)
+        exact = (inputs @ levels.T.astype(np.int64)) * scale.astype("d") * largest / LARGEST
+        got = multiply(x, weight, bias, Int8Product)
+        # The sum of integers is exact; its scale is rounded twice, the result once.
+        assert np.all(
+            np.abs(got[:, :n_out] - exact - bias) <= 4 * EPS * (np.abs(exact) + np.abs(bias))
+        )
+        assert not got[:, n_out:].any()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])

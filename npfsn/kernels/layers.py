@@ -33,10 +33,11 @@ from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
+    HAS_DOT,
     HAS_HALF,
+    LARGEST,
     OFFSET,
     PANEL,
-    QUANTISED,
     Emit,
     aligned,
     const,
@@ -64,8 +65,8 @@ PART = 8192 if PANELS == 1 else 1 << 30
 # Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
 # instructions of one, which shows where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
-# Products of bytes without an instruction for them need registers of their own.
-ROWS_I8 = ROWS if "avx2" in FEATURES else 2
+# Without an instruction for byte products they need registers for what comes between.
+ROWS_I8 = ROWS if "avx512f" in FEATURES or HAS_DOT else min(ROWS, 4)
 
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
@@ -76,7 +77,7 @@ ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
-LEVELS = np.float32(127.0)
+LEVELS = np.float32(LARGEST)
 QUIET = np.float32(1e-30)
 
 # Codes of the output activations.
@@ -93,7 +94,7 @@ PRODUCT = np.dtype(
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
         ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
         ("shift", ARRAY),  # i32[P PANEL]
-        ("q", ARRAY),  # u8 or i16[R, X], quantised inputs
+        ("q", ARRAY),  # u8[R, X], quantised inputs
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
     ]
@@ -351,8 +352,8 @@ def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
     return sig, codegen
 
 
-# int8: weights and inputs as eight-bit integers with a float scale per row, sums in int32. Integers
-# add up exactly, so every tier of instructions gives the same result to the bit.
+# int8: weights of eight bits, inputs of seven, a float scale for each row of either, sums in int32.
+# Integers add up exactly, so every tier of instructions gives the same result to the bit.
 
 
 def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -415,7 +416,7 @@ def _largest(typingctx, x, at, n_vector):
 def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
     """n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
     sig = types.void(x, types.int64, types.float32, q, types.int64, types.int64)
-    narrow = ir.VectorType(ir.IntType(8 if DEPTH == 4 else 16), PANEL)
+    narrow = ir.VectorType(ir.IntType(8), PANEL)
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -446,10 +447,10 @@ def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
 
 @kernel
 def quantise_rows(x, x_row, n_row, q, scale):
-    """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 127.
+    """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 63.
 
     x      f32[R, X]       X in whole panels, zeros behind the last input
-    q      u8 or i16[>= n_row, X]
+    q      u8[>= n_row, X]
     scale  f32[>= n_row]
 
     Updates: q, scale.
@@ -459,7 +460,7 @@ def quantise_rows(x, x_row, n_row, q, scale):
         at = (x_row + r) * size
         largest = _largest(x, at, n_vector)
         scale[r] = largest / LEVELS
-        # Below, 127 / largest overflows; such a row is silence.
+        # Below, 63 / largest overflows; such a row is silence.
         factor = LEVELS / largest if largest > QUIET else ZERO
         _quantise(x, at, factor, q, r * size, n_vector)
 
@@ -475,7 +476,6 @@ def _tile_i8(
         rows, panels, n, q, n, n, x_scale, n, w, n, n, w_scale, shift, bias, n, out, n, n
     )  # fmt: skip
     n_row, n_panel = rows.literal_value, panels.literal_value
-    byte_panel = ir.VectorType(ir.IntType(8), PANEL * DEPTH)
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -484,13 +484,8 @@ def _tile_i8(
         q, w = emit.pointer(3, ir.IntType(8)), emit.pointer(8, ir.IntType(8))
         x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (6, 11, 13, 15))
         shift = emit.pointer(12, i32_panel.element)
-        # A step along k takes DEPTH inputs, four bytes in either tier.
-        width = 4 // DEPTH
         q_rows = [
-            builder.gep(
-                q,
-                [builder.mul(const(width), builder.add(q_at, builder.mul(q_stride, const(r))))],
-            )
+            builder.gep(q, [builder.add(q_at, builder.mul(q_stride, const(r)))])
             for r in range(n_row)
         ]
         steps = UNROLL if n_row == ROWS_I8 else 1
@@ -512,13 +507,11 @@ def _tile_i8(
         w_k = builder.mul(k, const(PANEL * DEPTH))
         if n_row == ROWS_I8:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
-        weights = [
-            emit.dot_weights(emit.load(w_panels[p], w_k, byte_panel)) for p in range(n_panel)
-        ]
+        weights = [emit.load(w_panels[p], w_k, i32_panel) for p in range(n_panel)]
         new = []
         for r in range(n_row):
-            four = emit.load(q_rows[r], builder.mul(k, const(4)), i32_panel.element)
-            inputs = emit.splat(four, PANEL)
+            step = emit.load(q_rows[r], builder.mul(k, const(DEPTH)), i32_panel.element)
+            inputs = emit.splat(step, PANEL)
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
         k_next = builder.add(k, const(1))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
@@ -553,7 +546,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
     w, w_scale, shift                `pack_i8`
-    q        u8 or i16[>= n_row, X]  inputs (`quantise_rows`)
+    q        u8[>= n_row, X]  inputs (`quantise_rows`)
     x_scale  f32[>= n_row]           their scales
     bias     f32[P PANEL]
     out      f32[R', >= (out_panel + last - first) PANEL]
@@ -614,7 +607,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 def ready(x, row, n_row, w):
     """Make rows of inputs ready for `product`: nothing to do for floats, quantise for int8."""
     if w.quantised:
-        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
         quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
 
 
@@ -643,7 +636,7 @@ def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
     n_panel, depth = w.weight.rows, w.weight.columns
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
     shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
-    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), QUANTISED)
+    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
     out = f32_at(out, out_row + n_row, ld)
     product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
                first, last, out, out_row, out_panel)  # fmt: skip

@@ -25,14 +25,14 @@ HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 # without it, llvm would call a function of the C library for each.
 HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
 
-# The byte products of int8 layers: u8 x s8, four at a time into int32, or s16 x s16, two at a time.
-# Either way a step along the inputs takes four bytes of them.
+# The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
+# instructions of every machine give the same integers: with the offset they are the same signed and
+# unsigned, and two products with weights of eight bits add up in sixteen.
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
 HAS_AVX_VNNI = "avxvnni" in FEATURES or ("avx512vnni" in FEATURES and "avx512vl" in FEATURES)
-#: Inputs per step; what is added to an input to make it a u8.
-DEPTH, OFFSET = (4, 128) if HAS_VNNI or HAS_AVX_VNNI else (2, 0)
-#: Type of quantised inputs.
-QUANTISED = np.uint8 if DEPTH == 4 else np.int16
+HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
+#: Inputs per step; the largest input; what is added to all, so that none is negative.
+DEPTH, LARGEST, OFFSET = 4, 63, 64
 
 #: Smaller states are flushed to zero: arithmetic on denormals is up to fifty times slower.
 TINY = 1e-30
@@ -63,6 +63,9 @@ f16 = ir.HalfType()
 f32 = ir.FloatType()
 f32_panel = ir.VectorType(f32, PANEL)
 i32_panel = ir.VectorType(i32, PANEL)
+#: A panel of i32 as the inputs or weights in it, and as sums of two of their products.
+byte_panel = ir.VectorType(i8, PANEL * DEPTH)
+word_panel = ir.VectorType(ir.IntType(16), PANEL * DEPTH // 2)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -152,62 +155,62 @@ class Emit:
             return self.call(f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
         return self.builder.fadd(self.builder.fmul(a, b), c)
 
-    def dot_weights(self, bytes_: ir.Value) -> Any:
-        """Prepare PANEL x DEPTH weights for `dot`, once for all rows."""
-        if DEPTH == 4:
-            return self.builder.bitcast(bytes_, i32_panel)
-        return self.builder.sext(bytes_, ir.VectorType(ir.IntType(16), 2 * PANEL))
-
-    def dot(self, acc: ir.Value, inputs: ir.Value, weights: Any) -> ir.Value:
+    def dot(self, acc: ir.Value, inputs: ir.Value, weights: ir.Value) -> ir.Value:
         """Add to each lane of `acc` the product of its DEPTH inputs and weights.
 
-        `inputs` holds the same four bytes of inputs in every lane.
+        All of them i32[PANEL]; each lane of `inputs` and `weights` is DEPTH bytes.
         """
         if HAS_VNNI:
             return self.call("llvm.x86.avx512.vpdpbusd.512", i32_panel, acc, inputs, weights)
-        if DEPTH == 4:
-            return self.halves("llvm.x86.avx512.vpdpbusd.256", acc, inputs, weights)
-        words = self.builder.bitcast(inputs, weights.type)
+        if HAS_AVX_VNNI:
+            return self.split(2, "llvm.x86.avx512.vpdpbusd.256", i32_panel, acc, inputs, weights)
+        inputs, weights = (self.builder.bitcast(v, byte_panel) for v in (inputs, weights))
+        if HAS_DOT:
+            return self.split(
+                4, "llvm.aarch64.neon.sdot.v4i32.v16i8", i32_panel, acc, inputs, weights
+            )
+        one = ir.Constant(word_panel, [ir.Constant(word_panel.element, 1)] * word_panel.count)
         if "avx512bw" in FEATURES:
-            pairs = self.call("llvm.x86.avx512.pmaddw.d.512", i32_panel, words, weights)
+            pairs = self.call("llvm.x86.avx512.pmaddubs.w.512", word_panel, inputs, weights)
+            fours = self.call("llvm.x86.avx512.pmaddw.d.512", i32_panel, pairs, one)
         elif "avx2" in FEATURES:
-            pairs = self.halves("llvm.x86.avx2.pmadd.wd", words, weights)
+            pairs = self.split(2, "llvm.x86.avx2.pmadd.ub.sw", word_panel, inputs, weights)
+            fours = self.split(2, "llvm.x86.avx2.pmadd.wd", i32_panel, pairs, one)
         else:
-            pairs = self.multiply_pairs(words, weights)
-        return self.builder.add(acc, pairs)
+            wide = ir.VectorType(word_panel.element, byte_panel.count)
+            products = self.builder.mul(*(self.builder.sext(v, wide) for v in (inputs, weights)))
+            pairs = self.builder.add(*self.even_and_odd(products))
+            if "neon" in FEATURES:
+                fours = self.split(4, "llvm.aarch64.neon.saddlp.v4i32.v8i16", i32_panel, pairs)
+            else:
+                words = self.even_and_odd(pairs)
+                fours = self.builder.add(*(self.builder.sext(v, i32_panel) for v in words))
+        return self.builder.add(acc, fours)
 
-    def halves(self, name: str, *args: ir.Value) -> ir.Value:
-        """Call an intrinsic on both halves of vectors; its result is half a panel of int32."""
+    def split(self, count: int, name: str, result: ir.VectorType, *args: ir.Value) -> ir.Value:
+        """Call an intrinsic on each of `count` equal parts of vectors, and join its results."""
         parts = [
             self.call(
                 name,
-                ir.VectorType(i32, PANEL // 2),
-                *(self.slice(arg, half * arg.type.count // 2, arg.type.count // 2) for arg in args),
+                ir.VectorType(result.element, result.count // count),
+                *(self.slice(v, i * v.type.count // count, v.type.count // count) for v in args),
             )
-            for half in range(2)
+            for i in range(count)
         ]
-        both = ir.Constant(i32_panel, [ir.Constant(i32, lane) for lane in range(PANEL)])
-        return self.builder.shuffle_vector(*parts, both)
+        while len(parts) > 1:
+            lanes = [ir.Constant(i32, lane) for lane in range(2 * parts[0].type.count)]
+            both = ir.Constant(ir.VectorType(i32, len(lanes)), lanes)
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self.builder.shuffle_vector(*pair, both) for pair in pairs]
+        return parts[0]
 
-    def multiply_pairs(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Return a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1] of 2 PANEL words, in PANEL int32."""
-        products = []
-        for odd in range(2):
-            lanes = [ir.Constant(i32, 2 * lane + odd) for lane in range(PANEL)]
-            pick = ir.Constant(i32_panel, lanes)
-            x, y = (
-                self.builder.sext(
-                    self.builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), pick),
-                    i32_panel,
-                )
-                for v in (a, b)
-            )
-            products.append(self.builder.mul(x, y))
-        return self.builder.add(*products)
+    def even_and_odd(self, vector: ir.Value) -> list[ir.Value]:
+        """Return the lanes 0, 2, 4, ... and 1, 3, 5, ... of a vector."""
+        return [self.slice(vector, first, vector.type.count // 2, 2) for first in range(2)]
 
-    def slice(self, vector: ir.Value, first: int, count: int) -> ir.Value:
-        """Return `count` lanes from `first` on."""
-        lanes = [ir.Constant(i32, first + lane) for lane in range(count)]
+    def slice(self, vector: ir.Value, first: int, count: int, step: int = 1) -> ir.Value:
+        """Return `count` lanes from `first` on, every `step`-th."""
+        lanes = [ir.Constant(i32, first + step * lane) for lane in range(count)]
         return self.builder.shuffle_vector(
             vector,
             ir.Constant(vector.type, ir.Undefined),
