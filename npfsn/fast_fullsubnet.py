@@ -22,15 +22,16 @@ from .config import (
     sequence,
 )
 from .errors import ModelError
+from .kernels.vector import HAS_BYTE_PRODUCT
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
 from .state import Fields, State
 
 # Share of the next block's recurrent products that the frame which ends a block does. With s = 2
-# both frames then take about the same time (npfsn bench --profile). On a machine that multiplies
-# bytes four at a time, int8 products weigh less beside the cells, which that frame has to itself.
-_FIRST_SHARE = {"float32": 1 / 5, "int8": 1 / 8}
+# both frames then take as long (npfsn bench --profile). Where one instruction does byte products,
+# int8 weighs less beside the cells, which that frame has to itself.
+_FIRST_SHARE = {"float32": 1 / 5, "int8": 1 / 16 if HAS_BYTE_PRODUCT else 1 / 7}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import carray
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import address, kernel
@@ -33,7 +33,7 @@ from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
-    HAS_DOT,
+    HAS_BYTE_PRODUCT,
     HAS_HALF,
     LARGEST,
     OFFSET,
@@ -61,12 +61,12 @@ else:
 # Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
 # cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
 # much work, which the second level delivers in time.
-PART = 8192 if PANELS == 1 else 1 << 30
+PART = 12288 if PANELS == 1 else 1 << 30
 # Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
 # instructions of one, which shows where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
 # Without an instruction for byte products they need registers for what comes between.
-ROWS_I8 = ROWS if "avx512f" in FEATURES or HAS_DOT else min(ROWS, 4)
+ROWS_I8 = ROWS if "avx512f" in FEATURES or HAS_BYTE_PRODUCT else min(ROWS, 4)
 
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
@@ -160,7 +160,7 @@ def _tile_f32(
     """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
     It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
-    A full tile also prefetches the panel at `ahead`.
+    A full tile of several panels also prefetches the panel at `ahead`.
     """
     n = types.int64
     sig = types.void(rows, panels, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
@@ -203,7 +203,7 @@ def _tile_f32(
         k.add_incoming(first, before)
         acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
-        if n_row == ROWS:
+        if n_row == ROWS and PANELS > 1:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
         weights = [emit.load_panel(w_panels[p], w_k) for p in range(n_panel)]
         new = []
@@ -228,6 +228,24 @@ def _tile_f32(
     return sig, codegen
 
 
+@intrinsic
+def _prefetch(typingctx, w, at, n_line):
+    """Ask for n_line cache lines of w from w[at] on."""
+    sig = types.void(w, types.int64, types.int64)
+    element = {types.float32: f32, types.uint16: f16, types.int8: ir.IntType(8)}[w.dtype]
+    step = 64 // (w.dtype.bitwidth // 8)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        base, (_, at, n_line) = emit.pointer(0, element), args
+        with cgutils.for_range(builder, n_line) as loop:
+            line = builder.add(at, builder.mul(loop.index, const(step)))
+            emit.prefetch(builder.gep(base, [line]))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
 @kernel
 def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
@@ -241,7 +259,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
-    size, part = n_in * PANEL, PART // (PANEL * w.itemsize)
+    size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
     x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
     if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
@@ -255,20 +273,25 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
                           0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += 1
         return
-    # A few panels stay in a near cache while all rows pass by; meanwhile the next few are asked
-    # for, one with each tile of rows. Beyond the last nothing is there, which does no harm.
+    # A few panels, or a part of one, stay in a near cache while all rows pass by; meanwhile what
+    # comes next is asked for. Beyond the last nothing is there, which does no harm.
+    line = 64 // w.itemsize
+    share = -(-(part * PANEL) // (n_row // ROWS * line)) if n_row >= ROWS else 0
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
         while k < n_in:
-            row = 0
+            row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
                 ahead = (p + PANELS + row // ROWS % PANELS) * size
-                _tile_f32(ROWS, PANELS, k, min(k + part, n_in), x, x_at + row * x_ld, x_ld,
+                if PANELS == 1:  # instructions are dear there: each tile asks for its share, once
+                    at = p * size + k_end * PANEL + row // ROWS * share * line
+                    _prefetch(w, at, share)
+                _tile_f32(ROWS, PANELS, k, k_end, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, ahead, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 row += ROWS
-            k += part
+            k = k_end
         while row + ROWS_SMALL <= n_row:
             _tile_f32(ROWS_SMALL, PANELS, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                       0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
@@ -505,7 +528,7 @@ def _tile_i8(
         k.add_incoming(const(0), before)
         acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL * DEPTH))
-        if n_row == ROWS_I8:
+        if n_row == ROWS_I8 and PANELS > 1:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
         weights = [emit.load(w_panels[p], w_k, i32_panel) for p in range(n_panel)]
         new = []
@@ -568,11 +591,14 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
                 p += 1
         return
     # As in `product_f32`.
+    share = -(-size // (n_row // ROWS_I8 * 64)) if n_row >= ROWS_I8 else 0
     p = first
     while p + PANELS <= last:
         row = 0
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
+            if PANELS == 1:
+                _prefetch(w, (p + 1) * size + row // ROWS_I8 * share * 64, share)
             _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      ahead, w_scale, shift, bias, p * PANEL,
                      out, out_at + row * ld + p * PANEL, ld)  # fmt: skip

@@ -31,6 +31,8 @@ HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
 HAS_AVX_VNNI = "avxvnni" in FEATURES or ("avx512vnni" in FEATURES and "avx512vl" in FEATURES)
 HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
+#: Whether one instruction multiplies and adds four bytes at a time.
+HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
 #: Inputs per step; the largest input; what is added to all, so that none is negative.
 DEPTH, LARGEST, OFFSET = 4, 63, 64
 
@@ -54,6 +56,10 @@ TANH_Q = (
     0.00033488418557681143,
     8.144928074216295e-07,
 )
+
+# The sigmoid of x is (1 + tanh(x / 2)) / 2 = (Q + x P / 2) / (2 Q), P and Q of x^2 / 4.
+SIGMOID_P = tuple(value / 2.0 / 4.0**k for k, value in enumerate(TANH_P))
+SIGMOID_Q = tuple(value / 4.0**k for k, value in enumerate(TANH_Q))
 
 i1 = ir.IntType(1)
 i8 = ir.IntType(8)
@@ -217,25 +223,31 @@ class Emit:
             ir.Constant(ir.VectorType(i32, count), lanes),
         )
 
+    def polynomial(self, x: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+        """Return c[0] + c[1] x + c[2] x^2 + ... of a panel."""
+        value: ir.Value = panel_of(coefficients[-1])
+        for coefficient in coefficients[-2::-1]:
+            value = self.fma(value, x, panel_of(coefficient))
+        return value
+
+    def clamp(self, x: ir.Value, limit: float) -> ir.Value:
+        """Return the panel with values between -limit and limit."""
+        x = self.call(f"llvm.minnum.v{PANEL}f32", f32_panel, x, panel_of(limit))
+        return self.call(f"llvm.maxnum.v{PANEL}f32", f32_panel, x, panel_of(-limit))
+
     def tanh_parts(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return numerator and denominator of tanh of a panel."""
-        name = f"v{PANEL}f32"
-        x = self.call(f"llvm.minnum.{name}", f32_panel, x, panel_of(TANH_LIMIT))
-        x = self.call(f"llvm.maxnum.{name}", f32_panel, x, panel_of(-TANH_LIMIT))
+        x = self.clamp(x, TANH_LIMIT)
         square = self.builder.fmul(x, x)
-        top, bottom = panel_of(TANH_P[-1]), panel_of(TANH_Q[-1])
-        for value in TANH_P[-2::-1]:
-            top = self.fma(top, square, panel_of(value))
-        for value in TANH_Q[-2::-1]:
-            bottom = self.fma(bottom, square, panel_of(value))
+        top, bottom = self.polynomial(square, TANH_P), self.polynomial(square, TANH_Q)
         return self.builder.fmul(x, top), bottom
 
     def sigmoid_parts(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Return numerator and denominator of (1 + tanh(x / 2)) / 2, the sigmoid of a panel."""
-        half = panel_of(0.5)
-        top, bottom = self.tanh_parts(self.builder.fmul(x, half))
-        bottom_half = self.builder.fmul(bottom, half)
-        return self.fma(top, half, bottom_half), bottom
+        """Return numerator and denominator of the sigmoid of a panel."""
+        x = self.clamp(x, 2.0 * TANH_LIMIT)
+        square = self.builder.fmul(x, x)
+        top, bottom = self.polynomial(square, SIGMOID_P), self.polynomial(square, SIGMOID_Q)
+        return self.fma(x, top, bottom), self.builder.fadd(bottom, bottom)
 
     def tanh(self, x: ir.Value) -> ir.Value:
         """Return tanh of a panel."""
