@@ -24,8 +24,6 @@ HERE = Path(__file__).parent
 CASES = ("fast_lstm_cum float32", "fast_lstm_cum int8", "full_gru_cum float32")
 # Without fused multiply-adds every sum rounds twice as often.
 TOLERANCE = 3e-6
-# One input quantised to the neighbouring integer moves a mask by about this much.
-INT8_TOLERANCE = 5e-4
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -91,13 +89,16 @@ def test_other_target(target: str, request: pytest.FixtureRequest, tmp_path: Pat
     assert set(results["features"]) - {"neon"} == set(features.split())
     for case in CASES:
         name, precision = case.split()
-        want, tolerance = golden_case(name).y, TOLERANCE
+        want = golden_case(name).y
+        tolerance = TOLERANCE * max(1.0, float(np.abs(want).max()))
         if precision == "int8":
-            # The integers are this machine's; what they are made of may round the other way.
-            want = npfsn.enhance(golden_case(name).x, 16000, golden_model(name), precision="int8")
-            tolerance = INT8_TOLERANCE
-        scale = max(1.0, float(np.abs(want).max()))
-        assert np.abs(results[case] - want).max() < tolerance * scale, case
+            # Without fused multiply-adds an input may round to the neighbouring integer; from there
+            # on the two are as far apart as either is from float32.
+            here = npfsn.enhance(golden_case(name).x, 16000, golden_model(name), precision="int8")
+            tolerance = 1.5 * float(np.abs(here - want).max())
+            want = here
+        error = np.abs(results[case] - want).max()
+        assert error < tolerance, (case, error)
 
 
 def test_features_are_those_of_this_machine() -> None:
