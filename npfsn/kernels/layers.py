@@ -519,6 +519,10 @@ def _tile_i8(
             builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
             for p in range(n_panel)
         ]
+        # Where a sum takes three instructions, loading weights would be one more: as each row reads
+        # them itself, they become operands in memory.
+        anew = steps > 1 and not HAS_BYTE_PRODUCT
+        w_rows = [[emit.apart(at) if anew else at for at in w_panels] for _ in range(n_row)]
         before = builder.block
         loop = builder.append_basic_block("k")
         done = builder.append_basic_block("done")
@@ -530,9 +534,9 @@ def _tile_i8(
         w_k = builder.mul(k, const(PANEL * DEPTH))
         if n_row == ROWS_I8 and PANELS > 1:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
-        weights = [emit.load(w_panels[p], w_k, i32_panel) for p in range(n_panel)]
         new = []
         for r in range(n_row):
+            weights = [emit.load(at, w_k, i32_panel) for at in w_rows[r]]
             step = emit.load(q_rows[r], builder.mul(k, const(DEPTH)), i32_panel.element)
             inputs = emit.splat(step, PANEL)
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
