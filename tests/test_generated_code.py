@@ -16,4 +16,4 @@ from tools import inspect_targets
 @pytest.mark.parametrize("target", inspect_targets.TARGETS)
 def test_innermost_loops_work_in_vectors_and_registers(target: str) -> None:
     for name, counts in inspect_targets.measure(target).items():
-        assert inspect_targets.is_fine(counts), (target, name, counts)
+        assert inspect_targets.is_fine(target, name, counts), (target, name, counts)
