@@ -32,6 +32,7 @@ from .enhancer import Enhancer
 from .errors import NpfsnError
 from .jit import host_features
 from .kernels import spectrum
+from .kernels.amx import HAS_TILES
 from .layers import PRODUCTS, BoundProduct, Product, RecurrentPass
 from .program import Program
 from .weights import Model, load_model
@@ -48,7 +49,7 @@ DRAWN_STEPS = 8
 
 # Worth naming when numbers are compared between machines.
 _SIMD = (
-    "avx2", "fma", "avx512f", "avx512vnni", "avxvnni", "amx-int8", "neon", "dotprod", "i8mm",
+    "avx2", "fma", "avx512f", "avx512vnni", "avxvnni", "amx-int8", "neon", "dotprod",
 )  # fmt: skip
 
 _CONDUCTING = "Python"
@@ -696,7 +697,7 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
-        "simd": [name for name in _SIMD if name in host_features()],
+        "simd": [name for name in _SIMD if name in host_features() and _in_use(name)],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": 1,
@@ -708,6 +709,11 @@ def machine() -> dict[str, Any]:
             "llvmlite": llvmlite.__version__,
         },
     }
+
+
+def _in_use(feature: str) -> bool:
+    """Whether kernels use a feature of this CPU: the system may not have granted it."""
+    return feature != "amx-int8" or HAS_TILES
 
 
 def cpu_name() -> str:

@@ -86,14 +86,15 @@ class Int8Product(Product):
     They come in whole panels, zeros behind the last input.
     """
 
-    tile = kernels.ROWS_I8
+    tile = kernels.BLOCK_I8
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
-        return aligned((rows, columns), np.uint8), np.zeros(rows, np.float32)
+        whole_tiles = -(-rows // kernels.BLOCK_I8) * kernels.BLOCK_I8
+        return aligned((whole_tiles, columns), np.uint8), np.zeros(rows, np.float32)
 
 
 class BoundProduct:
@@ -114,12 +115,12 @@ class BoundProduct:
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, kernels.PRODUCT)
-        weight_type = product.weights[0].dtype
-        self.table["kernel"] = kernels.product_kernel(weight_type.name)
+        packed = product.weights[0]
+        self.table["kernel"] = kernels.product_kernel(packed)
         self.table["quantised"] = len(scratch) > 0
         self.table["bias"] = place(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
-        types = (weight_type, np.float32, np.int32, np.uint8, np.float32)
+        types = (packed.dtype, np.float32, np.int32, np.uint8, np.float32)
         arrays = (*product.weights, *scratch)
         for field, dtype, array in zip(fields, types, arrays, strict=False):
             self.table[field] = place(array, dtype)

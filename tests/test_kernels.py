@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import features, spectrum
 from npfsn.kernels import layers as kernels
+from npfsn.kernels.amx import HAS_TILES, product_amx
 from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent
@@ -104,7 +106,7 @@ def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
     weight, bias = normal(n_out, n_in, seed=10), normal(n_out, seed=11)
     weight[::3] = np.sign(weight[::3])
     weight[0] = 1.0
-    for n_row in range(1, 21):
+    for n_row in (*range(1, 21), 33):
         x = normal(n_row, n_in, seed=n_row)
         x[1::2] = np.sign(x[1::2])
         x[0], x[-1] = 1.0, -1.0
@@ -118,6 +120,25 @@ def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
             np.abs(got[:, :n_out] - exact - bias) <= 4 * EPS * (np.abs(exact) + np.abs(bias))
         )
         assert not got[:, n_out:].any()
+
+
+@pytest.mark.skipif(not HAS_TILES, reason="no tile registers (AMX) here, or not granted")
+def test_tile_registers_give_the_bits_of_vectors() -> None:
+    """One, two or more tiles of rows, whole and not; an even and an odd number of panels."""
+    panels = (0, 1), (1, 4), (0, 17)
+    rows = 1, 4, 15, 16, 17, 31, 32, 33, 65
+    for n_in, n_row, (first, last) in itertools.product((16, 48, 64, 272, 384), rows, panels):
+        product = Int8Product(normal(257, n_in, seed=12), normal(257, seed=13))
+        x = normal(n_row, n_in, seed=n_row)
+        q, scale = product.scratch(n_row, n_in)
+        q[:] = 255  # nothing may depend on what is in the rows that are not there
+        kernels.quantise_rows(x, 0, n_row, q, scale)
+        arguments = (n_row, *product.weights, q, scale, product.bias, first, last)
+        got, want = (np.full((n_row + 2, 19 * PANEL), 5.0, np.float32) for _ in range(2))
+        product_amx(*arguments, got, 1, 1)
+        kernels.product_i8(*arguments, want, 1, 1)
+        np.testing.assert_array_equal(got, want)
+        assert (want != 5.0).sum() == n_row * (last - first) * PANEL
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])

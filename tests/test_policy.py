@@ -172,6 +172,8 @@ for module in (features, layers, program, spectrum):
 
 # Compiled for weights in floats and in halves, where there are any; used by `npfsn bench` alone.
 OTHER_SIGNATURES = {"product_f32": 1 + HAS_HALF, "product_halves": HAS_HALF, "matmul": 0}
+# Matrices as small as these suit no tile registers.
+OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 
 
 @pytest.mark.slow

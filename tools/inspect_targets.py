@@ -30,6 +30,7 @@ TARGETS = {
     "avx2-vnni": (X86, "alderlake", X86_V3 + ",+avxvnni"),
     "avx512": (X86, "skylake-avx512", X86_V4),
     "avx512-vnni": (X86, "cascadelake", X86_V4 + ",+avx512vnni"),
+    "amx": (X86, "sapphirerapids", X86_V4 + ",+avx512vnni,+amx-tile,+amx-int8"),
     "neon": (ARM, "cortex-a72", "+neon"),
     "neon-dot": (ARM, "neoverse-n1", "+neon,+dotprod"),
 }
@@ -38,6 +39,7 @@ _FLOATS = {
     "avx2-vnni": r"\bvfmadd\w+ps\b.*%ymm",
     "avx512": r"\bvfmadd\w+ps\b.*%zmm",
     "avx512-vnni": r"\bvfmadd\w+ps\b.*%zmm",
+    "amx": r"\bvfmadd\w+ps\b.*%zmm",
     "neon": r"\bfmla\b.*\.4s",
     "neon-dot": r"\bfmla\b.*\.4s",
 }
@@ -46,6 +48,7 @@ _BYTES = {
     "avx2-vnni": r"\bvpdpbusd\b.*%ymm",
     "avx512": r"\bvpmaddubsw\b.*%zmm",
     "avx512-vnni": r"\bvpdpbusd\b.*%zmm",
+    "amx": r"\btdpbusd\b",
     "neon": r"\bsadalp\b.*\.4s",
     "neon-dot": r"\bsdot\b.*\.4s",
 }
@@ -82,11 +85,12 @@ def assembly(target: str) -> dict[str, str]:
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
     floats, halves = (layers.pack_f32(weight.astype(kind)) for kind in (np.float32, np.float16))
     assert halves.dtype == np.uint16, "the target has an instruction that widens halves"
+    int8 = layers.product_amx if target == "amx" else layers.product_i8
     code = {}
     for name, kernel, args in (
         ("float32", layers.product_f32, (x, 0, 40, floats, bias, 0, 3, out, 0, 0)),
         ("float16", layers.product_f32, (x, 0, 40, halves, bias, 0, 3, out, 0, 0)),
-        ("int8", layers.product_i8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
+        ("int8", int8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
     ):
         text = llvm_code(kernel, tuple(typeof(arg) for arg in args))
         text = re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text)

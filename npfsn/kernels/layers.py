@@ -29,6 +29,7 @@ from numba.extending import intrinsic
 
 from ..jit import address, kernel
 from ..quantise import quantise
+from .amx import HAS_TILES, TILE, fits, product_amx
 from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
 from .vector import (
     DEPTH,
@@ -80,6 +81,9 @@ SIX = np.float32(6.0)
 LEVELS = np.float32(LARGEST)
 QUIET = np.float32(1e-30)
 
+#: Rows of an int8 product that are worked on at once.
+BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
+
 # Codes of the output activations.
 NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
 
@@ -94,7 +98,7 @@ PRODUCT = np.dtype(
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
         ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
         ("shift", ARRAY),  # i32[P PANEL]
-        ("q", ARRAY),  # u8[R, X], quantised inputs
+        ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
     ]
@@ -672,12 +676,31 @@ def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
                first, last, out, out_row, out_panel)  # fmt: skip
 
 
+@kernel
+def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_amx` for many rows, `product_i8` for few; x has been made ready."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    n_panel, depth = w.weight.rows, w.weight.columns
+    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
+    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
+    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
+    out = f32_at(out, out_row + n_row, ld)
+    if n_row < ROWS_SMALL:
+        product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+                   first, last, out, out_row, out_panel)  # fmt: skip
+    else:
+        product_amx(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+                    first, last, out, out_row, out_panel)  # fmt: skip
+
+
 _BY_TYPE = {"float32": product_floats, "uint16": product_halves, "int8": product_bytes}
 
 
-def product_kernel(weight_type: str) -> int:
-    """Return the address of the kernel that multiplies with packed weights of a type."""
-    return address(_BY_TYPE[weight_type])
+def product_kernel(packed: np.ndarray) -> int:
+    """Return the address of the kernel that multiplies with packed weights."""
+    if packed.dtype == np.int8 and HAS_TILES and fits(packed.shape[1]):
+        return address(product_tiles)
+    return address(_BY_TYPE[packed.dtype.name])
 
 
 @kernel
