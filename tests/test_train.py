@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from golden_cases import load_case
 # The recipe needs it, npfsn does not, and it is large: `.[test]` leaves it out, CI installs it.
 torch = pytest.importorskip("torch")
 
-from tools.train import noise
+from tools.train import noise, travel
 from tools.train.__main__ import main
 from tools.train.loss import envelope_difference, loss, loudness_difference, total
 from tools.train.mix import MixConfig, Voice, build_pools, load_mixer, without_infrasound
@@ -26,7 +27,7 @@ from tools.train.model import (
     mel_filterbank,
     stft,
 )
-from tools.train.pool import SAMPLE_RATE
+from tools.train.pool import SAMPLE_RATE, Pool
 from tools.train.rooms import Rooms
 from tools.train.speech import (
     audio_files,
@@ -37,7 +38,7 @@ from tools.train.speech import (
     trim,
     without_floor,
 )
-from tools.train.train import Run, TrainConfig, batch, train
+from tools.train.train import Run, TrainConfig, batch, batches, swapped, train
 
 torch.set_num_threads(1)
 SMALL = ModelArgs(encoder_hidden_size=24, decoder_hidden_size=32, bottleneck_hidden_size=8)
@@ -217,6 +218,59 @@ def test_ranks_share_the_items_of_a_step(work: Path) -> None:
     assert not np.array_equal(parts[0][0][0], parts[1][0][0])
 
 
+def test_batches_are_the_same_whoever_mixes(work: Path) -> None:
+    mixer, config = load_mixer(work / "pools", 9), TrainConfig(steps=12, batch_seconds=8, reuse=2)
+    alone, helped = (list(itertools.islice(batches(mixer, config, 3, 0, 1, w), 3)) for w in (0, 2))
+    for (noisy, target, _), (noisy_too, target_too, _) in zip(alone, helped, strict=True):
+        assert torch.equal(noisy, noisy_too) and torch.equal(target, target_too)
+
+
+def test_a_batch_used_again_has_each_others_noise() -> None:
+    rng = np.random.default_rng(3)
+    draw = [0.1 * torch.from_numpy(rng.normal(size=(4, 8_000)).astype("f")) for _ in range(2)]
+    target, noise = draw[0], 0.1 * draw[1]
+    target[3] = 0.0
+    mixed = swapped(target + noise, target, [1, 2])
+    added = mixed - target
+    partner = (added[:, None] * noise).sum(-1).abs().argmax(1)
+    shift = int(partner[0])
+    assert shift and partner.tolist() == [(i - (4 - shift)) % 4 for i in range(4)]
+    ratio_db = 10 * torch.log10(target.square().mean(-1) / added.square().mean(-1))[:3]
+    assert (ratio_db > -5.1).all() and (ratio_db < 20.1).all() and len(set(ratio_db.tolist())) == 3
+    torch.testing.assert_close(added[3], noise[partner[3]])
+    assert torch.equal(mixed, swapped(target + noise, target, [1, 2]))
+
+
+def test_a_larger_network_begins_as_the_smaller_one(tmp_path: Path) -> None:
+    small = Run(SMALL, TrainConfig())
+    small.save(tmp_path / "small.tar", average=False)
+    larger = Run(dataclasses.replace(SMALL, bottleneck_hidden_size=20), TrainConfig(seed=5))
+    larger.begin_from(tmp_path / "small.tar")
+    x = stft(torch.randn(2, SAMPLE_RATE)).abs()
+    with torch.no_grad():
+        masks = [run.model.eval()(x) for run in (small, larger)]
+    torch.testing.assert_close(masks[1], masks[0], rtol=0.0, atol=1e-5)
+    larger.model.train()(x).square().sum().backward()
+    grads = {name: p.grad.abs().sum() for name, p in larger.model.named_parameters()}
+    assert all(grad > 0 for grad in grads.values())
+
+
+def test_pools_travel(work: Path, tmp_path: Path) -> None:
+    travel.pack(work / "pools/real.npy", tmp_path / "ogg", 0.9)
+    travel.pack(work / "pools/noise.npy", tmp_path / "ogg", 0.9, 4.0, ("folder",), "carried")
+    travel.unpack(tmp_path / "ogg", tmp_path / "pools")
+    before, after = (
+        Pool.load(place / "real.npy") for place in (work / "pools", tmp_path / "pools")
+    )
+    assert after.clips == before.clips
+    clip = before.clips[0]
+    x, y = before.read(clip), after.read(clip)
+    assert np.corrcoef(x, y)[0, 1] > 0.99
+    build_pools(tmp_path / "pools", [], [], 3, 0, 30, 2)
+    sources = {clip.source for clip in Pool.load(tmp_path / "pools/noise.npy").clips}
+    assert {"folder-kitchen", "white"} <= sources
+
+
 def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:
     rng = np.random.default_rng(3)
     target = torch.from_numpy(voice(rng, 2.0))[None]
@@ -281,7 +335,7 @@ def test_envelopes_are_compared_as_stoi_does() -> None:
 @pytest.mark.slow
 def test_the_loss_falls_and_a_stopped_run_resumes_exactly(work: Path, tmp_path: Path) -> None:
     config = TrainConfig(
-        steps=24, decay_steps=8, warmup_steps=4, batch_seconds=8.0, validation_items=6
+        steps=24, decay_steps=8, warmup_steps=4, batch_seconds=8.0, reuse=2, validation_items=6
     )
 
     def mean_loss(model: FastFullSubNet) -> float:

@@ -29,11 +29,15 @@ def parser() -> argparse.ArgumentParser:
     training = out.add_argument_group("training")
     training.add_argument("--minutes", type=float, default=math.inf, help="stop after this slice")
     training.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes")
+    training.add_argument("--device", default="cpu", help='"cuda", for one; --ranks then mix')
+    training.add_argument("--validate-every", type=int, default=250, metavar="STEPS")
     training.add_argument("--bottleneck", type=int, default=128, help="hidden size")
     training.add_argument(
-        "--start-from", type=Path, help="checkpoint or model file whose weights begin a run"
+        "--start-from",
+        type=Path,
+        help="checkpoint or model file whose weights begin a run; its bottleneck may be smaller",
     )
-    for name in ("seed", "steps", "decay_steps", "warmup_steps", "validation_items"):
+    for name in ("seed", "steps", "decay_steps", "warmup_steps", "reuse", "validation_items"):
         value = getattr(defaults, name)
         training.add_argument("--" + name.replace("_", "-"), type=int, default=value)
     for name in ("batch_seconds", "learning_rate", "over_suppression"):
@@ -56,7 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
         options.pop("rooms"),
     )
     args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
-    slices = {name: options.pop(name) for name in ("work", "minutes", "ranks", "start_from")}
+    names = ("work", "minutes", "ranks", "start_from", "device", "validate_every")
+    slices = {name: options.pop(name) for name in names}
+    if slices["device"] != "cpu":
+        slices["workers"], slices["ranks"] = slices["ranks"], 1
     config = TrainConfig(**options)
     train(slices.pop("work"), args, config, **slices)
     print(f"trained: {work / 'checkpoints/best_model.tar'}")

@@ -80,8 +80,13 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
 
 def _band_energy(power: Tensor) -> Tensor:
     """Mean energy ``[batch, 24 bands, segments]`` of ``[batch, 257, frames]``."""
-    fb = mel_filterbank(power.shape[1], 24, SAMPLE_RATE)
+    fb = _mel_bands(power.shape[1], power.device)
     return _segments(fb.T @ power, SEGMENT).mean(-1)
+
+
+@functools.cache
+def _mel_bands(bins: int, device: torch.device) -> Tensor:
+    return mel_filterbank(bins, 24, SAMPLE_RATE).to(device)
 
 
 def _segments(x: Tensor, frames: int) -> Tensor:
@@ -94,7 +99,7 @@ def _segments(x: Tensor, frames: int) -> Tensor:
 
 
 @functools.cache
-def _ear(bins: int) -> tuple[Tensor, Tensor]:
+def _ear(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Bands of half a Bark (Traunmueller 1990) and the hearing threshold in each (Terhardt 1979).
 
     Returns
@@ -110,7 +115,7 @@ def _ear(bins: int) -> tuple[Tensor, Tensor]:
     bands = (1 - (bark - centres[:, None]).abs() / 0.5).clamp(min=0.0)
     khz = (1.96 * (centres + 0.53) / (26.28 - centres)).clamp(min=0.05)
     quiet = 3.64 * khz**-0.8 - 6.5 * torch.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4
-    return bands.float(), (10 ** (quiet / 10)).float()[:, None]
+    return bands.float().to(device), (10 ** (quiet / 10)).float()[:, None].to(device)
 
 
 def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
     Tensor
         About what is taken off the standard's score of 4.5.
     """
-    bands, threshold = _ear(estimate.shape[1])
+    bands, threshold = _ear(estimate.shape[1], estimate.device)
     # A Hann window of 512 turns unit power into 512 * 192 / 2 over all bins.
     scale = 10**7.9 / 49_152
     e, s = bands @ (estimate * scale), bands @ (target * scale)
@@ -162,12 +167,12 @@ def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
 
 
 @functools.cache
-def _third_octaves(bins: int) -> Tensor:
+def _third_octaves(bins: int, device: torch.device) -> Tensor:
     """Which bins each of 15 bands from 150 Hz on sums, float32 ``[15, bins]``."""
     freqs = torch.linspace(0.0, SAMPLE_RATE / 2, bins, dtype=torch.float64)
     centres = 150.0 * 2.0 ** (torch.arange(15, dtype=torch.float64) / 3)
     low, high = centres[:, None] * 2 ** (-1 / 6), centres[:, None] * 2 ** (1 / 6)
-    return ((freqs >= low) & (freqs < high)).float()
+    return ((freqs >= low) & (freqs < high)).float().to(device)
 
 
 def envelope_difference(estimate: Tensor, target: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def envelope_difference(estimate: Tensor, target: Tensor) -> Tensor:
     estimate, target : Tensor, shape (batch, bins, frames)
         Power spectra.
     """
-    bands = _third_octaves(estimate.shape[1])
+    bands = _third_octaves(estimate.shape[1], estimate.device)
     # [batch, bands, segments, frames]
     y, x = (_segments((bands @ power + 1e-4).sqrt(), SEGMENT) for power in (estimate, target))
     energy = x.square().sum((1, 3))

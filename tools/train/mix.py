@@ -341,6 +341,7 @@ def build_pools(
     """
     real, voices = folder / "real.npy", folder / "synthetic.npy"
     noises, responses = folder / "noise.npy", folder / "rooms.npy"
+    carried = folder / "carried.npy"
     if speech_folders and not real.with_suffix(".json").exists():
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
     if synthetic_seconds and not voices.with_suffix(".json").exists():
@@ -350,9 +351,12 @@ def build_pools(
             row for path in noise_folders for row in noise.recorded(path, until=noise_until)
         )
         rows = [*noise.made(noise_seconds, seed), *recorded]
-        talkers = training_voices(real if speech_folders else voices)
+        talkers = training_voices(real if real.exists() else voices)
         rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)
         rows += instruments.played(noise_seconds / 4, seed)
+        if carried.exists():  # see `travel`
+            pool = Pool.load(carried)
+            rows += [(pool.read(clip), clip) for clip in pool.clips]
         Pool.write(noises, rows)
     if not responses.exists():
         np.save(responses, Rooms.make(rooms, seed).responses)

@@ -215,7 +215,8 @@ class FastFullSubNet(nn.Module):
         args = self.args
         batch, bins, frames = magnitude.shape
         device = magnitude.device.type
-        bfloat16 = self.training and runs_in_bfloat16(device)
+        # An accelerator multiplies float32 as TF32, and waits for one step after another anyway.
+        bfloat16 = self.training and device == "cpu" and runs_in_bfloat16(device)
         autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
         x = torch.nn.functional.pad(magnitude, (0, args.look_ahead)).transpose(1, 2)
         total = frames + args.look_ahead

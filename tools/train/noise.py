@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
-from .pool import SAMPLE_RATE, Clip, Pool
+from .pool import SAMPLE_RATE, Clip, Pool, in_processes
 from .speech import audio_files, read_audio
 
 Rng = np.random.Generator
@@ -501,12 +502,19 @@ def made(seconds: float, seed: int, clip_seconds: float = 8.0) -> Iterator[tuple
         The same seed makes the same noise.
     """
     total = sum(share for share, _ in FAMILIES.values())
-    samples = int(clip_seconds * SAMPLE_RATE)
-    for index, (name, (share, family)) in enumerate(FAMILIES.items()):
-        for clip in range(max(1, round(seconds / clip_seconds * share / total))):
-            rng = np.random.default_rng([seed, index, clip])
-            # Dry sources only: rooms are added when mixing.
-            yield 0.1 * family(rng, samples), Clip(0, 0, name)
+    jobs = [
+        (name, [seed, index, clip], int(clip_seconds * SAMPLE_RATE))
+        for index, (name, (share, _)) in enumerate(FAMILIES.items())
+        for clip in range(max(1, round(seconds / clip_seconds * share / total)))
+    ]
+    for (name, *_), audio in zip(jobs, in_processes(_made, jobs), strict=True):
+        yield audio, Clip(0, 0, name)
+
+
+def _made(job: tuple[str, list[int], int]) -> np.ndarray:
+    """One clip of a family. Dry sources only: rooms are added when mixing."""
+    name, seed, samples = job
+    return 0.1 * FAMILIES[name][1](np.random.default_rng(seed), samples)
 
 
 def recorded(
@@ -541,10 +549,16 @@ def babbles(
     vary : callable
         Changes a recording at random, so that no talker is heard twice alike.
     """
-    for clip in range(max(1, round(seconds / clip_seconds))):
-        rng = np.random.default_rng([seed, 1000, clip])
-        audio = babble(rng, pool, int(clip_seconds * SAMPLE_RATE), vary)
-        yield 0.1 * audio, Clip(0, 0, "babble")
+    make = functools.partial(_babble, pool, int(clip_seconds * SAMPLE_RATE), vary)
+    seeds = [[seed, 1000, clip] for clip in range(max(1, round(seconds / clip_seconds)))]
+    for audio in in_processes(make, seeds):
+        yield audio, Clip(0, 0, "babble")
+
+
+def _babble(
+    pool: Pool, samples: int, vary: Callable[[Rng, np.ndarray], np.ndarray], seed: list[int]
+) -> np.ndarray:
+    return 0.1 * babble(np.random.default_rng(seed), pool, samples, vary)
 
 
 def babble(

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32_767
+# Fewer jobs than this are done before processes have started.
+FEW = 200
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def in_processes(
+    function: Callable[[Job], Result], jobs: Iterable[Job], few: int = FEW
+) -> Iterator[Result]:
+    """Do jobs that depend on nothing but themselves, on all cores; results in order."""
+    jobs = list(jobs)
+    if len(jobs) < few or os.cpu_count() == 1:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as workers:
+        yield from workers.map(function, jobs, chunksize=1 + len(jobs) // 500)
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,11 @@ class Pool:
     def __init__(self, samples: np.ndarray, clips: list[Clip]) -> None:
         self.samples = samples
         self.clips = clips
+
+    def __reduce__(self) -> Any:
+        # A process that is given a pool opens its file; the samples would be copied otherwise.
+        name = getattr(self.samples, "filename", None)
+        return (Pool.load, (Path(name),), {"clips": self.clips}) if name else super().__reduce__()
 
     @classmethod
     def load(cls, path: Path) -> Pool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from .pool import SAMPLE_RATE
+from .pool import SAMPLE_RATE, in_processes
 
 LENGTH = 9_600
 POSITIONS = 4
@@ -30,7 +30,7 @@ class Rooms:
     @classmethod
     def make(cls, count: int, seed: int) -> Rooms:
         """Draw rooms."""
-        return cls(np.stack([_room(np.random.default_rng([seed, k])) for k in range(count)]))
+        return cls(np.stack([*in_processes(_room, [[seed, k] for k in range(count)])]))
 
     @classmethod
     def load(cls, path: Path) -> Rooms:
@@ -38,8 +38,9 @@ class Rooms:
         return cls(np.load(path, mmap_mode="r"))
 
 
-def _room(rng: np.random.Generator) -> np.ndarray:
+def _room(seed: list[int]) -> np.ndarray:
     """One room with `POSITIONS` sources and one microphone."""
+    rng = np.random.default_rng(seed)
     size = np.array([rng.uniform(2.5, 10), rng.uniform(2.5, 8), rng.uniform(2.2, 4)])
     volume, surface = size.prod(), 2 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
     t60 = float(np.exp(rng.uniform(np.log(0.12), np.log(0.9))))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import math
 import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.utils.data
+from torch import Tensor
 
 import npfsn
 
@@ -38,6 +43,8 @@ class TrainConfig:
         that ``steps`` may be moved while a run goes on.
     batch_seconds : float
         Audio per step.
+    reuse : int
+        Steps for which a batch is used: in all but the first its items have each other's noise.
     """
 
     seed: int = 1
@@ -45,6 +52,7 @@ class TrainConfig:
     decay_steps: int = 5_000
     warmup_steps: int = 300
     batch_seconds: float = 40.0
+    reuse: int = 1
     learning_rate: float = 1e-3
     final_rate: float = 1e-5
     weight_decay: float = 1e-2
@@ -82,13 +90,66 @@ def batch(
     return noisy, target, len(items) / count
 
 
+class _Batches(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
+    """Whole batches by number, for processes that mix while an accelerator works."""
+
+    def __init__(self, mixer: Mixer, seconds: float) -> None:
+        self.mixer, self.seconds = mixer, seconds
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        return batch(self.mixer, number, self.seconds)[:2]
+
+
+def batches(
+    mixer: Mixer, config: TrainConfig, first: int, rank: int, ranks: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Give the batches from number ``first`` on, as `batch`, mixed by ``workers`` if there are any.
+
+    The batches are the same, however many processes mix them.
+    """
+    for number in itertools.count(first) if not workers else ():
+        noisy, target, share = batch(mixer, number, config.batch_seconds, rank, ranks)
+        yield torch.from_numpy(noisy), torch.from_numpy(target), share
+    loader = torch.utils.data.DataLoader(
+        _Batches(mixer, config.batch_seconds),
+        batch_size=None,
+        sampler=range(first, config.steps // config.reuse + 1),
+        num_workers=workers,
+    )
+    for noisy, target in loader:
+        yield noisy, target, 1.0
+
+
+def swapped(noisy: Tensor, target: Tensor, seed: list[int]) -> Tensor:
+    """Give the items of a batch each other's noise, at other ratios.
+
+    Parameters
+    ----------
+    noisy, target : Tensor, shape (items, samples)
+
+    Returns
+    -------
+    Tensor, same shape
+        Noisy items for the same targets, turned down where they would pass full scale.
+    """
+    rng = np.random.default_rng(seed)
+    items = len(noisy)
+    noise = (noisy - target).roll(int(rng.integers(1, items)), 0) if items > 1 else noisy - target
+    ratio_db = torch.from_numpy(rng.uniform(-5, 20, (items, 1))).to(noisy)
+    heard, power = (x.square().mean(-1, keepdim=True) for x in (target, noise))
+    # Items without speech keep the noise as loud as it comes; where there is none, there is none.
+    gain = (heard / (power + 1e-12)).sqrt() * 10 ** (-ratio_db / 20)
+    mixed = target + noise * torch.where(heard > 1e-9, gain, 1.0)
+    return mixed.clamp(-1.0, 1.0)
+
+
 class Run:
     """A training run: everything that a checkpoint holds."""
 
-    def __init__(self, args: ModelArgs, config: TrainConfig) -> None:
+    def __init__(self, args: ModelArgs, config: TrainConfig, device: str = "cpu") -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.model = FastFullSubNet(args).train()
+        self.model = FastFullSubNet(args).to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             config.learning_rate,
@@ -100,9 +161,14 @@ class Run:
         self.best = -math.inf
 
     def update(
-        self, noisy: np.ndarray, target: np.ndarray, share: float = 1.0, stop: bool = False
+        self, x: Tensor, s: Tensor, share: float = 1.0, stop: bool = False
     ) -> tuple[dict[str, float], bool]:
         """One step on one batch, or on this rank's ``share`` of it.
+
+        Parameters
+        ----------
+        x, s : Tensor, shape (items, samples)
+            Noisy items and their targets, where the network is.
 
         Returns
         -------
@@ -113,7 +179,6 @@ class Run:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, self.config)
-        x, s = torch.from_numpy(noisy), torch.from_numpy(target)
         terms = loss(self.model(stft(x).abs()), x, s, self.config.over_suppression)
         value = total(terms)
         self.optimizer.zero_grad(set_to_none=True)
@@ -128,8 +193,9 @@ class Run:
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 self.average[name].lerp_(tensor, 1 - keep)
-        figures = {name: float(term.detach()) for name, term in terms.items()}
-        return figures | {"loss": float(value.detach()), "norm": float(norm)}, stop
+        figures = {**terms, "loss": value, "norm": norm}
+        numbers = torch.stack([figure.detach() for figure in figures.values()]).tolist()
+        return dict(zip(figures, numbers, strict=True)), stop
 
     def _reduce(self, share: float, stop: bool) -> bool:
         """Sum the ranks' gradients by their shares, and their wishes to stop, in one exchange."""
@@ -144,7 +210,7 @@ class Run:
 
     def averaged(self) -> FastFullSubNet:
         """Build the network with the averaged weights, for judging."""
-        model = FastFullSubNet(self.model.args).eval()
+        model = copy.deepcopy(self.model).eval()
         model.load_state_dict(self.average)
         return model
 
@@ -155,10 +221,10 @@ class Run:
             "best_score": self.best,
             "optimizer": self.optimizer.state_dict() if not average else {},
             "scaler": {},
-            "model": self.average if average else self.model.state_dict(),
+            "model": _on_cpu(self.average if average else self.model.state_dict()),
         }
         if not average:
-            content["average"] = self.average
+            content["average"] = _on_cpu(self.average)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
         torch.save(content, aside)
@@ -167,7 +233,8 @@ class Run:
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint as if it had never stopped."""
         content = torch.load(path, map_location="cpu", weights_only=True)
-        self.average = content["average"]
+        self.model.load_state_dict(content["average"])
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["epoch"], content["best_score"]
@@ -180,10 +247,40 @@ class Run:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             weights = content.get("average", content["model"])
+        own = self.model.state_dict()
+        weights = {name: grown(weights[name], own[name]) for name in own}
         # Not a weight, and rounded in files of half precision.
         weights["mel_scale.fb"] = self.model.mel_scale.fb
         self.model.load_state_dict(weights)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to where every machine can read them."""
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def grown(weight: Tensor, drawn: Tensor) -> Tensor:
+    """Put a smaller network's tensor into a larger one's, so that both compute the same.
+
+    New units begin with the inputs that were drawn for them; nobody listens to them yet. Recurrent
+    matrices and biases are in four parts, one for each gate; with one part, nothing grows but the
+    inputs.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (outputs, inputs) or (outputs,)
+    drawn : Tensor, shape (more outputs, more inputs) or (more outputs,)
+    """
+    if weight.shape == drawn.shape:
+        return weight
+    out = drawn.detach().cpu().clone()
+    gates = 4 if weight.shape[0] != drawn.shape[0] else 1
+    old, new = (x.reshape(gates, x.shape[0] // gates, -1) for x in (weight.cpu(), out))
+    units, inputs = old.shape[1:]
+    new[:, :units, :inputs] = old
+    new[:, :units, inputs:] = 0.0
+    return out
 
 
 def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
@@ -201,7 +298,8 @@ def validate(model: FastFullSubNet, mixer: Mixer, items: int, seconds: float) ->
         item = mixer.item(number, int(seconds * SAMPLE_RATE))
         if not item.talker:
             continue
-        out = enhance(model, torch.from_numpy(item.noisy)[None])[0].numpy()
+        device = next(model.parameters()).device
+        out = enhance(model, torch.from_numpy(item.noisy)[None].to(device))[0].cpu().numpy()
         if item.noise == "clean":
             clean.append(si_sdr(out, item.target))
         else:
@@ -221,6 +319,8 @@ def train(
     ranks: int = 1,
     start_from: Path | None = None,
     validate_every: int = 250,
+    device: str = "cpu",
+    workers: int = 0,
 ) -> Run:
     """Train until the schedule ends, the minutes are over or a signal asks to stop.
 
@@ -234,9 +334,16 @@ def train(
     ranks : int
         Number of processes.
     start_from : Path, optional
-        Weights to begin with where there is nothing to resume.
+        Weights to begin with where there is nothing to resume, of this network or a smaller one.
+    device : str
+        Where the network is, as PyTorch names it; with one other than "cpu" there is one rank.
+    workers : int
+        Processes that mix for it.
     """
-    options = (work, args, config, mix or MixConfig(), minutes, start_from, validate_every)
+    options = (
+        work, args, config, mix or MixConfig(), minutes, start_from, validate_every,
+        device, workers,
+    )  # fmt: skip
     if ranks == 1:
         return _train(0, 1, "", *options)
     context = torch.multiprocessing.get_context("spawn")
@@ -265,13 +372,15 @@ def _train(
     minutes: float,
     start_from: Path | None,
     validate_every: int,
+    device: str,
+    workers: int,
     report_every: int = 20,
 ) -> Run:
     """One rank of `train`; rank 0 reports, judges and saves."""
     if ranks > 1:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    run = Run(args, config)
+    run = Run(args, config, device)
     latest, best = work / "checkpoints/latest_model.tar", work / "checkpoints/best_model.tar"
     if latest.exists():
         run.restore(latest)
@@ -290,9 +399,15 @@ def _train(
     began, first = time.monotonic(), run.step
     sums: dict[str, list[float]] = {}
     done = run.step >= config.steps
+    mixed = batches(mixer, config, run.step // config.reuse, rank, ranks, workers)
     while not done:
         wish = stop or time.monotonic() - began > 60 * minutes
-        figures, done = run.update(*batch(mixer, run.step, config.batch_seconds, rank, ranks), wish)
+        if run.step % config.reuse == 0 or run.step == first:
+            noisy, target, share = next(mixed)
+            noisy, target = noisy.to(device), target.to(device)
+        turn = run.step % config.reuse
+        heard = swapped(noisy, target, [config.seed, run.step, 2]) if turn else noisy
+        figures, done = run.update(heard, target, share, wish)
         done = done or run.step >= config.steps
         if rank > 0:
             continue

@@ -1,0 +1,128 @@
+"""Pools as Ogg Vorbis, to train on a machine that they must be carried to.
+
+    python -m tools.train.travel pack POOL.npy FOLDER --quality 0.4
+    python -m tools.train.travel unpack FOLDER POOLS
+
+A tenth of the size, in parts of ten minutes, so that all cores unpack. Noise that is not made by
+code, packed with ``--source instrument --source folder --name carried``, becomes a part of the pool
+of noise that the recipe makes where it is unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from .pool import SAMPLE_RATE, Clip, Pool, in_processes
+
+PART_SECONDS = 600
+# libsndfile's encoder keeps a whole write on its stack.
+BLOCK = 65_536
+
+
+def pack(
+    path: Path,
+    folder: Path,
+    quality: float,
+    seconds: float | None = None,
+    sources: tuple[str, ...] = ("",),
+    name: str | None = None,
+) -> int:
+    """Write a pool's clips, or some of them, as ``NAME-000.ogg`` and so on, and ``NAME.json``.
+
+    Parameters
+    ----------
+    quality : float
+        Vorbis's, 0 to 1; 0.4 is some 40 kbit/s.
+    seconds : float, optional
+        About how much of it, spread evenly.
+    sources : tuple of str
+        How the sources of the clips begin that are wanted.
+    name : str, optional
+        What the pool will be called; as before, if not given.
+
+    Returns
+    -------
+    int
+        Bytes written.
+    """
+    pool, name = Pool.load(path), name or path.stem
+    pool = pool.select(clip for clip in pool.clips if clip.source.startswith(sources))
+    keep = 1.0 if seconds is None else min(1.0, seconds / pool.seconds)
+    clips = [clip for i, clip in enumerate(pool.clips) if int((i + 1) * keep) > int(i * keep)]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    part, parts, at = [], 0, 0
+    for index, clip in enumerate(clips):
+        audio = pool.read(clip)
+        part.append(audio)
+        rows.append(asdict(clip) | {"start": at, "stop": at + len(audio)})
+        at += len(audio)
+        if sum(map(len, part)) >= PART_SECONDS * SAMPLE_RATE or index == len(clips) - 1:
+            _write(folder / f"{name}-{parts:03d}.ogg", np.concatenate(part), quality)
+            part, parts = [], parts + 1
+    (folder / f"{name}.json").write_text(json.dumps(rows))
+    size = sum(file.stat().st_size for file in folder.glob(f"{name}[-.]*"))
+    print(f"{name}: {len(clips)} clips, {at / SAMPLE_RATE:.0f} s, {size} bytes")
+    return size
+
+
+def _write(path: Path, audio: np.ndarray, quality: float) -> None:
+    with soundfile.SoundFile(
+        path, "w", SAMPLE_RATE, 1, "VORBIS", compression_level=1.0 - quality
+    ) as file:
+        for start in range(0, len(audio), BLOCK):
+            file.write(audio[start : start + BLOCK])
+
+
+def unpack(folder: Path, pools: Path) -> None:
+    """Make pools of all that was packed into a folder."""
+    for listing in sorted(folder.glob("*.json")):
+        files = sorted(folder.glob(f"{listing.stem}-*.ogg"))
+        audio = np.concatenate([*in_processes(_read, files, few=8)])
+        clips = [Clip(**row) for row in json.loads(listing.read_text())]
+        if len(audio) != clips[-1].stop:
+            raise ValueError(f"{listing}: {len(audio)} samples, not {clips[-1].stop}")
+        Pool.write(pools / f"{listing.stem}.npy", ((audio[c.start : c.stop], c) for c in clips))
+
+
+def _read(path: Path) -> np.ndarray:
+    audio, _ = soundfile.read(path, dtype="float32")
+    return audio
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Pack or unpack pools."""
+    parser = argparse.ArgumentParser(prog="python -m tools.train.travel", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack")
+    packing.add_argument("pool", type=Path)
+    packing.add_argument("folder", type=Path)
+    packing.add_argument("--quality", type=float, default=0.4)
+    packing.add_argument("--seconds", type=float)
+    packing.add_argument("--source", action="append", default=[])
+    packing.add_argument("--name")
+    unpacking = commands.add_parser("unpack")
+    unpacking.add_argument("folder", type=Path)
+    unpacking.add_argument("pools", type=Path)
+    options = parser.parse_args(arguments)
+    if options.command == "pack":
+        pack(
+            options.pool,
+            options.folder,
+            options.quality,
+            options.seconds,
+            tuple(options.source) or ("",),
+            options.name,
+        )
+    else:
+        unpack(options.folder, options.pools)
+
+
+if __name__ == "__main__":
+    main()
