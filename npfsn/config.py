@@ -222,6 +222,11 @@ class BaseConfig:
         """The same in milliseconds."""
         return 1000.0 * self.latency_samples / self.sample_rate
 
+    @property
+    def mask_stacks(self) -> tuple[str, ...]:
+        """Prefixes of the stacks whose outputs are the mask."""
+        raise NotImplementedError
+
     def with_norm(self, norm: str) -> Any:
         """Return a copy that runs with another norm."""
         return dataclasses.replace(self, norm_type=check_norm(norm))

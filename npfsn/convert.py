@@ -23,7 +23,7 @@ from .archive import printable
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
 from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
-from .quantise import dequantise, quantise
+from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
 from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell
 from .weights import (
@@ -33,6 +33,7 @@ from .weights import (
     check_finite,
     check_tensors,
     converter,
+    gives_mask,
     is_quantised,
     save_model,
 )
@@ -156,7 +157,7 @@ def _convert(
         config = build_config(lambda: module.Config.from_tensors(shapes, args))
         check_tensors(config, checkpoint.tensors)
         check_finite(checkpoint.tensors)
-        tensors = {key: _cast(key, checkpoint.tensors[key], precision) for key in shapes}
+        tensors = {key: _cast(config, key, checkpoint.tensors[key], precision) for key in shapes}
     except ModelError as error:
         raise ModelError(f"cannot convert {name}: {error}") from None
     info = {
@@ -211,7 +212,7 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
     )
 
 
-def _cast(name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
+def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
     """Bring one tensor to the type it is kept in, in C order."""
     if tensor.dtype.kind != "f":
         raise ModelError(
@@ -226,8 +227,10 @@ def _cast(name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[An
             raise ModelError(
                 f"its tensor {printable(name)} has values too large for {out.dtype}"
             ) from None
-    if precision == "int8" and is_quantised(name, out.shape):
+    if precision == "int8" and is_quantised(config, name, out.shape):
         return dequantise(*quantise(out))
+    if precision == "int8" and gives_mask(config, name):
+        return halved(out)
     return out
 
 

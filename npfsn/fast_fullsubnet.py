@@ -138,6 +138,11 @@ class Config(BaseConfig):
             decoder=decoder,
         )
 
+    @property
+    def mask_stacks(self) -> tuple[str, ...]:
+        """Prefixes of the stacks whose outputs are the mask."""
+        return (f"decoder_lstm.{len(self.decoder) - 1}",)
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the network needs."""
         shapes: dict[str, tuple[int, ...]] = {"mel_scale.fb": (self.n_freq, self.num_mels)}
@@ -181,8 +186,9 @@ class Network(network.Network):
             for i, spec in enumerate(config.encoder)
         ]
         self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
+        last = len(config.decoder) - 1
         self.decoder = [
-            Recurrent(spec, tensors, f"decoder_lstm.{i}", precision, features=False)
+            Recurrent(spec, tensors, f"decoder_lstm.{i}", precision, features=False, mask=i == last)
             for i, spec in enumerate(config.decoder)
         ]
 

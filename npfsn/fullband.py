@@ -66,6 +66,11 @@ class Config(BaseConfig):
             fullband_model=fullband_model,
         )
 
+    @property
+    def mask_stacks(self) -> tuple[str, ...]:
+        """Prefixes of the stacks whose outputs are the mask."""
+        return ("fullband_model",)
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the network needs."""
         return self.fullband_model.tensor_shapes("fullband_model")
@@ -84,7 +89,9 @@ class Network(network.Network):
         self.config = config
         self.norm = Norm(config.norm_type, "norm", 1, config.n_freq, horizon=horizon)
         self.norms = [self.norm]
-        self.model = Recurrent(config.fullband_model, tensors, "fullband_model", precision)
+        self.model = Recurrent(
+            config.fullband_model, tensors, "fullband_model", precision, mask=True
+        )
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

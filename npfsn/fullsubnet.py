@@ -104,6 +104,11 @@ class Config(BaseConfig):
             sb_model=sb_model,
         )
 
+    @property
+    def mask_stacks(self) -> tuple[str, ...]:
+        """Prefixes of the stacks whose outputs are the mask."""
+        return ("sb_model",)
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the network needs."""
         return self.fb_model.tensor_shapes("fb_model") | self.sb_model.tensor_shapes("sb_model")
@@ -127,7 +132,9 @@ class Network(network.Network):
         self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size, horizon=horizon)
         self.norms = [self.fb_norm, self.sb_norm]
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
-        self.sb_model = Recurrent(config.sb_model, tensors, "sb_model", precision, features=False)
+        self.sb_model = Recurrent(
+            config.sb_model, tensors, "sb_model", precision, features=False, mask=True
+        )
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

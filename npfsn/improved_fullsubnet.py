@@ -202,6 +202,11 @@ class Config(BaseConfig):
             sb_models=tuple(sb_models),
         )
 
+    @property
+    def mask_stacks(self) -> tuple[str, ...]:
+        """Prefixes of the stacks whose outputs are the mask."""
+        return tuple(f"sb_model.sb_models.{i}" for i in range(len(self.sb_models)))
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the network needs."""
         shapes = self.fb_model.tensor_shapes("fb_model")
@@ -269,7 +274,7 @@ class Section:
         self.norm = Norm(
             config.section_norm, f"{key}.norm", self.units, self.size, eps=eps, horizon=horizon
         )
-        self.model = Recurrent(config.sb_models[index], tensors, key, precision)
+        self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=True)
 
 
 class SectionPass:

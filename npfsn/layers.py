@@ -12,6 +12,7 @@ from .kernels.arrays import place
 from .kernels.layers import pack_f32, pack_i8, padded
 from .kernels.vector import PANEL, aligned
 from .program import Program
+from .quantise import halved
 from .state import Fields, State
 
 _CODES = {
@@ -179,6 +180,9 @@ class Recurrent:
     precision : {"float32", "int8"}
     features : bool
         Whether the input has the dynamic range of a spectrum: its product then stays float32.
+    mask : bool
+        Whether the outputs are the mask: their product then stays float32, and an int8 network's
+        weights of it have half precision.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class Recurrent:
         prefix: str,
         precision: str,
         features: bool = True,
+        mask: bool = False,
     ) -> None:
         self.spec, self.key = spec, prefix
         self.layers = [
@@ -200,10 +205,11 @@ class Recurrent:
             slope = float(np.asarray(tensors[f"{prefix}.activate_function.weight"]).reshape(-1)[0])
         self.slope = np.float32(slope)
         if spec.output_size:
-            self.linear = PRODUCTS[precision](
-                tensors[f"{prefix}.fc_output_layer.weight"],
-                tensors[f"{prefix}.fc_output_layer.bias"],
-            )
+            weight, bias = (tensors[f"{prefix}.fc_output_layer.{x}"] for x in ("weight", "bias"))
+            if mask and precision == "int8":
+                self.linear = Product(halved(weight), bias)
+            else:
+                self.linear = PRODUCTS[precision](weight, bias)
 
     def fields(self, units: int) -> Fields:
         """Entries of the state for `units` units: h (and c) of every layer, in whole panels."""

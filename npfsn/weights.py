@@ -249,7 +249,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     }
     members = {_HEADER: np.array(json.dumps(header))}
     for name, tensor in model.tensors.items():
-        if header["precision"] == "int8" and is_quantised(name, tensor.shape):
+        if header["precision"] == "int8" and is_quantised(model.config, name, tensor.shape):
             members[name], members[name + _SCALE] = quantise(tensor)
         else:
             members[name] = tensor
@@ -292,9 +292,17 @@ def converter() -> str:
     return f"npfsn {getattr(npfsn, '__version__', '(unknown version)')}"
 
 
-def is_quantised(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether int8 files keep this tensor in eight bits: matrices of layers, not the mel bands."""
-    return len(shape) == 2 and name != "mel_scale.fb"
+def is_quantised(config: Any, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether int8 files keep this tensor in eight bits.
+
+    They do with matrices of layers, but for those that give the mask (`quantise.halved`).
+    """
+    return len(shape) == 2 and name != "mel_scale.fb" and not gives_mask(config, name)
+
+
+def gives_mask(config: Any, name: str) -> bool:
+    """Whether a tensor is the matrix of a last layer."""
+    return name in {f"{stack}.fc_output_layer.weight" for stack in config.mask_stacks}
 
 
 def _precision(tensors: Mapping[str, npt.NDArray[Any]]) -> str:

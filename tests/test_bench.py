@@ -194,5 +194,6 @@ def test_page_of_the_peers_judges_by_measured_time():
     assert rows[whole_half] == ["0.750", "1.000", "0.80", "yes"]
     assert rows["start / PyTorch's"] == ["0.250", "", "0.50", "yes"]
     assert sum("p99 / mean" in name for name in rows) == 3
+    assert "this run is float32 1.25; float32, float16 file 1.25; int8 0.83." in page
     assert "Disturbed" not in page
     assert "Disturbed" in report.render({**result, "other_load": 0.5})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +16,8 @@ from drawn_models import apply_norm
 from npfsn import norms, state
 from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
-from npfsn.kernels import features, spectrum
+from npfsn.kernels import amx, features, spectrum
 from npfsn.kernels import layers as kernels
-from npfsn.kernels.amx import HAS_TILES, product_amx
 from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent
@@ -122,7 +123,7 @@ def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
         assert not got[:, n_out:].any()
 
 
-@pytest.mark.skipif(not HAS_TILES, reason="no tile registers (AMX) here, or not granted")
+@pytest.mark.skipif(not amx.HAS_TILES, reason="no tile registers (AMX) here, or not granted")
 def test_tile_registers_give_the_bits_of_vectors() -> None:
     """One, two or more tiles of rows, whole and not; an even and an odd number of panels."""
     panels = (0, 1), (1, 4), (0, 17)
@@ -135,10 +136,23 @@ def test_tile_registers_give_the_bits_of_vectors() -> None:
         kernels.quantise_rows(x, 0, n_row, q, scale)
         arguments = (n_row, *product.weights, q, scale, product.bias, first, last)
         got, want = (np.full((n_row + 2, 19 * PANEL), 5.0, np.float32) for _ in range(2))
-        product_amx(*arguments, got, 1, 1)
+        amx.product_amx(*arguments, got, 1, 1)
         kernels.product_i8(*arguments, want, 1, 1)
         np.testing.assert_array_equal(got, want)
         assert (want != 5.0).sum() == n_row * (last - first) * PANEL
+
+
+@pytest.mark.parametrize("system", [sys.platform, "win32"])
+def test_tile_registers_are_used_where_they_are_granted(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a CPU that has none, the system refuses; another system is not asked."""
+    there = {"amx-tile", "amx-int8", "avx512f"}
+    granted = there <= amx.FEATURES and amx.HAS_TILES and system == "linux"
+    if platform.machine().lower() in ("x86_64", "amd64"):  # the call has a number of this machine
+        monkeypatch.setattr(amx, "FEATURES", amx.FEATURES | there)
+    monkeypatch.setattr(amx.sys, "platform", system)
+    assert amx._granted() == granted
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])
