@@ -186,10 +186,10 @@ class Network(network.Network):
             for i, spec in enumerate(config.encoder)
         ]
         self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
-        last = len(config.decoder) - 1
+        decoder = {f"decoder_lstm.{i}": spec for i, spec in enumerate(config.decoder)}
         self.decoder = [
-            Recurrent(spec, tensors, f"decoder_lstm.{i}", precision, features=False, mask=i == last)
-            for i, spec in enumerate(config.decoder)
+            Recurrent(spec, tensors, key, precision, features=False, mask=key in config.mask_stacks)
+            for key, spec in decoder.items()
         ]
 
     def fields(self) -> Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from tools.train.model import (
     mel_filterbank,
     stft,
 )
-from tools.train.pool import SAMPLE_RATE, Pool
+from tools.train.pool import SAMPLE_RATE, Pool, in_processes
 from tools.train.rooms import Rooms
 from tools.train.speech import (
     audio_files,
@@ -253,6 +254,10 @@ def test_a_larger_network_begins_as_the_smaller_one(tmp_path: Path) -> None:
     larger.model.train()(x).square().sum().backward()
     grads = {name: p.grad.abs().sum() for name, p in larger.model.named_parameters()}
     assert all(grad > 0 for grad in grads.values())
+
+
+def test_jobs_keep_their_order_in_processes() -> None:
+    assert [*in_processes(math.sqrt, [4.0, 9.0, 1.0], few=1)] == [2.0, 3.0, 1.0]
 
 
 def test_pools_travel(work: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def swapped(noisy: Tensor, target: Tensor, seed: list[int]) -> Tensor:
     Returns
     -------
     Tensor, same shape
-        Noisy items for the same targets, turned down where they would pass full scale.
+        Noisy items for the same targets, clipped at full scale.
     """
     rng = np.random.default_rng(seed)
     items = len(noisy)
