@@ -89,9 +89,9 @@ class Network(network.Network):
         self.config = config
         self.norm = Norm(config.norm_type, "norm", 1, config.n_freq, horizon=horizon)
         self.norms = [self.norm]
-        self.model = Recurrent(
-            config.fullband_model, tensors, "fullband_model", precision, mask=True
-        )
+        key = "fullband_model"
+        mask = key in config.mask_stacks
+        self.model = Recurrent(config.fullband_model, tensors, key, precision, mask=mask)
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

@@ -274,7 +274,8 @@ class Section:
         self.norm = Norm(
             config.section_norm, f"{key}.norm", self.units, self.size, eps=eps, horizon=horizon
         )
-        self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=True)
+        mask = key in config.mask_stacks
+        self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=mask)
 
 
 class SectionPass:

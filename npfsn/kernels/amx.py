@@ -165,10 +165,8 @@ def _sums(
             to = builder.add(out_at, builder.mul(out_stride, r))
             for p in range(n_panel):
                 place = builder.add(builder.mul(r, const(PANEL)), const(p * n_tile * TILE * PANEL))
-                total = builder.sub(emit.load(sums, place, i32_panel), offsets[p])
-                total = builder.sitofp(total, f32_panel)
-                scale = builder.fmul(emit.splat(x_s, PANEL), scales[p])
-                total = emit.fma(scale, total, starts[p])
+                total = emit.load(sums, place, i32_panel)
+                total = emit.scaled(total, offsets[p], x_s, scales[p], starts[p])
                 emit.store(total, out, builder.add(to, const(PANEL * p)))
         return context.get_dummy_value()
 

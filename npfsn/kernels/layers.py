@@ -563,8 +563,7 @@ def _tile_i8(
             offset, start = emit.load(shift, at, i32_panel), emit.load(bias, at, f32_panel)
             for r in range(n_row):
                 x_s = builder.load(builder.gep(x_scale, [builder.add(row, const(r))]))
-                total = builder.sitofp(builder.sub(new[r][p], offset), f32_panel)
-                total = emit.fma(builder.fmul(emit.splat(x_s, PANEL), scale), total, start)
+                total = emit.scaled(new[r][p], offset, x_s, scale, start)
                 to = builder.add(out_at, builder.mul(out_stride, const(r)))
                 emit.store(total, out, builder.add(to, const(PANEL * p)))
         return context.get_dummy_value()

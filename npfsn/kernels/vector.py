@@ -193,6 +193,22 @@ class Emit:
                 fours = self.builder.add(*(self.builder.sext(v, i32_panel) for v in words))
         return self.builder.add(acc, fours)
 
+    def scaled(
+        self,
+        total: ir.Value,
+        offset: ir.Value,
+        inputs: ir.Value,
+        weights: ir.Value,
+        bias: ir.Value,
+    ) -> ir.Value:
+        """Return what a panel of integer sums stands for: inputs weights (total - offset) + bias.
+
+        `total` and `offset` are i32[PANEL], `inputs` the scale of a row of inputs, `weights` and
+        `bias` f32[PANEL].
+        """
+        value = self.builder.sitofp(self.builder.sub(total, offset), f32_panel)
+        return self.fma(self.builder.fmul(self.splat(inputs, PANEL), weights), value, bias)
+
     def split(self, count: int, name: str, result: ir.VectorType, *args: ir.Value) -> ir.Value:
         """Call an intrinsic on each of `count` equal parts of vectors, and join its results."""
         parts = [

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,16 @@ class Clip:
     floor_db: float = 0.0
 
 
+def read_list(path: Path) -> list[Clip]:
+    """Read which clips a pool has."""
+    return [Clip(**row) for row in json.loads(path.read_text())]
+
+
+def write_list(path: Path, clips: list[Clip]) -> None:
+    """Write which clips a pool has."""
+    path.write_text(json.dumps([asdict(clip) for clip in clips]))
+
+
 class Pool:
     """Clips of 16 kHz audio, read as float32 in [-1, 1]."""
 
@@ -72,8 +82,7 @@ class Pool:
     @classmethod
     def load(cls, path: Path) -> Pool:
         """Open ``path`` (``.npy``, with its ``.json`` beside it) without reading it."""
-        rows = json.loads(path.with_suffix(".json").read_text())
-        return cls(np.load(path, mmap_mode="r"), [Clip(**row) for row in rows])
+        return cls(np.load(path, mmap_mode="r"), read_list(path.with_suffix(".json")))
 
     @staticmethod
     def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> Pool:
@@ -85,16 +94,16 @@ class Pool:
             The pool, opened from the file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        parts, rows, at = [], [], 0
+        parts, placed, at = [], [], 0
         for audio, clip in clips:
             part = np.round(np.clip(audio, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
             parts.append(part)
-            rows.append(asdict(clip) | {"start": at, "stop": at + len(part)})
+            placed.append(replace(clip, start=at, stop=at + len(part)))
             at += len(part)
         if not parts:
             raise ValueError(f"no clips for {path}")
         np.save(path, np.concatenate(parts))
-        path.with_suffix(".json").write_text(json.dumps(rows))
+        write_list(path.with_suffix(".json"), placed)
         return Pool.load(path)
 
     def select(self, keep: Iterable[Clip]) -> Pool:

@@ -11,14 +11,13 @@ of noise that the recipe makes where it is unpacked.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from .pool import SAMPLE_RATE, Clip, Pool, in_processes
+from .pool import SAMPLE_RATE, Clip, Pool, in_processes, read_list, write_list
 
 PART_SECONDS = 600
 # libsndfile's encoder keeps a whole write on its stack.
@@ -56,17 +55,17 @@ def pack(
     keep = 1.0 if seconds is None else min(1.0, seconds / pool.seconds)
     clips = [clip for i, clip in enumerate(pool.clips) if int((i + 1) * keep) > int(i * keep)]
     folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, object]] = []
+    placed: list[Clip] = []
     part, parts, at = [], 0, 0
     for index, clip in enumerate(clips):
         audio = pool.read(clip)
         part.append(audio)
-        rows.append(asdict(clip) | {"start": at, "stop": at + len(audio)})
+        placed.append(replace(clip, start=at, stop=at + len(audio)))
         at += len(audio)
         if sum(map(len, part)) >= PART_SECONDS * SAMPLE_RATE or index == len(clips) - 1:
             _write(folder / f"{name}-{parts:03d}.ogg", np.concatenate(part), quality)
             part, parts = [], parts + 1
-    (folder / f"{name}.json").write_text(json.dumps(rows))
+    write_list(folder / f"{name}.json", placed)
     size = sum(file.stat().st_size for file in folder.glob(f"{name}[-.]*"))
     print(f"{name}: {len(clips)} clips, {at / SAMPLE_RATE:.0f} s, {size} bytes")
     return size
@@ -85,7 +84,7 @@ def unpack(folder: Path, pools: Path) -> None:
     for listing in sorted(folder.glob("*.json")):
         files = sorted(folder.glob(f"{listing.stem}-*.ogg"))
         audio = np.concatenate([*in_processes(_read, files, few=8)])
-        clips = [Clip(**row) for row in json.loads(listing.read_text())]
+        clips = read_list(listing)
         if len(audio) != clips[-1].stop:
             raise ValueError(f"{listing}: {len(audio)} samples, not {clips[-1].stop}")
         Pool.write(pools / f"{listing.stem}.npy", ((audio[c.start : c.stop], c) for c in clips))
