@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -20,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from .errors import NpfsnError
 from .terminal import (
+    REDRAW_SECONDS,
+    StatusLine,
     Stopped,
     UsageError,
     complain,
@@ -27,7 +27,6 @@ from .terminal import (
     hush_compiler,
     libraries_silenced,
     printable,
-    put,
     sentence,
     signals,
     tell,
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["enhance_all"]
 
-# How often the progress line is drawn, and how long workers get to remove their half-written files.
-REDRAW_SECONDS = 0.1
+# How long workers get to remove their half-written files.
 WORKER_GRACE_SECONDS = 10.0
 
 # Bytes of a list of paths, and of a path on any system.
@@ -385,8 +383,7 @@ class _ProgressLine:
     """
 
     def __init__(self, jobs: list[_Job], *, wanted: bool) -> None:
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._on = wanted and terminal and os.environ.get("TERM") != "dumb"
+        self._line = StatusLine(wanted)
         self._started = time.perf_counter()
         self._n_jobs = len(jobs)
         self._bytes_all = sum(job.n_bytes for job in jobs) or 1
@@ -394,8 +391,6 @@ class _ProgressLine:
         self._seconds_done = 0.0
         self._n_done = 0
         self._running: dict[_Job, tuple[float, float]] = {}
-        self._drawn_at = -math.inf
-        self._width = 0
 
     def start(self, job: _Job) -> None:
         """Show a file from now on."""
@@ -417,17 +412,12 @@ class _ProgressLine:
 
     def clear(self) -> None:
         """Wipe the line, so that something else can be printed."""
-        if self._width:
-            put(sys.stderr, "\r" + " " * self._width + "\r")
-            self._width = 0
-            self._drawn_at = -math.inf
+        self._line.clear()
 
     def _draw(self) -> None:
-        now = time.perf_counter()
-        if not self._on or now - self._drawn_at < REDRAW_SECONDS:
+        if not self._line.due:
             return
-        self._drawn_at = now
-        elapsed = now - self._started
+        elapsed = time.perf_counter() - self._started
         audio = self._seconds_done + sum(done for done, _ in self._running.values())
         weight = self._bytes_done + sum(
             job.n_bytes * min(done / total, 1.0) if total else 0.0
@@ -439,13 +429,11 @@ class _ProgressLine:
             text += f"  {audio / elapsed:.1f}x real time"
         if share > 0.0:
             text += f"  {duration(elapsed * (1.0 - share) / share)} left"
-        room = shutil.get_terminal_size().columns - 1
+        room = self._line.room
         name = printable(next(iter(self._running)).src.name if self._running else "")
         if len(text) + 2 + len(name) > room:
             name = name[: max(0, room - len(text) - 5)] + "..."
-        text = f"{text}  {name}"[:room]
-        put(sys.stderr, "\r" + text.ljust(self._width))
-        self._width = len(text)
+        self._line.draw(f"{text}  {name}")
 
 
 # --- several processes -------------------------------------------------------------------------

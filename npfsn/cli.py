@@ -49,6 +49,7 @@ _MAIN_EPILOG = """\
 examples:
   npfsn enhance noisy.wav                 writes noisy_enhanced.wav beside it
   npfsn enhance recordings/ -r -o clean/  a folder and all below it
+  npfsn live                              the microphone, into headphones
   npfsn info                              what the built-in model is, and its latency
   npfsn warmup                            compile now rather than on the first call
 
@@ -88,6 +89,22 @@ the input ends. With --keep-latency the zeros stay, so that every hop in gives a
 exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments.
 """
 
+_LIVE_EPILOG = """\
+examples:
+  npfsn live                     from the system's microphone to its headphones
+  npfsn live -l                  which devices there are
+  npfsn live -i USB -o 5         a part of a name, a number
+  npfsn live --latency 100       more held back by the sound system, where there are dropouts
+
+Use headphones: a microphone that hears its own loudspeaker howls. Another program gets the clean
+voice through a virtual cable (PulseAudio and PipeWire: module-null-sink; BlackHole; VB-CABLE) as
+the output. Where a device refuses the model's sample rate, its own is used and changed.
+
+Needs the sounddevice package: pip install 'npfsn[live]'
+
+exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 143 terminated.
+"""
+
 _INFO_EPILOG = """\
 examples:
   npfsn info
@@ -125,6 +142,7 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_enhance(commands)
     _add_stream(commands)
+    _add_live(commands)
     _add_info(commands)
     _add_warmup(commands)
     if find_spec("npfsn.bench") is not None:
@@ -174,6 +192,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="arithmetic of the large products: int8 is faster and nearly as exact "
         "(default: %(default)s)",
+    )
+
+
+def _add_horizon(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--norm-horizon",
+        metavar="S",
+        type=_horizon,
+        help="let running norms forget what is older than S seconds, for hours in rooms that "
+        "change (default: they remember everything, as published)",
     )
 
 
@@ -257,6 +285,35 @@ def _add_stream(commands: Any) -> None:
         "--keep-latency", action="store_true", help="leave the zeros of the latency at the start"
     )
     _add_model(parser)
+    _add_horizon(parser)
+    _add_verbosity(parser)
+
+
+def _add_live(commands: Any) -> None:
+    parser = _add(commands, "live", _live, "Enhance a microphone, into headphones.", _LIVE_EPILOG)
+    parser.add_argument(
+        "-l", "--list-devices", action="store_true", help="show the sound devices, and end"
+    )
+    for short, kind in (("-i", "input"), ("-o", "output")):
+        parser.add_argument(
+            short,
+            f"--{kind}",
+            metavar="DEVICE",
+            type=lambda text: int(text) if text.isdecimal() else text,
+            help="its number or a part of its name (default: the system's)",
+        )
+    parser.add_argument(
+        "--latency",
+        metavar="MS",
+        type=_above_zero,
+        help="how much the sound system is asked to hold back: more, where there are dropouts "
+        "(default: as little as it offers)",
+    )
+    parser.add_argument(
+        "--seconds", metavar="S", type=_above_zero, help="end after so long (default: on Ctrl-C)"
+    )
+    _add_model(parser)
+    _add_horizon(parser)
     _add_verbosity(parser)
 
 
@@ -321,6 +378,22 @@ def _decibels(text: str) -> float:
         if value >= 0.0:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of decibels from 0 up")
+
+
+def _above_zero(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0.0 < value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _horizon(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 1.0 <= value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 up")
 
 
 def _count(text: str) -> int:
@@ -446,7 +519,13 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     from .enhancer import Enhancer
 
     # Here everything is compiled and loaded, before the first sample is taken.
-    enhancer = Enhancer(args.model, precision=args.precision, norm=args.norm, on_nonfinite="zero")
+    enhancer = Enhancer(
+        args.model,
+        precision=args.precision,
+        norm=args.norm,
+        on_nonfinite="zero",
+        norm_horizon=args.norm_horizon,
+    )
     stream = AlignedStream(
         enhancer,
         args.rate or enhancer.sample_rate,
@@ -502,7 +581,13 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     return EXIT_OK
 
 
-# --- npfsn info, warmup, bench -----------------------------------------------------------------
+# --- npfsn live, info, warmup, bench -----------------------------------------------------------
+
+
+def _live(args: argparse.Namespace) -> int:
+    from . import live
+
+    return live.main(args)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -85,6 +85,11 @@ class Resampler:
         """Sample rate of the output in Hz."""
         return self._rate_out
 
+    @property
+    def lookahead(self) -> int:
+        """Samples of the input that must follow one before the output at its time is given."""
+        return 0 if self._up == self._down else -(-self._half // self._up)
+
     def reset(self) -> None:
         """Forget everything received; the next sample is the first of a new signal."""
         self._kept = np.zeros(0, np.float64)  # the input from sample `_start` on

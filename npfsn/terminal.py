@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
 from .errors import NpfsnError
+
+#: How often a line that tells how things stand is drawn.
+REDRAW_SECONDS = 0.1
 
 
 class Stopped(BaseException):
@@ -156,6 +162,46 @@ def open_standard_streams() -> None:
         while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(opened)
+
+
+class StatusLine:
+    """One line on a terminal that is drawn again and again; without a terminal nothing is.
+
+    Parameters
+    ----------
+    wanted : bool
+        Whether to draw at all.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._on = wanted and terminal and os.environ.get("TERM") != "dumb"
+        self._drawn_at = -math.inf
+        self._width = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to draw again."""
+        return self._on and time.perf_counter() - self._drawn_at >= REDRAW_SECONDS
+
+    @property
+    def room(self) -> int:
+        """How many characters there is room for."""
+        return max(shutil.get_terminal_size().columns - 1, 0)
+
+    def draw(self, text: str) -> None:
+        """Show `text` in the place of what was there."""
+        text = printable(text)[: self.room]
+        put(sys.stderr, "\r" + text.ljust(self._width))
+        self._width = len(text)
+        self._drawn_at = time.perf_counter()
+
+    def clear(self) -> None:
+        """Wipe the line, so that something else can be printed."""
+        if self._width:
+            put(sys.stderr, "\r" + " " * self._width + "\r")
+            self._width = 0
+            self._drawn_at = -math.inf
 
 
 def duration(seconds: float) -> str:

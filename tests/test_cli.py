@@ -552,6 +552,21 @@ def test_a_stream_at_another_rate(rate):
     np.testing.assert_allclose(found[inner], tone[inner], atol=3e-3)
 
 
+def test_a_stream_whose_norm_forgets():
+    x = noise(16000)[:, 0]
+    options = ("--norm-horizon", 1, "--keep-latency", "--format", "f32le")
+    out, _ = run("stream", *options, base=NPFSN, data=pcm(x, "f32le"))
+    enhancer = Enhancer(norm_horizon=1.0)
+    expected = np.concatenate([enhancer.process(x), enhancer.flush()])
+    np.testing.assert_array_equal(np.frombuffer(out, "<f4"), expected)
+
+
+@pytest.mark.parametrize("horizon", ["0.5", "nan", "inf", "-3", "long"])
+def test_a_horizon_is_a_number_of_seconds(horizon):
+    _, err = run("stream", "--norm-horizon", horizon, code=2)
+    assert "is not a number of seconds from 1 up" in err
+
+
 def test_each_hop_leaves_when_it_is_ready():
     """Hop k of the output needs hops up to k + 3 of the input; nothing may wait longer."""
     x = noise(256 * 8)[:, 0]

@@ -220,7 +220,7 @@ def test_imports_point_downwards() -> None:
 
 
 # What an engine inside another program does not need.
-TOOLS = {"audio", "batch", "bench", "checkpoint", "cli", "convert", "terminal", "warmup"}
+TOOLS = {"audio", "batch", "bench", "checkpoint", "cli", "convert", "live", "terminal", "warmup"}
 
 
 def test_the_engine_knows_no_files_and_no_terminal() -> None:
@@ -238,7 +238,7 @@ def test_the_engine_knows_no_files_and_no_terminal() -> None:
 def test_nothing_imports_from_outside() -> None:
     """Neither tests nor tools; and only the four packages that are declared."""
     allowed = {"numpy", "numba", "llvmlite", "scipy", "soundfile", "npfsn", "tomllib"}
-    optional = {"bench": {"matplotlib"}}  # a chart on request
+    optional = {"bench": {"matplotlib"}, "live": {"sounddevice"}}  # on request
     for name in MODULES:
         roots = {module.split(".")[0] for module, _ in imported(name)}
         assert roots - sys.stdlib_module_names <= allowed | optional.get(name, set()), name

@@ -1,0 +1,307 @@
+"""`npfsn live`, on a sound system made of arrays: what is heard is the input, just later."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import types
+from _thread import interrupt_main
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pure_delay import Delay, load_model, modules
+
+import npfsn
+from npfsn import cli, weights
+from npfsn.live import Loop
+
+LATENCY = Delay.latency_samples
+
+
+class Status:
+    """What the sound system says of a block."""
+
+    def __init__(self, input_overflow=False, output_underflow=False):
+        self.input_overflow, self.output_underflow = input_overflow, output_underflow
+
+
+def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause=0.0, hold=False):
+    """Return a stand-in for the package sounddevice whose microphone hears `sound`.
+
+    Parameters
+    ----------
+    rates : tuple of int
+        What the devices take.
+    statuses : dict of int to Status, optional
+        Of blocks by their number.
+    pause : float
+        Seconds between blocks.
+    hold : bool
+        Whether the stream goes on, silent, when the sound is over.
+    """
+    sd = types.ModuleType("sounddevice")
+    sd.heard, sd.opened = [], {}
+
+    class PortAudioError(Exception):
+        pass
+
+    class CallbackAbort(Exception):
+        pass
+
+    class Stream:
+        device, latency = (0, 1), (0.010, 0.020)
+
+        def __init__(self, **options):
+            sd.opened.update(options)
+            self._ending = threading.Event()
+            self._thread = threading.Thread(target=self._play)
+
+        def __enter__(self):
+            self._thread.start()
+            return self
+
+        def __exit__(self, *_):
+            self._ending.set()
+            self._thread.join()
+
+        def _play(self):
+            size, channels = sd.opened["blocksize"], sd.opened["channels"]
+            try:
+                for number, at in enumerate(range(0, len(sound) - size + 1, size)):
+                    out = np.full((size, channels[1]), np.nan, np.float32)
+                    status = (statuses or {}).get(number, Status())
+                    sd.opened["callback"](sound[at : at + size, None], out, size, None, status)
+                    sd.heard.append(out)
+                    if self._ending.wait(pause):
+                        return
+                if hold:
+                    self._ending.wait(30.0)
+            except CallbackAbort:
+                pass
+            finally:
+                sd.opened["finished_callback"]()
+
+    def query_devices(device=None, kind=None):
+        if kind is None:
+            return "  0 mic, fake (1 in, 0 out)\n  1 ears, fake (0 in, 2 out)"
+        if isinstance(device, str):
+            raise ValueError(f"No {kind} device matching {device!r}")
+        return {"name": {"input": "mic", "output": "ears"}[kind], "max_output_channels": outputs}
+
+    def check(device=None, *, samplerate, **options):
+        if samplerate not in rates:
+            raise PortAudioError(f"Invalid sample rate {samplerate}")
+
+    sd.PortAudioError, sd.CallbackAbort, sd.Stream = PortAudioError, CallbackAbort, Stream
+    sd.query_devices = query_devices
+    sd.check_input_settings = sd.check_output_settings = check
+    return sd
+
+
+@pytest.fixture
+def live(monkeypatch, capsys):
+    """Run `npfsn live` in this process, on a sound system, with an engine that delays."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(weights, "load_model", load_model)
+
+    def run(sd, *argv, code=0):
+        monkeypatch.setitem(sys.modules, "sounddevice", sd)
+        found = cli.main(["live", *map(str, argv)])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+def noise(seconds, rate=16000, level=0.1):
+    rng = np.random.default_rng(1)
+    return rng.normal(0.0, level, int(seconds * rate)).astype(np.float32)
+
+
+def test_both_ears_hear_the_input_later(live):
+    sound = noise(1.0)
+    sd = sound_system(sound, outputs=8)
+    out, err = live(sd)
+    heard = np.concatenate(sd.heard)
+    assert heard.shape[1] == 2
+    np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
+    np.testing.assert_array_equal(heard[:LATENCY, 0], 0.0)
+    np.testing.assert_array_equal(heard[LATENCY:, 0], sound[: len(heard) - LATENCY])
+    assert sd.opened["samplerate"] == 16000
+    assert sd.opened["blocksize"] == 256
+    assert sd.opened["latency"] == "low"
+    introduction, summary = out.splitlines()
+    assert introduction.startswith("mic -> ears, 16000 Hz; latency 64 ms (model 48, hop 16)")
+    assert "adds: 30 ms" in introduction
+    assert "1.0 s, load " in summary
+    assert "0 dropouts" in summary
+    assert err == ""
+
+
+@pytest.mark.parametrize("horizon", [None, 1.0])
+def test_it_is_the_stream_that_a_program_has(monkeypatch, horizon):
+    sound = noise(1.5)
+    sd = sound_system(sound, outputs=1)
+    monkeypatch.setitem(sys.modules, "sounddevice", sd)
+    assert cli.main(["live", "-q", *(["--norm-horizon", "1"] if horizon else [])]) == 0
+    heard = np.concatenate(sd.heard)
+    assert heard.shape[1] == 1
+    expected = npfsn.Enhancer(norm_horizon=horizon).process(sound)
+    np.testing.assert_array_equal(heard[:, 0], expected)
+
+
+def test_a_device_with_another_rate_is_heard_at_its_own(live):
+    sound = np.sin(2 * np.pi * 440 / 48000 * np.arange(48000)).astype(np.float32)
+    sd = sound_system(sound, rates=(48000,))
+    out, _ = live(sd, "--latency", 100)
+    assert sd.opened["samplerate"] == 48000
+    assert sd.opened["blocksize"] == 768
+    assert sd.opened["latency"] == 0.1
+    assert "48000 Hz; latency 65 ms" in out
+    heard, late = np.concatenate(sd.heard)[:, 0], 3 * LATENCY + 60
+    np.testing.assert_allclose(heard[late + 500 :], sound[500 : len(heard) - late], atol=2e-3)
+
+
+def test_rates_that_nobody_takes(live):
+    _, err = live(sound_system(noise(0.1), rates=()), code=1)
+    assert "npfsn: error: Invalid sample rate 16000" in err
+    assert "--list-devices" in err
+
+
+@pytest.mark.parametrize(("option", "kind"), [("-i", "input"), ("-o", "output")])
+def test_a_device_that_is_not_there(live, monkeypatch, option, kind):
+    sd = sound_system(noise(0.1))
+    sd.check_input_settings = lambda device, **_: sd.query_devices(device, "input")
+    _, err = live(sd, option, "nosuch", code=1)
+    assert f"No {kind} device matching 'nosuch'" in err
+    assert "--list-devices" in err
+
+
+def test_devices_are_listed(live):
+    out, _ = live(sound_system(noise(0.1)), "-l")
+    assert out.splitlines() == ["  0 mic, fake (1 in, 0 out)", "  1 ears, fake (0 in, 2 out)"]
+
+
+def test_devices_are_passed_on(live):
+    sd = sound_system(noise(0.1))
+    live(sd, "--input", 3, "--output", 4)
+    assert sd.opened["device"] == (3, 4)
+
+
+def test_dropouts_are_counted(live):
+    statuses = {1: Status(input_overflow=True), 4: Status(output_underflow=True)}
+    out, err = live(sound_system(noise(0.5), statuses=statuses))
+    assert "2 dropouts" in out
+    assert "--latency 40 may help" in err  # twice what it holds back
+
+
+def test_not_a_number_is_silence(live):
+    sound = noise(0.5)
+    sound[1000:1010] = np.nan
+    sd = sound_system(sound)
+    _, err = live(sd)
+    heard = np.concatenate(sd.heard)[:, 0]
+    assert np.isfinite(heard).all()
+    np.testing.assert_array_equal(heard[LATENCY + 1000 : LATENCY + 1010], 0.0)
+    assert "10 NaN or infinite samples" in err
+
+
+def test_an_error_ends_it(live, monkeypatch):
+    def fail(self, chunk):
+        raise MemoryError
+
+    monkeypatch.setattr(Delay, "process", fail)
+    sd = sound_system(noise(0.5))
+    _, err = live(sd, code=1)
+    assert err == "npfsn: error: not enough memory\n"
+    assert sd.heard == []  # the sound system has been told
+
+
+def test_a_stream_that_never_runs(live):
+    _, err = live(sound_system(noise(0.0)), code=1)
+    assert "ended the stream at once" in err
+
+
+def test_it_ends_by_itself(live):
+    sd = sound_system(noise(60.0), pause=0.01)
+    out, _ = live(sd, "--seconds", 0.3)
+    assert 3 < len(sd.heard) < 200
+    assert "dropouts" in out
+
+
+def test_ctrl_c_is_the_way_to_end_it(live):
+    sd = sound_system(noise(0.5), hold=True)
+
+    def press():
+        while not sd.heard:
+            time.sleep(0.01)
+        interrupt_main()
+
+    threading.Thread(target=press).start()
+    out, err = live(sd)
+    assert "dropouts" in out
+    assert err == ""
+
+
+def test_a_terminal_sees_levels(live, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    sd = sound_system(np.full(16000, 0.5, np.float32), pause=0.02)
+    _, err = live(sd, "--seconds", 0.6)
+    shown = [line for line in err.split("\r") if "dB" in line]
+    assert len(shown) > 1
+    assert "in   -6 dB" in shown[-1]
+    assert "out   -6 dB" in shown[-1]
+    assert err.endswith("\r")  # wiped
+
+
+def test_without_the_package(live):
+    _, err = live(None, code=1)
+    assert "pip install 'npfsn[live]'" in err
+
+
+def test_without_the_library(monkeypatch, tmp_path, capsys):
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    assert cli.main(["live", "-q"]) == 1
+    assert "needs PortAudio (PortAudio library not found): install it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--latency", "0"], ["--latency", "low"], ["--seconds", "-1"], ["--seconds", "inf"]]
+)
+def test_arguments_are_checked(live, argv):
+    _, err = live(sound_system(noise(0.1)), *argv, code=2)
+    assert "is not a number above 0" in err
+
+
+@given(
+    st.sampled_from([8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000])
+    | st.integers(8000, 100_000),
+    st.lists(st.integers(1, 3), min_size=40, max_size=40),
+)
+@settings(max_examples=40, deadline=None)
+def test_as_much_comes_out_as_goes_in_as_late_as_it_says(rate, blocks):
+    """The latency never grows: what waits is what was there at the start."""
+    loop = Loop(Delay(), rate)
+    sizes = [loop.block * n for n in blocks]
+    t = np.arange(sum(sizes))
+    sound = np.sin(2 * np.pi * 300.0 / rate * t).astype(np.float32)
+    heard = []
+    for block in np.split(sound.copy(), np.cumsum(sizes)[:-1]):
+        heard.append(loop.process(block))
+        assert heard[-1].shape == block.shape
+    heard = np.concatenate(heard)
+    exact = loop.latency - round(LATENCY * rate / 16000) + LATENCY * rate / 16000
+    settled = math.ceil(exact) + rate // 100
+    expected = np.sin(2 * np.pi * 300.0 / rate * (t[settled:] - exact))
+    np.testing.assert_allclose(heard[settled:], expected, atol=5e-3)
+    assert loop.latency <= (LATENCY + 256 + 50) * rate / 16000 + 50
