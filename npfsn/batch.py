@@ -171,7 +171,9 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         raise UsageError("the output folder has an empty name")
     plan = _Plan()
     taken: dict[str, Path] = {}
-    for src, relative in _find(args, inputs, plan):
+    found = list(_find(args, inputs, plan))
+    sources = {_place(src) for src, _ in found}
+    for src, relative in found:
         suffix = f".{args.format}" if args.format else src.suffix
         folder = Path(args.output_dir) / relative if args.output_dir else src.parent
         dst = folder / f"{src.stem}{args.suffix}{suffix}"
@@ -190,12 +192,24 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         if args.resume and os.path.lexists(dst):
             plan.n_skipped += 1
             continue
+        if _place(dst) in sources - {_place(src)}:  # not even with --force
+            message = f"{src} would become {dst}, which is an input too: choose another folder"
+            plan.failures.append((str(src), message))
+            continue
         try:
             n_bytes = src.stat().st_size
         except (OSError, ValueError):
             n_bytes = 0  # the job itself will say what is wrong
         plan.jobs.append(_Job(src, dst, n_bytes))
     return plan
+
+
+def _place(path: Path) -> str:
+    """Return what two names of one file have in common."""
+    try:
+        return os.path.normcase(os.path.realpath(path))
+    except (OSError, ValueError):  # a name that no file can have
+        return str(path)
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[str]:
@@ -468,13 +482,13 @@ def _run_workers(
                     worker.process.join()
                     code = worker.process.exitcode or 0
                     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    if worker.job is None:
-                        raise RuntimeError(f"a worker process could not start ({how})") from None
-                    _record_failure(
-                        totals, line, worker.job, f"its worker process was killed ({how})"
-                    )
-                    if waiting:
-                        workers.append(_launch(args, len(jobs)))
+                    if worker.job is not None:
+                        message = f"its worker process was killed ({how})"
+                        _record_failure(totals, line, worker.job, message)
+                        if waiting:
+                            workers.append(_launch(args, len(jobs)))
+                    elif not workers:  # the others, if there are any, do its share
+                        raise NpfsnError(f"the worker processes could not start ({how})") from None
                     continue
                 if kind == "fatal":
                     raise content[0]

@@ -1,8 +1,9 @@
 """A stream that only delays, in the place of the engine: what differs is the plumbing's fault.
 
 `python tests/pure_delay.py ARGUMENTS` is `npfsn ARGUMENTS` with this engine, also in the worker
-processes that it starts. Two environment variables make it misbehave: NPFSN_TEST_PAUSE is a number
-of seconds to wait before each block, NPFSN_TEST_KILL ends the process on a block that holds 0.75.
+processes that it starts. Environment variables make it misbehave: NPFSN_TEST_PAUSE is a number of
+seconds to wait before each block, NPFSN_TEST_KILL ends the process on a block that holds 0.75,
+NPFSN_TEST_STILLBORN is a folder: each of the files in it costs a worker its life before it starts.
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ def load_model(path=None):
 if __name__ in ("__main__", "__mp_main__"):
     sys.modules.update(modules())
     weights.load_model = load_model
+
+if __name__ == "__mp_main__" and "NPFSN_TEST_STILLBORN" in os.environ:
+    for entry in os.scandir(os.environ["NPFSN_TEST_STILLBORN"]):
+        try:
+            os.unlink(entry)
+        except FileNotFoundError:  # another one's
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
     from npfsn.cli import main

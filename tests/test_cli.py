@@ -232,6 +232,21 @@ def test_one_bad_file_does_not_stop_the_others(npfsn):
     assert "2 files enhanced" in out and "2 failed: b.wav, missing.wav" in out
 
 
+def test_an_input_is_nobody_elses_output(npfsn):
+    """Not even with --force: it would be gone before its turn came."""
+    recording("x/a.wav")
+    recording("y/a.wav", n=3000)
+    recording("b.wav")
+    recording("b_enhanced.wav", n=3000)
+    before = [Path(name).read_bytes() for name in ("y/a.wav", "b_enhanced.wav")]
+    out, err = npfsn("enhance", "x/a.wav", "y/a.wav", "-o", "y", "--no-suffix", "--force", code=1)
+    assert "x/a.wav would become y/a.wav, which is an input too" in err
+    out, err = npfsn("enhance", "b.wav", "b_enhanced.wav", "--force", code=1)
+    assert "b.wav would become b_enhanced.wav, which is an input too" in err
+    assert "1 file enhanced" in out
+    assert [Path(name).read_bytes() for name in ("y/a.wav", "b_enhanced.wav")] == before
+
+
 def test_nothing_is_overwritten_without_force(npfsn):
     recording("a.wav")
     Path("a_enhanced.wav").write_text("precious")
@@ -411,6 +426,28 @@ def test_a_killed_worker_costs_one_file(tmp_path):
     assert [name for name in tree(tmp_path / "out") if name.endswith("wav")] == [
         f"{index}_enhanced.wav" for index in (0, 2, 3)
     ]
+
+
+@posix
+@pytest.mark.parametrize("n_stillborn", [1, 2])
+def test_workers_killed_while_they_start(tmp_path, n_stillborn):
+    """The others do their share; where there are no others, somebody says so."""
+    for index in range(4):
+        recording(tmp_path / f"in/{index}.wav")
+    (tmp_path / "stillborn").mkdir()
+    for index in range(n_stillborn):
+        (tmp_path / "stillborn" / str(index)).touch()
+    out, err = run(
+        *("enhance", "in", "-o", "out", "--workers", 2),
+        cwd=tmp_path,
+        env={"NPFSN_TEST_STILLBORN": str(tmp_path / "stillborn")},
+        code=n_stillborn - 1,
+    )
+    if n_stillborn == 1:
+        assert b"4 files enhanced" in out
+        assert err == ""
+    else:
+        assert "npfsn: error: the worker processes could not start (signal 9)\n" in err
 
 
 @posix
