@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -24,6 +23,7 @@ import soundfile as sf
 
 from .errors import AudioError, NormError
 from .options import dry_share, mix_dry
+from .output import complete_or_absent
 from .resample import MAX_RATE, MIN_RATE, Resampler
 
 if TYPE_CHECKING:
@@ -298,16 +298,21 @@ def enhance_file(
     with _open_source(src) as source:
         _check_destination(src, dst, force)
         container, subtype, endian = _target_format(source, src, dst)
-        with _complete_or_absent(dst, force) as partial:
-            sink = _Sink(partial, dst, source, container, subtype, endian)
-            try:
-                n_frames, n_nonfinite = _run(
-                    source, sink, src, model, norm, precision, atten_lim_db, progress
-                )
-            except BaseException:
-                sink.abandon()
-                raise
-            sink.finish(n_frames)
+        try:
+            with complete_or_absent(dst, force) as partial:
+                sink = _Sink(partial, dst, source, container, subtype, endian)
+                try:
+                    n_frames, n_nonfinite = _run(
+                        source, sink, src, model, norm, precision, atten_lim_db, progress
+                    )
+                except BaseException:
+                    sink.abandon()
+                    raise
+                sink.finish(n_frames)
+        except FileExistsError:
+            raise _exists(dst) from None
+        except OSError as error:
+            raise _unwritable(dst, error) from error
     compile_seconds = seconds_compiling() - compiled
     return FileReport(
         samples=n_frames,
@@ -580,7 +585,8 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
     # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
     bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
     wanted = [source.subtype, "OPUS"] if name == "opus" else [source.subtype]
-    wanted += [f"PCM_{size}" for size in (8, 16, 24, 32) if size >= bits]
+    integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
+    wanted += [each for each in integers if _BITS[each] >= bits]
     for subtype in (*wanted, sf.default_subtype(container)):
         if sf.check_format(container, subtype):
             return container, subtype, "FILE"
@@ -590,6 +596,8 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
 def _check_destination(src: Path, dst: Path, force: bool) -> None:
     """Refuse to replace the source, ever, or another file unasked; make the folder."""
     try:
+        if "\0" in os.fspath(dst):
+            raise ValueError("no name may hold a null character")
         if dst.exists() and os.path.samefile(src, dst):
             raise AudioError(
                 f"{dst} is the input itself: choose another folder or another name for the output"
@@ -633,59 +641,6 @@ def _file_size_limit() -> int | None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-@contextlib.contextmanager
-def _complete_or_absent(dst: Path, force: bool) -> Iterator[Path]:
-    """Give a temporary name in the same folder; rename it to `dst` at the end, or remove it."""
-    # The name does not grow with that of `dst`, which may be as long as a name can be.
-    partial = dst.parent / f".npfsn-{secrets.token_hex(8)}.part"
-    try:
-        try:
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except OSError as error:
-            raise _unwritable(dst, error) from error
-        yield partial
-        try:
-            _sync(partial)
-            _publish(partial, dst, force)
-            _sync(dst.parent)
-        except AudioError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _unwritable(dst, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written, as far as the system can promise that."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not folder:  # some file systems cannot sync a folder; the name is there all the same
-            raise
-    finally:
-        os.close(handle)
-
-
-def _publish(partial: Path, dst: Path, force: bool) -> None:
-    """Give the complete file its name; without `force` only if nobody took it meanwhile."""
-    if not force:
-        try:
-            os.link(partial, dst)
-            return
-        except FileExistsError:
-            raise _exists(dst) from None
-        except OSError:  # no hard links here: the next best is to look once more
-            if os.path.lexists(dst):
-                raise _exists(dst) from None
-    os.replace(partial, dst)
 
 
 class _Sink:

@@ -101,8 +101,27 @@ class Sequence:
         return self.output_size or self.hidden_size
 
     @classmethod
-    def from_shapes(cls, shapes: Shapes, prefix: str, activate: str | None = None) -> Sequence:
-        """Read cell, sizes and layer count from the tensors under `prefix`."""
+    def from_shapes(
+        cls,
+        shapes: Shapes,
+        prefix: str,
+        published: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> Sequence:
+        """Read cell, sizes and layer count from the tensors under `prefix`.
+
+        Parameters
+        ----------
+        shapes : mapping of str to tuple of int
+        prefix : str
+        published : str or None
+            The output activation where neither the recipe nor a tensor says what it is.
+        args : mapping, optional
+            The recipe's.
+        name : str
+            What the recipe calls the output activation.
+        """
         rnn = f"{prefix}.sequence_model."
         num_layers = sum(
             re.fullmatch(re.escape(rnn) + r"weight_ih_l\d+", name) is not None for name in shapes
@@ -117,16 +136,13 @@ class Sequence:
             )
         fc = f"{prefix}.fc_output_layer.weight"
         output_size = matrix(shapes, fc)[0] if fc in shapes else 0
-        if f"{prefix}.activate_function.weight" in shapes:
-            if activate is not None:
-                check_equal(
-                    "the output activation",
-                    activate,
-                    "PReLU",
-                    f"tensor {prefix}.activate_function.weight",
-                )
-            activate = "PReLU"
-        return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, activate)
+        said = activation((args or {}).get(name))
+        kind = said if args and name in args else published
+        slope = f"{prefix}.activate_function.weight"
+        if slope in shapes:
+            check_equal(name, said, "PReLU", f"tensor {slope}")
+            kind = "PReLU"
+        return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
 
     def tensor_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """Every tensor of this stack under the checkpoint's own names."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .config import BaseConfig, Sequence, Shapes, acoustics, activation, check_equal, sequence
+from .config import BaseConfig, Sequence, Shapes, acoustics, check_equal, sequence
 from .errors import ModelError
 from .layers import Recurrent
 from .norms import Norm
@@ -50,7 +50,7 @@ class Config(BaseConfig):
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
         """Read the sizes from the tensors, the rest from the recipe's `args`."""
         fullband_model = Sequence.from_shapes(
-            shapes, "fullband_model", activation(args.get("output_activate_function", False))
+            shapes, "fullband_model", None, args, "output_activate_function"
         )
         n_freq = fullband_model.input_size
         for name, found in (

@@ -15,7 +15,6 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
-    activation,
     check_equal,
     check_size,
     sequence,
@@ -77,10 +76,10 @@ class Config(BaseConfig):
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
         """Read the sizes from the tensors, the rest from the recipe's `args`."""
         fb_model = Sequence.from_shapes(
-            shapes, "fb_model", activation(args.get("fb_output_activate_function", "ReLU"))
+            shapes, "fb_model", "ReLU", args, "fb_output_activate_function"
         )
         sb_model = Sequence.from_shapes(
-            shapes, "sb_model", activation(args.get("sb_output_activate_function", False))
+            shapes, "sb_model", None, args, "sb_output_activate_function"
         )
         n_freq = fb_model.input_size
         for name, found in (

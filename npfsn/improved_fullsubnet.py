@@ -18,7 +18,6 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
-    activation,
     check_equal,
     check_norm,
     check_size,
@@ -91,6 +90,8 @@ class Config(BaseConfig):
                 f"section_norm is {shown(self.section_norm)}: expected {PUBLISHED_SECTION_NORM} or "
                 f"{CAUSAL_SECTION_NORM}"
             )
+        for cutoff in self.freq_cutoffs:
+            check_size("freq_cutoffs", cutoff, 1, self.n_freq - 2)
         bounds = self.bounds
         n_section = len(bounds) - 1
         per_section = (
@@ -163,13 +164,14 @@ class Config(BaseConfig):
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:
         """Read the sizes from the tensors, the rest from the recipe's `args`."""
         fb_model = Sequence.from_shapes(
-            shapes, "fb_model", activation(args.get("fb_output_activate_function", False))
+            shapes, "fb_model", None, args, "fb_output_activate_function"
         )
-        sb_activation = activation(args.get("sb_output_activate_function", False))
         sb_models: list[Sequence] = []
         while f"sb_model.sb_models.{len(sb_models)}.sequence_model.weight_ih_l0" in shapes:
             name = f"sb_model.sb_models.{len(sb_models)}"
-            sb_models.append(Sequence.from_shapes(shapes, name, sb_activation))
+            sb_models.append(
+                Sequence.from_shapes(shapes, name, None, args, "sb_output_activate_function")
+            )
         n_fft = 2 * fb_model.input_size
         for name, found in (
             ("sequence_model", fb_model.cell),

@@ -76,8 +76,8 @@ class Loop:
         Parameters
         ----------
         x : float32 array, shape (N,)
-            N a multiple of `block`, unless every hop of the model is a whole number of samples at
-            neither rate. May be modified.
+            A multiple of `block` where a hop is a whole number of samples at this rate, any number
+            otherwise. May be modified.
 
         Returns
         -------
@@ -159,13 +159,16 @@ def main(args: argparse.Namespace) -> int:
     )
     try:
         return _run(sd, args, enhancer)
-    except (sd.PortAudioError, ValueError) as error:
-        if isinstance(error, NpfsnError):
-            raise
-        raise AudioError(
-            f"{' '.join(str(error).split())} (npfsn live --list-devices shows what there is, "
-            "-i and -o choose)"
-        ) from error
+    except sd.PortAudioError as error:
+        raise _of_devices(error) from error
+
+
+def _of_devices(error: Exception) -> AudioError:
+    """Say what the sound system says, and what helps."""
+    return AudioError(
+        f"{' '.join(str(error).split())} (npfsn live --list-devices shows what there is, -i and -o "
+        "choose)"
+    )
 
 
 def _sounddevice() -> Any:
@@ -209,8 +212,11 @@ def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
 def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
     """Stream until the time is over, someone presses Ctrl-C or the sound system gives up."""
     devices = (args.input, args.output)
-    channels = _channels(sd, args.output)
-    rate = _rate(sd, devices, channels, enhancer.sample_rate)
+    try:
+        channels = _channels(sd, args.output)
+        rate = _rate(sd, devices, channels, enhancer.sample_rate)
+    except ValueError as error:  # no device is called so, or several are
+        raise _of_devices(error) from error
     loop = Loop(enhancer, rate, args.atten_lim)
     duplex, ended = _Duplex(loop, sd.CallbackAbort), threading.Event()
     line = StatusLine(not args.quiet)

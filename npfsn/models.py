@@ -1,4 +1,4 @@
-"""The table of architectures. A new model is one module and one line here."""
+"""The table of architectures: one line each."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ class Pass:
     #: frames that lie behind by the look-ahead.
     mask: np.ndarray
     norms: list[BoundNorm]
-    #: From `mag` to `mask`. It leaves out what needs an offline norm that is being fitted.
+    #: From `mag` to `mask`. What needs an offline norm that is being fitted is left out, or runs on
+    #: numbers that nobody uses.
     program: Program
 
     def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:

@@ -46,6 +46,8 @@ def dequantise(
 ) -> npt.NDArray[np.float32]:
     """Return the float32 matrix that `levels` and `scale` stand for.
 
-    Quantised again it gives the same levels.
+    Quantised again it gives the same levels. Scales that are too large give infinities, which a
+    model refuses.
     """
-    return levels.astype(np.float32) * scale[:, None]
+    with np.errstate(over="ignore"):
+        return levels.astype(np.float32) * scale[:, None]

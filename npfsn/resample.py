@@ -72,7 +72,8 @@ class Resampler:
         divisor = math.gcd(self._rate_in, self._rate_out)
         self._up, self._down = self._rate_out // divisor, self._rate_in // divisor
         self._half = HALF_CROSSINGS * max(self._up, self._down)
-        self._taps: npt.NDArray[np.float64] | None = None
+        no_taps: npt.NDArray[np.float64] = np.zeros(0)
+        self._taps = self._filter() if self._up != self._down else no_taps
         self.reset()
 
     @property
@@ -147,7 +148,7 @@ class Resampler:
         # result is bit-identical for any blocking.
         pad = (self._start * up - half) % down
         shift = (pad + half - self._start * up) // down
-        padded = np.concatenate((np.zeros(pad), self._filter()))
+        padded = np.concatenate((np.zeros(pad), self._taps))
         z = upfirdn(padded, self._kept, up, down)
         z = z[first + shift : stop + shift]
         # Loud input may overshoot what float32 can hold.
@@ -162,18 +163,19 @@ class Resampler:
         return out
 
     def _filter(self) -> npt.NDArray[np.float64]:
-        """Design the anti-aliasing low-pass once: Kaiser-windowed sinc, gain `up`."""
-        if self._taps is None:
-            key = (self._up, self._down)
-            taps = _filters.get(key)
-            if taps is None:
-                from scipy.signal import firwin
+        """Design the anti-aliasing low-pass, or take it over: Kaiser-windowed sinc, gain `up`.
 
-                cutoff = 1.0 / max(key)
-                taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
-                _filters[key] = taps = np.asarray(taps, np.float64) * self._up
-            self._taps = taps
-        return self._taps
+        Before the first block: that of a live stream must not wait for it.
+        """
+        key = (self._up, self._down)
+        taps = _filters.get(key)
+        if taps is None:
+            from scipy.signal import firwin
+
+            cutoff = 1.0 / max(key)
+            taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
+            _filters[key] = taps = np.asarray(taps, np.float64) * self._up
+        return taps
 
 
 def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Float32Array:

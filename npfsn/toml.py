@@ -28,7 +28,8 @@ _FOLD = re.compile(r"\\[ \t]*\r?\n[ \t\r\n]*")
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?"
-    r"|\d\d:\d\d:\d\d(?:\.\d+)?"
+    r"|\d\d:\d\d:\d\d(?:\.\d+)?",
+    re.ASCII,
 )
 _BASED = re.compile(r"0x[0-9A-Fa-f](?:_?[0-9A-Fa-f])*|0o[0-7](?:_?[0-7])*|0b[01](?:_?[01])*")
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9](?:_?\d)*)(\.\d(?:_?\d)*)?([eE][+-]?\d(?:_?\d)*)?", re.ASCII)

@@ -1,8 +1,8 @@
 """A model: its configuration and tensors, and the `.npz` file they are kept in.
 
-The file is an ordinary NumPy archive: every tensor under the checkpoint's own name (matrices of
-int8 files as int8, with a member NAME.scale, float32 per row), and a member `npfsn_header`, a 0-d
-string of JSON:
+The file is an ordinary NumPy archive: every tensor under the checkpoint's own name (in int8 files
+the matrices of `is_quantised` as int8, with a member NAME.scale, float32 per row), and a member
+`npfsn_header`, a 0-d string of JSON:
 
     {"format": 1, "architecture": "fast_fullsubnet", "config": {...}, "precision": "float32",
      "converter": "npfsn 1.0.0", "source": {"name": "best_model.tar", "sha256": "..."}}
@@ -15,15 +15,14 @@ ModelError. Reading takes at most `MAX_RATIO` times the file's size and 1 MiB.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import re
-import secrets
+import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +33,7 @@ import numpy.typing as npt
 
 from .archive import Archive, ArchiveError, Entry, open_regular, printable, shown
 from .errors import ModelError, NpfsnError
+from .output import complete_or_absent
 from .quantise import dequantise, quantise
 
 FORMAT = 1
@@ -129,7 +129,8 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     if isinstance(path, Model):
         return path
     if path is None:
-        return _default_model()
+        with _default_lock:
+            return _default_model()
     path = Path(path)
     try:
         file, size = open_regular(path)
@@ -145,6 +146,9 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
         ) from None
     except NpfsnError as error:
         raise ModelError(f"cannot load the model {path}: {error}") from None
+
+
+_default_lock = threading.Lock()  # a cache alone would let threads read the file at once
 
 
 @functools.cache
@@ -253,9 +257,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
             members[name], members[name + _SCALE] = quantise(tensor)
         else:
             members[name] = tensor
-    with replacing(Path(path), overwrite=overwrite) as file:
+    with complete_or_absent(Path(path), overwrite) as partial:
         # Stored, not compressed: weights are noise to a compressor.
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name, array in members.items():
                 member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
                 member.create_system = 3  # the same on every system
@@ -263,26 +267,6 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
                 member.file_size = array.nbytes
                 with archive.open(member, "w") as stream:
                     np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes its final name only when the block has ended without an error."""
-    temporary = path.with_name(f".npfsn-{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if not overwrite and path.exists():
-            raise FileExistsError(f"{path} exists already")
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def converter() -> str:

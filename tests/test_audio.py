@@ -554,6 +554,22 @@ def test_names_that_are_no_unicode(delay, tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("flac", "PCM_S8"), ("caf", "PCM_S8"), ("ogg", "VORBIS")]
+)
+def test_eight_bits_stay_eight_where_there_are_eight(delay, tmp_path, suffix, subtype):
+    src = write(tmp_path / "a.wav", noise(1000), subtype="PCM_U8")
+    enhance_file(src, tmp_path / f"b.{suffix}")
+    assert sf.info(tmp_path / f"b.{suffix}").subtype == subtype
+
+
+def test_the_filter_is_there_before_the_first_block(monkeypatch):
+    """Designing it takes longer than a live stream has."""
+    resampler = Resampler(48000, 16000)
+    monkeypatch.setattr("scipy.signal.firwin", None)
+    assert resampler.process(np.ones(768, np.float32)).size > 200
+
+
 def test_read_only_containers_name_a_way_out(delay, tmp_path):
     src = tmp_path / "a.sd2"
     if "SD2" not in sf.available_formats():

@@ -121,6 +121,25 @@ def test_published_defaults_fit_without_a_recipe(tmp_path, name):
     assert convert(path, norm=norm).config == convert(path, recipe=recipe_of(case)).config
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("full_lstm_cum", "fb_model"), ("fast_lstm_cum", "bottleneck")]
+)
+def test_a_learned_slope_needs_no_recipe(tmp_path, name, prefix):
+    """What a tensor says counts more than what was published."""
+    case = load_case(name)
+    content = state(case)
+    content["model"][f"{prefix}.activate_function.weight"] = tf.tensor(np.array([0.25], "f4"))
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(content))
+    model = convert(path, norm="cumulative_laplace_norm")
+    assert getattr(model.config, prefix).activation == "PReLU"
+    if name == "full_lstm_cum":  # but a recipe that says otherwise is another's
+        recipe = recipe_of(case)
+        recipe["model"]["args"]["fb_output_activate_function"] = "ReLU"
+        with pytest.raises(NpfsnError, match="says fb_output_activate_function = 'ReLU'"):
+            convert(path, recipe=recipe)
+
+
 def largest_error(model, case: Case) -> float:
     return max(
         float(np.abs(model.tensors[k].astype(np.float64) - v).max()) for k, v in case.params.items()

@@ -41,6 +41,15 @@ def test_mixtures_have_the_snr_of_their_name(tmp_path: Path) -> None:
         assert np.abs(noisy).max() <= 1.0
 
 
+@pytest.mark.parametrize("name", ["speech_one", "noise_tap"])
+def test_another_rate_is_refused(tmp_path: Path, name: str) -> None:
+    for each in ("speech_one", "noise_tap"):
+        rate = 48_000 if each == name else RATE
+        soundfile.write(tmp_path / f"{each}.wav", np.full(RATE, 0.1), rate)
+    with pytest.raises(ValueError, match=f"{name}.wav is at 48000 Hz"):
+        mix(tmp_path, tmp_path / "pairs")
+
+
 def test_a_name_without_noise_and_snr_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pairs"):
         find_pairs(tmp_path)

@@ -270,6 +270,10 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
          frames[6].astype(np.float64), frames[7].view(np.recarray)]
     ):  # fmt: skip
         assert np.array_equal(enhancer.step(frame), expected[i])
+    received = np.frombuffer(x.tobytes(), np.float32)
+    assert np.array_equal(
+        npfsn.enhance(received, 16000, enhancer.model), npfsn.enhance(x, 16000, enhancer.model)
+    )
     assert len(spectrum.check_samples.signatures) == compiled  # or a call would stall for it
     before = enhancer.get_state()
     for bad in [

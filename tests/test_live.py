@@ -213,16 +213,23 @@ def test_not_a_number_is_silence(live):
     assert "10 NaN or infinite samples" in err
 
 
-def test_an_error_ends_it(live, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (ValueError("two shapes"), "unexpected ValueError: two shapes (-v shows where)"),
+    ],
+)
+def test_an_error_ends_it(live, monkeypatch, error, said):
     def fail(self, chunk):
         if chunk.size:
-            raise MemoryError
+            raise error
         return chunk
 
     monkeypatch.setattr(Delay, "process", fail)
     sd = sound_system(noise(0.5))
     _, err = live(sd, code=1)
-    assert err == "npfsn: error: not enough memory\n"
+    assert err == f"npfsn: error: {said}\n"  # and nothing about devices
     assert sd.heard == []  # the sound system has been told
 
 

@@ -89,6 +89,7 @@ def test_int8_scales_are_checked(tmp_path: Path) -> None:
         (good.astype(np.float64), "one per row"),
         (good * np.float32(np.nan), "NaN"),
         (-good, "negative"),
+        (np.full_like(good, 3e38), "NaN or infinity"),
     ):
         changed = {**members, name + ".scale": scale}
         if scale is None:

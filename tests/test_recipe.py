@@ -339,6 +339,11 @@ def _has_date(text: str) -> bool:
     return toml._DATE.search(text) is not None
 
 
+def test_digits_of_other_scripts_are_no_dates():
+    with pytest.raises(toml.TomlError):
+        toml.loads("a = \uff11979-05-27")
+
+
 def test_dates_are_text():
     text = "a = 1979-05-27T07:32:00Z\nb = [1979-05-27, 07:32:00.5]\nc = 1979-05-27 07:32:00+01:00"
     assert toml.loads(text) == {

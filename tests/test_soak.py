@@ -72,6 +72,12 @@ def test_the_scene_is_drawn_from_its_seed():
     assert golden_cases.load_case("fast_lstm_cum").config["hop_length"] == 256
 
 
+def test_less_than_a_minute_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        soak.main(["--hours", "0.01"])
+    assert "expected a minute" in capsys.readouterr().err
+
+
 def test_the_picture_and_the_words(tmp_path):
     found = soak.soak(small_model("fast_fullsubnet"), 1.0, seed=0, compare=False)
     assert "memory:" in soak.report(found)

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npfsn
+from npfsn import enhancer as enhancer_module
 from npfsn.models import ARCHITECTURES
 from npfsn.stream import Stream
 from npfsn.weights import Model
@@ -597,6 +598,47 @@ def test_streams_share_weights_and_nothing_else(x: np.ndarray) -> None:
 # ---------------------------------------------------------------------------------------------
 # Threads
 # ---------------------------------------------------------------------------------------------
+
+
+def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an interrupt nor many settings leave anything behind."""
+    made = []
+    warm_up = enhancer_module._warm_up
+
+    def interrupted(*args: object) -> None:
+        made.append(args)
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        warm_up(*args)
+
+    monkeypatch.setattr(enhancer_module, "_warm_up", interrupted)
+    known = small_model("fast_fullsubnet")
+    model = Model(known.architecture, known.config, known.tensors)
+    with pytest.raises(KeyboardInterrupt):
+        npfsn.Enhancer(model)
+    first = npfsn.Enhancer(model)  # not the one that was cut short
+    assert len(made) == 2
+    assert npfsn.Enhancer(model)._stream.network is first._stream.network
+    for seconds in range(1, 20):
+        npfsn.Enhancer(model, norm_horizon=seconds)
+    assert len(enhancer_module._networks[model]) < 6
+    assert len(made) == 21
+
+
+@pytest.mark.parametrize("limits", [(None, 6.0), (6.0, None), (6.0, 20.0)])
+def test_a_state_goes_on_with_another_limit(
+    limits: tuple[float | None, float | None], x: np.ndarray
+) -> None:
+    """The input that is still to be mixed in is part of it, whether it was wanted before or not."""
+    model = small_model("fast_fullsubnet")
+    before, after = (npfsn.Enhancer(model, atten_lim_db=limit) for limit in limits)
+    whole = npfsn.Enhancer(model, atten_lim_db=limits[1])
+    before.process(x[:3000])
+    after.set_state(before.get_state())
+    expected = np.concatenate([whole.process(x), whole.flush()])[2816:]
+    np.testing.assert_array_equal(
+        np.concatenate([after.process(x[3000:]), after.flush()]), expected
+    )
 
 
 def test_threads_with_a_stream_each(golden_model: Callable[[str], Model]) -> None:

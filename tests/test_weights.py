@@ -14,8 +14,10 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import drawn_models
 import numpy as np
 import pytest
 import torch_files as tf
@@ -208,6 +210,25 @@ def test_default_weights(tmp_path, monkeypatch):
         weights._default_model.cache_clear()
 
 
+def test_threads_read_the_default_weights_once(monkeypatch):
+    read = []
+
+    def slowly(file, size):
+        read.append(size)
+        time.sleep(0.05)
+        return small_model()
+
+    monkeypatch.setattr(weights, "_read", slowly)
+    weights._default_model.cache_clear()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: load_model(), range(8)))
+    finally:
+        weights._default_model.cache_clear()
+    assert len(read) == 1
+    assert all(model is found[0] for model in found)
+
+
 # Whole or not at all.
 
 
@@ -249,6 +270,29 @@ def test_overwriting_and_places(tmp_path):
         (tmp_path / "plain").touch()
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    path = tmp_path / "m.npz"
+    write_array = np.lib.format.write_array
+
+    def meanwhile(*args, **options):
+        path.write_bytes(b"another's")
+        write_array(*args, **options)
+
+    monkeypatch.setattr(np.lib.format, "write_array", meanwhile)
+    with pytest.raises(FileExistsError, match=r"m\.npz exists already"):
+        save_model(small_model(), path, overwrite=False)
+    assert path.read_bytes() == b"another's"
+    assert os.listdir(tmp_path) == ["m.npz"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links may need rights elsewhere")
+def test_a_link_to_nothing_is_there_too(tmp_path):
+    (tmp_path / "m.npz").symlink_to(tmp_path / "missing")
+    with pytest.raises(FileExistsError):
+        save_model(small_model(), tmp_path / "m.npz", overwrite=False)
+    assert os.listdir(tmp_path) == ["m.npz"]
 
 
 # What is refused, and how.
@@ -314,6 +358,14 @@ CONFIG = json.loads(str(members(small_model())["npfsn_header"]))["config"]
 )
 def test_configurations(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
+
+
+def test_section_bounds_are_whole_numbers():
+    config = drawn_models.small_model("improved_fullsubnet").config
+    first, *others = config.freq_cutoffs
+    for bad in (float(first), str(first), None, -first):
+        with pytest.raises(ModelError, match="freq_cutoffs"):
+            dataclasses.replace(config, freq_cutoffs=(bad, *others))
 
 
 def test_a_deep_configuration(tmp_path):
@@ -450,7 +502,7 @@ def test_members(tmp_path):
         refusal(path)
 
 
-def limited(path: Path) -> str:
+def limited(path: Path, room: int = 8 << 20) -> str:
     """Load a model that is a bomb; return what it said."""
     size = path.stat().st_size
     tracemalloc.start()
@@ -461,8 +513,20 @@ def limited(path: Path) -> str:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert time.monotonic() - start < 10
-    assert peak < MAX_RATIO * size + (8 << 20), f"{peak / 1e6:.0f} MB"
+    assert peak < MAX_RATIO * size + room, f"{peak / 1e6:.0f} MB"
     return message
+
+
+def test_a_bomb_that_claims_to_be_empty(tmp_path):
+    path = tmp_path / "m.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("npfsn_header.npy", bytes(16 << 20))
+    data = bytearray(path.read_bytes())
+    data[22:26] = bytes(4)  # in the member's own header, then in the directory
+    at = data.find(b"PK\1\2") + 24
+    data[at : at + 4] = bytes(4)
+    path.write_bytes(data)
+    assert limited(path, room=1 << 20)
 
 
 def test_compressed_bombs(tmp_path):

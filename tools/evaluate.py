@@ -93,6 +93,14 @@ def find_pairs(folder: Path) -> list[Pair]:
     return pairs
 
 
+def _read(path: Path) -> np.ndarray:
+    """Read a file that must be at `SAMPLE_RATE`."""
+    samples, rate = soundfile.read(path)
+    if rate != SAMPLE_RATE:
+        raise ValueError(f"{path} is at {rate} Hz, not {SAMPLE_RATE}")
+    return samples
+
+
 def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
     """Write every pair of ``speech_*`` and ``noise_*`` files of a folder at every SNR.
 
@@ -107,11 +115,9 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
     count = 0
     for name in ("clean", "noisy"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    noises = [(path, soundfile.read(path)[0]) for path in sorted(audio.glob("noise_*"))]
+    noises = [(path, _read(path)) for path in sorted(audio.glob("noise_*"))]
     for index, path in enumerate(sorted(audio.glob("speech_*"))):
-        speech, rate = soundfile.read(path)
-        if rate != SAMPLE_RATE:
-            raise ValueError(f"{path} is at {rate} Hz, not {SAMPLE_RATE}")
+        speech = _read(path)
         for noise_path, noise in noises:
             # Each sentence meets another part of the noise.
             start = index * SAMPLE_RATE * 2 % len(noise)

@@ -1,6 +1,6 @@
 """Fit the rational tanh of `npfsn.kernels.vector` and print its coefficients and its error.
 
-    python tools/fit_tanh.py
+    python tools/fit_tanh.py     # needs mpmath
 
 tanh x ~ x P(x^2) / Q(x^2) on [0, LIMIT], beyond which float32 tanh is 1. The fit minimises the
 largest *relative* error: linearised least squares in 50 digits on Chebyshev nodes, reweighted
@@ -69,8 +69,8 @@ def main() -> None:
     """Fit, print, measure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--limit", type=float, default=8.5)
-    parser.add_argument("--p", type=int, default=6, help="coefficients of P")
-    parser.add_argument("--q", type=int, default=4, help="coefficients of Q")
+    parser.add_argument("--p", type=int, default=5, help="coefficients of P")
+    parser.add_argument("--q", type=int, default=5, help="coefficients of Q")
     args = parser.parse_args()
     p, q = fit(args.limit, args.p, args.q)
     p32 = [np.float32(float(value)) for value in p]

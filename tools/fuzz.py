@@ -498,6 +498,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", type=int, help="run this case, here, and keep its file")
     args = parser.parse_args(argv)
     if args.only is not None:
+        if len(args.reader or ()) != 1:
+            parser.error("--only needs one --reader")
         (reader,) = args.reader
         name, data = make_case(reader, args.seed, args.only, files := READERS[reader][0]())
         kept = Path(f"{reader}-{args.seed}-{args.only}")

@@ -429,6 +429,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--picture", metavar="FILE")
     args = parser.parse_args(argv)
+    if not args.hours >= 1 / 60:
+        parser.error("--hours: expected a minute (0.0167) or more")
     if args.model:
         model = npfsn.load_model(args.model)
     else:

@@ -1,1 +1,1 @@
-"""All jitted code. No jitted call crosses a file (see `npfsn.jit`)."""
+"""All jitted code. The cache of each file looks at all of them (see `npfsn.jit`)."""

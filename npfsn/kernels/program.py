@@ -1,8 +1,8 @@
 """A frame in one call: a table of kernels and what they work on, played from top to bottom.
 
 Python takes a third of a microsecond to call a kernel, and Numba 40 ns more for every array. A
-frame of a small network is some twenty kernels and two hundred microseconds: a tenth of it would go
-into calls. `npfsn.program` writes the tables.
+frame of a small network is some twenty kernels, two hundred arrays and 80 us: a fifth of it would
+go into calls. `npfsn.program` writes the tables.
 
 Here, each kernel has one that takes its arguments from the table. `play` calls it where its machine
 code lies: so only what a network needs is compiled, and once.

@@ -2,7 +2,7 @@
 
 Double precision costs a few microseconds a hop and buys two things: the division by the squared
 window at the end of a signal, where the window is 4e-5, amplifies nothing that matters; and samples
-of any size, denormal to 1e30, pass without overflow.
+of any size up to 1e30 pass without overflow.
 
 The transform of n real samples is one of n/2 complex ones (Stockham's autosort, any factors) and a
 last step that takes the two halves apart.
@@ -265,7 +265,7 @@ def mix_dry(x, limit, line, out):
     """Mix the delayed input back in: out = limit dry + (1 - limit) out.
 
     x      f32[N]  input
-    limit  f32
+    limit  f32     0: only the delay line moves on
     line   f32[D]  delay line, oldest first
     out    f32[N]  enhanced signal, D samples behind the input
 
@@ -273,8 +273,9 @@ def mix_dry(x, limit, line, out):
     """
     n_delay, n = line.shape[0], x.shape[0]
     wet = np.float32(1.0) - limit
-    for i in range(n):
-        dry = line[i] if i < n_delay else x[i - n_delay]
-        out[i] = limit * dry + wet * out[i]
+    if limit > 0.0:
+        for i in range(n):
+            dry = line[i] if i < n_delay else x[i - n_delay]
+            out[i] = limit * dry + wet * out[i]
     for i in range(n_delay):
         line[i] = line[i + n] if i + n < n_delay else x[i + n - n_delay]

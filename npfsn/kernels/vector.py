@@ -39,7 +39,7 @@ DEPTH, LARGEST, OFFSET = 4, 63, 64
 #: Smaller states are flushed to zero: arithmetic on denormals is up to fifty times slower.
 TINY = 1e-30
 
-# tanh x = x P(x^2) / Q(x^2) for |x| <= LIMIT, from tools/fit_tanh.py --p 5 --q 5.
+# tanh x = x P(x^2) / Q(x^2) for |x| <= LIMIT, from tools/fit_tanh.py.
 # Largest error of tanh 4e-7, of the sigmoid 1/2 + tanh(x/2) / 2 2e-7.
 TANH_LIMIT = 8.5
 TANH_P = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,15 @@ class Mixer:
 
     Parameters
     ----------
-    voices : list of Pool
-        Recorded speech first, synthetic speech after it; one may be missing.
+    recorded, synthetic : Pool or None
+        Speech; one of them may be missing.
     noises : Pool
         Noise, made and recorded.
     rooms : Rooms
         Impulse responses.
     seed : int
         The same seed, pools and numbers give the same item.
+    config : MixConfig, optional
     """
 
     def __init__(
@@ -359,7 +361,9 @@ def build_pools(
             rows += [(pool.read(clip), clip) for clip in pool.clips]
         Pool.write(noises, rows)
     if not responses.exists():
-        np.save(responses, Rooms.make(rooms, seed).responses)
+        aside = responses.with_name("rooms.part.npy")  # a file cut short would count as made
+        np.save(aside, Rooms.make(rooms, seed).responses)
+        os.replace(aside, responses)
 
 
 def training_voices(path: Path, validation: bool = False) -> Pool:

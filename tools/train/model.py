@@ -231,8 +231,7 @@ class FastFullSubNet(nn.Module):
         with autocast:
             sub = self.bottleneck(sub.flatten(0, 1)).float()
         sub = sub.reshape(batch, args.num_mels, -1).transpose(1, 2)
-        # A block serves the frames from its last one on; before the first full block is the first
-        # frame's own.
+        # A block serves the frames from its last one on; frame 0 is a block of its own.
         index = torch.arange(total, device=x.device) // args.shrink_size
         sub = sub[:, index]
         with autocast:

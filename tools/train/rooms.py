@@ -22,7 +22,8 @@ class Rooms:
     Parameters
     ----------
     responses : ndarray, shape (rooms, positions, samples), float32
-        Unit energy; the direct sound is the first strong tap. The first position is the nearest.
+        Unit energy; the direct sound is the first strong tap. The first position is usually
+        the nearest.
     """
 
     responses: np.ndarray

@@ -61,7 +61,7 @@ def build(
         speech = unit_speech(speech) * 10 ** (rng.uniform(-32, -18) / 20)
         gain = np.sqrt(np.mean(speech**2) / np.mean(background**2)) * 10 ** (-snr / 20)
         noisy, speech = limit(speech + gain * background, speech)
-        file = f"{source}-{talker[:8]}-{index:02d}_{kind}_snr{snr}.wav".replace("_", "-", 0)
+        file = f"{source}-{talker[:8]}-{index:02d}_{kind}_snr{snr}.wav"
         soundfile.write(out / "clean" / file, speech, SAMPLE_RATE, "FLOAT")
         soundfile.write(out / "noisy" / file, noisy, SAMPLE_RATE, "FLOAT")
     return count

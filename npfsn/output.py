@@ -1,0 +1,68 @@
+"""Files that appear under their names when they are complete, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Give the name of an empty file in the same folder, which becomes `path` at the end.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder exists.
+    overwrite : bool
+        Whether to replace what has that name by then.
+
+    Raises
+    ------
+    FileExistsError
+        Something has that name, and is not to be replaced.
+    OSError
+        The folder or the disk refuses.
+    """
+    # The name does not grow with that of `path`, which may be as long as a name can be.
+    partial = path.parent / f".npfsn-{secrets.token_hex(8)}.part"
+    try:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        os.close(os.open(partial, flags, 0o666))
+        yield partial
+        _sync(partial)
+        _publish(partial, path, overwrite)
+        _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, as far as the system can promise that."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not folder:  # some file systems cannot sync a folder; the name is there all the same
+            raise
+    finally:
+        os.close(handle)
+
+
+def _publish(partial: Path, path: Path, overwrite: bool) -> None:
+    """Give the complete file its name; without `overwrite` only if nobody took it meanwhile."""
+    if not overwrite:
+        try:
+            os.link(partial, path)
+            return
+        except OSError:  # there is one, or no hard links here: the next best is to look once more
+            if os.path.lexists(path):
+                raise FileExistsError(f"{path} exists already") from None
+    os.replace(partial, path)
