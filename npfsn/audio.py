@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     from .enhancer import Enhancer
     from .weights import Model
 
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "AlignedStream",
-    "FileReport",
-    "enhance_file",
-    "quantise",
-    "silence_nonfinite",
-]
-
 Float32Array = npt.NDArray[np.float32]
 Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from .audio import FileReport
     from .weights import Model
 
-__all__ = ["enhance_all"]
-
 # How long workers get to remove their half-written files.
 WORKER_GRACE_SECONDS = 10.0
 

@@ -35,9 +35,8 @@ from .kernels import spectrum
 from .kernels.amx import HAS_TILES
 from .layers import PRODUCTS, BoundProduct, Product, RecurrentPass
 from .program import Program
+from .terminal import number
 from .weights import Model, load_model
-
-__all__ = ["add_arguments", "bench", "cold_start", "machine", "main", "summary"]
 
 SECONDS = 10.0
 QUICK_SECONDS = 0.5
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         metavar="S",
-        type=_seconds,
+        type=number(float, 0.1, 3600.0, "a number of seconds from 0.1 to 3600"),
         help=f"length of each signal (default: {SECONDS:g}, with --quick {QUICK_SECONDS:g})",
     )
     parser.add_argument("--profile", action="store_true", help="also say where the time goes")
@@ -90,14 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="as little as shows that it works; figures are rough"
     )
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if 0.1 <= value <= 3600.0:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,10 +15,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from . import __version__
 from .terminal import (
     Stopped,
     UsageError,
@@ -27,13 +27,12 @@ from .terminal import (
     duration,
     forget_stdout,
     hush_compiler,
+    number,
     open_standard_streams,
     say,
     sentence,
     signals,
 )
-
-__all__ = ["main"]
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -138,15 +137,14 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=f"npfsn {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_enhance(commands)
     _add_stream(commands)
     _add_live(commands)
     _add_info(commands)
     _add_warmup(commands)
-    if find_spec("npfsn.bench") is not None:
-        _add_bench(commands, command)
+    _add_bench(commands, command)
     return parser
 
 
@@ -347,69 +345,11 @@ def _add_bench(commands: Any, command: str | None) -> None:
         bench.add_arguments(parser)
 
 
-class _Version(argparse.Action):
-    """Look the version up only when it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        say(f"npfsn {_version()}")
-        parser.exit()
-
-
-def _version() -> str:
-    import npfsn
-
-    found = getattr(npfsn, "__version__", None)
-    if found is None:
-        from importlib import metadata
-
-        try:
-            found = metadata.version("npfsn")
-        except metadata.PackageNotFoundError:
-            found = "(unknown version)"
-    return str(found)
-
-
-def _decibels(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if value >= 0.0:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of decibels from 0 up")
-
-
-def _above_zero(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if 0.0 < value < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _horizon(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if 1.0 <= value < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 up")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        value = int(text)
-        if 1 <= value <= 256:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 256")
-
-
-def _rate(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        value = int(text)
-        if 1_000 <= value <= 768_000:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a sample rate from 1000 to 768000 Hz")
+_decibels = number(float, 0.0, float("inf"), "a number of decibels from 0 up")
+_above_zero = number(float, sys.float_info.min, sys.float_info.max, "a number above 0")
+_horizon = number(float, 1.0, sys.float_info.max, "a number of seconds from 1 up")
+_count = number(int, 1, 256, "a whole number from 1 to 256")
+_rate = number(int, 1_000, 768_000, "a sample rate from 1000 to 768000 Hz")
 
 
 def _suffix(text: str) -> str:
@@ -591,15 +531,15 @@ def _live(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from .weights import load_model
+    from .weights import default_path, load_model
 
     model = load_model(args.model)
     config = model.config
-    path = Path(args.model) if args.model else _built_in()
+    path = Path(args.model) if args.model else default_path()
     source = model.info.get("source") or {}
     rows = [
         ("model", model.architecture),
-        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)" if path else "built in"),
+        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
         ("parameters", f"{model.n_parameters:,}"),
         ("stored as", str(model.info.get("precision", "unknown"))),
         ("sample rate", f"{config.sample_rate} Hz"),
@@ -639,17 +579,6 @@ def _latency(config: Any) -> str:
         f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
         f"{config.latency_ms + hop_ms:g} ms end to end with the {hop_ms:g} ms of the hop itself"
     )
-
-
-def _built_in() -> Path | None:
-    """Find the file of the built-in model."""
-    from .weights import DEFAULT_FILE
-
-    package = Path(__file__).resolve().parent
-    for folder in (package / "weights", package.parent / "weights"):
-        if (folder / DEFAULT_FILE).exists():
-            return folder / DEFAULT_FILE
-    return None
 
 
 def _warmup(args: argparse.Namespace) -> int:

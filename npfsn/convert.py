@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import __version__
 from .archive import printable
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
@@ -27,12 +28,12 @@ from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
 from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell
 from .weights import (
+    FORMAT,
     PRECISIONS,
     Model,
     build_config,
     check_finite,
     check_tensors,
-    converter,
     gives_mask,
     is_quantised,
     save_model,
@@ -161,9 +162,9 @@ def _convert(
     except ModelError as error:
         raise ModelError(f"cannot convert {name}: {error}") from None
     info = {
-        "format": 1,
+        "format": FORMAT,
         "precision": precision,
-        "converter": converter(),
+        "converter": f"npfsn {__version__}",
         "source": {"name": printable(name, 200), "sha256": checkpoint.sha256},
     }
     model = Model(architecture, config, tensors, info)
@@ -279,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="where this program is at fault, show where"
     )
-    parser.add_argument("--version", action="version", version=converter())
+    parser.add_argument("--version", action="version", version=f"npfsn {__version__}")
     return parser
 
 

@@ -7,19 +7,6 @@ what was expected, what to do.
 
 from __future__ import annotations
 
-__all__ = [
-    "AudioError",
-    "CheckpointError",
-    "ConcurrentUseError",
-    "FrameError",
-    "ModelError",
-    "NormError",
-    "NpfsnError",
-    "RecipeError",
-    "StateError",
-    "StreamEndedError",
-]
-
 
 class NpfsnError(Exception):
     """Base class of everything npfsn refuses."""

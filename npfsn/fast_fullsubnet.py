@@ -248,7 +248,7 @@ class Pass(network.Pass):
         self.units = np.zeros((n_block, n_mel, size), np.float32)
         joined = np.zeros((frames, 2 * n_mel), np.float32)
 
-        program = self.program = Program(frames)
+        program = self.program = Program()
         net.mel.write(program, self.mag, mel)
         self.fb_norm.write(program, mel, fb_in)
         enc = fb_in
@@ -292,7 +292,7 @@ class Pass(network.Pass):
         if rest and not self.sb_norm.fitted and self.fb_norm.fitted:
             mel, enc = self.sum[:1] / np.float32(rest), self.sum[1:] / np.float32(rest)
             unit, no_sum = self.units[:1], np.zeros_like(self.sum)
-            program = Program(1)
+            program = Program()
             program.add("shrink_units", mel, enc, *self.neighbors, 1, no_sum, unit, stage="")
             self.sb_norm.write(program, unit, unit)
             program.play(0, 1)

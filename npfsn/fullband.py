@@ -113,6 +113,6 @@ class Pass(network.Pass):
         self.mag = np.zeros((frames, n_freq), np.float32)
         x = np.zeros((frames, n_freq), np.float32)
 
-        program = self.program = Program(frames)
+        program = self.program = Program()
         norm.write(program, self.mag, x)
         self.mask = model.write(program, x).reshape(frames, 2, n_freq)

@@ -165,7 +165,7 @@ class Pass(network.Pass):
         sb_in = np.zeros((frames, n_freq, size), np.float32)
         self.mask = np.zeros((frames, 2, n_freq), np.float32)
 
-        program = self.program = Program(frames)
+        program = self.program = Program()
         fb_norm.write(program, self.mag, fb_in)
         fb_out = fb_model.write(program, fb_in)
         # A unit: a bin of the noisy magnitude with its neighbours, then of the full-band output.

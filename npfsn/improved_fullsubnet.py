@@ -327,7 +327,7 @@ class Pass(network.Pass):
         fb_in = np.zeros((frames, n_freq - 1), np.float32)
         self.mask = np.zeros((frames, 2, n_freq), np.float32)
 
-        program = self.program = Program(frames)
+        program = self.program = Program()
         program.add("power", self.mag, config.fdrc, compressed, stage="compression")
         fb_norm.write(program, compressed, fb_in)
         fb_out = fb_model.write(program, fb_in)

@@ -29,12 +29,7 @@ _NO_SAMPLES = np.zeros(1, np.float32)
 
 
 class Program:
-    """Kernels that run one after the other on blocks of up to `frames` frames.
-
-    Parameters
-    ----------
-    frames : int
-        Frames that the arrays have room for.
+    """Kernels that run one after the other on blocks of frames.
 
     Attributes
     ----------
@@ -44,8 +39,7 @@ class Program:
         Of every call: what it belongs to, or None.
     """
 
-    def __init__(self, frames: int) -> None:
-        self.frames = frames
+    def __init__(self) -> None:
         self.stages: list[tuple[str, str]] = []
         self._operations = np.zeros(0, kernels.OPERATION)
         self._address = self._operations.ctypes.data
@@ -93,7 +87,7 @@ class Program:
 
     def then(self, other: Program) -> Program:
         """Return a program of this one's calls and then the other's."""
-        both = Program(self.frames)
+        both = Program()
         for part in (self, other):
             both._extend(part._operations, part.stages, part.owners, part._arguments)
         return both
@@ -136,7 +130,7 @@ class Program:
         frame : int
             Index of the first frame in the stream.
         n_frame : int
-            How many, at most `frames`.
+            How many, at most as many as the arrays have room for.
         x, out : float32 array, shape (n_frame * hop,), optional
             Samples for `push_hop`, and where those of `synthesise` go.
         """

@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from .errors import AudioError
 
-__all__ = ["MAX_RATE", "MIN_RATE", "Resampler", "resample"]
-
 Float32Array = npt.NDArray[np.float32]
 
 # The filter has 20 x max(rate_in, rate_out) / gcd taps: the upper bound keeps a header that lies

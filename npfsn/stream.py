@@ -31,7 +31,7 @@ class _Block:
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
         self.out = np.zeros(frames * config.hop_length, np.float32)
 
-        wait, complete = Program(frames), Program(frames)
+        wait, complete = Program(), Program()
         wait.add("wait_for_mask", self.new, state["stft.spec"], ready, stage="mask")
         complete.add(network.apply_mask, self.network_pass.mask, ready, stage="mask")
         stft.write_synthesis(complete, ready)
@@ -64,7 +64,7 @@ class Stream:
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or nothing to give.
         self._steady = self.latency_hops - self.half_hops + 1
-        hop = Program(1)
+        hop = Program()
         hop.add("push_hop", self.signal, stage="samples in")
         hop.add("count_hop", self.clock, stage="samples in")
         self.stft.write_analysis(hop, self.signal[self.hop :], self._one.new, self._one.mag)

@@ -18,8 +18,6 @@ from .layers import PRODUCTS
 from .weights import Model, load_model
 from .whole import enhance
 
-__all__ = ["cache_folder", "smallest_models", "warm_up"]
-
 _N_FFT = 16
 _N_FREQ = _N_FFT // 2 + 1
 

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from . import __version__
 from .archive import Archive, ArchiveError, Entry, open_regular, printable, shown
 from .errors import ModelError, NpfsnError
 from .output import complete_or_absent
@@ -153,11 +154,15 @@ _default_lock = threading.Lock()  # a cache alone would let threads read the fil
 
 @functools.cache
 def _default_model() -> Model:
-    """Load the weights of the wheel, or of the checkout this module lies in."""
+    return load_model(default_path())
+
+
+def default_path() -> Path:
+    """Find the weights of the wheel, or of the checkout this module lies in."""
     package = Path(__file__).resolve().parent
     for folder in (package / "weights", package.parent / "weights"):
         if (folder / DEFAULT_FILE).exists():
-            return load_model(folder / DEFAULT_FILE)
+            return folder / DEFAULT_FILE
     raise ModelError(
         f"npfsn's own weights are missing (looked for {DEFAULT_FILE} in {package / 'weights'} and "
         f"{package.parent / 'weights'}): reinstall npfsn, or name a model file made by "
@@ -248,7 +253,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         "architecture": model.architecture,
         "config": dataclasses.asdict(model.config),
         "precision": model.info.get("precision", _precision(model.tensors)),
-        "converter": model.info.get("converter", converter()),
+        "converter": model.info.get("converter", f"npfsn {__version__}"),
         "source": model.info.get("source", {}),
     }
     members = {_HEADER: np.array(json.dumps(header))}
@@ -267,13 +272,6 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
                 member.file_size = array.nbytes
                 with archive.open(member, "w") as stream:
                     np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-
-
-def converter() -> str:
-    """Name this version of npfsn, as files carry it."""
-    import npfsn
-
-    return f"npfsn {getattr(npfsn, '__version__', '(unknown version)')}"
 
 
 def is_quantised(config: Any, name: str, shape: tuple[int, ...]) -> bool:

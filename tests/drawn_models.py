@@ -153,6 +153,6 @@ def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
 
 def apply_norm(norm: BoundNorm, x: np.ndarray, out: np.ndarray) -> None:
     """Apply a norm to frames x float32[T, U, S]; one that is being fitted writes nothing."""
-    program = Program(len(x))
+    program = Program()
     norm.write(program, x, out)
     program.play(0, len(x))

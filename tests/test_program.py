@@ -46,7 +46,7 @@ def test_every(every: int, frames: int) -> None:
     norm = norms.Norm("cumulative_laplace_norm", "n", 1, 4)
     own = state.zeros(norm.fields())
     x = np.ones((-(-frames // every), 4), np.float32)
-    program = Program(frames)
+    program = Program()
     norm.bind(own).write(program, x, x.copy(), every=every)
     frame = 0
     for n in [1, frames, (frames + 1) // 2] * 8:
@@ -58,7 +58,7 @@ def test_every(every: int, frames: int) -> None:
 def test_an_unfitted_norm_stops_what_needs_it() -> None:
     """All that follows, or up to where its end was written down."""
     own, out = {}, {}
-    program = Program(1)
+    program = Program()
     bound = {}
     for key, ends in (("a", True), ("b", False)):
         norm = norms.Norm("offline_laplace_norm", key, 1, 4)
@@ -96,7 +96,7 @@ def test_what_a_program_works_on_lives_as_long_as_it() -> None:
     network = ARCHITECTURES["fast_fullsubnet"].Network
     model = small_model("fast_fullsubnet")
     expected = Stream(network(model.config, model.tensors), model.config)
-    program = expected._hop_program.then(Program(1))
+    program = expected._hop_program.then(Program())
     owners = [weakref.ref(owner) for owner in program.owners if owner is not None]
     assert len(owners) > 5
     del expected
@@ -110,7 +110,7 @@ def test_what_a_program_works_on_lives_as_long_as_it() -> None:
 def test_arguments_are_checked() -> None:
     """A wrong array would be read as something else."""
     f32, f64 = np.zeros((2, 3), np.float32), np.zeros((2, 3))
-    program = Program(1)
+    program = Program()
     for x in (f64, f32[0], np.zeros((3, 2), np.float32).T, f32[:, :2]):
         with pytest.raises(TypeError):
             program.add("power", x, 0.5, f32, stage="")
