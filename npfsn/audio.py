@@ -7,6 +7,7 @@ exception is a model whose norm needs the whole signal: there the whole file is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -89,6 +90,10 @@ AUDIO_SUFFIXES = frozenset(
 # Containers that libsndfile writes as two files, which cannot appear in one step.
 _TWO_FILES = ("SD2",)
 
+# Containers that count bytes in 32 bits, and how many those are.
+_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+_SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
+
 # libsndfile shortens a file that promises more than it holds and only tells its log.
 _LENGTH_KEYS = {
     "WAV": "data",
@@ -103,6 +108,8 @@ _LENGTH_KEYS = {
 _UNKNOWN_LENGTH = 0x7FFF0000
 # Headers that are off by a pad byte or by their own size are common and harmless.
 _SLACK_BYTES = 64
+# What stands for an unknown length is larger.
+_MOST_FRAMES = 1 << 62
 # No header without audio is as long as this.
 _MAX_EMPTY_BYTES = 1 << 14
 # 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
@@ -497,6 +504,18 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
+    if source.frames > _MOST_FRAMES:
+        raise AudioError(
+            f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
+            "into a WAV file first, such as with `flac -d`"
+        )
+    if (source.format == "OGG" and _is_chained(src)) or (
+        source.format == "MP3" and _is_followed(src)
+    ):
+        raise AudioError(
+            f"{src} holds several recordings one after the other, of which only the first can be "
+            "read: take them apart first, or save the file anew with an audio editor"
+        )
     if source.format == "OGG" and not _ogg_ends(src, n_bytes):
         raise AudioError(
             f"{src} is cut short: its last page is missing; to enhance what is there, save the "
@@ -507,6 +526,42 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
             f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
             "no audio that can be found; repair it with an audio editor first"
         )
+
+
+def _is_chained(src: Path) -> bool:
+    """Tell whether a stream begins in an Ogg file where another has gone before."""
+    begun = False
+    try:
+        with open(src, "rb") as file:
+            while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
+                first = bool(page[5] & 2)
+                if first and begun:
+                    return True
+                begun = begun or not first
+                file.seek(sum(file.read(page[26])), os.SEEK_CUR)
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    return False
+
+
+def _is_followed(src: Path) -> bool:
+    """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
+    try:
+        with open(src, "rb") as file:
+            tag, start = file.read(10), 0
+            if tag.startswith(b"ID3"):  # its size comes in seven bits a byte
+                start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
+            file.seek(start)
+            frame = file.read(200)
+            at = max(frame.find(b"Xing"), frame.find(b"Info"))
+            counts = frame[at + 4 : at + 16]  # what is given; frames; bytes
+            if at < 0 or len(counts) < 12 or counts[3] & 3 != 3:
+                return False
+            file.seek(start + int.from_bytes(counts[8:12], "big"))
+            after = file.read(3)
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    return after == b"ID3" or (len(after) == 3 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0)
 
 
 def _ogg_ends(src: Path, n_bytes: int) -> bool:
@@ -580,6 +635,12 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
     wanted += [each for each in integers if _BITS[each] >= bits]
     for subtype in (*wanted, sf.default_subtype(container)):
         if sf.check_format(container, subtype):
+            size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
+            if container in _SMALL and size >= 1 << 32:
+                raise AudioError(
+                    f"cannot write {dst}: {size >> 30} GiB are more than a {container} file can "
+                    "hold; choose --format w64 or rf64"
+                )
             return container, subtype, "FILE"
     raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
 
@@ -597,7 +658,10 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
             raise AudioError(f"cannot write {dst}: there is a folder of this name")
         if not force and os.path.lexists(dst):
             raise _exists(dst)
-        dst.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            dst.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise AudioError(f"cannot write {dst}: {dst.parent} is a file, not a folder") from None
     except (OSError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
@@ -697,8 +761,6 @@ class _Sink:
         """Close the file and make sure that all of it is there."""
         try:
             self._file.close()
-            if not n_frames:
-                return
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written = written.frames
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:

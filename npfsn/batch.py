@@ -221,12 +221,15 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
         else:
             raise UsageError("an input has an empty name")
     for name in lists:
-        for number, line in enumerate(_read_list(name).splitlines(), 1):
+        text = _read_list(name)
+        for number, line in enumerate(text.splitlines(), 1):
             if len(line) > MAX_PATH:
                 raise UsageError(
                     f"line {number} of the list {name} has {len(line)} characters: expected one "
                     "path a line"
                 )
+            if b"\0" in line and text.count(b"\0") > text.count(b"\n"):
+                raise UsageError(f"the list {name} is no text: expected one path a line")
             if line.strip() and not line.startswith(b"#"):
                 yield os.fsdecode(line)
     yield from args.noisy_dir
@@ -242,7 +245,9 @@ def _read_list(name: str) -> bytes:
                 text = file.read(MAX_LIST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read the list {name}: {reason}") from error
+        raise UsageError(
+            f"cannot read the list {name}: {reason} (a sound file called @{name} is ./@{name})"
+        ) from error
     if len(text) > MAX_LIST:
         raise UsageError(f"the list {name} is larger than {MAX_LIST >> 20} MiB: expected paths")
     return text.removeprefix(b"\xef\xbb\xbf")
@@ -252,7 +257,7 @@ def _find(
     args: argparse.Namespace, inputs: Iterable[str], plan: _Plan
 ) -> Iterator[tuple[Path, Path]]:
     """Give every file with its folder relative to the input that led to it."""
-    output = os.path.realpath(args.output_dir) if args.output_dir else None
+    output = Path(args.output_dir) if args.output_dir else None
     for name in inputs:
         path = Path(name)
         if not os.path.isdir(name):  # unlike Path.is_dir, false for names no file can have
@@ -262,7 +267,7 @@ def _find(
         for src, relative in _walk(path, args.recursive, output, plan):
             n_found += 1
             # A second run over a folder must not enhance what the first one wrote there.
-            beside = output is None or os.path.realpath(src.parent) == output
+            beside = output is None or _place(src.parent) == _place(output / relative)
             if not (beside and args.suffix and src.stem.endswith(args.suffix)):
                 yield src, relative
         if not n_found:
@@ -272,7 +277,7 @@ def _find(
 
 
 def _walk(
-    top: Path, recursive: bool, output: str | None, plan: _Plan
+    top: Path, recursive: bool, output: Path | None, plan: _Plan
 ) -> Iterator[tuple[Path, Path]]:
     """Give the sound files of a folder in the order of their names."""
     from .audio import AUDIO_SUFFIXES
@@ -286,7 +291,7 @@ def _walk(
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if recursive and os.path.realpath(os.path.join(folder, name)) != output
+            if recursive and not (output and _place(here / name) == _place(output))
         )
         for name in sorted(names):
             path = here / name
@@ -566,7 +571,7 @@ def _work(pipe: Connection, args: argparse.Namespace) -> None:
             last = now
             pipe.send(("progress", done, total))
 
-    with signals(), contextlib.suppress(Stopped, EOFError, BrokenPipeError, ConnectionError):
+    with contextlib.suppress(Stopped, EOFError, BrokenPipeError, ConnectionError), signals():
         with libraries_silenced():
             try:
                 work = _Worker(args)

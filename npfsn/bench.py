@@ -842,7 +842,7 @@ def _pyplot() -> Any:
         import matplotlib
     except ImportError:
         raise NpfsnError(
-            "--plot needs matplotlib, which is not installed: pip install 'npfsn[plot]'"
+            "--plot needs matplotlib, which is not installed: pip install matplotlib"
         ) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

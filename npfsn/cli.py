@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import select
 import signal
 import sys
 import time
@@ -85,7 +86,8 @@ Raw mono samples in, raw mono samples out, each hop as soon as it is ready. The 
 as the input and aligned with it: the latency is not padded with zeros, the last samples come when
 the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out.
 
-exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments.
+exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments,
+130 interrupted (what had been heard is given), 143 terminated.
 """
 
 _LIVE_EPILOG = """\
@@ -99,7 +101,7 @@ Use headphones: a microphone that hears its own loudspeaker howls. Another progr
 voice through a virtual cable (PulseAudio and PipeWire: module-null-sink; BlackHole; VB-CABLE) as
 the output. Where a device refuses the model's sample rate, its own is used and changed.
 
-Needs the sounddevice package: pip install 'npfsn[live]'
+Needs the package sounddevice: pip install sounddevice
 
 exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 143 terminated.
 """
@@ -216,7 +218,8 @@ def _add_enhance(commands: Any) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="a text file with one path a line; - reads it from standard input",
+        help="a text file with one path a line, but for those that begin with #; - reads it from "
+        "standard input",
     )
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="also take the folders inside folders"
@@ -397,19 +400,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     arguments = _with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
-    try:
-        parser = _parser(command)
-        args = parser.parse_args(arguments)
-    except SystemExit as stop:  # argparse has said what is wrong
-        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return EXIT_USAGE
-    verbose = getattr(args, "verbose", False)
+    args = argparse.Namespace()
     try:
         with signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            parser = _parser(command)
+            args = parser.parse_args(arguments)
+            if args.command is None:
+                parser.print_help(sys.stderr)
+                return EXIT_USAGE
             return int(args.run(args))
+    except SystemExit as stop:  # argparse has said what is wrong
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
         complain(f"error: {error}")
@@ -426,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + stop.signum
     except Exception as error:
         complain(f"error: {sentence(error)}")
-        if verbose:
+        if getattr(args, "verbose", False):
             details(error)
         return EXIT_FAILED
 
@@ -489,10 +491,21 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             y = steps >> 16
         data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
         while data:
-            data = data[os.write(sink, data) :]
+            try:
+                data = data[os.write(sink, data) :]
+            except BlockingIOError:  # whoever opened it wants nobody to wait
+                select.select([], [sink], [])
 
+    code = EXIT_OK
     while True:
-        received = os.read(source, STREAM_BYTES)
+        try:
+            received = os.read(source, STREAM_BYTES)
+        except BlockingIOError:
+            select.select([source], [], [])
+            continue
+        except KeyboardInterrupt:  # what has been heard is still given
+            code = 128 + signal.SIGINT
+            break
         if not received:
             break
         rest += received
@@ -507,8 +520,10 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     put(stream.flush())
 
     n_nonfinite += stream.n_nonfinite
+    if code:
+        complain("interrupted")
     if args.quiet:
-        return EXIT_OK
+        return code
     if rest:
         complain(
             f"warning: the input ended within a sample: {len(rest)} odd bytes were left out; is it "
@@ -518,7 +533,7 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
         complain(f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero")
     if n_clipped:
         complain(f"warning: {n_clipped} samples beyond full scale were clipped")
-    return EXIT_OK
+    return code
 
 
 # --- npfsn live, info, warmup, bench -----------------------------------------------------------

@@ -192,6 +192,11 @@ class BaseConfig:
         Samples. The window is as long as the transform.
     look_ahead : int
         Frames.
+    start_at_sound : bool
+        Whether a stream's network starts anew at the first sound, as if the silence before it had
+        not been. A running norm takes silence for a very quiet room, and what comes then for very
+        loud: many seconds of it, for a network that was trained on recordings that begin with
+        sound. Not part of the published arithmetic.
     """
 
     norm_type: str
@@ -199,9 +204,14 @@ class BaseConfig:
     n_fft: int = 512
     hop_length: int = 256
     look_ahead: int = 0
+    start_at_sound: bool = False
 
     def __post_init__(self) -> None:
         """Refuse acoustics that the overlap-add cannot invert."""
+        if not isinstance(self.start_at_sound, bool):
+            raise ModelError(
+                f"start_at_sound is {shown(self.start_at_sound)}: expected true or false"
+            )
         check_norm(self.norm_type)
         check_size("sample_rate", self.sample_rate, 1000, 768000)
         check_size("n_fft", self.n_fft, 4, 1 << 14)
@@ -254,7 +264,7 @@ class BaseConfig:
 
 def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Pick acoustics and norm out of a recipe's arguments."""
-    names = ("norm_type", "sample_rate", "n_fft", "hop_length")
+    names = ("norm_type", "sample_rate", "n_fft", "hop_length", "start_at_sound")
     found = {**defaults, **{name: args[name] for name in names if args.get(name) is not None}}
     if "norm_type" not in found:
         raise NormError(

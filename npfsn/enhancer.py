@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from . import weights
 from .archive import shown
 from .config import CAUSAL_NORMS
 from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
@@ -45,7 +45,6 @@ _R = TypeVar("_R")
 # Packed networks of the models in use: streams of one model share them. The last few of each model
 # are kept; packing one anew takes a tenth of a second.
 _networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
-_networks_lock = threading.Lock()
 _NETWORKS_KEPT = 4
 
 
@@ -53,7 +52,7 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
     """Return the packed network of a model, made at the first request and ready to run."""
     if precision not in tuple(PRODUCTS):  # a list, say, has no hash
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
-    with _networks_lock:
+    with weights.loading:
         known = _networks.setdefault(model, {})
         key = (config, precision, horizon)
         network = known.pop(key, None)
@@ -526,6 +525,7 @@ class Enhancer:
         pending, ended, bad = (int(value) for value in arrays["count"])
         fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
         fits = fits and all(0 <= count <= _LAST_HOP for count in (hops, frames, bad))
+        fits = fits and int(arrays["heard"][0]) in (0, 1)
         if not (fits and 0 <= pending < self._hop and ended in (0, 1)):
             raise StateError("the state's counters contradict each other: it is damaged")
         if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):

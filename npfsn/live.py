@@ -177,7 +177,7 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError:
         raise NpfsnError(
-            "npfsn live needs sounddevice, which is not installed: pip install 'npfsn[live]'"
+            "npfsn live needs sounddevice, which is not installed: pip install sounddevice"
         ) from None
     except OSError as error:  # on Linux it comes without the library that does the work
         raise NpfsnError(

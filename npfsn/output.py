@@ -31,14 +31,25 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     partial = path.parent / f".npfsn-{secrets.token_hex(8)}.part"
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        os.close(os.open(partial, flags, 0o666))
+        try:
+            os.close(os.open(partial, flags, 0o666))
+        except OSError as error:  # nobody knows that name
+            raise OSError(error.errno, error.strerror, str(path)) from None
         yield partial
         _sync(partial)
         _publish(partial, path, overwrite)
         _sync(path.parent)
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
+        try:
+            _remove(partial)
+        except BaseException:  # a signal that comes right now ends the program, not its cleaning up
+            _remove(partial)
+            raise
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _sync(path: Path) -> None:

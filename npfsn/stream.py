@@ -17,6 +17,9 @@ from .stft import Stft
 # to 1e-5 there either. Only the last samples of a signal can lie there.
 _THIN_WINDOW = 1e-4
 
+# Samples that are no larger are silence: three steps of 16 bits, more than dither.
+_SILENCE = np.float32(1e-4)
+
 
 class _Block:
     """A pass over blocks of up to `frames` frames, its spectra, and what is played."""
@@ -58,6 +61,10 @@ class Stream:
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
+        # Whether there has been a sound; looked at where the network starts anew at the first.
+        self.heard = self.state["heard"]
+        self._waits = config.start_at_sound and config.streams
+        self._silent_hops = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
         self._one = _Block(network, config, self.state, self.stft, 1)
         self._many: _Block | None = None
@@ -75,6 +82,7 @@ class Stream:
         """Entries of the state."""
         return {
             "clock": ((2,), np.int64),
+            "heard": ((1,), np.int64),
             **Stft.fields(self.config),
             **self.network.fields(),
         }
@@ -126,6 +134,8 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
+        if self._waits and not self.heard[0]:
+            self._listen(x)
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
             self._hop_program.play(frame, 1, x, out)
@@ -158,12 +168,31 @@ class Stream:
         at, size, hop = 0, x.shape[0], self.hop
         while at < size:
             n = min((size - at) // hop, self.network.block_frames)
+            if self._waits and not self.heard[0]:
+                n = self._listen(x[at : at + n * hop])
             if n > 1 and self.clock[1] >= self._steady:
                 self._push_block(x[at : at + n * hop], out[at : at + n * hop])
             else:
                 n = 1
                 self.push(x[at : at + hop], out[at : at + hop])
             at += n * hop
+
+    def _listen(self, x: np.ndarray) -> int:
+        """Start the network anew if `x` begins with sound, for the first time.
+
+        Returns
+        -------
+        int
+            Of the hops of `x`, how many are to be taken before this is asked again.
+        """
+        kernels.find_sound(x, self.hop, _SILENCE, self._silent_hops)
+        if self._silent_hops[0]:
+            return int(self._silent_hops[0])
+        for name in self.network.fields():
+            self.state[name].fill(0)
+        self.forget()
+        self.heard[0] = 1
+        return x.shape[0] // self.hop
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take a few hops at once, in the steady state of one frame a hop."""
@@ -225,6 +254,8 @@ class Stream:
         if n_sample == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
+        if self._waits and not self.heard[0]:
+            self._listen(np.pad(tail, (0, hop - tail.shape[0])))
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.
         if int(self.clock[1]) == 0:

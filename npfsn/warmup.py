@@ -82,6 +82,7 @@ def _fast_fullsubnet(norm: str) -> Any:
         norm,
         n_fft=_N_FFT,
         hop_length=_N_FFT // 2,
+        start_at_sound=True,
         noisy_input_num_neighbors=1,
         num_mels=4,
         encoder=(Sequence("LSTM", 4, 4, 1), Sequence("LSTM", 4, 4, 1, 4, "ReLU")),

@@ -47,6 +47,19 @@ MAX_HEADER_CHARS = 1 << 16
 _HEADER = "npfsn_header"
 _SHOWN = 4  # names listed in a message
 
+#: Held while the default weights are read or a model is made ready.
+loading = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global loading
+    loading = threading.RLock()
+
+
+# The thread that held it in the parent does not exist in a forked child.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 # In this order NumPy writes it; nothing is evaluated.
 _NPY_HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']{2,16})',\s*'fortran_order':\s*(True|False),"
@@ -130,7 +143,7 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     if isinstance(path, Model):
         return path
     if path is None:
-        with _default_lock:
+        with loading:
             return _default_model()
     path = Path(path)
     try:
@@ -147,9 +160,6 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
         ) from None
     except NpfsnError as error:
         raise ModelError(f"cannot load the model {path}: {error}") from None
-
-
-_default_lock = threading.Lock()  # a cache alone would let threads read the file at once
 
 
 @functools.cache
@@ -248,6 +258,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     OSError
         The disk is full, the folder is missing or forbidden; nothing is left behind.
     """
+    if not isinstance(model, Model):
+        raise TypeError(f"model is a {type(model).__name__}: expected a Model, see load_model")
     header = {
         "format": FORMAT,
         "architecture": model.architecture,
@@ -460,8 +472,8 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
 
 
 def _check_plain(arguments: Mapping[str, Any]) -> None:
-    """Refuse what no configuration holds, but might pass for something it does: switches, ""."""
-    pending: list[Any] = [arguments]
+    """Refuse what might pass for something else in a configuration: "", and switches but one."""
+    pending = [value for name, value in arguments.items() if name != "start_at_sound"]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

@@ -511,7 +511,7 @@ def test_folders_are_made_and_forbidden_ones_named(delay, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("no folder")
     # /proc and /sys have no space either, but that is not what is wrong there.
     monkeypatch.setattr(audio.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
-    with pytest.raises(AudioError, match="cannot write .*: File exists"):
+    with pytest.raises(AudioError, match="cannot write .*: .* is a file, not a folder"):
         enhance_file(src, tmp_path / "file" / "b.wav")
     if hasattr(os, "geteuid") and os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o555)
@@ -568,6 +568,55 @@ def test_the_filter_is_there_before_the_first_block(monkeypatch):
     resampler = Resampler(48000, 16000)
     monkeypatch.setattr("scipy.signal.firwin", None)
     assert resampler.process(np.ones(768, np.float32)).size > 200
+
+
+@pytest.mark.parametrize("name", ["a.ogg", "a.opus", "a.mp3"])
+def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
+    """Libsndfile reads the first of them and says nothing of the others."""
+    x = noise(48000, 1)
+    options = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+    parts = []
+    for size in (20000, 48000):
+        sf.write(tmp_path / name, x[:size], 16000, **options)
+        parts.append((tmp_path / name).read_bytes())
+        enhance_file(tmp_path / name, tmp_path / f"{size}-{name}")
+    (tmp_path / name).write_bytes(b"".join(parts))
+    with pytest.raises(AudioError, match="several recordings one after the other"):
+        enhance_file(tmp_path / name, tmp_path / f"both-{name}")
+
+
+def test_a_tag_behind_an_mp3_is_no_recording(delay, tmp_path):
+    sf.write(tmp_path / "a.mp3", noise(20000, 1), 16000)
+    with open(tmp_path / "a.mp3", "ab") as file:
+        file.write(b"TAG" + bytes(125))
+    assert enhance_file(tmp_path / "a.mp3", tmp_path / "b.mp3").samples == 20000
+
+
+def test_flac_of_unknown_length(delay, tmp_path):
+    sf.write(tmp_path / "a.flac", noise(20000, 1), 16000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0  # the length's 36 bits, in the block that comes first
+    data[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(AudioError, match="does not say how long it is"):
+        enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
+
+
+def test_files_too_large_for_their_container_are_refused_at_once(delay, tmp_path, monkeypatch):
+    src = write(tmp_path / "a.w64", noise(1000), subtype="DOUBLE", container="W64")
+    monkeypatch.setattr(audio, "_SAMPLE_BYTES", {"DOUBLE": 1 << 31})  # as if it were that long
+    with pytest.raises(AudioError, match="more than a WAV file can hold; choose --format w64"):
+        enhance_file(src, tmp_path / "b.wav")
+    enhance_file(src, tmp_path / "b.rf64")
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "opus"])
+def test_nothing_becomes_no_broken_file(delay, tmp_path, suffix):
+    write(tmp_path / "a.wav", noise(0))
+    with pytest.raises(AudioError, match="cannot write"):
+        enhance_file(tmp_path / "a.wav", tmp_path / f"b.{suffix}")
+    assert not (tmp_path / f"b.{suffix}").exists()
+    enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
 
 
 def test_read_only_containers_name_a_way_out(delay, tmp_path):

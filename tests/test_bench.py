@@ -105,7 +105,7 @@ def test_work_is_counted_from_the_layers():
 
 def test_plot_needs_matplotlib(path, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(npfsn.NpfsnError, match=r"--plot needs matplotlib.*npfsn\[plot\]"):
+    with pytest.raises(npfsn.NpfsnError, match=r"--plot needs matplotlib.*pip install matplotlib"):
         run("-m", path, "--quick", "--plot", tmp_path / "steps.png")
 
 

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -232,6 +233,22 @@ def test_one_bad_file_does_not_stop_the_others(npfsn):
     assert "2 files enhanced" in out and "2 failed: b.wav, missing.wav" in out
 
 
+def test_a_list_that_is_no_text(npfsn):
+    recording("a.wav")
+    for argv in (("@a.wav",), ("--list", "a.wav")):
+        _, err = npfsn("enhance", *argv, "-o", "out", code=2)
+        assert "the list a.wav is no text" in err
+        assert len(err) < 1500
+
+
+def test_a_second_run_into_the_same_folders_does_nothing_twice(npfsn):
+    recording("rec/a.wav")
+    recording("rec/sub/b.wav")
+    for _ in range(2):
+        npfsn("enhance", "rec", "-r", "-o", "rec", "--resume")
+    assert tree("rec") == ["a.wav", "a_enhanced.wav", "sub/b.wav", "sub/b_enhanced.wav"]
+
+
 def test_an_input_is_nobody_elses_output(npfsn):
     """Not even with --force: it would be gone before its turn came."""
     recording("x/a.wav")
@@ -344,7 +361,7 @@ def test_an_output_folder_that_is_a_file(npfsn):
     recording("a.wav")
     Path("out").write_text("")
     _, err = npfsn("enhance", "a.wav", "-o", "out", code=1)
-    assert "cannot write" in err and err.count("\n") == 1
+    assert "cannot write out/a_enhanced.wav: out is a file" in err and err.count("\n") == 1
 
 
 def test_quiet_and_verbose(npfsn):
@@ -666,6 +683,39 @@ def test_a_reader_that_closes_the_pipe_ends_the_stream():
     process.stderr.close()
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
+
+
+@posix
+def test_an_interrupted_stream_gives_what_it_has_heard():
+    data = pcm(noise(256 * 8 + 100)[:, 0], "s16le")
+    process = spawn("stream", bufsize=0)
+    process.stdin.write(data)
+    first = process.stdout.read(512)  # so it has begun
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert first + out == data
+    assert err == b"npfsn: interrupted\n"
+
+
+@posix
+def test_a_stream_through_pipes_that_do_not_wait():
+    data = pcm(noise(200_000)[:, 0], "s16le")
+    (source, feed), (drain, sink) = os.pipe(), os.pipe()
+    for descriptor in (source, sink):
+        os.set_blocking(descriptor, False)
+    process = subprocess.Popen([*WITH_DELAY, "stream"], stdin=source, stdout=sink)
+    os.close(source)
+    os.close(sink)
+    with open(drain, "rb") as out, open(feed, "wb") as into:
+        writer = threading.Thread(target=lambda: (time.sleep(1.0), into.write(data), into.close()))
+        writer.start()
+        time.sleep(2.0)  # the pipe is full by now
+        got = out.read()
+    writer.join()
+    assert process.wait(30) == 0
+    assert got == data
 
 
 @posix

@@ -273,7 +273,7 @@ def test_a_terminal_sees_levels(live, monkeypatch):
 
 def test_without_the_package(live):
     _, err = live(None, code=1)
-    assert "pip install 'npfsn[live]'" in err
+    assert "pip install sounddevice" in err
 
 
 def test_without_the_library(monkeypatch, tmp_path, capsys):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -639,6 +640,81 @@ def test_a_state_goes_on_with_another_limit(
     np.testing.assert_array_equal(
         np.concatenate([after.process(x[3000:]), after.flush()]), expected
     )
+
+
+# --- a start in silence -----------------------------------------------------------------------
+
+
+def starting_at_sound(architecture: str) -> Model:
+    model = causal(architecture)
+    config = replace(model.config, start_at_sound=True)
+    return Model(model.architecture, config, model.tensors)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("silent_hops", [0, 1, 2, 3, 40])
+def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_hops: int) -> None:
+    """At the first hop with sound the network is as it is at the start; all else goes on."""
+    model = starting_at_sound(architecture)
+    plain = npfsn.Enhancer(causal(architecture))
+    hop = plain.frame_length
+    lead = np.zeros(silent_hops * hop, np.float32)
+    lead[::7] = 1e-4  # as much as dither
+    sound = noise(20 * hop + 17)
+    sound[0] = 0.01
+    x = np.concatenate([lead, sound])
+    expected = [plain.process(lead)]
+    for name in plain._stream.network.fields():
+        plain._state[name].fill(0)
+    plain._stream.forget()
+    expected += [plain.process(sound), plain.flush()]
+    got = npfsn.Enhancer(model)
+    np.testing.assert_array_equal(
+        np.concatenate([got.process(x), got.flush()]), np.concatenate(expected)
+    )
+    whole = npfsn.enhance(x, got.sample_rate, model)
+    np.testing.assert_array_equal(whole, np.concatenate(expected)[got.latency_samples :])
+
+
+@given(st.integers(0, 3000), st.lists(st.integers(1, 700), min_size=8, max_size=8))
+def test_a_start_in_silence_in_any_chunks(silent: int, sizes: list[int]) -> None:
+    model = starting_at_sound("fast_fullsubnet")
+    x = np.concatenate([np.zeros(silent, np.float32), noise(2500)])
+    one, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    cuts = np.cumsum(sizes)
+    chunks = [one.process(chunk) for chunk in np.split(x, cuts[cuts < x.size])]
+    np.testing.assert_array_equal(
+        np.concatenate([*chunks, one.flush()]), np.concatenate([other.process(x), other.flush()])
+    )
+
+
+def test_a_start_in_silence_is_a_part_of_the_state(x: np.ndarray) -> None:
+    model = starting_at_sound("fast_fullsubnet")
+    lead = np.zeros(3000, np.float32)
+    first, second, third = (npfsn.Enhancer(model) for _ in range(3))
+    first.process(lead)
+    second.set_state(first.get_state())
+    np.testing.assert_array_equal(first.process(x), second.process(x))
+    first.reset()
+    np.testing.assert_array_equal(first.process(lead), third.process(lead))
+    np.testing.assert_array_equal(first.process(x), third.process(x))
+    state = first.get_state()
+    state["heard"] = state["heard"] + 1
+    with pytest.raises(npfsn.StateError, match="counters"):
+        first.set_state(state)
+
+
+def test_a_microphone_that_was_muted_is_enhanced_as_well() -> None:
+    """The built-in weights, after five seconds of nothing, of dither, and of nothing at all."""
+    rng = np.random.default_rng(5)
+    hum = np.cumsum(rng.normal(size=32000)) * 1e-3
+    x = (0.05 * rng.normal(size=32000) + hum - hum.mean()).astype(np.float32)
+    left = []
+    for lead in (np.zeros(0), np.zeros(80_000), rng.integers(-1, 2, 80_000) / 32768):
+        y = npfsn.enhance(np.concatenate([lead, x]).astype(np.float32), 16000)[len(lead) :]
+        left.append(np.mean(y[8000:] ** 2) / np.mean(x[8000:] ** 2))
+    assert left[0] < 0.01  # noise alone: hardly any of it
+    assert max(left) < 2 * left[0]
 
 
 def test_threads_with_a_stream_each(golden_model: Callable[[str], Model]) -> None:

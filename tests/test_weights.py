@@ -256,6 +256,21 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_interrupt_of_the_cleaning_up_leaves_nothing(tmp_path, monkeypatch):
+    unlink, calls = os.unlink, []
+
+    def interrupt_once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        unlink(*args)
+
+    monkeypatch.setattr(os, "unlink", interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(small_model(), tmp_path / "m.npz", overwrite=False)
+    assert os.listdir(tmp_path) == ["m.npz"]
+
+
 def test_overwriting_and_places(tmp_path):
     path = tmp_path / "m.npz"
     save_model(small_model(), path, overwrite=False)

@@ -269,6 +269,37 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
     pyplot.close(figure)
 
 
+def starts(pairs: list[Pair], model: str | None) -> str:
+    """Say what silence ahead of a recording costs, with and without `start_at_sound`."""
+    import npfsn
+
+    own = npfsn.load_model(model)
+    rng = np.random.default_rng(0)
+    ahead = {"nothing": np.zeros(0, np.float32)}
+    for seconds in (0.5, 5.0):
+        size = round(seconds * SAMPLE_RATE)
+        ahead[f"{seconds:g} s of zeros"] = np.zeros(size, np.float32)
+        dither = rng.integers(-1, 2, size) / 32768.0
+        ahead[f"{seconds:g} s of dither"] = dither.astype(np.float32)
+    rows = ["| ahead | as published | `start_at_sound` |", "|---|---|---|"]
+    for name, lead in ahead.items():
+        row = f"| {name} |"
+        for start_at_sound in (False, True):
+            config = replace(own.config, start_at_sound=start_at_sound)
+            network = npfsn.Model(own.architecture, config, own.tensors)
+            gains = []
+            for pair in pairs:
+                clean = soundfile.read(pair.clean, dtype="float32")[0]
+                noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+                out = npfsn.enhance(np.concatenate([lead, noisy]), SAMPLE_RATE, network)[
+                    len(lead) :
+                ]
+                gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
+            row += f" {np.mean(gains):+.1f} dB |"
+        rows.append(row)
+    return "\n".join(rows)
+
+
 def compare(pairs: list[Pair], model: str | None) -> str:
     """Say what int8 arithmetic costs against float32, on the same mixtures."""
     import npfsn
@@ -309,12 +340,19 @@ def main(arguments: list[str] | None = None) -> None:
     judging.add_argument("--every", type=int, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=Path, help="also write every score")
     judging.add_argument("--picture", type=Path, help="also draw the middle pair")
+    starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
+    starting.add_argument("pairs", type=Path)
+    starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
+    starting.add_argument("--every", type=int, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     options = parser.parse_args(arguments)
     if options.command == "compare":
         print(compare(find_pairs(options.pairs), options.model))
+        return
+    if options.command == "starts":
+        print(starts(find_pairs(options.pairs)[:: options.every], options.model))
         return
     if options.command == "mix":
         print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")

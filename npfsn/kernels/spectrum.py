@@ -210,6 +210,24 @@ def check_samples(x, out, bad):
 
 
 @kernel
+def find_sound(x, hop, silence, hops):
+    """Find the first hop with a sample that is larger than silence.
+
+    x        f32[H hop]
+    hop      int
+    silence  f32
+    hops     i64[1]  the hops before it, H where there is none
+
+    Updates: hops.
+    """
+    hops[0] = x.shape[0] // hop
+    for n in range(x.shape[0]):
+        if abs(x[n]) > silence:
+            hops[0] = n // hop
+            return
+
+
+@kernel
 def push_hop(signal, x):
     """Shift the newest samples in.
 
