@@ -120,13 +120,14 @@ def masks(
     seen = []
     network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors)
     stream = Stream(network, model.config)
-    passes = {block.frames: block.network_pass for block in (stream._one, stream._blocks())}
+    one, many = stream._one, stream._blocks()
     play = Program.play
 
     def note(program: Program, frame: int, n: int, *args: np.ndarray, **kwargs: Any) -> None:
         play(program, frame, n, *args, **kwargs)
         if any(kernel == network.apply_mask for _, kernel in program.stages):
-            seen.append(passes[program.frames].mask[:n].copy())
+            played = many if program is many.program else one
+            seen.append(played.network_pass.mask[:n].copy())
 
     monkeypatch.setattr(Program, "play", note)
     whole = len(x) // stream.hop * stream.hop
