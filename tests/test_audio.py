@@ -6,8 +6,10 @@ output is the fault of the file handling.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tracemalloc
@@ -176,6 +178,39 @@ def test_the_identity_gives_every_bit_back(delay, tmp_path, container, subtype):
         assert np.array_equal(after, before)
 
 
+def test_byte_order_is_kept(delay, tmp_path):
+    with sf.SoundFile(tmp_path / "a.wav", "w", 16000, 1, "PCM_16", "BIG") as file:
+        file.write(noise(1000))
+    enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
+    assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFX"
+    assert (tmp_path / "b.wav").read_bytes()[:4] == b"RIFX"
+
+
+INTEGERS = [(c, s) for c, s in SUBTYPES if s.startswith(("PCM", "ALAC")) and s != "PCM_32"]
+
+
+@pytest.mark.parametrize(("container", "subtype"), INTEGERS)
+def test_every_depth_is_rounded_to_the_nearest_of_its_steps(
+    delay, tmp_path, monkeypatch, container, subtype
+):
+    """Left to libsndfile, 8 bits would be cut off: half a step of offset."""
+    give = Delay._give
+    monkeypatch.setattr(Delay, "_give", lambda self, n: np.float32(0.7) * give(self, n))
+    src = write(tmp_path / "a.x", noise(2000), container=container, subtype=subtype)
+    enhance_file(src, tmp_path / "b.x")
+    steps = 2.0 ** (int(subtype.split("_")[-1].lstrip("SU")) - 1)
+    expected = np.rint(np.float32(0.7) * read(src)[0].astype("f4") * steps) / steps
+    assert np.array_equal(read(tmp_path / "b.x")[0], expected)
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW"])
+def test_companded_codes_come_back(delay, tmp_path, subtype):
+    """They stand for 16-bit samples: with 8 bits, what is soft would be lost."""
+    src = write(tmp_path / "a.wav", noise(2000, scale=0.01), subtype=subtype)
+    enhance_file(src, tmp_path / "b.wav")
+    assert np.array_equal(read(tmp_path / "b.wav")[0], read(src)[0])
+
+
 LOSSY = [
     ("ogg", "OGG", "VORBIS"),
     ("opus", "OGG", "OPUS"),
@@ -285,6 +320,14 @@ def test_another_suffix_names_another_container(delay, tmp_path):
         enhance_file(src, tmp_path / "b.txt")
 
 
+def test_a_name_that_ends_in_opus_means_opus(delay, tmp_path):
+    """The container is Ogg's, whose own default is Vorbis."""
+    if not sf.check_format("OGG", "OPUS"):
+        pytest.skip("this libsndfile has no Opus")
+    enhance_file(write(tmp_path / "a.wav", noise(1000), 48000), tmp_path / "b.opus")
+    assert read(tmp_path / "b.opus")[1][2:] == ("OGG", "OPUS")
+
+
 # --- level -------------------------------------------------------------------------------------
 
 
@@ -299,6 +342,8 @@ def test_quantising_rounds_and_counts(bits):
     assert n_clipped == 4
     top = 2 ** (bits - 1) - 1
     assert [int(v) >> (32 - bits) for v in found] == [-top - 1, top, top, -top - 1, top]
+    _, n_clipped = quantise(np.array([top, -top - 1]) * step, bits)
+    assert n_clipped == 0  # a recording at full scale is no reason to warn
 
 
 def test_clipping_is_counted_not_hidden(tmp_path, delay, monkeypatch):
@@ -405,6 +450,23 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
     refuse(src, tmp_path / "b.x", "cut short|damaged")
 
 
+def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
+    """All of its pages are whole, but the last does not say that it is the last."""
+    src = write(tmp_path / "a.ogg", noise(50_000), subtype="VORBIS", container="OGG")
+    content = src.read_bytes()
+    src.write_bytes(content[: content.rfind(b"OggS")])
+    refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
+
+
+def test_a_length_off_by_the_header_is_no_damage(delay, tmp_path):
+    """Some recorders count the header in."""
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = len(content).to_bytes(4, "little")
+    src.write_bytes(content)
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
 def test_a_length_unknown_to_its_writer_is_no_damage(delay, tmp_path, size):
     src = write(tmp_path / "a.wav", noise(20_000))
@@ -476,6 +538,37 @@ def test_an_output_that_appears_meanwhile_is_kept(delay, tmp_path):
         )
     assert (tmp_path / "b.wav").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav"]
+
+
+@posix
+def test_what_is_there_is_kept_where_there_are_no_hard_links(delay, tmp_path, monkeypatch):
+    """As on FAT and many network drives: files can be written, and none is replaced."""
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "b.wav")
+    with pytest.raises(AudioError, match="exists"):
+        enhance_file(
+            src, tmp_path / "c.wav", progress=lambda *_: (tmp_path / "c.wav").write_text("mine")
+        )
+    assert (tmp_path / "c.wav").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav", "c.wav"]
+
+
+@posix
+def test_the_disk_holds_the_content_before_the_name_and_then_the_name(delay, tmp_path, monkeypatch):
+    """After a power cut the output is complete or absent, and after a report it is there."""
+    src, dst, synced = write(tmp_path / "a.wav", noise(1000)), tmp_path / "b.wav", []
+
+    def fsync(handle):
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), dst.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    enhance_file(src, dst)
+    assert synced == [(False, False), (True, True)]
 
 
 @posix

@@ -60,6 +60,27 @@ def test_json_holds_every_figure(path, capsys, precision):
     assert "timeline" not in result and "steps_ms" not in result
 
 
+def test_what_is_named_is_measured(path, monkeypatch):
+    class Measured(Exception):
+        pass
+
+    def measure(model, options, *_, **__):
+        raise Measured(options)
+
+    monkeypatch.setattr(bench, "_time_cases", measure)
+    with pytest.raises(Measured) as caught:
+        run("-m", path, "--norm", "forgetting_norm", "--precision", "int8")
+    assert caught.value.args == ({"precision": "int8", "norm": "forgetting_norm"},)
+
+
+def test_figures_of_steps():
+    """Late ones are those beyond the hop; what is held against it is the 99th percentile."""
+    found = bench.summary(np.arange(1.0, 102.0), hop_ms=50.0)
+    assert [found[name] for name in TIMES] == [51.0, 96.0, 100.0, 101.0, 51.0]
+    assert found["steps"] == 101 and found["late_steps"] == 51
+    assert found["deadline_share"] == 2.0 and found["real_time_factor"] == 1.02
+
+
 def test_profile_accounts_for_the_whole_step(path):
     enhancer = npfsn.Enhancer(path)
     table, timeline = bench._profile(enhancer.model, {}, quick=True)

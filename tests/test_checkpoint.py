@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npfsn import pickles
-from npfsn.archive import printable
+from npfsn.archive import ArchiveError, printable, read_into
 from npfsn.checkpoint import MAX_RATIO, read_checkpoint
 from npfsn.errors import CheckpointError
 
@@ -112,6 +112,21 @@ def test_where_the_state_dict_lies(tmp_path, file_format, key):
     assert_same(read(tmp_path, data, "weights.pth").tensors, params)
 
 
+@pytest.mark.parametrize("beside", [{}, {"name": "fullsubnet", "layers": 2}])
+def test_a_model_without_tensors_is_no_state_dict(tmp_path, beside):
+    """Some save what they know of the model under "model", and its tensors elsewhere."""
+    params = small_state()
+    tensors = {name: tf.tensor(value) for name, value in params.items()}
+    found = read(tmp_path, tf.zip_bytes({"model": beside, "state_dict": tensors}))
+    assert_same(found.tensors, params)
+
+
+def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
+    params = {"module.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
+    state = {name: tf.tensor(value) for name, value in params.items()}
+    assert_same(read(tmp_path, tf.zip_bytes(state)).tensors, params)
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."]
@@ -173,6 +188,23 @@ def test_views_of_storages(tmp_path, file_format):
         assert found[name].shape == array.shape
 
 
+def test_parts_of_legacy_storages(tmp_path):
+    """Old files may name a part of a storage; beyond its end lies memory of others."""
+    value = np.arange(10, dtype=np.float32)
+    data = tf.legacy_bytes({"x": tf.Tensor(tf.Storage.of(value), (3,), offset=1)})
+    code = tf.Writer().code
+
+    def part(*window):
+        assert data.count(code(10) + b"NtQ") == 1
+        return data.replace(code(10) + b"NtQ", code(10) + code(window) + b"tQ")
+
+    assert_same(read(tmp_path, part("view", 4, 5)).tensors, {"x": value[5:8]})
+    assert "needs 4 elements, but its storage has 3" in refusal(tmp_path, part("view", 4, 3))
+    assert "reaches beyond it" in refusal(tmp_path, part("view", 4, 7))
+    assert "size or offset -1" in refusal(tmp_path, part("view", -1, 5))
+    assert "damaged part" in refusal(tmp_path, part(4, 5))
+
+
 def test_untyped_storage(tmp_path):
     value = np.arange(5, dtype=np.uint16)
     storage = tf.Storage(value.tobytes(), "UntypedStorage", 1)
@@ -191,6 +223,17 @@ def test_big_endian(tmp_path):
 def test_numpy_scalar(tmp_path, core):
     state = {"best_score": tf.NumpyScalar(-1.5e300, core), "model": {"x": tf.tensor(np.ones(2))}}
     assert read(tmp_path, tf.zip_bytes(state)).metadata == {"best_score": -1.5e300}
+
+
+def test_all_of_a_large_file_is_in_its_digest(tmp_path):
+    data = tf.zip_bytes({"x": tf.tensor(np.ones(300_000, np.float32))})
+    assert len(data) > 1 << 20
+    assert read(tmp_path, data).sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_plain_values_beside_the_tensors_are_short(tmp_path):
+    state = {"epoch": 3, "amp": True, "log": "x" * 201, "model": {"x": tf.tensor(np.ones(2))}}
+    assert read(tmp_path, tf.zip_bytes(state)).metadata == {"epoch": 3, "amp": True}
 
 
 def test_storages_of_the_optimiser_are_not_needed(tmp_path):
@@ -684,6 +727,25 @@ def test_nothing_before_or_after(tmp_path):
     assert "cut off within its storage" in refusal(tmp_path, legacy[:-1])
     pickle_alone = tf.Writer().pickle({"x": tf.tensor(np.ones(4, np.float32))})
     assert "4 bytes follow its pickle" in refusal(tmp_path, tf.pickle_file(pickle_alone + b"junk"))
+
+
+def test_encrypted_members_are_called_so(tmp_path):
+    data = bytearray(tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))}))
+    data[data.find(b"PK\1\2") + 8] |= 1
+    assert "is encrypted" in refusal(tmp_path, bytes(data))
+
+
+def test_stored_members_have_one_size(tmp_path):
+    """A larger one would have the bytes of the next member."""
+    data = bytearray(tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))}))
+    data[data.find(b"PK\1\2") + 24] += 4
+    assert "contradicts itself about its size" in refusal(tmp_path, bytes(data))
+
+
+def test_a_file_that_shrinks_while_it_is_read():
+    """What is missing must not be whatever was in memory."""
+    with pytest.raises(ArchiveError, match="became shorter"):
+        read_into(io.BytesIO(bytes(10)), 0, np.zeros(11, np.uint8))
 
 
 def test_legacy_lists_of_storages(tmp_path):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import io
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,17 +15,20 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 from drawn_models import golden_model, identity_model
-from pure_delay import load_model, modules
+from pure_delay import Delay, load_model, modules
 
 from npfsn import batch, cli, weights
+from npfsn.audio import FileReport
 from npfsn.enhancer import Enhancer
 from npfsn.models import ARCHITECTURES
+from npfsn.terminal import Stopped, duration, put, signals
 from npfsn.whole import enhance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +126,7 @@ def test_output_lies_beside_the_input(npfsn):
         ((), "a_enhanced.flac"),
         (("--suffix", "_clean"), "a_clean.flac"),
         (("--suffix=-clean",), "a-clean.flac"),
+        (("--suffix=_so_clean",), "a_so_clean.flac"),
         (("--suffix", ""), "a.flac"),
         (("--no-suffix",), "a.flac"),
         (("--no_suffix",), "a.flac"),
@@ -156,6 +164,30 @@ def test_a_second_run_does_not_enhance_what_the_first_wrote(npfsn):
     npfsn("enhance", "in", "-r", "-o", "in/out", "--suffix", "_x")
     out, _ = npfsn("enhance", "in", "-r", "-o", "in/out", "--suffix", "_x", "--force")
     assert "4 files enhanced" in out
+
+
+def test_names_that_end_in_the_suffix_are_left_out_only_where_outputs_go(npfsn):
+    """Elsewhere they are recordings like others, and without a suffix nothing tells outputs."""
+    recording("in/a_enhanced.wav")
+    npfsn("enhance", "in", "-o", "out")
+    assert tree("out") == ["a_enhanced_enhanced.wav"]
+    npfsn("enhance", "in", "--no-suffix", "--format", "flac")
+    assert tree("in") == ["a_enhanced.flac", "a_enhanced.wav"]
+
+
+def test_suffixes_in_capitals_are_found(npfsn):
+    recording("in/a.wav")
+    Path("in/a.wav").rename("in/A.WAV")
+    npfsn("enhance", "in", "-o", "out")
+    assert tree("out") == ["A_enhanced.WAV"]
+
+
+def test_a_list_from_standard_input(npfsn, monkeypatch):
+    for name in "ab":
+        recording(f"{name}.wav")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.wav\nb.wav\n")))
+    out, _ = npfsn("enhance", "--list", "-", "-o", "out")
+    assert "2 files enhanced" in out
 
 
 def test_lists(npfsn):
@@ -200,6 +232,12 @@ def test_a_name_that_begins_with_a_dash(npfsn):
     npfsn("enhance", "--", "-odd.wav")
     npfsn("enhance", "./-odd.wav", "-o", "out")
     assert tree() == ["-odd.wav", "-odd_enhanced.wav", "out/-odd_enhanced.wav"]
+
+
+def test_names_behind_two_dashes_keep_their_underscores(npfsn):
+    recording("--so_odd.wav")
+    npfsn("enhance", "--", "--so_odd.wav")
+    assert tree() == ["--so_odd.wav", "--so_odd_enhanced.wav"]
 
 
 @posix
@@ -346,6 +384,23 @@ def test_a_folder_without_audio_fails(npfsn):
     assert "holds no sound files" in err and "-r" in err
 
 
+def test_a_folder_that_cannot_be_read_is_named(npfsn, monkeypatch):
+    """It is a failure, not a folder without sound files."""
+    recording("in/a.wav")
+    recording("in/locked/b.wav")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    out, err = npfsn("enhance", "-r", "in", "-o", "out", code=1)
+    assert f"cannot read the folder {Path('in/locked')}: Permission denied" in err
+    assert "1 file enhanced" in out
+
+
 @posix
 def test_names_that_no_file_can_have(npfsn):
     recording("a.wav")
@@ -423,26 +478,106 @@ def test_workers_report_a_bad_model_once(tmp_path):
     for index in range(3):
         recording(tmp_path / f"{index}.wav")
     (tmp_path / "model.npz").write_bytes(b"no model")
-    _, err = run("enhance", ".", "--workers", 2, "-m", "model.npz", cwd=tmp_path, code=1)
-    assert err.count("\n") == 1 and "model.npz" in err
+    for workers in (1, 2):
+        arguments = ("enhance", ".", "--workers", workers, "-m", "model.npz")
+        _, err = run(*arguments, cwd=tmp_path, code=1)
+        assert err.count("\n") == 1 and "model.npz" in err
 
 
 @posix
 def test_a_killed_worker_costs_one_file(tmp_path):
-    for index in range(4):
+    """Another one takes its place: else, all killed, the other files would never be looked at."""
+    for index in range(5):
         recording(tmp_path / f"in/{index}.wav")
-    sf.write(tmp_path / "in/1.wav", np.full(3000, 0.75), 16000)
+    for index in range(2):
+        sf.write(tmp_path / f"in/{index}.wav", np.full(3000, 0.75), 16000)
     out, err = run(
         *("enhance", "in", "-o", "out", "--workers", 2),
         cwd=tmp_path,
         env={"NPFSN_TEST_KILL": "1"},
         code=1,
     )
-    assert "in/1.wav: its worker process was killed (signal 9)" in err
+    for index in range(2):
+        assert f"in/{index}.wav: its worker process was killed (signal 9)" in err
     assert b"3 files enhanced" in out
     assert [name for name in tree(tmp_path / "out") if name.endswith("wav")] == [
-        f"{index}_enhanced.wav" for index in (0, 2, 3)
+        f"{index}_enhanced.wav" for index in (2, 3, 4)
     ]
+
+
+def test_workers_that_cannot_start_are_no_success(npfsn, monkeypatch):
+    def launch(*_):
+        ours, theirs = multiprocessing.Pipe()
+        theirs.close()
+        dead = {"join": lambda *_: None, "terminate": lambda: None, "is_alive": lambda: False}
+        return batch._Process(types.SimpleNamespace(**dead, exitcode=-9), ours)
+
+    monkeypatch.setattr(batch, "_launch", launch)
+    for name in "ab":
+        recording(f"{name}.wav")
+    _, err = npfsn("enhance", "a.wav", "b.wav", "--workers", 2, code=1)
+    assert "could not start (signal 9)" in err
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+    """One that is stuck in a decoder, say, does not hear SIGTERM."""
+    monkeypatch.setattr(batch, "WORKER_GRACE_SECONDS", 0.0)
+    done = []
+    calls = {name: functools.partial(done.append, name) for name in ("terminate", "kill")}
+    process = types.SimpleNamespace(
+        **calls, join=lambda *_: None, is_alive=lambda: "kill" not in done
+    )
+    batch._end([batch._Process(process, io.BytesIO())])
+    assert done == ["terminate", "kill"]
+
+
+def test_workers_compile_side_by_side():
+    """Their waiting is one, not a sum that may exceed all the time there was."""
+    job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
+    reports = [(job, FileReport(10, 10.0, 1, 1, 0, 0, 1.0, wait)) for wait in (5.0, 6.0)]
+    text = batch._summary(batch._Totals(reports), 0, 10.0)
+    assert "6.0 s of which went into compiling: real-time factor 0.200" in text
+
+
+def test_a_worker_tells_where_if_it_is_asked_to(npfsn):
+    Path("b.wav").write_bytes(b"")
+    for option, told in (("-v", True), ("--force", False)):
+        jobs, sent = [batch._Job(Path("b.wav"), Path("c.wav"), 0)], []
+
+        def recv(jobs=jobs):
+            if not jobs:
+                raise EOFError
+            return jobs.pop()
+
+        args = cli._parser().parse_args(["enhance", "b.wav", option])
+        batch._work(types.SimpleNamespace(recv=recv, send=sent.append), args)
+        ready, (kind, message, trace) = sent
+        assert (ready, kind) == (("ready",), "failed") and "b.wav is empty" in message
+        assert ("Traceback" in trace) == told
+
+
+def test_workers_leave_words_and_interrupts_to_others(monkeypatch):
+    """One of them says that it compiles; Ctrl-C, which reaches all, is the parent's to hear."""
+    said, heard = [], []
+
+    class Context:
+        def Pipe(self):
+            return io.BytesIO(), io.BytesIO()
+
+        def Process(self, target, args, daemon):
+            said.append(not args[1].quiet)
+            return types.SimpleNamespace(
+                start=lambda: heard.append(signal.getsignal(signal.SIGINT))
+            )
+
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: Context())
+    args = cli._parser().parse_args(["enhance", "a.wav"])
+    before = signal.getsignal(signal.SIGINT)
+    for index in range(3):
+        batch._launch(args, index)
+    assert said == [True, False, False]
+    assert heard == [signal.SIG_IGN] * 3
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @posix
@@ -531,6 +666,15 @@ def test_a_terminal_gets_one_line_of_progress(tmp_path):
     assert shown.endswith(b"\r")
 
 
+def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypatch, capsys):
+    job = batch._Job(Path("a.wav"), Path("b.wav"), 1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for term, wanted, drawn in (("xterm", True, 1), ("xterm", False, 0), ("dumb", True, 0)):
+        monkeypatch.setenv("TERM", term)
+        batch._ProgressLine([job], wanted=wanted).start(job)
+        assert capsys.readouterr().err.count("a.wav") == drawn
+
+
 def test_no_terminal_no_progress(tmp_path):
     recording(tmp_path / "a.wav", 50_000)
     _, err = run("enhance", "a.wav", cwd=tmp_path)
@@ -570,6 +714,50 @@ def test_closed_outputs_are_no_crash(tmp_path):
         assert b"Exception" not in done.stderr
         assert sf.info(tmp_path / "a_enhanced.wav").frames == 2000
         (tmp_path / "a_enhanced.wav").unlink()
+
+
+def test_what_is_said_is_seen_at_once():
+    """A line that will be drawn anew has no end that would send it off."""
+    screen = io.BytesIO()
+    stream = io.TextIOWrapper(screen)
+    put(stream, "\r 50%")
+    assert screen.getvalue() == b"\r 50%"
+
+
+def test_an_error_that_nobody_can_read_is_still_a_code(npfsn, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recording("a.wav")
+    monkeypatch.setattr(sys.stderr, "write", full)
+    out, _ = npfsn("enhance", "missing.wav", "a.wav", code=1)
+    assert "1 file enhanced" in out
+
+
+def test_durations_are_rounded_once():
+    """Not 2:60, and not a second short."""
+    assert [duration(seconds) for seconds in (119.94, 179.6, 3599.6)] == [
+        "119.9 s",
+        "3:00 min",
+        "1:00:00 h",
+    ]
+
+
+@posix
+def test_signals_that_end_a_program_are_exceptions_while_it_runs():
+    """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    with signals():
+        for signum in before:
+            with pytest.raises(Stopped):
+                signal.getsignal(signum)(signum, None)
+    assert {signum: signal.getsignal(signum) for signum in before} == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
 # --- stream ------------------------------------------------------------------------------------
@@ -760,6 +948,12 @@ def test_a_stream_onto_a_full_disk_says_so():
     assert done.stderr.decode() == "npfsn: error: No space left on device\n"
 
 
+def test_samples_are_not_written_onto_a_terminal(npfsn, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _, err = npfsn("stream", code=2)
+    assert "standard output is a terminal" in err
+
+
 @posix
 def test_a_stream_wants_pipes():
     primary, secondary = pty.openpty()
@@ -821,6 +1015,16 @@ def test_files_are_what_enhance_gives(engine, models, rate):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_the_norm_of_files_can_be_chosen(engine, models):
+    x = speech()[:5003]
+    sf.write("a.wav", x, 16000, "FLOAT")
+    engine("enhance", "a.wav", "-m", models["full"], "--norm", "forgetting_norm")
+    found, _ = sf.read("a_enhanced.wav", dtype="float32")
+    expected = enhance(x, 16000, models["full"], norm="forgetting_norm")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - enhance(x, 16000, models["full"])).max() > 1e-3
+
+
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_mask_of_one_gives_the_file_back(engine, models, rate):
     x = np.stack([speech(rate), speech(rate)[::-1]], axis=1)
@@ -867,6 +1071,38 @@ def test_streams_are_what_the_enhancer_gives(models):
     y = np.concatenate([enhancer.process((coarse / 32768).astype("f4")), enhancer.flush()])[768:]
     out, _ = run("stream", "-m", models["fast"], base=NPFSN, data=coarse.tobytes())
     assert np.array_equal(np.frombuffer(out, "<i2"), np.rint(y * 32768).clip(-32768, 32767))
+
+
+def stream_files(folder, data, *options):
+    """Run `npfsn stream` in this process, from a file to a file; return what it wrote."""
+    (folder / "in.raw").write_bytes(data)
+    args = cli._parser("stream").parse_args(["stream", *map(str, options)])
+    with open(folder / "in.raw", "rb") as source, open(folder / "out.raw", "wb") as sink:
+        assert cli._enhance_stream(args, source.fileno(), sink.fileno()) == 0
+    return (folder / "out.raw").read_bytes()
+
+
+def test_streams_obey_the_limit_and_the_precision(tmp_path, models):
+    x = speech()[:5003]
+    options = ("--format", "f32le", "-m", models["fast"])
+    assert stream_files(tmp_path, x.tobytes(), *options, "-a", 0) == x.tobytes()
+    enhancer = Enhancer(models["fast"], precision="int8")
+    expected = np.concatenate([enhancer.process(x), enhancer.flush()])[768:]
+    found = stream_files(tmp_path, x.tobytes(), *options, "--precision", "int8")
+    assert found == expected.tobytes()
+
+
+def test_a_stream_tells_of_samples_it_clipped(tmp_path, npfsn, monkeypatch, capsys):
+    monkeypatch.setattr(Delay, "_give", lambda self, n: np.full(n, 1.5, np.float32))
+    assert stream_files(tmp_path, bytes(600)) == 300 * b"\xff\x7f"
+    assert "300 samples beyond full scale were clipped" in capsys.readouterr().err
+
+
+def test_what_a_sink_does_not_take_at_once_is_written_later(tmp_path, npfsn, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda sink, data: write(sink, data[:77]))
+    data = pcm(noise(1000)[:, 0], "s16le")
+    assert stream_files(tmp_path, data) == data
 
 
 def test_a_norm_that_cannot_stream(models):
@@ -1038,6 +1274,20 @@ def test_help_imports_nothing_heavy():
     )
     for argv in (["--version"], ["--help"], ["enhance", "--help"], []):
         run(*argv, base=[sys.executable, "-c", code])
+
+
+def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch):
+    """What could not be found was no file to be done."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in "ab":
+        recording(f"{name}.wav")
+    Path("empty").mkdir()
+    monkeypatch.setattr("npfsn.audio.enhance_file", stop)
+    _, err = npfsn("enhance", "a.wav", "b.wav", "empty", code=130)
+    assert "interrupted with 2 files not done" in err
 
 
 def test_a_stray_control_c_before_anything_is_quiet(npfsn, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import torch_files as tf
 from golden_cases import ALL_CASES, Case, load_case
 
+from npfsn.checkpoint import read_checkpoint
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
@@ -359,6 +360,18 @@ def test_the_report_without_a_recipe(checkpoint, capsys):
     assert "from recipe" not in lines and "not needed" not in lines
 
 
+def test_the_report_of_an_activation_with_a_tensor(tmp_path, capsys, monkeypatch):
+    """A PReLU's slope is in the checkpoint, which is what settles it."""
+    monkeypatch.chdir(tmp_path)
+    case = load_case("full_prelu_tanh")
+    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
+    Path("x.toml").write_text(toml_of(recipe_of(case)))
+    assert main(["x.tar", "-C", "x.toml"]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert "fb_output_activate_function = PReLU" in lines["from tensors"]
+    assert "sb_output_activate_function = Tanh" in lines["from recipe"]
+
+
 def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     recipe.write_text(recipe.read_text().replace("look_ahead", "look_ahed"))
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
@@ -423,6 +436,20 @@ def test_a_forbidden_folder(checkpoint, capsys):
     assert os.listdir("forbidden") == []
 
 
+def test_an_output_that_appears_meanwhile_is_kept(checkpoint, capsys, monkeypatch):
+    """It was not there when this was looked at, and nobody said --force."""
+
+    def slow(path):
+        Path("best_model.npz").write_text("mine")
+        return read_checkpoint(path)
+
+    monkeypatch.setattr("npfsn.convert.read_checkpoint", slow)
+    assert main([str(checkpoint), "--norm", NORM]) == 1
+    assert "best_model.npz exists already" in capsys.readouterr().err
+    assert Path("best_model.npz").read_text() == "mine"
+    assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar"]
+
+
 def test_a_full_disk(checkpoint, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -478,13 +505,15 @@ def test_names_cannot_write_on_the_terminal(checkpoint, capsys):
         assert "\x1b" not in out + err and "bad\\x1b[31m\\n" in out + err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), Stopped(signal.SIGTERM)])
-def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError(), 1), (Stopped(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)],
+)
+def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, error, code):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(os, "fsync", fail)
-    code = 1 if isinstance(error, MemoryError) else 143
     assert main([str(checkpoint), "--norm", NORM]) == code
     message = capsys.readouterr().err
     assert "no file was left behind" in message and message.count("\n") == 1

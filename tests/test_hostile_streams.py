@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -1003,3 +1004,14 @@ def test_streams_that_are_dropped_are_freed():
     for _ in range(20):
         npfsn.Enhancer(model).step(noise(HOP))
     assert sum(type(o) is npfsn.Enhancer for o in gc.get_objects()) == before
+
+
+def test_models_that_are_dropped_are_freed():
+    """Packed weights and digests are kept for the models in use, not for all that ever were."""
+    drawn = small_model("fullband")
+    model = npfsn.Model(drawn.architecture, drawn.config, dict(drawn.tensors))
+    npfsn.Enhancer(model).get_state()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

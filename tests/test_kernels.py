@@ -441,6 +441,16 @@ def test_synthesise(n: int) -> None:
         assert not env[n - hop :].any()
 
 
+def test_synthesis_of_absurd_spectra_is_finite() -> None:
+    """What a broken network makes of the largest samples does not fit into float32."""
+    n, hop, out = 16, 8, np.zeros(24, np.float32)
+    spec = rng(3).normal(size=(3, 2, n // 2 + 1)) * 1e45
+    window = reference.periodic_hann(n)
+    with np.errstate(over="ignore"):
+        spectrum.synthesise(spec, hop, window, *fft_tables(n), np.zeros(n), np.zeros(n), out)
+    np.testing.assert_array_equal(np.abs(out[1:]), np.float32(1e38))
+
+
 @pytest.mark.parametrize(("n", "hop"), [(512, 256), (512, 128), (960, 480), (30, 5), (4, 1)])
 def test_synthesis_undoes_analysis(n: int, hop: int) -> None:
     """Samples under enough windows come back."""
@@ -662,6 +672,14 @@ def test_norm_of_little(name: str) -> None:
         want = reference.NORMS[name](double).transpose(2, 0, 1)
         got = run_norm(norms.Norm(name, "n", 3, 4), x)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * max(np.abs(want).max(), 1e-30))
+
+
+def test_norm_of_what_never_changes() -> None:
+    """Rounding may bring the variance below zero, which has no root."""
+    for level in np.geomspace(0.1, 1e6, 100, dtype=np.float32):
+        x = np.full((250, 1, 7), level)
+        got = run_norm(norms.Norm("offline_gaussian_norm", "n", 1, 7), x)
+        assert np.abs(got).max() < 0.1
 
 
 def test_epsilon_of_improved() -> None:

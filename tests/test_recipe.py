@@ -180,6 +180,28 @@ def test_contradictions_and_old_names():
     assert "[model.args]" in refusal({"model": 3})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "n_freqs",
+        "n_neighbor",
+        "fband_output_activate_function",
+        "sband_output_activate_function",
+        "fband_model_hidden_size",
+        "sband_model_hidden_size",
+        "use_offline_norm",
+        "use_offline_laplace_norm",
+        "use_offline_gaussian_norm",
+        "use_cumulative_norm",
+        "use_forgetting_norm",
+        "use_hybrid_norm",
+    ],
+)
+def test_no_old_name_is_ignored(name):
+    """Each is refused by itself: what it says would otherwise be a default's to say."""
+    assert f"replace {name} by " in refusal({"model": {"args": {name: 1}}})
+
+
 # The reader against Python's own.
 
 DOCUMENTS = [

@@ -547,6 +547,29 @@ def test_refused_states_leave_the_stream_as_it_was(how: str, x: np.ndarray) -> N
     np.testing.assert_array_equal(run(stream, x), run(other, x))
 
 
+def test_a_state_belongs_to_its_weights_and_its_configuration() -> None:
+    """Where nothing else differs, entries and shapes are the same: only the header can tell."""
+    model = small_model("fast_fullsubnet")
+    louder = {name: 2 * tensor for name, tensor in model.tensors.items()}
+    state = npfsn.Enhancer(model).get_state()
+    for other in (
+        Model(model.architecture, model.config, louder),
+        small_model("fast_fullsubnet", shrink_size=3),
+    ):
+        with pytest.raises(npfsn.StateError, match="of another stream: its model is"):
+            npfsn.Enhancer(other).set_state(state)
+    again = Model(model.architecture, model.config, dict(model.tensors))
+    npfsn.Enhancer(again).set_state(state)
+
+
+def test_a_state_without_end_of_memory_fits_a_stream_without_horizon() -> None:
+    """An infinite horizon is none."""
+    model = small_model("fast_fullsubnet")
+    endless, published = npfsn.Enhancer(model, norm_horizon=float("inf")), npfsn.Enhancer(model)
+    published.set_state(endless.get_state())
+    endless.set_state(published.get_state())
+
+
 def test_undamaged_state_is_taken(x: np.ndarray) -> None:
     """What `damaged` starts from is accepted: its refusals are its changes'."""
     stream = npfsn.Enhancer(small_model("fast_fullsubnet"))
@@ -574,6 +597,14 @@ def test_copies_are_independent(
     assert all(np.array_equal(kept[name], value) for name, value in first.get_state().items())
     again = duplicate(first)
     np.testing.assert_array_equal(run(first, x), run(again, x))
+
+
+def test_a_copy_computes_as_the_original(x: np.ndarray) -> None:
+    """In the same precision, with the same norm."""
+    first = npfsn.Enhancer(small_model("fullband"), precision="int8", norm="forgetting_norm")
+    first.process(x[:1300])
+    second = first.copy()
+    np.testing.assert_array_equal(run(second, x[1300:]), run(first, x[1300:]))
 
 
 def test_pickling_says_what_to_send(enhancer: npfsn.Enhancer) -> None:
@@ -864,6 +895,13 @@ def test_tail_under_a_thin_window(
     assert np.abs(y - want)[rest].max() < 1e-5 * max(1.0, np.abs(want[rest]).max())
 
 
+def test_the_tail_of_a_signal_below_zero() -> None:
+    """Its level is that of its size: an offset is no reason to cut the last samples."""
+    x = -np.abs(noise(1020)) - np.float32(0.01)
+    y = npfsn.enhance(x, 16000, identity_model("fullband"))
+    np.testing.assert_allclose(y[-16:], x[-16:], rtol=0.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
 def test_output_is_aligned_with_the_input(rate: int) -> None:
     """The cross-correlation peaks at lag 0, at the model's own rate and at others."""
@@ -941,6 +979,15 @@ def test_many_channels_are_many_signals() -> None:
     np.testing.assert_array_equal(npfsn.enhance(x, 16000, model), want)
     np.testing.assert_array_equal(npfsn.enhance(np.asfortranarray(x), 16000, model), want)
     assert npfsn.enhance(np.zeros((0, 2), np.float32), 16000, model).shape == (0, 2)
+
+
+@pytest.mark.parametrize("norm", ["offline_laplace_norm", "offline_gaussian_norm"])
+def test_a_channel_is_normed_by_itself(norm: str) -> None:
+    """Where the whole signal is needed, that of another channel is not."""
+    model = small_model("fullband", norm_type=norm)
+    loud, soft = noise(3001, level=0.5), noise(3001, seed=1, level=0.001)
+    both = npfsn.enhance(np.stack([loud, soft], axis=1), 16000, model)
+    np.testing.assert_array_equal(both[:, 1], npfsn.enhance(soft, 16000, model))
 
 
 # ---------------------------------------------------------------------------------------------

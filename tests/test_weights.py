@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import stat
 import sys
 import time
@@ -153,6 +154,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     for name in ("a.npz", "b.npz"):
         save_model(small_model(), tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:  # the clock has no part in it
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     save_model(load_model(tmp_path / "a.npz"), tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
@@ -206,6 +209,7 @@ def test_default_weights(tmp_path, monkeypatch):
             save_model(small_model(), folder / "fast_fullsubnet.npz")
             weights._default_model.cache_clear()
             assert load_model() is load_model()
+            shutil.rmtree(folder)  # each is enough
     finally:
         weights._default_model.cache_clear()
 
