@@ -563,6 +563,7 @@ def _info(args: argparse.Namespace) -> int:
         ("norm", config.norm_type),
         ("streams", _streaming(config)),
         ("latency", _latency(config)),
+        ("starts", "at the first sound" if config.start_at_sound else "with the first sample"),
         ("made from", str(source.get("name", "unknown"))),
         ("sha-256", str(source.get("sha256", "unknown"))),
         ("converter", str(model.info.get("converter", "unknown"))),

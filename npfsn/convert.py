@@ -410,7 +410,8 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
     said = recipe.args if recipe is not None else {}
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
     for field in dataclasses.fields(model.config):
-        if field.name == "norm_type":
+        # The norm has a line of its own; the other is news only where a recipe asks for it.
+        if field.name == "norm_type" or (field.name == "start_at_sound" and field.name not in said):
             continue
         value = getattr(model.config, field.name)
         if field.name in _FROM_TENSORS:

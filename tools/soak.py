@@ -19,7 +19,7 @@ import json
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +433,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--hours: expected a minute (0.0167) or more")
     if args.model:
         model = npfsn.load_model(args.model)
+        # The reference counts every frame.
+        config = replace(model.config, start_at_sound=False)
+        model = npfsn.Model(model.architecture, config, model.tensors)
     else:
         model = drawn_models.small_model("fast_fullsubnet")
     if args.silence:
