@@ -244,7 +244,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     say(f"{setting.name}: whether all compute the same network")
     differences = setting.check(onnx_cells)
 
-    rounds, steps = (2, 10) if quick else (28, 50 if fast else 20)
+    rounds, steps = (2, 10) if quick else (14, 100 if fast else 40)
     say(f"{setting.name}: {rounds} rounds of {steps} steps each")
     racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
