@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .terminal import (
@@ -34,6 +34,9 @@ from .terminal import (
     sentence,
     signals,
 )
+
+if TYPE_CHECKING:
+    from .enhancer import Enhancer
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -452,22 +455,27 @@ def _stream(args: argparse.Namespace) -> int:
         return _enhance_stream(args, source, sink)
 
 
-def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
-    """Enhance what comes from one descriptor to the other."""
-    hush_compiler(args.quiet)
-    import numpy as np
-
-    from .audio import AlignedStream, quantise, silence_nonfinite
+def _enhancer(args: argparse.Namespace) -> Enhancer:
+    """Make a stream: everything is compiled and loaded here, before the first sample is taken."""
     from .enhancer import Enhancer
 
-    # Here everything is compiled and loaded, before the first sample is taken.
-    enhancer = Enhancer(
+    return Enhancer(
         args.model,
         precision=args.precision,
         norm=args.norm,
         on_nonfinite="zero",
         norm_horizon=args.norm_horizon,
     )
+
+
+def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
+    """Enhance what comes from one descriptor to the other."""
+    hush_compiler(args.quiet)
+    import numpy as np
+
+    from .audio import AlignedStream, quantise, silence_nonfinite
+
+    enhancer = _enhancer(args)
     stream = AlignedStream(
         enhancer,
         args.rate or enhancer.sample_rate,
@@ -542,7 +550,7 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
 def _live(args: argparse.Namespace) -> int:
     from . import live
 
-    return live.main(args)
+    return live.main(args, lambda: _enhancer(args))
 
 
 def _info(args: argparse.Namespace) -> int:

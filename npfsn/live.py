@@ -10,6 +10,7 @@ import argparse
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,13 +129,15 @@ class _Duplex:
         return float(heard), float(given)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace, make_enhancer: Callable[[], Enhancer]) -> int:
     """Run `npfsn live`.
 
     Parameters
     ----------
     args : Namespace
         As `npfsn.cli` describes them.
+    make_enhancer : callable
+        Makes the stream that they ask for.
 
     Returns
     -------
@@ -147,18 +150,8 @@ def main(args: argparse.Namespace) -> int:
             say(row)
         return 0
     hush_compiler(args.quiet)
-    from .enhancer import Enhancer
-
-    # Here everything is compiled and loaded, before the first sample is taken.
-    enhancer = Enhancer(
-        args.model,
-        precision=args.precision,
-        norm=args.norm,
-        on_nonfinite="zero",
-        norm_horizon=args.norm_horizon,
-    )
     try:
-        return _run(sd, args, enhancer)
+        return _run(sd, args, make_enhancer())
     except sd.PortAudioError as error:
         raise _of_devices(error) from error
 
