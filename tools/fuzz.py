@@ -54,7 +54,7 @@ from npfsn.checkpoint import read_checkpoint  # noqa: E402
 from npfsn.errors import NpfsnError  # noqa: E402
 from npfsn.models import ARCHITECTURES  # noqa: E402
 from npfsn.recipe import read_recipe  # noqa: E402
-from npfsn.weights import load_model, save_model  # noqa: E402
+from npfsn.weights import Model, load_model, save_model  # noqa: E402
 
 TIME_LIMIT = 5.0
 #: Address space beyond what a worker has at its start. The files are a few kB: a reader that
@@ -122,7 +122,7 @@ def checkpoints() -> dict[str, bytes]:
 
 
 def models() -> dict[str, bytes]:
-    """Return model files of every architecture, stored and compressed."""
+    """Return model files of every architecture, stored and compressed, and of smaller numbers."""
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ARCHITECTURES:
@@ -132,6 +132,15 @@ def models() -> dict[str, bytes]:
             with np.load(path, allow_pickle=False) as archive:
                 np.savez_compressed(path, **archive)
             files[f"{name}-compressed"] = path.read_bytes()
+        for precision in ("float16", "int8"):
+            path = Path(folder, f"{precision}.npz")
+            model = drawn_models.small_model("fullsubnet")
+            dtype = np.float16 if precision == "float16" else np.float32
+            tensors = {name: value.astype(dtype) for name, value in model.tensors.items()}
+            save_model(
+                Model(model.architecture, model.config, tensors, {"precision": precision}), path
+            )
+            files[precision] = path.read_bytes()
     return files
 
 
