@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import math
@@ -9,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,6 +37,15 @@ def signals() -> Iterator[None]:
     def stop(signum: int, frame: object) -> NoReturn:
         raise Stopped(signum)
 
+    def unheard(raised: Any) -> None:
+        # Python drops what is raised in a finaliser. Soon it is somewhere else.
+        if isinstance(raised.exc_value, (Stopped, KeyboardInterrupt)):
+            signum = getattr(raised.exc_value, "signum", signal.SIGINT)
+            threading.Timer(0.01, _thread.interrupt_main, (signum,)).start()
+        else:
+            hook(raised)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unheard
     previous: dict[int, Any] = {}
     try:
         for name in ("SIGTERM", "SIGHUP"):
@@ -45,6 +56,7 @@ def signals() -> Iterator[None]:
                     previous[signum] = signal.signal(signum, stop)
         yield
     finally:
+        sys.unraisablehook = hook
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 

@@ -744,6 +744,27 @@ def test_durations_are_rounded_once():
 
 
 @posix
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
+    """Python drops what is raised there, such as while soundfile closes a file."""
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signum)
+            time.sleep(0.1)
+
+    hook = sys.unraisablehook
+    with pytest.raises(error), signals():
+        Dying()
+        for _ in range(500):
+            time.sleep(0.01)
+    assert sys.unraisablehook is hook
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+@posix
 def test_signals_that_end_a_program_are_exceptions_while_it_runs():
     """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
