@@ -201,9 +201,9 @@ class Archive:
         start = self._data_offset(entry)
         if entry.is_stored:
             return read_at(self._file, start, min(size, entry.size))
-        packed = read_at(self._file, start, min(entry.packed_size, size + 1024))
         if not entry.size:
             return b""  # to zlib, a limit of 0 is none
+        packed = read_at(self._file, start, min(entry.packed_size, size + 1024))
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, min(size, entry.size))
         except zlib.error:

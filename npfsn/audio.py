@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -528,50 +528,51 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def _bytes_of(src: Path) -> Iterator[BinaryIO]:
+    """Open a file to look at what libsndfile does not tell."""
+    try:
+        with open(src, "rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+
+
 def _is_chained(src: Path) -> bool:
     """Tell whether a stream begins in an Ogg file where another has gone before."""
     begun = False
-    try:
-        with open(src, "rb") as file:
-            while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
-                first = bool(page[5] & 2)
-                if first and begun:
-                    return True
-                begun = begun or not first
-                file.seek(sum(file.read(page[26])), os.SEEK_CUR)
-    except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    with _bytes_of(src) as file:
+        while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
+            first = bool(page[5] & 2)
+            if first and begun:
+                return True
+            begun = begun or not first
+            file.seek(sum(file.read(page[26])), os.SEEK_CUR)
     return False
 
 
 def _is_followed(src: Path) -> bool:
     """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
-    try:
-        with open(src, "rb") as file:
-            tag, start = file.read(10), 0
-            if tag.startswith(b"ID3"):  # its size comes in seven bits a byte
-                start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
-            file.seek(start)
-            frame = file.read(200)
-            at = max(frame.find(b"Xing"), frame.find(b"Info"))
-            counts = frame[at + 4 : at + 16]  # what is given; frames; bytes
-            if at < 0 or len(counts) < 12 or counts[3] & 3 != 3:
-                return False
-            file.seek(start + int.from_bytes(counts[8:12], "big"))
-            after = file.read(3)
-    except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    with _bytes_of(src) as file:
+        tag, start = file.read(10), 0
+        if tag.startswith(b"ID3"):  # its size comes in seven bits a byte
+            start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
+        file.seek(start)
+        frame = file.read(200)
+        at = max(frame.find(b"Xing"), frame.find(b"Info"))
+        counts = frame[at + 4 : at + 16]  # what is given; frames; bytes
+        if at < 0 or len(counts) < 12 or counts[3] & 3 != 3:
+            return False
+        file.seek(start + int.from_bytes(counts[8:12], "big"))
+        after = file.read(3)
     return after == b"ID3" or (len(after) == 3 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0)
 
 
 def _ogg_ends(src: Path, n_bytes: int) -> bool:
     """Tell whether the last page of an Ogg file is whole and says that it is the last."""
-    try:
-        with open(src, "rb") as file:
-            file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
-            tail = file.read(2 * _MAX_OGG_PAGE)
-    except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    with _bytes_of(src) as file:
+        file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
+        tail = file.read(2 * _MAX_OGG_PAGE)
     start = tail.rfind(b"OggS")
     page = tail[start:]
     if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:

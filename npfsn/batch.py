@@ -190,7 +190,8 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         if args.resume and os.path.lexists(dst):
             plan.n_skipped += 1
             continue
-        if _place(dst) in sources - {_place(src)}:  # not even with --force
+        place = _place(dst)
+        if place in sources and place != _place(src):  # not even with --force
             message = f"{src} would become {dst}, which is an input too: choose another folder"
             plan.failures.append((str(src), message))
             continue
@@ -222,13 +223,14 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
             raise UsageError("an input has an empty name")
     for name in lists:
         text = _read_list(name)
+        binary = text.count(b"\0") > text.count(b"\n")
         for number, line in enumerate(text.splitlines(), 1):
             if len(line) > MAX_PATH:
                 raise UsageError(
                     f"line {number} of the list {name} has {len(line)} characters: expected one "
                     "path a line"
                 )
-            if b"\0" in line and text.count(b"\0") > text.count(b"\n"):
+            if binary and b"\0" in line:
                 raise UsageError(f"the list {name} is no text: expected one path a line")
             if line.strip() and not line.startswith(b"#"):
                 yield os.fsdecode(line)
@@ -267,9 +269,10 @@ def _find(
         for src, relative in _walk(path, args.recursive, output, plan):
             n_found += 1
             # A second run over a folder must not enhance what the first one wrote there.
-            beside = output is None or _place(src.parent) == _place(output / relative)
-            if not (beside and args.suffix and src.stem.endswith(args.suffix)):
-                yield src, relative
+            named = bool(args.suffix) and src.stem.endswith(args.suffix)
+            if named and (output is None or _place(src.parent) == _place(output / relative)):
+                continue
+            yield src, relative
         if not n_found:
             hint = "" if args.recursive else " (-r also looks into the folders inside)"
             message = f"{path} holds no sound files{hint}"
