@@ -22,7 +22,9 @@ from .terminal import (
     StatusLine,
     Stopped,
     UsageError,
+    columns,
     complain,
+    cut,
     duration,
     hush_compiler,
     libraries_silenced,
@@ -449,10 +451,10 @@ class _ProgressLine:
             text += f"  {audio / elapsed:.1f}x real time"
         if share > 0.0:
             text += f"  {duration(elapsed * (1.0 - share) / share)} left"
-        room = self._line.room
+        room = self._line.room - len(text) - 2
         name = printable(next(iter(self._running)).src.name if self._running else "")
-        if len(text) + 2 + len(name) > room:
-            name = name[: max(0, room - len(text) - 5)] + "..."
+        if columns(name) > room:
+            name = cut(name, max(room - 3, 0)) + "..."
         self._line.draw(f"{text}  {name}")
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
@@ -81,6 +82,21 @@ def details(error: BaseException) -> None:
 def printable(text: str) -> str:
     """Escape what would move the cursor or cannot be encoded: file names may hold anything."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: some letters take two, some none."""
+    return sum(
+        2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1
+        for c in text
+    )
+
+
+def cut(text: str, room: int) -> str:
+    """Return as much of the beginning of a text as `room` columns hold."""
+    while columns(text) > room:
+        text = text[:-1]
+    return text
 
 
 def put(stream: TextIO | None, text: str) -> None:
@@ -199,14 +215,15 @@ class StatusLine:
 
     @property
     def room(self) -> int:
-        """How many characters there is room for."""
+        """How many columns there are."""
         return max(shutil.get_terminal_size().columns - 1, 0)
 
     def draw(self, text: str) -> None:
         """Show `text` in the place of what was there."""
-        text = printable(text)[: self.room]
-        put(sys.stderr, "\r" + text.ljust(self._width))
-        self._width = len(text)
+        text = cut(printable(text), self.room)
+        width = columns(text)
+        put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
+        self._width = width
         self._drawn_at = time.perf_counter()
 
     def clear(self) -> None:

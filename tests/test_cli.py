@@ -675,6 +675,21 @@ def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypa
         assert capsys.readouterr().err.count("a.wav") == drawn
 
 
+def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
+    """A line longer than the terminal scrolls at every redraw: columns count, not characters."""
+    job = batch._Job(Path("録音の長い名前" * 20 + ".wav"), Path("b.wav"), 1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    line = batch._ProgressLine([job], wanted=True)
+    line.start(job)
+    drawn = capsys.readouterr().err.strip()
+    assert "録音の長" in drawn and drawn.endswith("...")
+    assert 37 <= sum(1 if c.isascii() else 2 for c in drawn) <= 39
+    line._line.clear()
+    assert capsys.readouterr().err.count(" ") >= 37
+
+
 def test_no_terminal_no_progress(tmp_path):
     recording(tmp_path / "a.wav", 50_000)
     _, err = run("enhance", "a.wav", cwd=tmp_path)
