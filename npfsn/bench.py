@@ -33,7 +33,7 @@ from .errors import NpfsnError
 from .jit import host_features
 from .kernels import spectrum
 from .kernels.amx import HAS_TILES
-from .layers import PRODUCTS, BoundProduct, Product, RecurrentPass
+from .layers import PRODUCTS, BoundProduct, Product
 from .program import Program
 from .terminal import number
 from .weights import Model, load_model
@@ -324,7 +324,7 @@ class Work:
 def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
     """Count what the layers of a network read and compute per frame, by kind of product."""
     work: dict[type[Product], Work] = defaultdict(Work)
-    for stack in _stacks(enhancer):
+    for stack in enhancer._stream._one.network_pass.stacks:
         spec, key = stack.weights.spec, stack.weights.key
         shrink = getattr(enhancer.model.config, "shrink_size", 1)
         rate = 1.0 / shrink if key == "bottleneck" else 1.0
@@ -343,12 +343,6 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
                 kind.bytes += n_bytes
                 kind.operations += rate * 2.0 * stack.units * n_in * product.width
     return dict(work)
-
-
-def _stacks(enhancer: Enhancer) -> list[RecurrentPass]:
-    """All recurrent stacks of a stream's network."""
-    owners = enhancer._stream._one.program.owners
-    return [owner for owner in owners if isinstance(owner, RecurrentPass)]
 
 
 def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:

@@ -236,10 +236,10 @@ class Pass(network.Pass):
         self.shrink = shrink
         self.neighbors = config.noisy_input_num_neighbors, config.encoder_output_num_neighbors
         self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
-        encoder = [stack.bind(state, 1, frames) for stack in net.encoder]
+        encoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.encoder)]
         n_block = -(-frames // shrink)  # at most so many blocks end within `frames`
         self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
-        decoder = [stack.bind(state, 1, frames) for stack in net.decoder]
+        decoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.decoder)]
         self.frames, self.norms = frames, [self.fb_norm, self.sb_norm]
         self.sum = state["shrink.sum"]
         self.mag = np.zeros((frames, config.n_freq), np.float32)
@@ -296,7 +296,3 @@ class Pass(network.Pass):
             program.add("shrink_units", mel, enc, *self.neighbors, 1, no_sum, unit, stage="")
             self.sb_norm.write(program, unit, unit)
             program.play(0, 1)
-
-    def forget(self) -> None:
-        """Drop what was computed ahead of time: the state has been replaced."""
-        self.bottleneck.forget()

@@ -220,9 +220,13 @@ class Recurrent:
             for name in _STATES[self.spec.cell]
         }
 
-    def bind(self, state: State, units: int, frames: int) -> RecurrentPass:
-        """Return the stack as a function of at most `frames` frames, working on `state`."""
-        return RecurrentPass(self, state, units, frames)
+    def bind(self, state: State, units: int, frames: int, turn: int = 0) -> RecurrentPass:
+        """Return the stack as a function of at most `frames` frames, working on `state`.
+
+        A layer with one unit reads its recurrent weights in every other frame (`kernels.recur`),
+        the first layer in odd ones if `turn` is odd; the next layer in those between.
+        """
+        return RecurrentPass(self, state, units, frames, turn)
 
 
 def _block_size(units: int, tile: int) -> int:
@@ -235,8 +239,10 @@ def _block_size(units: int, tile: int) -> int:
 class RecurrentPass:
     """A stack bound to the state of one stream and to scratch for blocks of frames."""
 
-    def __init__(self, weights: Recurrent, state: State, units: int, frames: int) -> None:
-        self.weights, self.units = weights, units
+    def __init__(
+        self, weights: Recurrent, state: State, units: int, frames: int, turn: int = 0
+    ) -> None:
+        self.weights, self.units, self.turn = weights, units, turn
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
@@ -260,6 +266,7 @@ class RecurrentPass:
             self.layers["r"][i] = place(self.r[i])
             for name, array in self.states[i].items():
                 self.layers[name][i] = place(array)
+        self.forget()
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
@@ -278,8 +285,9 @@ class RecurrentPass:
         self.result = self.out if self.linear else self.y[(spec.num_layers - 1) % 2]
 
     def forget(self) -> None:
-        """Drop what was prepared: the state has been replaced."""
+        """Drop what was computed ahead of time: the state has been replaced."""
         self.layers["done"] = 0
+        self.layers["waits"] = (self.turn + np.arange(len(self.layers))) % 2
 
     @property
     def panels(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .layers import RecurrentPass
 from .norms import BoundNorm, Norm
 from .program import Program
 from .state import Fields, State
@@ -85,6 +86,11 @@ class Pass:
         return self.mask[:n_frame] if self.fitted else None
 
     @property
+    def stacks(self) -> list[RecurrentPass]:
+        """All recurrent stacks."""
+        return [owner for owner in self.program.owners if isinstance(owner, RecurrentPass)]
+
+    @property
     def fitted(self) -> bool:
         """Whether all norms can be applied."""
         return all(norm.fitted for norm in self.norms)
@@ -94,3 +100,5 @@ class Pass:
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""
+        for stack in self.stacks:
+            stack.forget()

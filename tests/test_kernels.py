@@ -288,6 +288,33 @@ def test_forget_drops_what_was_prepared(cell: str, precision: str) -> None:
     np.testing.assert_array_equal(bound(x), fresh)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precision: str) -> None:
+    """A frame with twice the work for one layer has none for the next; a new state starts anew."""
+    spec = Sequence(cell, 5, 17, 2)
+    stack = Recurrent(spec, draw_stack(spec, seed=17), "net", precision)
+    own = state.zeros(stack.fields(1))
+    bound, x = stack.bind(own, 1, 1, turn=1), normal(6, 1, 5, seed=18)
+    every = stack.layers[0].recurrent.panels
+    assert every > 1
+
+    def run() -> np.ndarray:
+        out, done = [], []
+        for frame in x:
+            out.append(bound(frame).copy())
+            done.append(bound.layers["done"].tolist())
+        assert done == [[0, every], [every, 0]] * 3
+        return np.concatenate(out)
+
+    first = run()
+    bound(x[0])
+    for array in own.values():
+        array.fill(0)
+    bound.forget()
+    np.testing.assert_array_equal(run(), first)
+
+
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     """An address says nothing of what lies there."""
     for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):

@@ -116,6 +116,7 @@ LAYER = np.dtype(
         # Panels of r that are ready for the first n units of the next frame. Unless it is 0, these
         # units of h are in the recurrent product's q.
         ("done", np.int64),
+        ("waits", np.int64),  # of one unit: the next frame is not this layer's turn (`recur`)
     ]
 )
 
@@ -725,6 +726,17 @@ def matmul(x, products, n_row, first, last, out):
 
 
 @kernel
+def work_ahead(layer, last):
+    """Have the first `last` panels of the next frame's recurrent product done, for r's units."""
+    if last > layer.done:
+        h, r = f32_2d(layer.h), f32_2d(layer.r)
+        if layer.done == 0:
+            ready(h, 0, r.shape[0], layer.recurrent)
+        product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
+        layer.done = last
+
+
+@kernel
 def recur(x, layer, gates, p, r_few, n_row, y):
     """Run an LSTM or GRU layer over T frames for U units.
 
@@ -736,7 +748,7 @@ def recur(x, layer, gates, p, r_few, n_row, y):
     n_row  int              T U
     y      f32[>= T U, H]   hidden states
 
-    Updates: layer's h, c, r and done, p, r_few, y.
+    Updates: layer's h, c, r, done and waits, p, r_few, y.
     """
     h, c, r = f32_2d(layer.h), f32_2d(layer.c), f32_2d(layer.r)
     w_ih, w_hh = layer.input, layer.recurrent
@@ -789,6 +801,14 @@ def recur(x, layer, gates, p, r_few, n_row, y):
             for b in range(n):
                 for k in range(h.shape[1]):
                     h[first + b, k] = y[row + b, k]
+            # One unit reads all recurrent weights in every frame: megabytes, which a cache does not
+            # hold until the next. Their product has time from one cell to the next, though. So one
+            # frame multiplies late and, once its cell is done, at once for the next, which finds
+            # the weights in a nearer cache; the next has none to read. Layers take turns.
+            if n_unit == 1 and n_frame == 1 and ahead == 0:
+                if layer.waits == 0:
+                    work_ahead(layer, gates * n_panel)
+                layer.waits = 0
 
 
 @kernel
@@ -865,9 +885,4 @@ def prepare(layers, panels):
         last = min(max(panels - i * every, 0), every)
         if last < every:
             last -= last % PANELS  # whole tiles
-        if last > layer.done:
-            h, r = f32_2d(layer.h), f32_2d(layer.r)
-            if layer.done == 0:
-                ready(h, 0, r.shape[0], layer.recurrent)
-            product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
-            layer.done = last
+        work_ahead(layer, last)
