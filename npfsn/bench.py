@@ -42,8 +42,9 @@ SECONDS = 10.0
 QUICK_SECONDS = 0.5
 WARM_UP_STEPS = 24
 ROUNDS = 5
-#: Frames that `--profile` looks at, and of them those that `--plot` draws one by one.
-PROFILE_STEPS = 400
+#: Frames that `--profile` looks at, those with and without timers in turns of so many, and of them
+#: those that `--plot` draws one by one.
+PROFILE_STEPS, PROFILE_TURN = 400, 20
 DRAWN_STEPS = 8
 
 # Worth naming when numbers are compared between machines.
@@ -83,9 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
     )
     parser.add_argument(
-        "--cold", action="store_true", help="also time a start that must compile (10 to 20 seconds)"
+        "--cold", action="store_true", help="also time a start that must compile (10 to 30 seconds)"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
     parser.add_argument(
         "--quick", action="store_true", help="as little as shows that it works; figures are rough"
     )
@@ -104,26 +106,26 @@ def main(args: argparse.Namespace) -> int:
     int
         The exit code. How fast the machine is does not enter into it.
     """
-    if args.plot:
-        _pyplot()  # better now than after a minute of measuring
+    if args.plot is not None:
+        _check_picture(args.plot)  # better now than after a minute of measuring
     result = bench(
         load_model(args.model),
         args.model,
         precision=args.precision,
         norm=args.norm,
         seconds=args.seconds or (QUICK_SECONDS if args.quick else SECONDS),
-        profile=args.profile or bool(args.plot),
+        profile=args.profile or args.plot is not None,
         cold=args.cold,
         quick=args.quick,
     )
-    if args.plot:
-        _draw(result, args.plot)
-    for name in ("steps_ms", "timeline"):
-        result.pop(name, None)
+    drawings = {"steps_ms", "timeline"}
     if args.json:
-        print(json.dumps(result, indent=1))
+        figures = {name: value for name, value in result.items() if name not in drawings}
+        print(json.dumps(figures, indent=1))
     else:
         print("\n".join(_page(result)))
+    if args.plot is not None:
+        _draw(result, args.plot)
     return 0
 
 
@@ -247,8 +249,9 @@ def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
 def _time_cases(
     model: Model, options: dict[str, Any], seconds: float, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Time every step of every case, ms; the cases take turns."""
+    """Time every step of every case, ms; the cases take turns, each with a hop at least."""
     enhancers, hops, times = {}, {}, {}
+    seconds = max(seconds, (rounds + 1) * model.config.hop_length / model.config.sample_rate)
     for name, signal in signals(seconds, model.config.sample_rate).items():
         enhancer = enhancers[name] = Enhancer(model, **options)
         hop = enhancer.frame_length
@@ -474,26 +477,34 @@ def _profile(
     enhancer = Enhancer(model, **options)
     config = model.config
     n_step = 40 if quick else PROFILE_STEPS
-    n_warm = WARM_UP_STEPS
-    x = signals((n_step + n_warm + 1) * config.hop_length / config.sample_rate, config.sample_rate)
-    frames = x["noise"][: (n_step + n_warm) * config.hop_length].reshape(-1, config.hop_length)
-    out = np.zeros(config.hop_length, np.float32)
+    n_warm, hop = WARM_UP_STEPS, config.hop_length
+    n_frame = n_warm + 2 * n_step
+    x = signals((n_frame + 1) * hop / config.sample_rate, config.sample_rate)
+    frames = x["noise"][: n_frame * hop].reshape(-1, hop)
+    out = np.zeros(hop, np.float32)
     for frame in frames[:n_warm]:
         enhancer.step(frame, out)
     shrink = int(getattr(config, "shrink_size", 1))
     period = shrink if shrink <= 4 else 1  # more columns than fit, or frames
-    at = (int(enhancer._stream.clock[1]) + np.arange(n_step)) % period
-    plain_ms = time_steps(enhancer.step, frames[n_warm:], config.hop_length)
-    plain = [_faster_half(plain_ms[at == phase]) for phase in range(period)]
     recorder = _Recorder()
-    spans, phases = [], []
-    with _recorded(recorder), no_collection():
-        for i, frame in enumerate(frames[n_warm:]):
-            recorder.step = i
-            phases.append(int(enhancer._stream.clock[1]) % period)
-            start = time.perf_counter_ns()
-            enhancer.step(frame, out)
-            spans.append((start, time.perf_counter_ns()))
+    plain_ms, plain_at = np.zeros(0), np.zeros(0, int)
+    spans: list[tuple[int, int]] = []
+    phases: list[int] = []
+    with no_collection():
+        # A few steps with timers, a few without: what else the machine does meets both.
+        for turn in np.split(frames[n_warm:], n_step // PROFILE_TURN):
+            at = int(enhancer._stream.clock[1])
+            plain_at = np.append(plain_at, (at + np.arange(PROFILE_TURN)) % period)
+            few = turn[:PROFILE_TURN]
+            plain_ms = np.append(plain_ms, time_steps(enhancer.step, few, hop))
+            with _recorded(recorder):
+                for frame in turn[PROFILE_TURN:]:
+                    recorder.step = len(spans)
+                    phases.append(int(enhancer._stream.clock[1]) % period)
+                    start = time.perf_counter_ns()
+                    enhancer.step(frame, out)
+                    spans.append((start, time.perf_counter_ns()))
+    plain = [_faster_half(plain_ms[plain_at == phase]) for phase in range(period)]
     return (
         _profile_table(recorder, np.array(phases), period, spans, plain),
         _timeline(recorder, spans),
@@ -563,10 +574,11 @@ def _faster_half(times_ms: np.ndarray) -> float:
 def _timeline(recorder: _Recorder, spans: list[tuple[int, int]]) -> list[dict[str, Any]]:
     """Return the calls of a few ordinary frames, microseconds from the start of their step."""
     lengths = np.array([end - start for start, end in spans])
-    n = min(DRAWN_STEPS, len(spans))
-    # The stretch with the least disturbance.
+    n = DRAWN_STEPS
+    # The stretch with the least disturbance, of frames that follow each other.
     sums = np.convolve(lengths, np.ones(n), "valid")
-    first = int(np.argmin(sums))
+    at = np.arange(sums.shape[0])
+    first = int(np.argmin(np.where(at % PROFILE_TURN <= PROFILE_TURN - n, sums, np.inf)))
     timeline = []
     for i in range(first, first + n):
         start, end = spans[i]
@@ -594,14 +606,15 @@ c = time.perf_counter()
 enhancer = npfsn.Enhancer(model, precision=precision, norm=norm)
 frame = np.zeros(enhancer.frame_length, np.float32)
 d = time.perf_counter()
-enhancer.step(frame)
+for _ in range(enhancer.latency_samples // frame.shape[0] + 1):
+    enhancer.step(frame)
 e = time.perf_counter()
 now = time.time()
 rng = np.random.default_rng(0)
 for _ in range(steps):
     enhancer.step(rng.normal(0.0, 0.1, frame.shape[0]).astype(np.float32))
 from npfsn.bench import peak_memory_mb
-print(json.dumps({"import_s": b - a, "load_s": c - b, "prepare_s": d - c, "first_step_s": e - d,
+print(json.dumps({"import_s": b - a, "load_s": c - b, "prepare_s": d - c, "first_output_s": e - d,
                   "ready": now, "memory_mb": peak_memory_mb()}))
 """
 
@@ -631,8 +644,8 @@ def cold_start(
     -------
     dict
         Seconds: `import_s`, `load_s` (the file), `prepare_s` (weights packed, kernels compiled or
-        fetched from the cache), `first_step_s`, and `total_s` from the start of the process to the
-        end of the first step. `memory_mb`: the most it ever held.
+        fetched from the cache), `first_output_s` (steps until one gives what the network made), and
+        `total_s` from the start of the process to that. `memory_mb`: the most it ever held.
     """
     place = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "NPFSN_QUIET": "1"}
@@ -823,12 +836,28 @@ def _start_line(start: dict[str, Any]) -> str:
     name = "start, compiling" if start["compiled"] else "start, kernels cached"
     return (
         f"{name:<22}{start['total_s']:.2f} s: import {start['import_s']:.2f}, load "
-        f"{start['load_s']:.2f}, prepare {start['prepare_s']:.2f}, first step "
-        f"{start['first_step_s'] * 1e3:.1f} ms"
+        f"{start['load_s']:.2f}, prepare {start['prepare_s']:.2f}, first output "
+        f"{start['first_output_s'] * 1e3:.1f} ms"
     )
 
 
 # --- the picture -------------------------------------------------------------------------------
+
+
+def _check_picture(path: str) -> None:
+    """Refuse what no picture can be written to."""
+    figure = _pyplot().figure()
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    _pyplot().close(figure)
+    place = Path(path)
+    if place.suffix[1:].lower() not in kinds:
+        raise NpfsnError(
+            f"--plot {path}: no kind of picture that can be drawn; expected a name that ends in "
+            f"one of .{', .'.join(kinds)}"
+        )
+    if place.is_dir() or not place.parent.is_dir():
+        what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
+        raise NpfsnError(f"--plot {path}: {what}; expected the name of a file to be written")
 
 
 def _pyplot() -> Any:

@@ -193,8 +193,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "int8"),
         default="float32",
-        help="arithmetic of the large products: int8 is faster and nearly as exact "
-        "(default: %(default)s)",
+        help="arithmetic of the large products, whatever the file holds: int8 is faster and "
+        "nearly as exact (default: %(default)s)",
     )
 
 
@@ -620,7 +620,7 @@ def _warmup(args: argparse.Namespace) -> int:
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        say("compiling kernels, 10 to 20 seconds the first time ...")
+        say("compiling kernels, 10 to 30 seconds the first time ...")
     warm_up(args.model, progress=progress)
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")

@@ -244,8 +244,10 @@ examples:
   npfsn-convert best_model.tar --norm cumulative_laplace_norm -o denoise.npz
       without a recipe: published defaults, which are printed, and the norm as you say
   npfsn-convert best_model.tar -C train.toml --precision float16 --force
-      a file half as large, and quicker: weights are read in half precision, computation stays in
-      float32
+      a file half as large, on most CPUs quicker, too: weights are read in half precision,
+      computation stays in float32
+  npfsn-convert best_model.tar -C train.toml --precision int8 --force
+      a quarter; to compute in eight bits, too, say so where it runs: --precision int8
 
 The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. These can stream:
   {causal}

@@ -270,8 +270,13 @@ class Enhancer:
         bad = self._check(frame, self._in)
         self._torn = True
         self._count[2] += bad
-        if self._count[0]:  # `process` has left part of a hop
-            self._feed(self._in.copy(), out)
+        pending = int(self._count[0])
+        if pending:  # `process` has left part of a hop
+            missing = self._hop - pending
+            self._pending[pending:] = self._in[:missing]
+            self._push(self._pending, out)
+            self._pending[:pending] = self._in[missing:]
+            self._pending[pending:] = 0
         else:
             self._push(self._in, out)
         self._torn = False

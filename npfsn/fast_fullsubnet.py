@@ -28,10 +28,10 @@ from .norms import Norm
 from .program import Program
 from .state import Fields, State
 
-# Share of the next block's recurrent products that the frame which ends a block does. With s = 2
-# both frames then take as long (npfsn bench --profile). Where one instruction does byte products,
-# int8 weighs less beside the cells, which that frame has to itself.
-_FIRST_SHARE = {"float32": 1 / 5, "int8": 1 / 16 if HAS_BYTE_PRODUCT else 1 / 7}
+# What the frame that ends a block has to itself, W_ih x and the cells, over what all frames share,
+# W_hh h, in time (npfsn bench --profile, s = 2). Where one instruction does byte products, int8
+# weighs less beside the cells.
+_OWN_WORK = {"float32": 3 / 5, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 5 / 7}
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class Pass(network.Pass):
         program.add("shrink_units", mel, enc, *self.neighbors, shrink, self.sum, units, stage=stage)
         self.sb_norm.write(program, units, units, every=shrink)
         result = self.bottleneck.write(program, units.reshape(-1, size), every=shrink)
-        due = np.array(self._panels_due(_FIRST_SHARE[net.precision]), np.int64)
+        due = np.array(self._panels_due(_OWN_WORK[net.precision]), np.int64)
         program.add("prepare", self.bottleneck.layers, due, stage=self.bottleneck.weights.key)
 
         held, result = state["shrink.held"], result.reshape(n_block, n_mel)
@@ -270,17 +270,18 @@ class Pass(network.Pass):
             x = stack.write(program, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
 
-    def _panels_due(self, first_share: float) -> list[int]:
+    def _panels_due(self, own_work: float) -> list[int]:
         """Return how many panels of the next block's recurrent products a frame should leave done.
 
         By the frame's place in its block, 0 for the one that has ended the last. W_hh h of both
         layers is two thirds of the bottleneck's work and needs only its last state. Spread over the
         frames until the next block ends, it leaves no frame with all of it. The frame that ends a
-        block has W_ih x to do, and takes a small share.
+        block has own work, and takes what makes it as long as the others, if anything.
         """
         if self.shrink == 1 or self.frames > 1:  # every frame ends a block, or none is in a hurry
             return [0] * self.shrink
         panels, last = self.bottleneck.panels, self.shrink - 1
+        first_share = max((1.0 - own_work * last) / self.shrink, 0.0)
         return [
             round(panels * (step + first_share * (last - step)) / last)
             for step in range(self.shrink)

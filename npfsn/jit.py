@@ -88,7 +88,7 @@ def _say_compiling(cached: bool) -> None:
     )
     if sys.stderr is None:  # closed: print would take stdout, which may carry sound
         return
-    line = f"npfsn: compiling kernels, 10 to 20 seconds ({hope}) ..."
+    line = f"npfsn: compiling kernels, 10 to 30 seconds ({hope}) ..."
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # nobody reads it any more

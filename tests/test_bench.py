@@ -54,7 +54,7 @@ def test_json_holds_every_figure(path, capsys, precision):
     assert all(limits[name] > 0 for name in names)
     assert limits["peak_gop_s"] and all(rate > 0 for rate in limits["peak_gop_s"].values())
     start = result["start"]
-    assert all(start[name] > 0 for name in ("import_s", "load_s", "prepare_s", "first_step_s"))
+    assert all(start[name] > 0 for name in ("import_s", "load_s", "prepare_s", "first_output_s"))
     assert start["total_s"] > start["import_s"] and not start["compiled"]
     assert result["memory_mb"] > 0
     assert "timeline" not in result and "steps_ms" not in result
@@ -124,6 +124,34 @@ def test_work_is_counted_from_the_layers():
     assert each.operations == 0.5 * 2 * 9 * (64 * (6 + 6) + 64 * (6 + 6) + 16 * 6)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("steps.foo", "no kind of picture.*[.]png"),
+        ("steps", "no kind of picture.*[.]png"),
+        ("", "no kind of picture.*[.]png"),
+        ("nowhere/steps.png", "there is no folder"),
+        ("folder.png", "is a folder"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_measuring(
+    path, tmp_path, monkeypatch, name, message
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "bench", None)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(npfsn.NpfsnError, match=message):
+        run("-m", path, "--quick", "--plot", name)
+
+
+def test_hops_longer_than_the_signals_that_were_asked_for(path):
+    model = npfsn.load_model(path)
+    options = {"precision": "float32"}
+    times = bench._time_cases(model, options, seconds=1e-3, rounds=3)
+    assert {len(each) >= 3 for each in times.values()} == {True}
+
+
 def test_plot_needs_matplotlib(path, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(npfsn.NpfsnError, match=r"--plot needs matplotlib.*pip install matplotlib"):
@@ -187,7 +215,8 @@ def side_by_side():
         },
         "limits": {"float32": limit},
     }
-    start = {"total_s": 0.5, "import_s": 0.1, "load_s": 0.3, "first_step_s": 0.1, "memory_mb": 200}
+    start = {"total_s": 0.5, "import_s": 0.1, "load_s": 0.3, "memory_mb": 200}
+    start["first_output_s"] = 0.1
     return {
         "date": "2026-01-01", "commit": None, "cpu": "a CPU", "cores": 2, "simd": ["avx2"],
         "governor": None, "system": "Linux", "threads": 1, "versions": {"npfsn": "0"},

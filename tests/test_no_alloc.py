@@ -38,7 +38,18 @@ def test_steps_allocate_nothing(
 ) -> None:
     """A thousand hops into the same array: not a byte more at the end, hardly one in between."""
     model = small_model(name, **LONG) if name in ARCHITECTURES else golden_model(name)
-    enhancer = npfsn.Enhancer(model, precision=precision, **options)
+    assert_nothing_is_allocated(npfsn.Enhancer(model, precision=precision, **options))
+
+
+def test_steps_after_part_of_a_hop_allocate_nothing() -> None:
+    """What `process` left is completed in place."""
+    enhancer = npfsn.Enhancer(small_model("fast_fullsubnet", **LONG))
+    enhancer.process(noise(5))
+    assert_nothing_is_allocated(enhancer)
+
+
+def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
+    """Measure a thousand steps after a thousand."""
     x = noise(enhancer.frame_length)
     out = x.copy()
 

@@ -1,7 +1,7 @@
 """Judge enhancement on pairs of clean and noisy recordings: WB-PESQ, STOI, SI-SDR.
 
 Pairs lie in two folders, ``clean/NAME`` and ``noisy/NAME``, where NAME ends in
-``_NOISE_snrDB.wav``, as ``mix`` and ``python -m tools.train validation`` write them.
+``_NOISE_snrDB.wav``, as ``mix`` and ``python -m tools.train.validation`` write them.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def main(peer: str, architecture: str, folder: str, steps: str) -> None:
     result = {
         "import_s": imported - start,
         "load_s": loaded - imported,
-        "first_step_s": stepped - loaded,
+        "first_output_s": stepped - loaded,
         "ready": ready,
         "memory_mb": peak_memory_mb(),
     }
