@@ -7,7 +7,7 @@ descriptions of tensors. Only then the storages of the wanted tensors are read, 
 has been checked against the file's.
 
 Memory: the tensors returned are together at most `MAX_RATIO` times as large as the file, and the
-storages they are taken from at most once; beside them, the pickles take less than 64 MiB.
+storages they are taken from at most once; beside them, the pickles take less than 80 MiB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .archive import Archive, ArchiveError, open_regular, printable, read_at, read_into
 from .errors import CheckpointError
-from .pickles import MAX_BYTES, Dict, Name, Opaque, PickleError, load
+from .pickles import MAX_BYTES, Dict, Name, Opaque, PickleError, described, load
 
 MAX_RATIO = 4.0  # tensors may share a storage, and bfloat16 becomes float32
 MAX_DIMENSIONS = 8
@@ -369,7 +369,7 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
         raise PickleError("it is a pickle, but none of torch's")
     protocol, end = load(data, end, {}, storages.register)
     if protocol != _LEGACY_PROTOCOL:
-        raise PickleError(f"it has format {printable(protocol)}, expected {_LEGACY_PROTOCOL}")
+        raise PickleError(f"it has format {described(protocol)}, expected {_LEGACY_PROTOCOL}")
     # The third tells the writer's byte order, but storages are little-endian whatever it says.
     _, end = load(data, end, {}, storages.register)
     state, end = load(data, end, _NAMES, storages.register)
@@ -398,8 +398,8 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
     for name in model:
         if type(name) is not str or (model is not state and name not in tensors):
             raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
-    while prefix := _common_prefix(tensors):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    at = _end_of_prefixes(os.path.commonprefix(list(tensors)))
+    tensors = {name[at:]: tensor for name, tensor in tensors.items()}
     plain = {
         key: value
         for key, value in list(state.items())[:100]
@@ -408,11 +408,12 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
     return tensors, plain
 
 
-def _common_prefix(names: Iterable[str]) -> str | None:
-    """Return what a wrapper has put before all names: DataParallel, torch.compile, Lightning."""
-    names = list(names)
-    found = (p for p in _PREFIXES if names and all(name.startswith(p) for name in names))
-    return next(found, None)
+def _end_of_prefixes(name: str) -> int:
+    """Return where what wrappers have put before a name ends: DataParallel, torch.compile, ..."""
+    at = 0
+    while found := [p for p in _PREFIXES if name.startswith(p, at)]:
+        at += len(found[0])
+    return at
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:
@@ -494,7 +495,7 @@ def _sha256(file: BinaryIO, size: int) -> str:
 def _extent(value: object) -> int:
     """Check a size, offset or stride."""
     if type(value) is not int or not 0 <= value < MAX_EXTENT:
-        raise PickleError(f"its pickle has a tensor of size or offset {printable(value, 30)}")
+        raise PickleError(f"its pickle has a tensor of size or offset {described(value)}")
     return value
 
 
@@ -513,6 +514,8 @@ def _tensor(storage: object, dtype: str | None, offset: object, *sizes: object) 
     shape, strides = (_extents(values) for values in sizes)
     if len(shape) != len(strides):
         raise PickleError("its pickle has a tensor whose shape and strides do not match")
+    if math.prod(max(size, 1) for size in shape) >= MAX_EXTENT:  # none of them at all, perhaps
+        raise PickleError("its pickle has a tensor with more elements than there can be")
     return _Tensor(storage, str(dtype or storage.dtype), _extent(offset), shape, strides)
 
 

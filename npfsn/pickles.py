@@ -101,6 +101,11 @@ def load(
         raise PickleError(f"its pickle is damaged near byte {machine.position:,}") from None
 
 
+def described(value: object) -> str:
+    """Name a value of a pickle: one that holds itself, or others twice and twice, has no end."""
+    return str(value) if type(value) is int else f"of type {type(value).__name__}"
+
+
 class _Machine:
     """Stack, memo and position of one run."""
 

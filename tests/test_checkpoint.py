@@ -32,8 +32,8 @@ from npfsn.errors import CheckpointError
 # More cases on request: NPFSN_FUZZ=100 runs a hundred times as many.
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
 SEED = int(os.environ.get("NPFSN_FUZZ_SEED", "20260101"))
-# What checkpoint.py promises: 64 MiB for the pickles, and for the file's own bytes a multiple.
-PICKLE_MEMORY = 64 << 20
+# What checkpoint.py promises: 80 MiB for the pickles, and for the file's own bytes a multiple.
+PICKLE_MEMORY = 80 << 20
 FILE_MULTIPLE = MAX_RATIO + 4
 
 CASE = load_case("full_lstm_cum")
@@ -554,6 +554,45 @@ def test_bombs(tmp_path, monkeypatch, bomb):
 @pytest.mark.parametrize("bomb", ["memo", "dicts"])
 def test_bombs_of_full_size(tmp_path, bomb):
     assert "instructions" in limits(tmp_path, tf.pickle_file(bombs()[bomb]))
+
+
+def endless(kind: str) -> bytes:
+    """Instructions for a tuple that has no end when spelt: of itself twice and twice, or deep."""
+    if kind == "deep":
+        return b"K\x01" + b"\x85" * 100_000
+    code = b"K\x01\x85q\x00"
+    for i in range(60):
+        code += b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])
+    return code
+
+
+@pytest.mark.parametrize("kind", ["twice", "deep"])
+@pytest.mark.parametrize("place", ["numel", "offset", "shape", "strides", "protocol"])
+def test_values_without_end_are_not_spelt(tmp_path, place, kind):
+    values = {"numel": b"K\x04", "offset": b"K\x00", "shape": b"K\x01", "strides": b"K\x01"}
+    values[place] = endless(kind)
+    storage = b"(" + tf.text("storage") + b"ctorch\nFloatStorage\n" + tf.text("0") + tf.text("cpu")
+    code = b"\x80\x02}" + tf.text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n("
+    code += storage + values["numel"] + b"tQ" + values["offset"]
+    code += values["shape"] + b"\x85" + values["strides"] + b"\x85\x89NtRs."
+    data = tf.pickle_file(code)
+    if place == "protocol":
+        magic = b"\x8a\x0a" + tf.MAGIC.to_bytes(10, "little")
+        data = b"\x80\x02" + magic + b".\x80\x02" + endless(kind) + b"."
+    assert "tuple" in limits(tmp_path, data, seconds=5)
+
+
+def test_a_name_of_prefixes_alone(tmp_path):
+    state = {"model." * 200_000 + "w": tf.tensor(np.ones(4, np.float32))}
+    data = tf.zip_bytes(state)
+    assert limits(tmp_path, data, seconds=5) == "read"
+    assert list(read(tmp_path, data).tensors) == ["w"]
+
+
+def test_nothing_in_more_dimensions_than_there_is_room_for(tmp_path):
+    for shape in ((0, 1 << 39, 1 << 39), (1 << 39, 0, 1 << 39)):
+        tensor = tf.Tensor(FOUR, shape, strides=(1, 1, 1))
+        assert "more elements than" in refusal(tmp_path, tf.zip_bytes({"w": tensor}))
 
 
 def test_a_pickle_too_large_is_not_read(tmp_path):
