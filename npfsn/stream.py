@@ -249,7 +249,9 @@ class Stream:
         hops = int(self.clock[0])
         n_sample = hops * hop + tail.shape[0]
         zeros = max(self.latency_hops - hops, 0)
-        signal = np.concatenate([self.signal[max(self.signal.shape[0] - hops * hop, 0) :], tail])
+        # Before the first frame what was heard; after it the buffer has its reflection to the left.
+        first = 0 if self.clock[1] else self.signal.shape[0] - hops * hop
+        signal = np.concatenate([self.signal[first:], tail])
         given = [np.zeros(zeros * hop, np.float32)]
         if n_sample == 0:
             return given[0]

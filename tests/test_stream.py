@@ -853,6 +853,7 @@ IDENTITIES = {
     "full": ("fullsubnet", {}),
     "base": ("fullband", {}),
     "base, quarter hop": ("fullband", {"hop_length": 128}),
+    "base, eighth hop": ("fullband", {"hop_length": 64}),
     "base, 48 kHz": ("fullband", {"n_fft": 960, "hop_length": 480, "sample_rate": 48000}),
     "base, odd factors": ("fullband", {"n_fft": 30, "hop_length": 5, "look_ahead": 1}),
 }
@@ -866,7 +867,8 @@ def test_a_mask_of_one_gives_the_input_back(which: str) -> None:
     hop, rate = model.config.hop_length, model.config.sample_rate
     # A signal shorter than a hop is one frame, which is fewer than half a window has hops.
     lengths = (1, 2, 3, 99, 255, 256, 257, 511, 512, 1023, 1791, hop - 1, 2 * hop - 1)
-    lengths += (9 * hop - 1, 9 * hop, 9 * hop + 1)
+    # Of up to two windows' hops, the last frames reflect the signal at both ends.
+    lengths += (5 * hop + 3, 6 * hop, 7 * hop - 1, 7 * hop, 9 * hop - 1, 9 * hop, 9 * hop + 1)
     for n in lengths:
         x = np.random.default_rng(n).uniform(-1, 1, n).astype(np.float32)
         np.testing.assert_allclose(npfsn.enhance(x, rate, model), x, rtol=0.0, atol=3e-7)
