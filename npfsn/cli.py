@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .terminal import (
+    Interrupts,
     Stopped,
     UsageError,
     complain,
@@ -504,28 +505,34 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             except BlockingIOError:  # whoever opened it wants nobody to wait
                 select.select([], [sink], [])
 
-    code = EXIT_OK
-    while True:
-        try:
-            received = os.read(source, STREAM_BYTES)
-        except BlockingIOError:
-            select.select([source], [], [])
-            continue
-        except KeyboardInterrupt:  # what has been heard is still given
-            code = 128 + signal.SIGINT
-            break
-        if not received:
-            break
-        rest += received
-        whole = len(rest) - len(rest) % dtype.itemsize
-        x = np.frombuffer(rest[:whole], dtype).astype(np.float32)
-        rest = rest[whole:]
-        if dtype.kind == "i":
-            x /= 32768.0
-        else:
-            n_nonfinite += silence_nonfinite(x)
-        put(stream.process(x))
-    put(stream.flush())
+    def receive() -> bytes:
+        while True:
+            try:
+                return os.read(source, STREAM_BYTES)
+            except BlockingIOError:
+                select.select([source], [], [])
+
+    code, interrupts = EXIT_OK, Interrupts()
+    with interrupts.heard():
+        while True:
+            try:
+                with interrupts.may_cut():
+                    received = receive()
+            except KeyboardInterrupt:  # what has been heard is still given
+                code = 128 + signal.SIGINT
+                break
+            if not received:
+                break
+            rest += received
+            whole = len(rest) - len(rest) % dtype.itemsize
+            x = np.frombuffer(rest[:whole], dtype).astype(np.float32)
+            rest = rest[whole:]
+            if dtype.kind == "i":
+                x /= 32768.0
+            else:
+                n_nonfinite += silence_nonfinite(x)
+            put(stream.process(x))
+        put(stream.flush())
 
     n_nonfinite += stream.n_nonfinite
     if code:

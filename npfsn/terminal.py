@@ -62,6 +62,52 @@ def signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+class Interrupts:
+    """How an interrupt ends work that shall not be cut: it waits until the work does.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether there was one. A second one cuts whatever is going on.
+    idle : bool
+        Whether nothing is going on that it would cut.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.idle = False
+
+    def _hear(self, signum: int, frame: object) -> None:
+        again, self.asked = self.asked, True
+        if self.idle or again:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """While this lasts, interrupts are heard so."""
+        previous = signal.getsignal(signal.SIGINT)
+        ours = previous is signal.default_int_handler  # else ignored, or a caller's
+        with contextlib.suppress(ValueError):  # not in the main thread
+            if ours:
+                signal.signal(signal.SIGINT, self._hear)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):
+                if ours:
+                    signal.signal(signal.SIGINT, previous)
+
+    @contextlib.contextmanager
+    def may_cut(self) -> Iterator[None]:
+        """While this lasts, an interrupt cuts at once, as does one that has come before."""
+        self.idle = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.idle = False
+
+
 def sentence(error: BaseException) -> str:
     """Say in one sentence what is wrong."""
     if isinstance(error, NpfsnError):

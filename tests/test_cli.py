@@ -910,6 +910,26 @@ def test_a_reader_that_closes_the_pipe_ends_the_stream():
 
 
 @posix
+def test_an_interrupt_of_work_waits_until_it_is_done(tmp_path):
+    """Between two reads a stream is at work: nothing of what it has heard may get lost."""
+    x = noise(16_000 * 200)
+    x[50] = np.nan
+    x.tofile(tmp_path / "in.raw")
+    with open(tmp_path / "in.raw", "rb") as source:
+        process = spawn("stream", "--format", "f32le", stdin=source, bufsize=0)
+        first = process.stdout.read(40_000)
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=30)
+    given = len(first) + len(rest)
+    assert process.returncode == 130
+    assert given % cli.STREAM_BYTES == 0 and given < 4 * len(x)
+    assert err.splitlines() == [
+        b"npfsn: interrupted",
+        b"npfsn: warning: 1 NaN or infinite samples were replaced by zero",
+    ]
+
+
+@posix
 def test_an_interrupted_stream_gives_what_it_has_heard():
     data = pcm(noise(256 * 8 + 100)[:, 0], "s16le")
     process = spawn("stream", bufsize=0)
