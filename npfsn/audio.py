@@ -483,6 +483,8 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
 
 def _native(path: Path) -> str | bytes:
     """Name a file to libsndfile; on POSIX also names that are not valid Unicode."""
+    if str(path) == "-":  # would be standard input, or output
+        path = Path.cwd() / path
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 

@@ -554,13 +554,13 @@ def _end(workers: list[_Process]) -> None:
     """End workers and give them time to remove what they have half written."""
     for worker in workers:
         worker.process.terminate()
+        worker.pipe.close()  # ends the next word of one that was started with SIGTERM ignored
     limit = time.monotonic() + WORKER_GRACE_SECONDS
     for worker in workers:
         worker.process.join(max(0.0, limit - time.monotonic()))
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-        worker.pipe.close()
 
 
 def _work(pipe: Connection, args: argparse.Namespace) -> None:

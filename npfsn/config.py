@@ -24,6 +24,8 @@ CELLS = {"LSTM": 4, "GRU": 3}  # gates per unit
 # Sizes beyond these are no speech enhancer but an attempt to take all the memory there is.
 MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
+# Features of all units in a frame, of which a pass has a few dozen. Published: 8 thousand.
+MAX_FEATURES = 1 << 22
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -43,6 +45,15 @@ def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> 
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ModelError(f"{name} is {shown(value)}: expected a whole number from {low} to {high}")
     return value
+
+
+def check_units(n_unit: int, n_feature: int) -> None:
+    """Refuse more units with more features than a frame can have."""
+    if n_unit * n_feature > MAX_FEATURES:
+        raise ModelError(
+            f"{n_unit} units with {n_feature} features each are too many: expected at most "
+            f"{MAX_FEATURES} features in all"
+        )
 
 
 def check_equal(name: str, said: object, found: object, where: str) -> None:

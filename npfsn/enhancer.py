@@ -39,6 +39,18 @@ _LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
 _HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
 _SHOWN = 4  # names listed in a message
 
+# Which process this is: the thread that uses a stream does not exist in a forked child.
+_here = object()
+
+
+def _in_a_child() -> None:
+    global _here
+    _here = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -86,7 +98,7 @@ def _alone(
             # is an object of its own, so what is in `_claim` tells whose it is at any moment.
             claim = object()
             try:
-                if self._claim.setdefault("now", claim) is not claim:
+                if self._claim.setdefault(_here, claim) is not claim:
                     raise ConcurrentUseError(
                         "this stream is being used by another thread: give every thread a stream "
                         "of its own (copy(), or a second Enhancer with the same model)"
@@ -104,8 +116,8 @@ def _alone(
             finally:
                 # Without a call: the interpreter raises what a signal handler raises after calls,
                 # and one there would leave the claim behind.
-                if "now" in self._claim and self._claim["now"] is claim:
-                    del self._claim["now"]
+                if _here in self._claim and self._claim[_here] is claim:
+                    del self._claim[_here]
 
         return run
 
@@ -200,7 +212,7 @@ class Enhancer:
         self._state["dry"] = self._dry = np.zeros(config.latency_samples, np.float32)
         self._in = np.zeros(hop, np.float32)
         self._bad = np.zeros(1, np.int64)
-        self._claim: dict[str, object] = {}
+        self._claim: dict[object, object] = {}
         self._torn = False  # something stopped a hop half-way
 
     @property
@@ -410,10 +422,13 @@ class Enhancer:
         ConcurrentUseError
             Another thread is using this stream.
         """
-        arrays = self._check_state(state)
+        self._go_on(self._check_state(state))
+
+    def _go_on(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from a state that fits."""
         self._torn = True
-        for name, array in arrays.items():
-            self._state[name][...] = array
+        for name, own in self._state.items():
+            own[...] = arrays[name]
         self._stream.forget()
         self._torn = False
 
@@ -430,7 +445,7 @@ class Enhancer:
             As `get_state`.
         """
         other = Enhancer(self._model, **self._options)
-        other.set_state(self.get_state())
+        other._go_on(self.get_state())  # nobody else has had it
         return other
 
     def __copy__(self) -> Enhancer:

@@ -18,6 +18,7 @@ from .config import (
     acoustics,
     check_equal,
     check_size,
+    check_units,
     matrix,
     sequence,
 )
@@ -91,6 +92,7 @@ class Config(BaseConfig):
                 f"{self.noisy_input_num_neighbors}, encoder_output_num_neighbors = "
                 f"{self.encoder_output_num_neighbors}) and 1"
             )
+        check_units(self.num_mels, units)
         widths = [2 * self.num_mels] + [s.width for s in self.decoder[:-1]]
         widths.append(self.decoder[-1].output_size)
         inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]

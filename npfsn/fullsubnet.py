@@ -17,6 +17,7 @@ from .config import (
     acoustics,
     check_equal,
     check_size,
+    check_units,
     sequence,
 )
 from .errors import ModelError
@@ -57,6 +58,7 @@ class Config(BaseConfig):
                 f"features: expected {self.n_freq} bins both ways (n_fft = {self.n_fft})"
             )
         units = 2 * (self.fb_num_neighbors + self.sb_num_neighbors) + 2
+        check_units(self.n_freq, units)
         if (self.sb_model.input_size, self.sb_model.output_size) != (units, 2):
             raise ModelError(
                 f"sb_model takes {self.sb_model.input_size} features and gives "

@@ -21,6 +21,7 @@ from .config import (
     check_equal,
     check_norm,
     check_size,
+    check_units,
     sequence,
 )
 from .errors import ModelError
@@ -127,6 +128,7 @@ class Config(BaseConfig):
                     f"{center} centre bins, the same for noisy and full-band input"
                 )
             n_in = 2 * (center + self.sb_num_neighbor_freqs[i] + self.fb_num_neighbor_freqs[i])
+            check_units(units // center, n_in)
             model = self.sb_models[i]
             if (model.input_size, model.output_size) != (n_in, 2 * center):
                 raise ModelError(

@@ -16,10 +16,12 @@ from .errors import AudioError
 
 Float32Array = npt.NDArray[np.float32]
 
-# The filter has 20 x max(rate_in, rate_out) / gcd taps: the upper bound keeps a header that lies
-# about its rate from taking gigabytes, the lower one keeps it from stretching a second into hours.
+# The filter has 20 x max(rate_in, rate_out) / gcd taps, and every block passes all of them. The last
+# bound, which only rates beyond it can exceed, keeps a header that lies about its rate from taking
+# gigabytes and hours; the lowest one keeps it from stretching a second into hours.
 MIN_RATE = 1_000
 MAX_RATE = 768_000
+MAX_STEP = 200_000
 
 # Zero crossings of the sinc on each side, and the Kaiser parameter: those of `resample_poly`.
 HALF_CROSSINGS = 10
@@ -48,7 +50,8 @@ class Resampler:
     Raises
     ------
     AudioError
-        If a rate is out of bounds or not a whole number.
+        If a rate is out of bounds or not a whole number, or one beyond `MAX_STEP` shares too few
+        factors with the other.
 
     Examples
     --------
@@ -69,6 +72,11 @@ class Resampler:
         self._rate_in, self._rate_out = int(rate_in), int(rate_out)
         divisor = math.gcd(self._rate_in, self._rate_out)
         self._up, self._down = self._rate_out // divisor, self._rate_in // divisor
+        if max(self._up, self._down) > MAX_STEP:
+            raise AudioError(
+                f"{self._rate_in} Hz cannot be resampled to {self._rate_out} Hz: above {MAX_STEP} "
+                "Hz expected rates with a common factor, such as 384000; convert it first"
+            )
         self._half = HALF_CROSSINGS * max(self._up, self._down)
         no_taps: npt.NDArray[np.float64] = np.zeros(0)
         self._taps = self._filter() if self._up != self._down else no_taps

@@ -109,6 +109,15 @@ def test_impossible_rates_are_refused(rate):
         Resampler(rate, 16000)
 
 
+def test_high_rates_must_share_a_factor():
+    """A header of a few bytes may say any rate: the filter of 767,999 Hz took 2 s for every block."""
+    for rates in ((767_999, 16_000), (16_000, 767_999), (200_001, 16_000)):
+        with pytest.raises(AudioError, match="common factor"):
+            Resampler(*rates)
+    for rate in (384_000, 768_000, 199_999):
+        Resampler(rate, 16_000)
+
+
 def test_resamplers_share_their_filter():
     """A header of 60 bytes may promise a thousand channels, at a rate whose filter is large."""
     first, second = Resampler(15999, 16000), Resampler(15999, 16000)

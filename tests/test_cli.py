@@ -603,9 +603,17 @@ def test_workers_killed_while_they_start(tmp_path, n_stillborn):
 
 
 @posix
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_whole_files_only(tmp_path, signum, code, workers):
+@pytest.mark.parametrize(
+    ("signum", "code", "workers", "ignored"),
+    [
+        (signal.SIGINT, 130, 1, None),
+        (signal.SIGINT, 130, 2, None),
+        (signal.SIGTERM, 143, 1, None),
+        (signal.SIGTERM, 143, 2, None),
+        (signal.SIGINT, 130, 2, signal.SIGTERM),  # by whoever started it, so by workers, too
+    ],
+)
+def test_signals_leave_whole_files_only(tmp_path, signum, code, workers, ignored):
     for index in range(6):
         recording(tmp_path / f"in/{index}.wav", 400_000)
     process = spawn(
@@ -613,6 +621,7 @@ def test_signals_leave_whole_files_only(tmp_path, signum, code, workers):
         cwd=tmp_path,
         env={"NPFSN_TEST_PAUSE": "0.2"},
         start_new_session=True,
+        preexec_fn=ignored and (lambda: signal.signal(ignored, signal.SIG_IGN)),
     )
     out = tmp_path / "out"
     deadline = time.monotonic() + 60
@@ -636,6 +645,14 @@ def test_signals_leave_whole_files_only(tmp_path, signum, code, workers):
     stdout, _ = run("enhance", "in", "-o", "out", "--resume", cwd=tmp_path)
     assert f"{len(done)} skipped".encode() in stdout
     assert len(tree(out)) == 6
+
+
+@posix
+def test_a_file_called_like_standard_input(tmp_path):
+    recording(tmp_path / "x.wav")
+    (tmp_path / "x.wav").rename(tmp_path / "-")
+    run("enhance", "./-", "-o", "out", "--format", "wav", cwd=tmp_path, data=b"")
+    assert [sf.info(tmp_path / "out" / name).frames for name in tree(tmp_path / "out")] == [2000]
 
 
 @posix

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn.config import CAUSAL_NORMS
-from npfsn.enhancer import _alone
+from npfsn.enhancer import _alone, _here
 from npfsn.errors import ConcurrentUseError, FrameError, NpfsnError, StateError, StreamEndedError
 from npfsn.norms import Norm
 
@@ -837,7 +837,7 @@ def test_one_stream_in_two_threads_says_so_and_stays_whole():
 
     good = enhancer.get_state()
     thread = threading.Thread(target=disturb)
-    enhancer._claim["now"] = "long call"  # until the claim is given back all others are refused
+    enhancer._claim[_here] = "long call"  # until the claim is given back all others are refused
     thread.start()
     deadline = time.monotonic() + 60
     while len(refused) < 50 and not accepted and time.monotonic() < deadline:
@@ -845,7 +845,7 @@ def test_one_stream_in_two_threads_says_so_and_stays_whole():
     stop.set()
     thread.join()
     assert not accepted and len(refused) >= 50
-    del enhancer._claim["now"]
+    del enhancer._claim[_here]
     assert same(enhancer.get_state(), good)
     assert np.array_equal(run(enhancer, x), run(alone, x))
 
@@ -994,6 +994,33 @@ def test_a_stream_survives_fork():
         env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert np.array_equal(enhancer.process(x), expected)
+
+
+def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_start_anew():
+    program = (
+        "import os, sys, threading, numpy as np, npfsn, drawn_models, npfsn.enhancer as module\n"
+        "e = npfsn.Enhancer(drawn_models.small_model('fullband'))\n"
+        "inside, done = threading.Event(), threading.Event()\n"
+        "e._push = lambda x, out: (inside.set(), done.wait())\n"
+        "thread = threading.Thread(target=e.step, args=(np.zeros(256, 'f4'),))\n"
+        "thread.start()\n"
+        "inside.wait()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    del e._push\n"
+        "    e.reset()\n"
+        "    e.step(np.zeros(256, 'f4'))\n"
+        "    os._exit(0)\n"
+        "code = os.waitpid(pid, 0)[1]\n"
+        "done.set()\n"
+        "thread.join()\n"
+        "sys.exit(code != 0)\n"
+    )
+    path = f"{Path(__file__).parent}:{Path(npfsn.__file__).parents[1]}"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
 
 
 def test_streams_that_are_dropped_are_freed():

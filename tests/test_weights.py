@@ -387,6 +387,34 @@ def test_section_bounds_are_whole_numbers():
             dataclasses.replace(config, freq_cutoffs=(bad, *others))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("fast_fullsubnet", {"num_mels": 8192, "noisy_input_num_neighbors": 2000}),
+        ("fullsubnet", {"n_fft": 16384, "hop_length": 8192, "sb_num_neighbors": 8000}),
+    ],
+)
+def test_more_features_than_a_frame_can_have(architecture, changes):
+    """A file of kilobytes could state sizes whose streams take gigabytes."""
+    config = drawn_models.small_model(architecture).config
+    n_freq = changes.get("n_fft", config.n_fft) // 2 + 1
+    if architecture == "fullsubnet":
+        changes["fb_model"] = dataclasses.replace(
+            config.fb_model, input_size=n_freq, output_size=n_freq
+        )
+        features = 2 * (config.fb_num_neighbors + changes["sb_num_neighbors"]) + 2
+        changes["sb_model"] = dataclasses.replace(config.sb_model, input_size=features)
+    else:
+        changes["encoder"] = (
+            dataclasses.replace(config.encoder[0], input_size=8192),
+            *config.encoder[1:-1],
+            dataclasses.replace(config.encoder[-1], output_size=8192),
+        )
+        changes["bottleneck"] = dataclasses.replace(config.bottleneck, input_size=4002)
+    with pytest.raises(ModelError, match="features each are too many"):
+        dataclasses.replace(config, **changes)
+
+
 def test_a_deep_configuration(tmp_path):
     """Python can read it a little deeper than it can print it."""
     path = tmp_path / "m.npz"
