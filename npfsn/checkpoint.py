@@ -520,9 +520,20 @@ def _tensor(storage: object, dtype: str | None, offset: object, *sizes: object) 
 
 
 def _rebuild_tensor(
-    storage: object, offset: object, shape: object, strides: object, *ignored: object
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    requires_grad: object = None,
+    hooks: object = None,
+    metadata: object = None,
+    *ignored: object,
 ) -> _Tensor:
-    # Ignored: requires_grad, hooks, metadata.
+    if metadata:  # {"neg": True}: a view that torch negates, or conjugates, when it is read
+        raise PickleError(
+            "its pickle has a tensor that is stored negated or conjugated: save it anew, after "
+            "tensor.resolve_conj().resolve_neg()"
+        )
     return _tensor(storage, None, offset, shape, strides)
 
 

@@ -151,7 +151,8 @@ class Sequence:
         kind = said if args and name in args else published
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
-            check_equal(name, said, "PReLU", f"tensor {slope}")
+            if (args or {}).get(name) is not None:  # false, too: none
+                check_equal(name, said or False, "PReLU", f"tensor {slope}")
             kind = "PReLU"
         return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
 
@@ -280,6 +281,11 @@ def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     if "norm_type" not in found:
         raise NormError(
             "the norm is not known: it is not in the checkpoint; name it, or give the recipe"
+        )
+    if "hop_length" not in found and found.get("n_fft", 512) < 512:
+        raise ModelError(
+            f"the hop is not known: 256, as published, is more than half of n_fft = "
+            f"{shown(found['n_fft'])}; give the recipe (-C), whose [acoustics] have hop_length"
         )
     win_length, n_fft = args.get("win_length"), found.get("n_fft", 512)
     if win_length is not None and win_length != n_fft:

@@ -70,19 +70,12 @@ _FIRST_NEIGHBORS = {
 }
 # Arguments of a recipe that are compared with the tensors, but are no fields of a Config.
 _COMPARED = {
-    "sequence_model",
-    "num_freqs",
-    "win_length",
-    "hidden_size",
-    "fb_model_hidden_size",
-    "sb_model_hidden_size",
-    "fb_hidden_size",
-    "sb_hidden_size",
-    "encoder_input_size",
-    "bottleneck_hidden_size",
-    "bottleneck_num_layers",
-    *_ACTIVATIONS.values(),
+    "fast_fullsubnet": {"encoder_input_size", "bottleneck_hidden_size", "bottleneck_num_layers"},
+    "fullsubnet": {"num_freqs", "fb_model_hidden_size", "sb_model_hidden_size"},
+    "fullband": {"num_freqs", "hidden_size"},
+    "improved_fullsubnet": {"num_freqs", "fb_hidden_size", "sb_hidden_size"},
 }
+_COMPARED_ALWAYS = {"sequence_model", "win_length"}
 
 
 def convert(
@@ -304,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     source = Path(options.checkpoint)
-    output = Path(options.output or f"{source.stem}.npz")
+    output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
         with signals():
             if options.config is None:
@@ -397,7 +390,7 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     for title, values in _values(model, origins.recipe).items():
         if values:
             lines.append((title, ", ".join(values)))
-    ignored = [] if origins.recipe is None else _ignored(config, origins.recipe)
+    ignored = [] if origins.recipe is None else _ignored(model, origins.recipe)
     if ignored:
         more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
         lines.append(("not needed", f"{', '.join(ignored[:_SHOWN])}{more} (in the recipe)"))
@@ -425,6 +418,11 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
                 if any(stack.activation == "PReLU" for stack in stacks):
                     where = "from tensors"
                 found[where].append(f"{key} = {stacks[0].activation or 'none'}")
+            elif field.name in ("encoder", "bottleneck"):  # no recipe names these
+                stacks = value if isinstance(value, tuple) else (value,)
+                names = "/".join(stack.activation or "none" for stack in stacks)
+                where = "from tensors" if "PReLU" in names else "from defaults"
+                found[where].append(f"{field.name}'s output activation = {names}")
             continue
         if said.get(field.name) is not None:
             where = "from recipe"
@@ -441,9 +439,11 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
     return found
 
 
-def _ignored(config: Any, recipe: Recipe) -> list[str]:
-    """Arguments of the recipe that no configuration takes: a misspelt one shows here."""
-    known = {field.name for field in dataclasses.fields(config)} | _COMPARED
+def _ignored(model: Model, recipe: Recipe) -> list[str]:
+    """Arguments of the recipe that this model has no use for: a misspelt one shows here."""
+    fields = {field.name for field in dataclasses.fields(model.config)}
+    activations = {key for name, key in _ACTIVATIONS.items() if name in fields}
+    known = fields | activations | _COMPARED[model.architecture] | _COMPARED_ALWAYS
     return [printable(key) for key in recipe.args if key not in known]
 
 

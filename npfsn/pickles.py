@@ -136,7 +136,7 @@ class _Machine:
             if instruction is None:
                 raise PickleError(
                     f"its pickle has the instruction 0x{code:02x} at byte "
-                    f"{self.position - 1:,}, which torch.save does not write"
+                    f"{self.position - 1:,}, which no plain state dict needs"
                 )
             instruction(self)
         raise PickleError(f"its pickle has more than {MAX_STEPS:,} instructions")
@@ -210,7 +210,9 @@ class _Machine:
             raise IndexError
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str and not (type(key) is int and abs(key) < _MAX_KEY):
-                raise PickleError("its pickle has a dict whose keys are no names or numbers")
+                raise PickleError(
+                    "its pickle has a dict whose keys are neither names nor whole numbers"
+                )
             target[key] = value
 
     def name(self, module: object, name: object) -> None:

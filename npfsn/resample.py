@@ -16,9 +16,9 @@ from .errors import AudioError
 
 Float32Array = npt.NDArray[np.float32]
 
-# The filter has 20 x max(rate_in, rate_out) / gcd taps, and every block passes all of them. The last
-# bound, which only rates beyond it can exceed, keeps a header that lies about its rate from taking
-# gigabytes and hours; the lowest one keeps it from stretching a second into hours.
+# The filter has 20 x max(rate_in, rate_out) / gcd taps, and every block passes all of them. The
+# last bound, which only rates beyond it can exceed, keeps a header that lies about its rate from
+# taking gigabytes and hours; the lowest one keeps it from stretching a second into hours.
 MIN_RATE = 1_000
 MAX_RATE = 768_000
 MAX_STEP = 200_000

@@ -67,7 +67,7 @@ _NPY_HEADER = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Configuration and tensors of one network, not to be changed.
 
@@ -98,6 +98,10 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """Let models travel to other processes, which read-only mappings cannot by themselves."""
         return Model, (self.architecture, self.config, dict(self.tensors), dict(self.info))
+
+    def __repr__(self) -> str:
+        """Name what it is; the tensors would fill the screen."""
+        return f"<npfsn.Model {self.architecture}, {self.n_parameters / 1e6:.2f} M parameters>"
 
     @property
     def norm(self) -> str:
@@ -145,6 +149,8 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     if path is None:
         with loading:
             return _default_model()
+    if os.fspath(path) == "":
+        raise ModelError("no model is named: the path is empty; leave it out for the built-in one")
     path = Path(path)
     try:
         file, size = open_regular(path)
@@ -467,6 +473,12 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
         )
     arguments = _object(header.get("config"), "config")
     _check_plain(arguments)
+    fields = {item.name for item in dataclasses.fields(ARCHITECTURES[architecture].Config)}
+    if unknown := sorted(arguments.keys() - fields):
+        raise ModelError(
+            f"its configuration has entries that this npfsn does not know ({_some(unknown)}): "
+            "upgrade npfsn"
+        )
     config = build_config(lambda: ARCHITECTURES[architecture].Config(**arguments))
     return architecture, config, precision
 

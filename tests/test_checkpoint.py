@@ -450,8 +450,8 @@ def test_hostile_pickles(tmp_path, attack, file_format):
     ("code", "reason"),
     [
         (b"ctorch\ndevice\n(" + b"N" * 17 + b"tR", "wrong arguments"),
-        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fNs", "no names or numbers"),
-        (b"})Ns", "no names or numbers"),
+        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fNs", "neither names nor whole numbers"),
+        (b"})Ns", "neither names nor whole numbers"),
         (b"(}", "ends in the middle"),
         (b"}}", "ends in the middle"),
         (b"cos\n", "damaged near byte"),
@@ -593,6 +593,18 @@ def test_nothing_in_more_dimensions_than_there_is_room_for(tmp_path):
     for shape in ((0, 1 << 39, 1 << 39), (1 << 39, 0, 1 << 39)):
         tensor = tf.Tensor(FOUR, shape, strides=(1, 1, 1))
         assert "more elements than" in refusal(tmp_path, tf.zip_bytes({"w": tensor}))
+
+
+def test_negated_tensors_are_refused(tmp_path):
+    """Torch negates them when it reads them: read as they are, they have the wrong sign."""
+    code = b"\x80\x02}" + tf.text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+    code += tf.text("storage") + b"ctorch\nFloatStorage\n" + tf.text("0") + tf.text("cpu")
+    code += b"K\x04tQK\x00K\x04\x85K\x01\x85\x89N"
+    data = tf.pickle_file(code + b"}" + b"tRs.")
+    assert list(read(tmp_path, data).tensors) == ["w"]
+    assert "negated" in refusal(
+        tmp_path, tf.pickle_file(code + b"}" + tf.text("neg") + b"\x88stRs.")
+    )
 
 
 def test_a_pickle_too_large_is_not_read(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_files as tf
+from drawn_models import small_model
 from golden_cases import ALL_CASES, Case, load_case
 
 from npfsn.checkpoint import read_checkpoint
@@ -136,6 +137,9 @@ def test_a_learned_slope_needs_no_recipe(tmp_path, name, prefix):
     assert getattr(model.config, prefix).activation == "PReLU"
     if name == "full_lstm_cum":  # but a recipe that says otherwise is another's
         recipe = recipe_of(case)
+        recipe["model"]["args"]["fb_output_activate_function"] = False
+        with pytest.raises(NpfsnError, match="says fb_output_activate_function = False"):
+            convert(path, recipe=recipe)
         recipe["model"]["args"]["fb_output_activate_function"] = "ReLU"
         with pytest.raises(NpfsnError, match="says fb_output_activate_function = 'ReLU'"):
             convert(path, recipe=recipe)
@@ -370,6 +374,32 @@ def test_the_report_of_an_activation_with_a_tensor(tmp_path, capsys, monkeypatch
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
     assert "fb_output_activate_function = PReLU" in lines["from tensors"]
     assert "sb_output_activate_function = Tanh" in lines["from recipe"]
+
+
+def test_the_report_of_a_fast_fullsubnet(tmp_path, capsys, monkeypatch):
+    """What is assumed is printed, and what another architecture's recipe says is not needed."""
+    monkeypatch.chdir(tmp_path)
+    case = load_case("fast_lstm_cum")
+    recipe = recipe_of(case)
+    recipe["model"]["args"] |= {"hidden_size": 999, "output_activate_function": "Tanh"}
+    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
+    Path("x.toml").write_text(toml_of(recipe))
+    assert main(["x.tar", "-C", "x.toml"]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert "encoder's output activation = none/ReLU" in lines["from defaults"]
+    assert "bottleneck's output activation = ReLU" in lines["from defaults"]
+    assert "hidden_size" in lines["not needed"]
+    assert "output_activate_function" in lines["not needed"]
+    assert "bottleneck_hidden_size" not in lines["not needed"]
+
+
+def test_a_hop_that_nobody_has_said(tmp_path):
+    """The published one is not guessed where it cannot be."""
+    model = small_model("fullband", n_fft=320, hop_length=160)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in model.tensors.items()}))
+    with pytest.raises(ModelError, match=r"hop is not known.*-C.*hop_length"):
+        convert(path, norm=NORM)
 
 
 def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):

@@ -379,6 +379,21 @@ def test_configurations(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
 
 
+def test_an_entry_of_another_version(tmp_path):
+    path = with_header(tmp_path / "m.npz", config=CONFIG | {"unheard_of": 1})
+    with pytest.raises(ModelError, match=r"does not know \(unheard_of\): upgrade"):
+        load_model(path)
+
+
+def test_a_model_is_shown_in_a_line():
+    assert repr(small_model()).startswith("<npfsn.Model fullband, 0.0")
+
+
+def test_an_empty_path():
+    with pytest.raises(ModelError, match="the path is empty"):
+        load_model("")
+
+
 def test_section_bounds_are_whole_numbers():
     config = drawn_models.small_model("improved_fullsubnet").config
     first, *others = config.freq_cutoffs
