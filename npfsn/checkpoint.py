@@ -519,6 +519,15 @@ def _tensor(storage: object, dtype: str | None, offset: object, *sizes: object) 
     return _Tensor(storage, str(dtype or storage.dtype), _extent(offset), shape, strides)
 
 
+def _check_metadata(metadata: object) -> None:
+    """Refuse {"neg": True}: a view that torch negates, or conjugates, when it is read."""
+    if metadata:
+        raise PickleError(
+            "its pickle has a tensor that is stored negated or conjugated: save it anew, after "
+            "tensor.resolve_conj().resolve_neg()"
+        )
+
+
 def _rebuild_tensor(
     storage: object,
     offset: object,
@@ -529,11 +538,7 @@ def _rebuild_tensor(
     metadata: object = None,
     *ignored: object,
 ) -> _Tensor:
-    if metadata:  # {"neg": True}: a view that torch negates, or conjugates, when it is read
-        raise PickleError(
-            "its pickle has a tensor that is stored negated or conjugated: save it anew, after "
-            "tensor.resolve_conj().resolve_neg()"
-        )
+    _check_metadata(metadata)
     return _tensor(storage, None, offset, shape, strides)
 
 
@@ -545,8 +550,10 @@ def _rebuild_tensor_v3(
     requires_grad: object,
     hooks: object,
     dtype: object,
+    metadata: object = None,
     *ignored: object,
 ) -> _Tensor:
+    _check_metadata(metadata)
     if type(dtype) is not Name or type(dtype.value) is not _Dtype:
         raise PickleError("its pickle has a tensor of unknown type")
     return _tensor(storage, dtype.value.name, offset, shape, strides)
