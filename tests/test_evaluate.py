@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tools.evaluate import Score, find_pairs, mix, si_sdr, table
+from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table
 
 RATE = 16_000
 
@@ -48,6 +48,27 @@ def test_another_rate_is_refused(tmp_path: Path, name: str) -> None:
         soundfile.write(tmp_path / f"{each}.wav", np.full(RATE, 0.1), rate)
     with pytest.raises(ValueError, match=f"{name}.wav is at 48000 Hz"):
         mix(tmp_path, tmp_path / "pairs")
+
+
+@pytest.mark.parametrize(
+    ("clean", "noisy", "rate", "message"),
+    [
+        (None, np.ones(100), RATE, "has no clean recording"),
+        (np.zeros(100), np.ones(100), RATE, "is silent"),
+        (np.ones(99), np.ones(100), RATE, "equally long"),
+        (np.ones((100, 2)), np.ones((100, 2)), RATE, "mono"),
+        (np.ones(100), np.ones(100), 48_000, "is at 48000 Hz"),
+    ],
+)
+def test_what_cannot_be_judged_is_named(
+    tmp_path: Path, clean: np.ndarray | None, noisy: np.ndarray, rate: int, message: str
+) -> None:
+    for name, samples in (("clean", clean), ("noisy", noisy)):
+        (tmp_path / name).mkdir()
+        if samples is not None:
+            soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples * 0.1, rate)
+    with pytest.raises(SystemExit, match=f"tools.evaluate: .*{message}"):
+        main(["judge", str(tmp_path)])
 
 
 def test_a_name_without_noise_and_snr_is_refused(tmp_path: Path) -> None:

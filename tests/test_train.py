@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +211,23 @@ def test_silent_noise_only_and_clean_items_have_their_targets(work: Path) -> Non
     for number in range(20):
         item = load_mixer(work / "pools", 1, plain).item(number, 48_000)
         assert item.target.any() and np.abs(item.noisy).max() <= 1.0
+
+
+def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
+    """They heed no signal, and would wait for it."""
+    (tmp_path / "pools").symlink_to(work / "pools")
+    command = "-m tools.train --synthetic-seconds 0 --ranks 2 --validate-every 0 --steps 2 --work"
+    done = subprocess.run(
+        [sys.executable, *command.split(), tmp_path, "--bottleneck", "4", "--batch-seconds", "4"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_no_talker_is_said(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no talker for training"):
+        load_mixer(tmp_path, 0)
 
 
 def test_ranks_share_the_items_of_a_step(work: Path) -> None:

@@ -101,6 +101,24 @@ def _read(path: Path) -> np.ndarray:
     return samples
 
 
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Read clean and noisy, float32 ``[samples]`` each.
+
+    Raises
+    ------
+    ValueError
+        No pair that can be judged: says why.
+    """
+    if not pair.clean.exists():
+        raise ValueError(f"{pair.noisy} has no clean recording at {pair.clean}")
+    clean, noisy = (_read(path).astype(np.float32) for path in (pair.clean, pair.noisy))
+    if clean.ndim != 1 or clean.shape != noisy.shape:
+        raise ValueError(f"{pair.clean} and {pair.noisy} are not mono and equally long")
+    if not clean.any():
+        raise ValueError(f"{pair.clean} is silent: nothing can be scored against it")
+    return clean, noisy
+
+
 def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
     """Write every pair of ``speech_*`` and ``noise_*`` files of a folder at every SNR.
 
@@ -113,11 +131,20 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
         Number of pairs written.
     """
     count = 0
+    found = {
+        kind: [(path, _read(path)) for path in sorted(audio.glob(f"{kind}_*"))]
+        for kind in ("speech", "noise")
+    }
+    for kind, recordings in found.items():
+        if not recordings:
+            raise ValueError(f"there is no {kind}_* under {audio}")
+        for path, samples in recordings:
+            if samples.ndim != 1 or not samples.any():
+                raise ValueError(f"{path} is silent or not mono")
     for name in ("clean", "noisy"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    noises = [(path, _read(path)) for path in sorted(audio.glob("noise_*"))]
-    for index, path in enumerate(sorted(audio.glob("speech_*"))):
-        speech = _read(path)
+    noises = found["noise"]
+    for index, (path, speech) in enumerate(found["speech"]):
         for noise_path, noise in noises:
             # Each sentence meets another part of the noise.
             start = index * SAMPLE_RATE * 2 % len(noise)
@@ -172,8 +199,7 @@ def _start(model: str | None) -> None:
 
 
 def _judge(pair: Pair) -> Score:
-    clean = soundfile.read(pair.clean, dtype="float32")[0]
-    noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+    clean, noisy = read_pair(pair)
     assert _enhance is not None
     out = _enhance(noisy)
     # Only where someone speaks: what level speech comes out at, not how much noise went.
@@ -228,7 +254,7 @@ def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
         if pair.speech in seen:
             continue
         seen.add(pair.speech)
-        clean = soundfile.read(pair.clean, dtype="float32")[0]
+        clean, _ = read_pair(pair)
         hiss = np.random.default_rng(len(seen)).normal(size=len(clean))
         hiss *= np.sqrt(np.mean(clean**2)) * 10 ** (-snr_db / 20)
         out = enhance((clean + hiss).astype(np.float32))
@@ -236,7 +262,8 @@ def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
         levels.append(10 * np.log10(np.mean(out**2) / np.mean(clean**2)))
     silence = np.abs(enhance(np.zeros(5 * SAMPLE_RATE, np.float32))).max()
     return (
-        f"Clean speech ({len(seen)} talkers, {snr_db:.0f} dB): SI-SDR mean {np.mean(values):.1f}, "
+        f"Clean speech ({len(seen)} recordings, {snr_db:.0f} dB): "
+        f"SI-SDR mean {np.mean(values):.1f}, "
         f"least {np.min(values):.1f} dB; level mean {np.mean(levels):+.2f}, "
         f"furthest {max(levels, key=abs):+.2f} dB. Silence: peak {silence:.1e}."
     )
@@ -249,8 +276,7 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    clean = soundfile.read(pair.clean, dtype="float32")[0]
-    noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+    clean, noisy = read_pair(pair)
     rows = {"noisy": noisy, "enhanced": load_enhancer(model)(noisy), "clean": clean}
     figure, axes = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
     for axis, (title, audio) in zip(axes, rows.items(), strict=True):
@@ -289,8 +315,7 @@ def starts(pairs: list[Pair], model: str | None) -> str:
             network = npfsn.Model(own.architecture, config, own.tensors)
             gains = []
             for pair in pairs:
-                clean = soundfile.read(pair.clean, dtype="float32")[0]
-                noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+                clean, noisy = read_pair(pair)
                 out = npfsn.enhance(np.concatenate([lead, noisy]), SAMPLE_RATE, network)[
                     len(lead) :
                 ]
@@ -307,8 +332,7 @@ def compare(pairs: list[Pair], model: str | None) -> str:
     gains: dict[str, list[float]] = {name: [] for name in METRICS}
     apart = []
     for pair in pairs:
-        clean = soundfile.read(pair.clean, dtype="float32")[0]
-        noisy = soundfile.read(pair.noisy, dtype="float32")[0]
+        clean, noisy = read_pair(pair)
         exact, coarse = (
             npfsn.enhance(noisy, SAMPLE_RATE, model, precision=precision)
             for precision in ("float32", "int8")
@@ -327,6 +351,20 @@ def compare(pairs: list[Pair], model: str | None) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
+    try:
+        _main(arguments)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"tools.evaluate: {error}") from None
+
+
+def positive_number(text: str) -> int:
+    """Return a whole number from 1 on."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
@@ -337,13 +375,15 @@ def main(arguments: list[str] | None = None) -> None:
     judging.add_argument("pairs", type=Path)
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
     judging.add_argument("--workers", type=int, default=1)
-    judging.add_argument("--every", type=int, default=1, help="judge only every n-th pair")
+    judging.add_argument(
+        "--every", type=positive_number, default=1, help="judge only every n-th pair"
+    )
     judging.add_argument("--json", type=Path, help="also write every score")
     judging.add_argument("--picture", type=Path, help="also draw the middle pair")
     starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
     starting.add_argument("pairs", type=Path)
     starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
-    starting.add_argument("--every", type=int, default=1, help="only every n-th pair")
+    starting.add_argument("--every", type=positive_number, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")

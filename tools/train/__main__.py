@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .mix import build_pools
 from .model import ModelArgs
+from .speech import audio_files
 from .train import TrainConfig, train
 
 
@@ -48,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the recipe, or the next slice of it."""
-    options = vars(parser().parse_args(arguments))
+    command = parser()
+    options = vars(command.parse_args(arguments))
+    for folder in options["speech"] + options["noise"]:
+        if not audio_files(folder):
+            command.error(f"there are no recordings under {folder}")
     work, seed = options["work"], options["seed"]
     build_pools(
         work / "pools",
@@ -66,7 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
         slices["workers"], slices["ranks"] = slices["ranks"], 1
     config = TrainConfig(**options)
     train(slices.pop("work"), args, config, **slices)
-    print(f"trained: {work / 'checkpoints/best_model.tar'}")
+    found = [path for path in (work / f"checkpoints/{n}_model.tar" for n in ("latest", "best"))
+             if path.exists()]  # fmt: skip
+    print(f"checkpoints: {', '.join(map(str, found)) or 'none yet'}")
 
 
 if __name__ == "__main__":

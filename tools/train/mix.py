@@ -346,7 +346,11 @@ def build_pools(
     carried = folder / "carried.npy"
     if speech_folders and not real.with_suffix(".json").exists():
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
-    if synthetic_seconds and not voices.with_suffix(".json").exists():
+    if synthetic_seconds and not speech.programs():
+        if not real.with_suffix(".json").exists():
+            raise ValueError("no speech: none of festival, flite and espeak-ng, and no recordings")
+        print("no synthetic speech: none of festival, flite and espeak-ng is there", flush=True)
+    elif synthetic_seconds and not voices.with_suffix(".json").exists():
         Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
     if not noises.with_suffix(".json").exists():
         recorded = (
@@ -382,9 +386,15 @@ def load_mixer(
         exists = path.with_suffix(".json").exists()
         return training_voices(path, validation) if exists else None
 
+    real, synthetic = voices("real.npy"), voices("synthetic.npy")
+    if not any(pool and pool.clips for pool in (real, synthetic)):
+        use = "validation" if validation else "training"
+        raise ValueError(
+            f"no talker for {use} under {folder}: one in sixteen is held out, by name; give more"
+        )
     return Mixer(
-        voices("real.npy"),
-        voices("synthetic.npy"),
+        real,
+        synthetic,
         Pool.load(folder / "noise.npy"),
         Rooms.load(folder / "rooms.npy"),
         seed,

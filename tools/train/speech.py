@@ -205,6 +205,11 @@ def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
                 yield audio, Clip(0, 0, program, f"{program}-{voice}", noise_floor(audio))
 
 
+def programs() -> list[str]:
+    """Name the programs that make speech and are there."""
+    return [name for name in ("text2wave", "flite", "espeak-ng") if _has(name)]
+
+
 def _has(program: str) -> bool:
     return shutil.which(program) is not None
 

@@ -353,11 +353,16 @@ def train(
             context.Process(target=_train, args=(rank, ranks, store, *options), daemon=True)
             for rank in range(1, ranks)
         ]
-        for process in others:
-            process.start()
-        run = _train(0, ranks, store, *options)
-        for process in others:
-            process.join(30)
+        try:
+            for process in others:
+                process.start()
+            run = _train(0, ranks, store, *options)
+            for process in others:
+                process.join(30)
+        finally:  # they heed no signal but this one, and wait for a rank that may be gone
+            for process in others:
+                if process.is_alive():
+                    process.kill()
     return run
 
 
