@@ -580,7 +580,7 @@ def _info(args: argparse.Namespace) -> int:
         ("latency", _latency(config)),
         ("starts", "at the first sound" if config.start_at_sound else "with the first sample"),
         ("made from", str(source.get("name", "unknown"))),
-        ("sha-256", str(source.get("sha256", "unknown"))),
+        ("its sha-256", str(source.get("sha256", "unknown"))),
         ("converter", str(model.info.get("converter", "unknown"))),
         ("file format", str(model.info.get("format", "unknown"))),
     ]

@@ -103,7 +103,7 @@ def load(
 
 def described(value: object) -> str:
     """Name a value of a pickle: one that holds itself, or others twice and twice, has no end."""
-    return str(value) if type(value) is int else f"of type {type(value).__name__}"
+    return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
 
 
 class _Machine:

@@ -799,18 +799,19 @@ def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
 @posix
 def test_signals_that_end_a_program_are_exceptions_while_it_runs():
     """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    with signals():
-        for signum in before:
-            with pytest.raises(Stopped):
-                signal.getsignal(signum)(signum, None)
-    assert {signum: signal.getsignal(signum) for signum in before} == before
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    found = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        with signals():
+            for signum in found:
+                with pytest.raises(Stopped):
+                    signal.getsignal(signum)(signum, None)
+        assert {signal.getsignal(signum) for signum in found} == {signal.SIG_DFL}
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with signals():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+        for signum, handler in found.items():
+            signal.signal(signum, handler)
 
 
 # --- stream ------------------------------------------------------------------------------------
