@@ -7,7 +7,7 @@ descriptions of tensors. Only then the storages of the wanted tensors are read, 
 has been checked against the file's.
 
 Memory: the tensors returned are together at most `MAX_RATIO` times as large as the file, and the
-storages they are taken from at most once; beside them, the pickles take less than 80 MiB.
+storages they are taken from at most once; beside them, the pickles take less than 64 MiB.
 """
 
 from __future__ import annotations

@@ -216,7 +216,13 @@ class _Machine:
             target[key] = value
 
     def name(self, module: object, name: object) -> None:
-        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
+        full = None
+        if (
+            isinstance(module, str)
+            and isinstance(name, str)
+            and max(len(module), len(name)) <= _MAX_NAME
+        ):
+            full = f"{module}.{name}"
         if full is None or full not in self.names:
             raise PickleError(
                 f"it names {printable(full)}, which is no part of a plain state dict, so nothing "
