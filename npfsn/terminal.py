@@ -85,16 +85,15 @@ class Interrupts:
     def heard(self) -> Iterator[None]:
         """While this lasts, interrupts are heard so."""
         previous = signal.getsignal(signal.SIGINT)
-        ours = previous is signal.default_int_handler  # else ignored, or a caller's
-        with contextlib.suppress(ValueError):  # not in the main thread
-            if ours:
-                signal.signal(signal.SIGINT, self._hear)
+        main = threading.current_thread() is threading.main_thread()
+        if not main or previous is not signal.default_int_handler:  # ignored, or a caller's
+            yield
+            return
+        signal.signal(signal.SIGINT, self._hear)
         try:
             yield
         finally:
-            with contextlib.suppress(ValueError):
-                if ours:
-                    signal.signal(signal.SIGINT, previous)
+            signal.signal(signal.SIGINT, previous)
 
     @contextlib.contextmanager
     def may_cut(self) -> Iterator[None]:
@@ -140,8 +139,10 @@ def columns(text: str) -> int:
 
 def cut(text: str, room: int) -> str:
     """Return as much of the beginning of a text as `room` columns hold."""
-    while columns(text) > room:
-        text = text[:-1]
+    for at, letter in enumerate(text):
+        room -= columns(letter)
+        if room < 0:
+            return text[:at]
     return text
 
 

@@ -998,7 +998,7 @@ def test_a_stream_survives_fork():
 
 def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_start_anew():
     program = (
-        "import os, sys, threading, numpy as np, npfsn, drawn_models, npfsn.enhancer as module\n"
+        "import os, sys, threading, numpy as np, npfsn, drawn_models\n"
         "e = npfsn.Enhancer(drawn_models.small_model('fullband'))\n"
         "inside, done = threading.Event(), threading.Event()\n"
         "e._push = lambda x, out: (inside.set(), done.wait())\n"

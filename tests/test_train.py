@@ -225,7 +225,7 @@ def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_no_talker_is_said(work: Path, tmp_path: Path) -> None:
+def test_no_talker_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no talker for training"):
         load_mixer(tmp_path, 0)
 

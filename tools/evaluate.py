@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from npfsn.terminal import number
+
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
 METRICS = ("pesq", "stoi", "si_sdr")
@@ -357,16 +359,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"tools.evaluate: {error}") from None
 
 
-def positive_number(text: str) -> int:
-    """Return a whole number from 1 on."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
 def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    every = number(int, 1, 1_000_000, "a whole number from 1 on")
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
     mixing.add_argument("audio", type=Path)
     mixing.add_argument("out", type=Path)
@@ -375,15 +371,13 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("pairs", type=Path)
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
     judging.add_argument("--workers", type=int, default=1)
-    judging.add_argument(
-        "--every", type=positive_number, default=1, help="judge only every n-th pair"
-    )
+    judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=Path, help="also write every score")
     judging.add_argument("--picture", type=Path, help="also draw the middle pair")
     starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
     starting.add_argument("pairs", type=Path)
     starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
-    starting.add_argument("--every", type=positive_number, default=1, help="only every n-th pair")
+    starting.add_argument("--every", type=every, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
