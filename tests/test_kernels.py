@@ -22,7 +22,7 @@ from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent
 from npfsn.program import Program
-from npfsn.quantise import quantise
+from npfsn.quantise import levels_with_room, quantise
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 
@@ -100,21 +100,26 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
         np.testing.assert_array_equal(multiply(x, weight, bias), want)
 
 
-@pytest.mark.parametrize("n_in", [16, 48, 512])
-@pytest.mark.parametrize("n_out", [1, 17, 257])
+@pytest.mark.parametrize("n_in", [4, 16, 20, 48, 512])  # an odd number of steps, too
+@pytest.mark.parametrize("n_out", [1, 17, 48, 257])
 def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
     """Also where all weights and inputs are as large as can be: no sum between may overflow."""
     weight, bias = normal(n_out, n_in, seed=10), normal(n_out, seed=11)
     weight[::3] = np.sign(weight[::3])
+    # Two of the four that are added up in sixteen bits have all levels, the others what is left.
+    weight[1::3, ::4], weight[1::3, 1::4] = 1.0, 1 / 127
     weight[0] = 1.0
     for n_row in (*range(1, 21), 33):
         x = normal(n_row, n_in, seed=n_row)
         x[1::2] = np.sign(x[1::2])
         x[0], x[-1] = 1.0, -1.0
+        x = np.pad(x, ((0, 0), (0, -n_in % PANEL)))
         largest = np.abs(x).max(axis=1, keepdims=True)
         inputs = np.rint(x * (np.float32(LARGEST) / largest)).astype(np.int64)
-        levels, scale = quantise(weight)
-        exact = (inputs @ levels.T.astype(np.int64)) * scale.astype("d") * largest / LARGEST
+        levels, scale = quantise(weight, levels_with_room(weight))
+        exact = (
+            (inputs[:, :n_in] @ levels.T.astype(np.int64)) * scale.astype("d") * largest / LARGEST
+        )
         got = multiply(x, weight, bias, Int8Product)
         # The sum of integers is exact; its scale is rounded twice, the result once.
         assert np.all(

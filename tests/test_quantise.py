@@ -10,7 +10,7 @@ from drawn_models import golden_case, golden_model
 
 import npfsn
 from npfsn.convert import _cast
-from npfsn.quantise import dequantise, halved, quantise
+from npfsn.quantise import dequantise, halved, levels_with_room, quantise
 from npfsn.weights import Model, gives_mask, load_model, save_model
 
 
@@ -27,6 +27,41 @@ def test_rounding_is_within_half_a_level(shape: tuple[int, int]) -> None:
 def test_a_row_of_zeros_stays_zero() -> None:
     levels, scale = quantise(np.zeros((2, 3), np.float32))
     assert not levels.any() and not scale.any()
+
+
+def fours(levels: np.ndarray) -> np.ndarray:
+    """Return sums of sizes of inputs 8 i + (0, 1, 4, 5) and + (2, 3, 6, 7): [N, 2 ceil(K / 8)]."""
+    size = np.pad(np.abs(levels.astype(int)), ((0, 0), (0, -levels.shape[1] % 8)))
+    return np.concatenate(
+        [sum(size[:, i::8] for i in four) for four in ((0, 1, 4, 5), (2, 3, 6, 7))], axis=1
+    )
+
+
+@pytest.mark.parametrize("n_in", [1, 7, 8, 84])
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1.0, 3e38])
+def test_four_products_fit_into_sixteen_bits(n_in: int, size: float) -> None:
+    """And no row has fewer levels than that takes: 127, 64 at worst."""
+    rng = np.random.default_rng(n_in)
+    weight = np.concatenate(
+        [
+            rng.uniform(-1, 1, (64, n_in)),
+            np.clip(rng.standard_t(3, (64, n_in)) / 8, -1, 1),
+            np.sign(rng.normal(size=(8, n_in))),
+            np.eye(n_in),
+            np.zeros((1, n_in)),
+        ]
+    )
+    weight = (size * weight).astype(np.float32)
+    most = levels_with_room(weight)
+    assert np.all((most >= 64) & (most <= 127) & (most == np.rint(most)))
+    levels, scale = quantise(weight, most)
+    assert fours(levels).max() * 127 < 2**15
+    fine = np.abs(dequantise(levels, scale).astype(float) - weight) <= 0.5001 * scale[:, None]
+    assert np.all(fine[scale > 1e-38])
+    more, _ = quantise(weight, np.minimum(most + 3, 127))
+    assert np.all((fours(more).max(axis=1) > 254) | (most >= 127 - 3) | (scale < 1e-38))
+    if n_in >= 7:
+        assert most[128] == 64 and np.all(most[136:] == 127)
 
 
 def as_int8(model: Model) -> Model:

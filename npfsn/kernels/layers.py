@@ -28,7 +28,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import address, kernel
-from ..quantise import quantise
+from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
 from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
 from .vector import (
@@ -39,6 +39,7 @@ from .vector import (
     LARGEST,
     OFFSET,
     PANEL,
+    TOGETHER,
     Emit,
     aligned,
     const,
@@ -66,8 +67,15 @@ PART = 12288 if PANELS == 1 else 1 << 30
 # Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
 # instructions of one, which shows where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
-# Without an instruction for byte products they need registers for what comes between.
-ROWS_I8 = ROWS if "avx512f" in FEATURES or HAS_BYTE_PRODUCT else min(ROWS, 4)
+# Without an instruction for byte products they need registers for what comes between. AVX2 has so
+# few that one row by the panels of a wide stride takes the fewest instructions.
+if HAS_BYTE_PRODUCT:
+    ROWS_I8 = ROWS
+elif "avx512f" in FEATURES:
+    ROWS_I8 = 4
+else:
+    ROWS_I8 = 1 if "avx2" in FEATURES else 2
+ROWS_SMALL_I8 = min(ROWS_SMALL, ROWS_I8)
 
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
@@ -398,10 +406,10 @@ def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
     """
     n_out, n_in = weight.shape
-    n_panel, n_deep = padded(n_out) // PANEL, -(-n_in // DEPTH)
+    n_panel, n_deep = padded(n_out) // PANEL, 2 * -(-n_in // (2 * DEPTH))
     levels = np.zeros((n_panel * PANEL, n_deep * DEPTH), np.int8)
     scale = np.zeros(n_panel * PANEL, np.float32)
-    levels[:n_out, :n_in], scale[:n_out] = quantise(weight)
+    levels[:n_out, :n_in], scale[:n_out] = quantise(weight, levels_with_room(weight))
     packed = aligned((n_panel, n_deep, PANEL, DEPTH), np.int8)
     packed[...] = levels.reshape(n_panel, PANEL, n_deep, DEPTH).transpose(0, 2, 1, 3)
     return packed, scale, OFFSET * levels.sum(axis=1, dtype=np.int32)
@@ -518,7 +526,7 @@ def _tile_i8(
             builder.gep(q, [builder.add(q_at, builder.mul(q_stride, const(r)))])
             for r in range(n_row)
         ]
-        steps = UNROLL if n_row == ROWS_I8 else 1
+        steps = UNROLL if n_row == ROWS_I8 > 1 else 1
         if steps > 1:
             q_rows = [emit.apart(row) for row in q_rows]
         panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
@@ -526,10 +534,6 @@ def _tile_i8(
             builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
             for p in range(n_panel)
         ]
-        # Where a sum takes three instructions, loading weights would be one more: as each row reads
-        # them itself, they become operands in memory.
-        anew = steps > 1 and not HAS_BYTE_PRODUCT
-        w_rows = [[emit.apart(at) if anew else at for at in w_panels] for _ in range(n_row)]
         before = builder.block
         loop = builder.append_basic_block("k")
         done = builder.append_basic_block("done")
@@ -541,13 +545,21 @@ def _tile_i8(
         w_k = builder.mul(k, const(PANEL * DEPTH))
         if n_row == ROWS_I8 and PANELS > 1:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
+        weights = [
+            [
+                emit.load(at, builder.add(w_k, const(PANEL * DEPTH * step)), i32_panel)
+                for step in range(TOGETHER)
+            ]
+            for at in w_panels
+        ]
         new = []
         for r in range(n_row):
-            weights = [emit.load(at, w_k, i32_panel) for at in w_rows[r]]
-            step = emit.load(q_rows[r], builder.mul(k, const(DEPTH)), i32_panel.element)
-            inputs = emit.splat(step, PANEL)
+            inputs = []
+            for step in range(TOGETHER):
+                at = builder.mul(builder.add(k, const(step)), const(DEPTH))
+                inputs.append(emit.splat(emit.load(q_rows[r], at, i32_panel.element), PANEL))
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
-        k_next = builder.add(k, const(1))
+        k_next = builder.add(k, const(TOGETHER))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
         emit.unroll(branch, steps)
         k.add_incoming(k_next, loop)
@@ -586,19 +598,28 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
-    if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
-        for row in range(n_row):
-            p = first
-            while p + PANELS_ONE_ROW <= last:
+    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights pass by once, in wide strides
+        p, wide = first, PANELS_ONE_ROW
+        while p + wide <= last:
+            for row in range(n_row):
+                if n_row >= ROWS_SMALL:  # as in `product_f32`
+                    _prefetch(w, (p + wide) * size, wide * size, row, n_row)
                 _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-                p += PANELS_ONE_ROW
-            while p < last:
+            p += wide
+        if ROWS_I8 == 1 and p + 3 == last:  # the gates of a GRU
+            for row in range(n_row):
+                _tile_i8(1, 3, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            return
+        while p < last:
+            for row in range(n_row):
                 _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-                p += 1
+            p += 1
         return
     p = first
     while p + PANELS <= last:
@@ -611,11 +632,11 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
                      ahead, w_scale, shift, bias, p * PANEL,
                      out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_I8
-        while row + ROWS_SMALL <= n_row:
-            _tile_i8(ROWS_SMALL, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+        while row + ROWS_SMALL_I8 <= n_row:
+            _tile_i8(ROWS_SMALL_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,
                      out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-            row += ROWS_SMALL
+            row += ROWS_SMALL_I8
         while row < n_row:
             _tile_i8(1, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      0, w_scale, shift, bias, p * PANEL,

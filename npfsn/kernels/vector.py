@@ -27,7 +27,9 @@ HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
-# unsigned, and two products with weights of eight bits add up in sixteen.
+# unsigned, and two products with weights of eight bits add up in sixteen. Without an instruction
+# that adds in 32 bits it is quickest to add four there (`npfsn.quantise.levels_with_room`): two
+# steps at a time.
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
 HAS_AVX_VNNI = "avxvnni" in FEATURES or ("avx512vnni" in FEATURES and "avx512vl" in FEATURES)
 HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
@@ -35,6 +37,8 @@ HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
 HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
 #: Inputs per step; the largest input; what is added to all, so that none is negative.
 DEPTH, LARGEST, OFFSET = 4, 63, 64
+#: Steps that are multiplied together (`Emit.dot`). Packed weights have an even number of them.
+TOGETHER = 1 if HAS_BYTE_PRODUCT else 2
 
 #: Smaller states are flushed to zero: arithmetic on denormals is up to fifty times slower.
 TINY = 1e-30
@@ -161,37 +165,47 @@ class Emit:
             return self.call(f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
         return self.builder.fadd(self.builder.fmul(a, b), c)
 
-    def dot(self, acc: ir.Value, inputs: ir.Value, weights: ir.Value) -> ir.Value:
-        """Add to each lane of `acc` the product of its DEPTH inputs and weights.
+    def dot(self, acc: ir.Value, inputs: list[ir.Value], weights: list[ir.Value]) -> ir.Value:
+        """Add to each lane of `acc` the products of TOGETHER steps of inputs and weights.
 
         All of them i32[PANEL]; each lane of `inputs` and `weights` is DEPTH bytes.
         """
         if HAS_VNNI:
-            return self.call("llvm.x86.avx512.vpdpbusd.512", i32_panel, acc, inputs, weights)
+            return self.call("llvm.x86.avx512.vpdpbusd.512", i32_panel, acc, *inputs, *weights)
         if HAS_AVX_VNNI:
-            return self.split(2, "llvm.x86.avx512.vpdpbusd.256", i32_panel, acc, inputs, weights)
-        inputs, weights = (self.builder.bitcast(v, byte_panel) for v in (inputs, weights))
+            name = "llvm.x86.avx512.vpdpbusd.256"
+            return self.split(2, name, i32_panel, acc, *inputs, *weights)
         if HAS_DOT:
-            return self.split(
-                4, "llvm.aarch64.neon.sdot.v4i32.v16i8", i32_panel, acc, inputs, weights
-            )
+            values = (self.builder.bitcast(v, byte_panel) for v in (*inputs, *weights))
+            return self.split(4, "llvm.aarch64.neon.sdot.v4i32.v16i8", i32_panel, acc, *values)
+        words = self.words(*inputs, *weights)
         one = ir.Constant(word_panel, [ir.Constant(word_panel.element, 1)] * word_panel.count)
         if "avx512bw" in FEATURES:
-            pairs = self.call("llvm.x86.avx512.pmaddubs.w.512", word_panel, inputs, weights)
-            fours = self.call("llvm.x86.avx512.pmaddw.d.512", i32_panel, pairs, one)
+            sums = self.call("llvm.x86.avx512.pmaddw.d.512", i32_panel, words, one)
         elif "avx2" in FEATURES:
-            pairs = self.split(2, "llvm.x86.avx2.pmadd.ub.sw", word_panel, inputs, weights)
-            fours = self.split(2, "llvm.x86.avx2.pmadd.wd", i32_panel, pairs, one)
+            sums = self.split(2, "llvm.x86.avx2.pmadd.wd", i32_panel, words, one)
+        elif "neon" in FEATURES:
+            sums = self.split(4, "llvm.aarch64.neon.saddlp.v4i32.v8i16", i32_panel, words)
         else:
-            wide = ir.VectorType(word_panel.element, byte_panel.count)
-            products = self.builder.mul(*(self.builder.sext(v, wide) for v in (inputs, weights)))
-            pairs = self.builder.add(*self.even_and_odd(products))
-            if "neon" in FEATURES:
-                fours = self.split(4, "llvm.aarch64.neon.saddlp.v4i32.v8i16", i32_panel, pairs)
-            else:
-                words = self.even_and_odd(pairs)
-                fours = self.builder.add(*(self.builder.sext(v, i32_panel) for v in words))
-        return self.builder.add(acc, fours)
+            halves = self.even_and_odd(words)
+            sums = self.builder.add(*(self.builder.sext(v, i32_panel) for v in halves))
+        return self.builder.add(acc, sums)
+
+    def words(self, *steps: ir.Value) -> ir.Value:
+        """Multiply two steps of inputs and two of weights; add up two neighbours of both: i16."""
+        inputs, more_inputs, weights, more_weights = (
+            self.builder.bitcast(v, byte_panel) for v in steps
+        )
+        both = (inputs, weights), (more_inputs, more_weights)
+        if "avx512bw" in FEATURES:
+            name = "llvm.x86.avx512.pmaddubs.w.512"
+            return self.builder.add(*(self.call(name, word_panel, *step) for step in both))
+        if "avx2" in FEATURES:
+            name = "llvm.x86.avx2.pmadd.ub.sw"
+            return self.builder.add(*(self.split(2, name, word_panel, *step) for step in both))
+        wide = ir.VectorType(word_panel.element, byte_panel.count)
+        products = (self.builder.mul(*(self.builder.sext(v, wide) for v in step)) for step in both)
+        return self.builder.add(*self.even_and_odd(self.builder.add(*products)))
 
     def scaled(
         self,
