@@ -33,10 +33,12 @@ def quantise(
     levels : int8 array, shape (N, K)
         The largest of a row is `most` in size.
     scale : float32 array, shape (N,)
-        ``weight[n]`` is ``scale[n] * levels[n]`` to half a level; 0 for a row of zeros.
+        ``weight[n]`` is ``scale[n] * levels[n]`` to half a level; 0 for a row of zeros, or of next
+        to nothing.
     """
     rows = weight.astype(np.float32)
     scale = np.abs(rows).max(axis=1, initial=0.0) / np.float32(most)
+    scale[scale < np.finfo(np.float32).tiny] = 0  # of fewer bits: levels would be too large
     levels = np.rint(rows / np.where(scale > 0, scale, 1)[:, None])
     return levels.astype(np.int8), scale.astype(np.float32)
 
