@@ -87,6 +87,14 @@ AUDIO_SUFFIXES = frozenset(
     ).split()
 )
 
+#: Suffixes of sound and video that libsndfile does not read.
+FOREIGN_SUFFIXES = frozenset(
+    "." + name
+    for name in (
+        "3g2 3gp aac ac3 amr ape avi dsf dts m4a m4b m4v mkv mov mp4 mpc ra webm wma wv"
+    ).split()
+)
+
 # Containers that libsndfile writes as two files, which cannot appear in one step.
 _TWO_FILES = ("SD2",)
 
@@ -133,9 +141,10 @@ class FileReport:
     n_nonfinite : int
         Input samples that were NaN or infinite and were replaced by zero.
     wall_seconds : float
-        Time taken, reading and writing included, compiling not.
+        Time taken from the first sample on, reading and writing included, compiling not.
     compile_seconds : float
-        Time spent compiling kernels, or loading them: that of the first file of a process.
+        Time spent compiling kernels, and loading them, the model and libraries: most of it with
+        the first file of a process.
     """
 
     samples: int
@@ -290,7 +299,7 @@ def enhance_file(
     """
     from .jit import seconds_compiling  # heavy, and needed from here on only
 
-    started, compiled = time.perf_counter(), seconds_compiling()
+    started = time.perf_counter()
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
     src, dst = Path(src), Path(dst)
     with _open_source(src) as source:
@@ -300,7 +309,7 @@ def enhance_file(
             with complete_or_absent(dst, force) as partial:
                 sink = _Sink(partial, dst, source, container, subtype, endian)
                 try:
-                    n_frames, n_nonfinite = _run(
+                    n_frames, n_nonfinite, ready = _run(
                         source, sink, src, model, norm, precision, atten_lim_db, progress
                     )
                 except BaseException:
@@ -311,7 +320,9 @@ def enhance_file(
             raise _exists(dst) from None
         except OSError as error:
             raise _unwritable(dst, error) from error
-    compile_seconds = seconds_compiling() - compiled
+    ended = time.perf_counter()
+    # Loading ends where the first sample begins; with norms that need all, more may be compiled.
+    wall = ended - ready.time - (seconds_compiling() - ready.compiled)
     return FileReport(
         samples=n_frames,
         seconds=n_frames / source.samplerate,
@@ -319,8 +330,8 @@ def enhance_file(
         sample_rate=source.samplerate,
         n_clipped=sink.n_clipped,
         n_nonfinite=n_nonfinite,
-        wall_seconds=time.perf_counter() - started - compile_seconds,
-        compile_seconds=compile_seconds,
+        wall_seconds=wall,
+        compile_seconds=ended - started - wall,
     )
 
 
@@ -375,6 +386,21 @@ def silence_nonfinite(x: Float32Array) -> int:
     return int(np.count_nonzero(bad))
 
 
+class _Ready:
+    """The moment when all is loaded and the first sample comes.
+
+    Attributes
+    ----------
+    time, compiled : float
+        In seconds, the second what had gone into compiling by then.
+    """
+
+    def __init__(self) -> None:
+        from .jit import seconds_compiling
+
+        self.time, self.compiled = time.perf_counter(), seconds_compiling()
+
+
 def _run(
     source: sf.SoundFile,
     sink: _Sink,
@@ -384,8 +410,15 @@ def _run(
     precision: str,
     atten_lim_db: float | None,
     progress: Progress | None,
-) -> tuple[int, int]:
-    """Enhance everything from `source` to `sink`; return the frames and the non-finite samples."""
+) -> tuple[int, int, _Ready]:
+    """Enhance everything from `source` to `sink`.
+
+    Returns
+    -------
+    int, int
+        Frames, and samples that were not finite.
+    _Ready
+    """
     from .enhancer import Enhancer
     from .weights import load_model
 
@@ -405,6 +438,7 @@ def _run(
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
         for enhancer in enhancers
     ]
+    ready = _Ready()
     n_frames = n_nonfinite = 0
     for block, n_bad in _blocks(source, src):
         n_frames += len(block)
@@ -414,7 +448,7 @@ def _run(
             rate = source.samplerate
             progress(n_frames / rate, max(source.frames, n_frames) / rate)
     sink.write([stream.flush() for stream in streams])
-    return n_frames, n_nonfinite + sum(stream.n_nonfinite for stream in streams)
+    return n_frames, n_nonfinite + sum(stream.n_nonfinite for stream in streams), ready
 
 
 def _run_whole(
@@ -424,11 +458,12 @@ def _run_whole(
     model: StrPath | Model | None,
     options: dict[str, Any],
     progress: Progress | None,
-) -> tuple[int, int]:
+) -> tuple[int, int, _Ready]:
     """Do the same with the whole signal in memory, for norms that need it."""
     from .whole import enhance
 
     _check_rate(src, source.samplerate, None)
+    ready = _Ready()
     blocks: list[Float32Array] = []
     n_nonfinite = 0
     for block, n_bad in _blocks(source, src):
@@ -448,7 +483,14 @@ def _run_whole(
     step = max(1, BLOCK_SAMPLES // source.channels)
     for start in range(0, n_frames, step):
         sink.write(list(signal[start : start + step].T))
-    return n_frames, n_nonfinite
+    return n_frames, n_nonfinite, ready
+
+
+def _expected(src: Path) -> str:
+    """Say what can be read and, of what phones and cameras write, how to get there."""
+    if src.suffix.lower() in FOREIGN_SUFFIXES:
+        return f"convert it first, for instance with: ffmpeg -i {src.name} {src.stem}.wav"
+    return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
 
 
 @contextlib.contextmanager
@@ -473,8 +515,7 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
         source = sf.SoundFile(_native(src))
     except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
-            f"cannot read {src} as audio ({_reason(error)}): expected a format that "
-            "libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
+            f"cannot read {src} as audio ({_reason(error)}): {_expected(src)}"
         ) from error
     with source:
         _check_whole(source, src, found.st_size)
@@ -633,7 +674,9 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
         )
     # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
     bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
-    wanted = [source.subtype, "OPUS"] if name == "opus" else [source.subtype]
+    # libsndfile says that a WAV may hold what an MP3 does, and then fails.
+    kept = container == source.format or not source.subtype.startswith("MPEG_")
+    wanted = [source.subtype] * kept + ["OPUS"] * (name == "opus")
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if _BITS[each] >= bits]
     for subtype in (*wanted, sf.default_subtype(container)):

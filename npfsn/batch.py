@@ -62,11 +62,21 @@ class _Job:
 
 @dataclass
 class _Plan:
-    """What is to be done, and what cannot be."""
+    """What is to be done, and what cannot be.
+
+    Attributes
+    ----------
+    n_skipped, n_outputs : int
+        Files left out: their outputs are there, or they are outputs of others.
+    foreign : list of str
+        Sounds in folders, in formats that cannot be read.
+    """
 
     jobs: list[_Job] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     n_skipped: int = 0
+    n_outputs: int = 0
+    foreign: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -158,7 +168,13 @@ def enhance_all(args: argparse.Namespace) -> int:
             line.clear()
         if not args.quiet:
             _report_samples(totals)
-            tell(_summary(totals, plan.n_skipped, time.perf_counter() - started))
+            if plan.foreign:
+                complain(
+                    f"warning: left out {_some(plan.foreign)}: convert such files first, for "
+                    "instance with ffmpeg -i IN OUT.wav"
+                )
+            workers = 1 if alone else min(args.workers, len(plan.jobs))
+            tell(_summary(totals, plan, time.perf_counter() - started, workers))
     return code or int(bool(totals.failures))
 
 
@@ -173,10 +189,15 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
     taken: dict[str, Path] = {}
     found = list(_find(args, inputs, plan))
     sources = {_place(src) for src, _ in found}
-    for src, relative in found:
-        suffix = f".{args.format}" if args.format else src.suffix
-        folder = Path(args.output_dir) / relative if args.output_dir else src.parent
-        dst = folder / f"{src.stem}{args.suffix}{suffix}"
+    named = [_named(args, src, relative) for src, relative in found]
+    if _is_file_name(args.output_dir):
+        named = [_the_only_output(args, inputs)]
+    # An input that is the output of another has been made by a run before: `*.wav`, once more.
+    outputs = {_place(dst): _place(src) for (src, _), dst in zip(found, named, strict=True)}
+    for (src, _), dst in zip(found, named, strict=True):
+        if args.suffix and outputs.get(_place(src), _place(src)) != _place(src):
+            plan.n_outputs += 1
+            continue
         key = os.path.normcase(os.path.abspath(dst))
         if key in taken:
             if os.path.abspath(taken[key]) != os.path.abspath(src):
@@ -203,6 +224,33 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
             n_bytes = 0  # the job itself will say what is wrong
         plan.jobs.append(_Job(src, dst, n_bytes))
     return plan
+
+
+def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
+    """Name the output of a file."""
+    suffix = f".{args.format}" if args.format else src.suffix
+    folder = Path(args.output_dir) / relative if args.output_dir else src.parent
+    return folder / f"{src.stem}{args.suffix}{suffix}"
+
+
+def _is_file_name(name: str | None) -> bool:
+    """Whether what is to be the output is called like a sound file, and is no folder."""
+    from .audio import AUDIO_SUFFIXES
+
+    return (
+        name is not None and Path(name).suffix.lower() in AUDIO_SUFFIXES and not os.path.isdir(name)
+    )
+
+
+def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
+    """Take -o as the name of the file to write."""
+    dst = Path(args.output_dir)
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
+        what = f"{len(inputs)} inputs" if len(inputs) > 1 else "a folder"
+        raise UsageError(f"-o {dst} names a sound file, the input is {what}: name a folder")
+    if args.format and dst.suffix.lower() != f".{args.format}":
+        raise UsageError(f"-o {dst} and --format {args.format} name two formats: leave out one")
+    return dst
 
 
 def _place(path: Path) -> str:
@@ -267,15 +315,17 @@ def _find(
         if not os.path.isdir(name):  # unlike Path.is_dir, false for names no file can have
             yield path, Path()
             continue
-        n_found = 0
-        for src, relative in _walk(path, args.recursive, output, plan):
-            n_found += 1
+        found = list(_walk(path, args.recursive, output, plan))
+        stems = {(src.parent, src.stem) for src, _ in found}
+        for src, relative in found:
             # A second run over a folder must not enhance what the first one wrote there.
-            named = bool(args.suffix) and src.stem.endswith(args.suffix)
+            original = src.stem.removesuffix(args.suffix) if args.suffix else src.stem
+            named = original != src.stem and (src.parent, original) in stems
             if named and (output is None or _place(src.parent) == _place(output / relative)):
+                plan.n_outputs += 1
                 continue
             yield src, relative
-        if not n_found:
+        if not found:
             hint = "" if args.recursive else " (-r also looks into the folders inside)"
             message = f"{path} holds no sound files{hint}"
             plan.failures.append((str(path), message))
@@ -285,7 +335,7 @@ def _walk(
     top: Path, recursive: bool, output: Path | None, plan: _Plan
 ) -> Iterator[tuple[Path, Path]]:
     """Give the sound files of a folder in the order of their names."""
-    from .audio import AUDIO_SUFFIXES
+    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 
     def complain(error: OSError) -> None:
         message = f"cannot read the folder {error.filename}: {error.strerror}"
@@ -300,8 +350,12 @@ def _walk(
         )
         for name in sorted(names):
             path = here / name
-            if not name.startswith(".") and path.suffix.lower() in AUDIO_SUFFIXES:
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 yield path, here.relative_to(top)
+            elif path.suffix.lower() in FOREIGN_SUFFIXES:
+                plan.foreign.append(str(path))
 
 
 def _run_here(
@@ -361,19 +415,22 @@ def _report_samples(totals: _Totals) -> None:
             complain(f"warning: {sum(count for _, count in hit)} {what} in {names}")
 
 
-def _summary(totals: _Totals, n_skipped: int, wall: float) -> str:
+def _summary(totals: _Totals, plan: _Plan, wall: float, workers: int) -> str:
     """Say everything in one line."""
     n_done, seconds = len(totals.reports), totals.seconds
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
     # Workers compile side by side; without them only the first file has to wait.
     compiling = max((report.compile_seconds for _, report in totals.reports), default=0.0)
-    if compiling > 1.0:  # once per machine, and no measure of speed
-        text += f", {duration(compiling)} of which went into compiling"
-        wall -= compiling
-    if seconds > 0.0 and wall > 0.0:
-        text += f": real-time factor {wall / seconds:.3f} ({seconds / wall:.1f}x real time)"
-    if n_skipped:
-        text += f"; {n_skipped} skipped, already there"
+    if compiling > 1.0:
+        text += f", {duration(compiling)} of which went into loading and compiling"
+    # Loading and compiling are no measure of speed.
+    busy = sum(report.wall_seconds for _, report in totals.reports) / workers
+    if seconds > 0.0 and busy > 0.0:
+        text += f": real-time factor {busy / seconds:.3f} ({seconds / busy:.1f}x real time)"
+    if plan.n_skipped:
+        text += f"; {plan.n_skipped} skipped, already there"
+    if plan.n_outputs:
+        text += f"; {plan.n_outputs} left out, called like outputs of others"
     if totals.failures:
         text += f"; {_failed(totals)}"
     return text

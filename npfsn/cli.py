@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .errors import NpfsnError
 from .terminal import (
     Interrupts,
     Stopped,
@@ -63,6 +64,7 @@ examples:
 _ENHANCE_EPILOG = """\
 examples:
   npfsn enhance noisy.wav                      -> noisy_enhanced.wav
+  npfsn enhance noisy.wav -o clean.wav         -> clean.wav
   npfsn enhance a.flac b.mp3 -o clean/         -> clean/a_enhanced.flac, clean/b_enhanced.mp3
   npfsn enhance recordings/ -r -o clean/ --no-suffix --workers 4
   npfsn enhance recordings/ -o clean/ --resume     only what is not there yet
@@ -232,7 +234,8 @@ def _add_enhance(commands: Any) -> None:
         "-o",
         "--output-dir",
         metavar="DIR",
-        help="where to write; the structure of folders is kept (default: beside each input)",
+        help="where to write; the structure of folders is kept (default: beside each input). For "
+        "one file also the name of its output, with a suffix such as .wav",
     )
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
@@ -469,6 +472,28 @@ def _enhancer(args: argparse.Namespace) -> Enhancer:
     )
 
 
+#: What sound files begin with.
+_CONTAINERS = {
+    b"RIFF": "a WAV file",
+    b"RF64": "a WAV file",
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b"caff": "a CAF file",
+}
+
+
+def _refuse_containers(data: bytes) -> None:
+    """Stop where a sound file comes instead of raw samples: its header is no sound."""
+    for mark, what in _CONTAINERS.items():
+        if data.startswith(mark):
+            raise NpfsnError(
+                f"standard input is {what}, expected raw samples: use `npfsn enhance FILE`, or "
+                "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+            )
+
+
 def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     """Enhance what comes from one descriptor to the other."""
     hush_compiler(args.quiet)
@@ -512,7 +537,7 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             except BlockingIOError:
                 select.select([source], [], [])
 
-    code, interrupts = EXIT_OK, Interrupts()
+    code, interrupts, first = EXIT_OK, Interrupts(), True
     with interrupts.heard():
         while True:
             try:
@@ -523,6 +548,9 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
                 break
             if not received:
                 break
+            if first:
+                _refuse_containers(received)
+                first = False
             rest += received
             whole = len(rest) - len(rest) % dtype.itemsize
             x = np.frombuffer(rest[:whole], dtype).astype(np.float32)

@@ -509,9 +509,9 @@ class Enhancer:
         """Return the arrays of a state that fits this stream, or say why it does not."""
         if not isinstance(state, Mapping) or "header" not in state:
             raise StateError("this is not a state: expected what Enhancer.get_state() returned")
-        text = str(_entry(state, "header"))
-        try:
-            header = json.loads(text)
+        text = _entry(state, "header")
+        try:  # no str(): one that an interrupt has cut short makes NumPy print "..." later
+            header = json.loads(text.item() if text.dtype.kind == "U" and text.ndim == 0 else "")
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict):
@@ -545,7 +545,7 @@ class Enhancer:
         pending, ended, bad = (int(value) for value in arrays["count"])
         fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
         fits = fits and all(0 <= count <= _LAST_HOP for count in (hops, frames, bad))
-        fits = fits and int(arrays["heard"][0]) in (0, 1)
+        fits = fits and 0 <= int(arrays["began"][0]) <= frames + 1
         if not (fits and 0 <= pending < self._hop and ended in (0, 1)):
             raise StateError("the state's counters contradict each other: it is damaged")
         if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):

@@ -61,8 +61,8 @@ class Stream:
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
-        # Whether there has been a sound; looked at where the network starts anew at the first.
-        self.heard = self.state["heard"]
+        # Where the network starts anew at the first sound: 0 before, then 1 and the frame it was.
+        self.began = self.state["began"]
         self._waits = config.start_at_sound and config.streams
         self._silent_hops = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
@@ -82,7 +82,7 @@ class Stream:
         """Entries of the state."""
         return {
             "clock": ((2,), np.int64),
-            "heard": ((1,), np.int64),
+            "began": ((1,), np.int64),
             **Stft.fields(self.config),
             **self.network.fields(),
         }
@@ -134,11 +134,11 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
-        if self._waits and not self.heard[0]:
+        if self._waits and not self.began[0]:
             self._listen(x)
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
-            self._hop_program.play(frame, 1, x, out)
+            self._hop_program.play(self._count(frame), 1, x, out)
             return
         kernels.push_hop(self.signal, x)
         hops = int(self.clock[0]) + 1
@@ -168,7 +168,7 @@ class Stream:
         at, size, hop = 0, x.shape[0], self.hop
         while at < size:
             n = min((size - at) // hop, self.network.block_frames)
-            if self._waits and not self.heard[0]:
+            if self._waits and not self.began[0]:
                 n = self._listen(x[at : at + n * hop])
             if n > 1 and self.clock[1] >= self._steady:
                 self._push_block(x[at : at + n * hop], out[at : at + n * hop])
@@ -191,8 +191,12 @@ class Stream:
         for name in self.network.fields():
             self.state[name].fill(0)
         self.forget()
-        self.heard[0] = 1
+        self.began[0] = 1 + self.clock[1]
         return x.shape[0] // self.hop
+
+    def _count(self, frame: int) -> int:
+        """Count frames as the network does, from where it began: blocks of frames start there."""
+        return frame - max(int(self.began[0]) - 1, 0)
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take a few hops at once, in the steady state of one frame a hop."""
@@ -228,9 +232,9 @@ class Stream:
         if not block.network_pass.fitted:
             block.network_pass(frame, n)
         elif frame < self.config.look_ahead:
-            block.look_ahead.play(frame, n)
+            block.look_ahead.play(self._count(frame), n)
         else:
-            block.program.play(frame, n, out=block.out)
+            block.program.play(self._count(frame), n, out=block.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.
@@ -256,7 +260,7 @@ class Stream:
         if n_sample == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
-        if self._waits and not self.heard[0]:
+        if self._waits and not self.began[0]:
             self._listen(np.pad(tail, (0, hop - tail.shape[0])))
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.

@@ -698,6 +698,7 @@ def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_h
     for name in plain._stream.network.fields():
         plain._state[name].fill(0)
     plain._stream.forget()
+    plain._stream.began[0] = 1 + plain._stream.clock[1]
     expected += [plain.process(sound), plain.flush()]
     got = npfsn.Enhancer(model)
     np.testing.assert_array_equal(
@@ -705,6 +706,25 @@ def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_h
     )
     whole = npfsn.enhance(x, got.sample_rate, model)
     np.testing.assert_array_equal(whole, np.concatenate(expected)[got.latency_samples :])
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 3, 7])
+def test_a_start_in_silence_does_not_depend_on_its_length(shrink: int) -> None:
+    """Blocks of frames are counted from the first sound, or every other start would be another."""
+    model = starting_at_sound("fast_fullsubnet")
+    model = Model(model.architecture, replace(model.config, shrink_size=shrink), model.tensors)
+    hop, sound = model.config.hop_length, noise(3000)
+    starts = []
+    for silent_hops in range(10, 18):
+        x = np.concatenate([np.zeros(silent_hops * hop, np.float32), sound])
+        y = npfsn.enhance(x, model.config.sample_rate, model)
+        starts.append(y[silent_hops * hop :])
+        np.testing.assert_array_equal(starts[-1], starts[0])
+        enhancer = npfsn.Enhancer(model)
+        steps = [enhancer.step(frame) for frame in x[: x.size // hop * hop].reshape(-1, hop)]
+        steps = np.concatenate(steps)[enhancer.latency_samples :]
+        np.testing.assert_array_equal(steps, y[: steps.size])
+    assert np.abs(starts[0]).max() > 0
 
 
 @given(st.integers(0, 3000), st.lists(st.integers(1, 700), min_size=8, max_size=8))
@@ -730,9 +750,10 @@ def test_a_start_in_silence_is_a_part_of_the_state(x: np.ndarray) -> None:
     np.testing.assert_array_equal(first.process(lead), third.process(lead))
     np.testing.assert_array_equal(first.process(x), third.process(x))
     state = first.get_state()
-    state["heard"] = state["heard"] + 1
-    with pytest.raises(npfsn.StateError, match="counters"):
-        first.set_state(state)
+    for began in (-1, state["clock"][1] + 2):
+        state["began"] = np.array([began])
+        with pytest.raises(npfsn.StateError, match="counters"):
+            first.set_state(state)
 
 
 def test_a_microphone_that_was_muted_is_enhanced_as_well() -> None:

@@ -54,8 +54,8 @@ _BYTES = {
 }
 #: What multiplies and adds in the innermost loop, by product and target.
 WORK = {"float32": _FLOATS, "float16": _FLOATS, "int8": _BYTES}
-#: Without an instruction for byte products, what comes between takes registers. Some of it spills
-#: where one row meets four panels, which waits for memory anyway.
+#: Without an instruction for byte products, what comes between takes registers, and some of it
+#: spills: most where one row meets four panels, the loop that is looked at, which waits for memory.
 CROWDED = {("neon", "int8")}
 #: Stack accesses of the loop. LLVM 15 keeps some addresses there.
 ADDRESSES = 0 if llvm.llvm_version_info[0] >= 20 else 4

@@ -68,7 +68,8 @@ PART = 12288 if PANELS == 1 else 1 << 30
 # instructions of one, which shows where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
 # Without an instruction for byte products they need registers for what comes between. AVX2 has so
-# few that one row by the panels of a wide stride takes the fewest instructions.
+# few that one row by the panels of a wide stride takes the fewest instructions; it needs no second
+# step at once.
 if HAS_BYTE_PRODUCT:
     ROWS_I8 = ROWS
 elif "avx512f" in FEATURES:
@@ -103,7 +104,7 @@ PRODUCT = np.dtype(
     [
         ("kernel", np.int64),  # `product_kernel`
         ("quantised", np.int64),
-        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, K / DEPTH, PANEL, DEPTH]
+        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
         ("shift", ARRAY),  # i32[P PANEL]
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
@@ -544,7 +545,9 @@ def _tile_i8(
         acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL * DEPTH))
         if n_row == ROWS_I8 and PANELS > 1:
-            emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
+            for step in range(TOGETHER):
+                at = builder.add(w_k, const(PANEL * DEPTH * step))
+                emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
         weights = [
             [
                 emit.load(at, builder.add(w_k, const(PANEL * DEPTH * step)), i32_panel)
@@ -598,18 +601,21 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
-    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights pass by once, in wide strides
-        p, wide = first, PANELS_ONE_ROW
-        while p + wide <= last:
+    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights pass by once, stride by stride
+        p = first
+        while p + PANELS_ONE_ROW <= last:
             for row in range(n_row):
                 if n_row >= ROWS_SMALL:  # as in `product_f32`
-                    _prefetch(w, (p + wide) * size, wide * size, row, n_row)
+                    at = (p + PANELS_ONE_ROW) * size
+                    _prefetch(w, at, PANELS_ONE_ROW * size, row, n_row)
                 _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-            p += wide
+            p += PANELS_ONE_ROW
         if ROWS_I8 == 1 and p + 3 == last:  # the gates of a GRU
             for row in range(n_row):
+                if n_row >= ROWS_SMALL:
+                    _prefetch(w, last * size, 3 * size, row, n_row)
                 _tile_i8(1, 3, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                          0, w_scale, shift, bias, p * PANEL,
                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
