@@ -712,6 +712,17 @@ def test_files_too_large_for_their_container_are_refused_at_once(delay, tmp_path
     enhance_file(src, tmp_path / "b.rf64")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
+)
+def test_an_mp3_becomes_anything(delay, tmp_path, suffix, subtype):
+    """A WAV may hold MPEG samples, says libsndfile, and cannot write them. samples, and cannot write them."""
+    sf.write(tmp_path / "a.mp3", noise(20000, 1), 16000)
+    assert enhance_file(tmp_path / "a.mp3", tmp_path / f"b.{suffix}").samples == 20000
+    found = sf.info(tmp_path / f"b.{suffix}")
+    assert (found.subtype, found.frames) == (subtype, 20000)
+
+
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "opus"])
 def test_nothing_becomes_no_broken_file(delay, tmp_path, suffix):
     write(tmp_path / "a.wav", noise(0))

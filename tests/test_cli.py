@@ -952,6 +952,15 @@ def test_odd_bytes_at_the_end_of_a_stream():
     assert err == ""
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf"])
+def test_a_stream_is_no_sound_file(suffix, tmp_path):
+    """Its header would be enhanced, too."""
+    sf.write(tmp_path / f"a.{suffix}", np.zeros(2000), 16000)
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    out, err = run("stream", data=data, code=1)
+    assert not out and err.count("\n") == 1 and "npfsn enhance" in err
+
+
 def test_a_stream_silences_what_is_not_finite():
     x = noise(3000)[:, 0]
     x[[3, 1000, 2999]] = [np.nan, np.inf, -np.inf]
