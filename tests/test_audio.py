@@ -716,7 +716,7 @@ def test_files_too_large_for_their_container_are_refused_at_once(delay, tmp_path
     ("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
 )
 def test_an_mp3_becomes_anything(delay, tmp_path, suffix, subtype):
-    """A WAV may hold MPEG samples, says libsndfile, and cannot write them. samples, and cannot write them."""
+    """A WAV may hold MPEG samples, says libsndfile, and cannot write them."""
     sf.write(tmp_path / "a.mp3", noise(20000, 1), 16000)
     assert enhance_file(tmp_path / "a.mp3", tmp_path / f"b.{suffix}").samples == 20000
     found = sf.info(tmp_path / f"b.{suffix}")
