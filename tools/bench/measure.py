@@ -250,8 +250,11 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
+    order = np.random.default_rng(0)
     for _ in range(rounds):
-        for contender in racing:
+        # Whose turn it was before leaves its mark on the machine: nobody always follows the same.
+        for index in order.permutation(len(racing)):
+            contender = racing[index]
             # PyTorch is far behind: fewer of its steps tell as much and leave time for the others.
             contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
     figures = {contender.name: contender.summary() for contender in racing}
