@@ -716,8 +716,8 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
 
 def _exists(dst: Path) -> AudioError:
     return AudioError(
-        f"{dst} exists: choose another name or folder, overwrite it with --force, or leave what is "
-        "there with --resume"
+        f"{dst} exists: choose another name or folder, overwrite it with --force (force=True), or "
+        "leave what is there with --resume"
     )
 
 

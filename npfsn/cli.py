@@ -59,6 +59,8 @@ examples:
   npfsn warmup                            compile now rather than on the first call
 
 `npfsn COMMAND --help` explains one command.
+
+exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted, 143 terminated.
 """
 
 _ENHANCE_EPILOG = """\
@@ -628,7 +630,9 @@ def _streaming(config: Any) -> str:
     if config.streams:
         return "yes"
     norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
-    return f"no: its {config.obstacle} needs the whole signal; --norm {norm} makes it stream"
+    return (
+        f"no: its {config.obstacle} needs the whole signal; `npfsn stream --norm {norm}` does not"
+    )
 
 
 def _latency(config: Any) -> str:

@@ -246,6 +246,9 @@ The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. Thes
   {causal}
 These need the whole signal:
   {offline}
+
+exit codes: 0 converted, 1 something is wrong with a file, 2 wrong arguments or an unknown norm,
+130 interrupted, 143 terminated. Without 0 no file is left behind.
 """
 
 
@@ -372,8 +375,8 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     if not config.streams:
         delay = f"the whole signal; with a causal norm {delay}"
         streams = (
-            f"no: its {config.obstacle} needs the whole signal; npfsn.Enhancer(norm=...) or --norm "
-            "runs it with a causal one"
+            f"no: its {config.obstacle} needs the whole signal; npfsn.Enhancer(norm=...) or "
+            "`npfsn enhance --norm` runs it with a causal one"
         )
     lines = [
         (

@@ -136,6 +136,8 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     ------
     ModelError
         The file is missing, damaged, foreign or made by a newer npfsn.
+    TypeError
+        `path` is no path.
 
     Examples
     --------
@@ -149,6 +151,8 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     if path is None:
         with loading:
             return _default_model()
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"model is a {type(path).__name__}: expected a path, a Model or None")
     if os.fspath(path) == "":
         raise ModelError("no model is named: the path is empty; leave it out for the built-in one")
     path = Path(path)

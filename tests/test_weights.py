@@ -24,7 +24,7 @@ import pytest
 import torch_files as tf
 from golden_cases import load_case
 
-from npfsn import weights
+from npfsn import Enhancer, weights
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
 from npfsn.models import ARCHITECTURES
@@ -684,3 +684,11 @@ def test_reading_takes_about_the_size_of_the_file(tmp_path):
     tracemalloc.stop()
     assert_same(found, model)
     assert peak < 1.1 * size + (4 << 20)
+
+
+@pytest.mark.parametrize("path", [5, b"model.npz", ["model.npz"]])
+def test_what_is_no_path_is_named(path: object) -> None:
+    with pytest.raises(TypeError, match="model is a .*: expected a path, a Model or None"):
+        load_model(path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model is a"):
+        Enhancer(path)  # type: ignore[arg-type]
