@@ -190,7 +190,7 @@ def side_by_side():
     """Return a result of tools.bench with figures that are easy to recognise."""
     steps = {"steps": 9, "late_steps": 0, "real_time_factor": 0.1, "deadline_share": 0.25}
     steps |= dict.fromkeys([*TIMES, "cpu_mean_ms", "cpu_p99_ms"], 2.0)
-    steps |= {"even_odd_ms": [2.25, 1.75]}
+    steps |= {"even_odd_ms": [2.25, 1.75], "turn_means_ms": [1.5, 2.5], "p99_in_turn": 1.2}
     limit = {name: 1.0 for name in ("bytes_per_frame", "bytes_read_once", "bandwidth_gb_s",
              "memory_bandwidth_gb_s", "operations_per_frame", "read_ms", "compute_ms", "limit_ms",
              "mean_ms", "share_of_limit")} | {"peak_gop_s": {"float32": 115.0}}  # fmt: skip
@@ -247,5 +247,6 @@ def test_page_of_the_peers_judges_by_measured_time():
     assert sum("p99 / mean" in name for name in rows) == 3
     assert "this run is float32 1.25; float32, float16 file 1.25; int8 0.83." in page
     assert "in ms: float32 2.25 and 1.75;" in page
+    assert "in ms: float32 1.50 to 2.50;" in page and "of its frames is float32 1.20;" in page
     assert "Disturbed" not in page
     assert "Disturbed" in report.render({**result, "other_load": 0.5})

@@ -45,11 +45,13 @@ class Contender:
     wall_ms: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
     frame: int = 0
 
     def turn(self, steps: int) -> None:
         """Take some frames; keep the times of all but the first ones."""
         wall, cpu, step = time.perf_counter_ns, time.thread_time_ns, self.step
+        self.turns.append(len(self.wall_ms))
         for i in range(SETTLE + steps):
             cpu_start, start = cpu(), wall()
             step(self.frame)
@@ -64,15 +66,21 @@ class Contender:
         """Return the figures, beside them those of the time the thread really had.
 
         And the medians of even and of odd frames: where a network works at half the rate, what one
-        kind of frame has to do more than the other.
+        kind of frame has to do more than the other. And the p99 of frames over the mean of their
+        own turn: without what the machine was slower in one turn than in another.
         """
         wall, cpu = np.array(self.wall_ms), bench.summary(np.array(self.cpu_ms), HOP_MS)
         odd = np.array(self.kept) % 2 == 1
+        turns = np.split(wall, self.turns[1:])
+        means = [float(turn.mean()) for turn in turns]
+        in_turn = np.concatenate([turn / mean for turn, mean in zip(turns, means, strict=True)])
         return {
             **bench.summary(wall, HOP_MS),
             "cpu_mean_ms": cpu["mean_ms"],
             "cpu_p99_ms": cpu["p99_ms"],
             "even_odd_ms": [float(np.median(wall[kind])) for kind in (~odd, odd)],
+            "p99_in_turn": float(np.quantile(in_turn, 0.99)),
+            "turn_means_ms": [min(means), max(means)],
         }
 
 

@@ -166,10 +166,20 @@ def _targets(result: dict[str, Any]) -> Iterator[str]:
         "{} {:.2f} and {:.2f}".format(which, *fast["steps"][f"npfsn {which}"]["even_odd_ms"])
         for which in _ours(fast["steps"], "")
     )
+    turns = "; ".join(
+        "{} {:.2f} to {:.2f}".format(which, *fast["steps"][f"npfsn {which}"]["turn_means_ms"])
+        for which in _ours(fast["steps"], "")
+    )
+    in_turn = "; ".join(
+        f"{which} {fast['steps'][f'npfsn {which}']['p99_in_turn']:.2f}"
+        for which in _ours(fast["steps"], "")
+    )
     yield (
         "What the machine adds to a frame shows in FullSubNet, whose frames all have the same "
         f"work: its p99 / mean in this run is {floor}. Fast FullSubNet has two kinds of frames, "
-        f"and shares its work out between them; their medians, in ms: {kinds}."
+        f"and shares its work out between them; their medians, in ms: {kinds}. The machine is not "
+        "always as fast: the means of turns, of a quarter of a second and less, range from and to, "
+        f"in ms: {turns}. Over the mean of their own turn the p99 of its frames is {in_turn}."
     )
     yield ""
 
