@@ -674,9 +674,11 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
         )
     # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
     bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
-    # libsndfile says that a WAV may hold what an MP3 does, and then fails.
-    kept = container == source.format or not source.subtype.startswith("MPEG_")
-    wanted = [source.subtype] * kept + ["OPUS"] * (name == "opus")
+    wanted = [source.subtype]
+    if container != source.format and source.subtype.startswith("MPEG_"):
+        wanted = []  # libsndfile says that a WAV may hold what an MP3 does, and then fails
+    if name == "opus":
+        wanted.append("OPUS")
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if _BITS[each] >= bits]
     for subtype in (*wanted, sf.default_subtype(container)):

@@ -187,15 +187,15 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         raise UsageError("the output folder has an empty name")
     plan = _Plan()
     taken: dict[str, Path] = {}
-    found = list(_find(args, inputs, plan))
-    sources = {_place(src) for src, _ in found}
-    named = [_named(args, src, relative) for src, relative in found]
-    if _is_file_name(args.output_dir):
-        named = [_the_only_output(args, inputs)]
-    # An input that is the output of another has been made by a run before: `*.wav`, once more.
-    outputs = {_place(dst): _place(src) for (src, _), dst in zip(found, named, strict=True)}
-    for (src, _), dst in zip(found, named, strict=True):
-        if args.suffix and outputs.get(_place(src), _place(src)) != _place(src):
+    found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
+    if args.output_dir and _is_file_name(args.output_dir):
+        found = [(src, _the_only_output(args, inputs)) for src, _ in found]
+    places = [(_place(src), _place(dst)) for src, dst in found]
+    sources = {source for source, _ in places}
+    outputs = {target: source for source, target in places}
+    for (src, dst), (source, target) in zip(found, places, strict=True):
+        # An input that is the output of another has been made by a run before: `*.wav`, once more.
+        if args.suffix and outputs.get(source, source) != source:
             plan.n_outputs += 1
             continue
         key = os.path.normcase(os.path.abspath(dst))
@@ -213,8 +213,7 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         if args.resume and os.path.lexists(dst):
             plan.n_skipped += 1
             continue
-        place = _place(dst)
-        if place in sources and place != _place(src):  # not even with --force
+        if target in sources and target != source:  # not even with --force
             message = f"{src} would become {dst}, which is an input too: choose another folder"
             plan.failures.append((str(src), message))
             continue
@@ -233,13 +232,11 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
     return folder / f"{src.stem}{args.suffix}{suffix}"
 
 
-def _is_file_name(name: str | None) -> bool:
+def _is_file_name(name: str) -> bool:
     """Whether what is to be the output is called like a sound file, and is no folder."""
     from .audio import AUDIO_SUFFIXES
 
-    return (
-        name is not None and Path(name).suffix.lower() in AUDIO_SUFFIXES and not os.path.isdir(name)
-    )
+    return Path(name).suffix.lower() in AUDIO_SUFFIXES and not os.path.isdir(name)
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
@@ -319,7 +316,7 @@ def _find(
         stems = {(src.parent, src.stem) for src, _ in found}
         for src, relative in found:
             # A second run over a folder must not enhance what the first one wrote there.
-            original = src.stem.removesuffix(args.suffix) if args.suffix else src.stem
+            original = src.stem.removesuffix(args.suffix)
             named = original != src.stem and (src.parent, original) in stems
             if named and (output is None or _place(src.parent) == _place(output / relative)):
                 plan.n_outputs += 1

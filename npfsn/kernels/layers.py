@@ -400,9 +400,10 @@ def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Returns
     -------
-    packed : int8 array, shape (ceil(N / PANEL), ceil(K / DEPTH), PANEL, DEPTH)
+    packed : int8 array, shape (ceil(N / PANEL), S, PANEL, DEPTH)
+        S is even, S DEPTH at least K; zeros behind K.
     scale : float32 array, shape (ceil(N / PANEL) PANEL,)
-        weight[n] = scale[n] packed[n], rounded; the largest of a row is 127.
+        weight[n] = scale[n] packed[n], rounded to as many levels as `levels_with_room` gives.
     shift : int32 array of the same shape
         What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
     """

@@ -45,13 +45,11 @@ class Contender:
     wall_ms: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
-    turns: list[int] = field(default_factory=list)
     frame: int = 0
 
     def turn(self, steps: int) -> None:
         """Take some frames; keep the times of all but the first ones."""
         wall, cpu, step = time.perf_counter_ns, time.thread_time_ns, self.step
-        self.turns.append(len(self.wall_ms))
         for i in range(SETTLE + steps):
             cpu_start, start = cpu(), wall()
             step(self.frame)
@@ -71,7 +69,7 @@ class Contender:
         """
         wall, cpu = np.array(self.wall_ms), bench.summary(np.array(self.cpu_ms), HOP_MS)
         odd = np.array(self.kept) % 2 == 1
-        turns = np.split(wall, self.turns[1:])
+        turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # none keeps its first
         means = [float(turn.mean()) for turn in turns]
         in_turn = np.concatenate([turn / mean for turn, mean in zip(turns, means, strict=True)])
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Figures = dict[str, Any]
@@ -157,23 +157,15 @@ def _targets(result: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield from _table(["", "measured", "by CPU time", "at most", "holds"], rows)
+
+    def each(steps: dict[str, Any], say: Callable[[dict[str, Any]], str]) -> str:
+        return "; ".join(f"{who} {say(steps[f'npfsn {who}'])}" for who in _ours(steps, ""))
+
     alike = result["models"]["fullsubnet"]["steps"]
-    floor = "; ".join(
-        f"{which} {alike[f'npfsn {which}']['p99_ms'] / alike[f'npfsn {which}']['mean_ms']:.2f}"
-        for which in _ours(alike, "")
-    )
-    kinds = "; ".join(
-        "{} {:.2f} and {:.2f}".format(which, *fast["steps"][f"npfsn {which}"]["even_odd_ms"])
-        for which in _ours(fast["steps"], "")
-    )
-    turns = "; ".join(
-        "{} {:.2f} to {:.2f}".format(which, *fast["steps"][f"npfsn {which}"]["turn_means_ms"])
-        for which in _ours(fast["steps"], "")
-    )
-    in_turn = "; ".join(
-        f"{which} {fast['steps'][f'npfsn {which}']['p99_in_turn']:.2f}"
-        for which in _ours(fast["steps"], "")
-    )
+    floor = each(alike, lambda step: f"{step['p99_ms'] / step['mean_ms']:.2f}")
+    kinds = each(fast["steps"], lambda step: "{:.2f} and {:.2f}".format(*step["even_odd_ms"]))
+    turns = each(fast["steps"], lambda step: "{:.2f} to {:.2f}".format(*step["turn_means_ms"]))
+    in_turn = each(fast["steps"], lambda step: f"{step['p99_in_turn']:.2f}")
     yield (
         "What the machine adds to a frame shows in FullSubNet, whose frames all have the same "
         f"work: its p99 / mean in this run is {floor}. Fast FullSubNet has two kinds of frames, "
