@@ -88,7 +88,7 @@ def _say_compiling(cached: bool) -> None:
     )
     if sys.stderr is None:  # closed: print would take stdout, which may carry sound
         return
-    line = f"npfsn: compiling kernels, 10 to 30 seconds ({hope}) ..."
+    line = f"npfsn: compiling kernels, 10 to 20 seconds ({hope}) ..."
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # nobody reads it any more
@@ -192,9 +192,23 @@ def kernel(py_func: Callable[..., None]) -> Any:
     other kernels call may return a number or a view.
     They trust their arguments; whoever calls them has checked.
     """
+    return _dispatcher(py_func, inline="never")
+
+
+def inlined(py_func: Callable[..., None]) -> Any:
+    """Make `py_func` a part of each kernel that calls it, compiled there and not on its own.
+
+    For what one kernel calls: a kernel inside another would be compiled twice. Python can call it
+    all the same. The rules are those of a `kernel`.
+    """
+    return _dispatcher(py_func, inline="always")
+
+
+def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
+    """Return what Numba calls when `py_func` is called."""
     disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
     try:
-        dispatcher = njit(nogil=True, error_model="numpy")(py_func)
+        dispatcher = njit(nogil=True, error_model="numpy", inline=inline)(py_func)
     finally:
         numba_config.DISABLE_JIT = disabled
     compile_for = dispatcher.compile

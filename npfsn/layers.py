@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -270,19 +271,16 @@ class RecurrentPass:
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
-        self.y = [aligned((rows, size), np.float32) for _ in range(2)]
+        self.y = [aligned((rows, size), np.float32) for _ in range(2)]  # of layers in turn
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
         self.stack = np.zeros(1, kernels.STACK)
         self.stack["gates"] = CELLS[spec.cell]
         self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
-        scratch = {"p": self.p, "r": self.r_few, "y": self.y[0], "y_other": self.y[1]}
-        for name, array in scratch.items():
-            self.stack[name] = place(array)
+        self.stack["p"], self.stack["r"] = place(self.p), place(self.r_few)
         self.linear = weights.linear.bind(rows, size) if weights.linear else None
         if self.linear is not None:
             self.stack["linear"], self.stack["z"] = self.linear.table, place(self.z)
-        self.result = self.out if self.linear else self.y[(spec.num_layers - 1) % 2]
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""
@@ -295,27 +293,27 @@ class RecurrentPass:
         return sum(layer.recurrent.panels for layer in self.weights.layers)
 
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
-        """Make the stack a part of a program, and return where its results will be.
-
-        As `__call__`: a call for each block, or for each of `every` frames that ends (`Program`).
-        """
-        arguments = x, self.units, self.layers, self.stack, self.out
-        program.add("run_stack", *arguments, stage=self.weights.key, every=every, owner=self)
-        return self.result
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Run a block of T frames.
+        """Make the stack a part of a program.
 
         Parameters
         ----------
-        x : float32 array, shape (T U, >= input_size)
-            T at most `frames`. Where the first product is in int8, whole panels and no more.
+        program : Program
+        x : float32 array, shape (frames U, >= input_size)
+            Where the first product is in int8, whole panels and no more.
+        every : int
+            s: it runs for each of s frames that ends (`Program`).
 
         Returns
         -------
-        float32 array, shape (T U, output_size), or with hidden_size in whole panels
-            Scratch of this pass: valid until its next call.
+        float32 array, shape (frames U, output_size), or with hidden_size in whole panels
+            Where its results will be: scratch of this pass, valid until its next frames.
         """
-        kernels.run_stack(x, self.layers, self.stack, self.out)
-        rows = x.shape[0]
-        return self.result if rows == self.result.shape[0] else self.result[:rows]
+        how: dict[str, Any] = {"stage": self.weights.key, "every": every, "owner": self}
+        for i in range(len(self.layers)):
+            y = self.y[i % 2]
+            program.add("recur", x, self.units, self.layers[i : i + 1], self.stack, y, **how)
+            x = y
+        if self.linear is None:
+            return x
+        program.add("linear", x, self.units, self.stack, self.out, **how)
+        return self.out

@@ -88,7 +88,8 @@ class Pass:
     @property
     def stacks(self) -> list[RecurrentPass]:
         """All recurrent stacks."""
-        return [owner for owner in self.program.owners if isinstance(owner, RecurrentPass)]
+        owners = dict.fromkeys(self.program.owners)
+        return [owner for owner in owners if isinstance(owner, RecurrentPass)]
 
     @property
     def fitted(self) -> bool:

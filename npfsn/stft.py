@@ -61,10 +61,3 @@ class Stft:
             "synthesise", spec, self.hop, self.window, self.factors, self.wheel, self.half,
             self.z, self.work, self.ola, self.env, stage="synthesis",
         )  # fmt: skip
-
-    def analyse(self, signal: np.ndarray, spec: np.ndarray, mag: np.ndarray) -> None:
-        """Transform the T frames that start every hop of `signal` (see `kernels.analyse`)."""
-        kernels.analyse(
-            signal, self.hop, self.window, self.factors, self.wheel, self.half,
-            self.z, self.work, spec, mag,
-        )  # fmt: skip

@@ -28,19 +28,27 @@ class _Block:
         self, network: Network, config: BaseConfig, state: State, stft: Stft, frames: int
     ) -> None:
         shape = (frames, 2, config.n_freq)
-        self.frames = frames
+        self._n_fft, self._hop = config.n_fft, config.hop_length
         self.network_pass = network.bind(state, frames)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
+        self.signal = np.zeros(config.n_fft + (frames - 1) * config.hop_length, np.float32)
         self.out = np.zeros(frames * config.hop_length, np.float32)
 
-        wait, complete = Program(), Program()
+        self._analysis, wait, complete = Program(), Program(), Program()
+        stft.write_analysis(self._analysis, self.signal, self.new, self.mag)
         wait.add("wait_for_mask", self.new, state["stft.spec"], ready, stage="mask")
         complete.add(network.apply_mask, self.network_pass.mask, ready, stage="mask")
         stft.write_synthesis(complete, ready)
         # While the look-ahead lasts, masks belong to frames before the first.
         self.look_ahead = self.network_pass.program.then(wait)
         self.program = self.look_ahead.then(complete)
+
+    def analyse(self, signal: np.ndarray, n: int) -> None:
+        """Transform `n` frames: those that start every hop of `signal`."""
+        size = self._n_fft + (n - 1) * self._hop
+        self.signal[:size] = signal[:size]
+        self._analysis.play(0, n)
 
 
 class Stream:
@@ -71,11 +79,11 @@ class Stream:
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or nothing to give.
         self._steady = self.latency_hops - self.half_hops + 1
-        hop = Program()
-        hop.add("push_hop", self.signal, stage="samples in")
+        self._take, hop = Program(), Program()
+        self._take.add("push_hop", self.signal, stage="samples in")
         hop.add("count_hop", self.clock, stage="samples in")
         self.stft.write_analysis(hop, self.signal[self.hop :], self._one.new, self._one.mag)
-        self._hop_program = hop.then(self._one.program)
+        self._hop_program = self._take.then(hop).then(self._one.program)
         self.fitted = self._one.network_pass.fitted
 
     def fields(self) -> Fields:
@@ -140,7 +148,7 @@ class Stream:
         if frame >= self._steady and self.fitted:
             self._hop_program.play(self._count(frame), 1, x, out)
             return
-        kernels.push_hop(self.signal, x)
+        self._take.play(0, 1, x)
         hops = int(self.clock[0]) + 1
         self.clock[0] = hops
         if hops <= self.half_hops:  # not even frame 0 is complete
@@ -227,7 +235,7 @@ class Stream:
             block.mag.fill(0)
             block.new.fill(0)
         else:
-            self.stft.analyse(signal, block.new[:n], block.mag[:n])
+            block.analyse(signal, n)
         self.clock[1] = frame + n
         if not block.network_pass.fitted:
             block.network_pass(frame, n)

@@ -20,7 +20,7 @@ from npfsn.kernels import amx, features, spectrum
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
-from npfsn.layers import Int8Product, Product, Recurrent
+from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
 
@@ -201,6 +201,14 @@ def draw_stack(spec: Sequence, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def play(bound: RecurrentPass, x: np.ndarray) -> np.ndarray:
+    """Run a stack over its next frames, x [T U, C]."""
+    program = Program()
+    result = bound.write(program, x)
+    program.play(0, len(x) // bound.units)
+    return result[: len(x)]
+
+
 def run_stack(
     spec: Sequence,
     tensors: dict[str, np.ndarray],
@@ -216,7 +224,7 @@ def run_stack(
     out, at = [], 0
     for n in blocks:
         rows = x[at : at + n].reshape(n * n_unit, -1)
-        out.append(bound(rows)[:, : spec.width].reshape(n, n_unit, -1).copy())
+        out.append(play(bound, rows)[:, : spec.width].reshape(n, n_unit, -1).copy())
         at += n
     return np.concatenate(out)
 
@@ -272,7 +280,7 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for panels in portions:
             kernels.prepare(bound.layers, panels)
-        np.testing.assert_array_equal(bound(x[t]), want[t])
+        np.testing.assert_array_equal(play(bound, x[t]), want[t])
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -282,15 +290,15 @@ def test_forget_drops_what_was_prepared(cell: str, precision: str) -> None:
     spec = Sequence(cell, 5, 17, 1)
     stack = Recurrent(spec, draw_stack(spec, seed=14), "net", precision)
     x = normal(11, 5, seed=15)
-    fresh = stack.bind(state.zeros(stack.fields(11)), 11, 1)(x).copy()
+    fresh = play(stack.bind(state.zeros(stack.fields(11)), 11, 1), x)
     own = state.zeros(stack.fields(11))
     bound = stack.bind(own, 11, 1)
-    bound(normal(11, 5, seed=16))
+    play(bound, normal(11, 5, seed=16))
     kernels.prepare(bound.layers, 6)
     for array in own.values():
         array.fill(0)
     bound.forget()
-    np.testing.assert_array_equal(bound(x), fresh)
+    np.testing.assert_array_equal(play(bound, x), fresh)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -307,13 +315,13 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
     def run() -> np.ndarray:
         out, done = [], []
         for frame in x:
-            out.append(bound(frame).copy())
+            out.append(play(bound, frame).copy())
             done.append(bound.layers["done"].tolist())
         assert done == [[0, every], [every, 0]] * 3
         return np.concatenate(out)
 
     first = run()
-    bound(x[0])
+    play(bound, x[0])
     for array in own.values():
         array.fill(0)
     bound.forget()
@@ -344,7 +352,7 @@ def test_state_decays_to_zero(cell: str) -> None:
     bound = stack.bind(own, 1, 1)
     smallest = []
     for _ in range(40):
-        bound(np.zeros((1, 1), np.float32))
+        play(bound, np.zeros((1, 1), np.float32))
         smallest.append(min(float(array.min()) for array in own.values()))
     assert smallest[-1] == 0.0
     assert min(value for value in smallest if value > 0.0) >= 1e-35
@@ -377,7 +385,7 @@ def cell_functions() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarra
         stack = Recurrent(spec, tensors, "net", "float32")
         own = state.zeros(stack.fields(len(x)))
         own["net.h0"][:, 0] = h0
-        return stack.bind(own, len(x), 1)(x[:, None].copy())[:, 0].copy()
+        return play(stack.bind(own, len(x), 1), x[:, None].copy())[:, 0]
 
     # h = n + sigmoid(z) (h0 - n): with n = 0 and h0 = 1 it is sigmoid(z), with h0 = 0 and z far
     # below zero it is n = tanh(x), less 4e-8 of it.

@@ -80,43 +80,40 @@ def f32_at(address, rows, columns):
     return carray(pointer(address), (rows, columns), np.float32)
 
 
-@kernel
-def f32_1d(array):
-    """Return the f32[rows] of an `ARRAY`."""
-    return carray(pointer(array.address), array.rows, np.float32)
+def _reader(element: types.Type, dimensions: int) -> Any:
+    """Return a function for kernels: the array that an `ARRAY` tells of."""
+    kind = types.Array(element, dimensions, "C")
+
+    @intrinsic
+    def read(typingctx, array):
+        def codegen(context, builder, sig, args):
+            numbers = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+            address, *shape = (
+                builder.load(builder.gep(numbers, [context.get_constant(types.int64, i)]))
+                for i in range(1 + dimensions)
+            )
+            size = context.get_constant(
+                types.int64, context.get_abi_sizeof(context.get_data_type(element))
+            )
+            strides = [size]
+            for length in shape[:0:-1]:
+                strides.insert(0, builder.mul(strides[0], length))
+            found = context.make_array(kind)(context, builder)
+            context.populate_array(
+                found,
+                data=builder.inttoptr(address, found.data.type),
+                shape=shape,
+                strides=strides,
+                itemsize=size,
+                meminfo=None,
+            )
+            return found._getvalue()
+
+        return kind(array), codegen
+
+    return read
 
 
-@kernel
-def f32_2d(array):
-    """Return the f32[rows, columns] of an `ARRAY`."""
-    return f32_at(array.address, array.rows, array.columns)
-
-
-@kernel
-def f32_3d(array):
-    """Return the f32[rows, columns, depth] of an `ARRAY`."""
-    return carray(pointer(array.address), (array.rows, array.columns, array.depth), np.float32)
-
-
-@kernel
-def f64_1d(array):
-    """Return the f64[rows] of an `ARRAY`."""
-    return carray(pointer(array.address), array.rows, np.float64)
-
-
-@kernel
-def f64_2d(array):
-    """Return the f64[rows, columns] of an `ARRAY`."""
-    return carray(pointer(array.address), (array.rows, array.columns), np.float64)
-
-
-@kernel
-def f64_3d(array):
-    """Return the f64[rows, columns, depth] of an `ARRAY`."""
-    return carray(pointer(array.address), (array.rows, array.columns, array.depth), np.float64)
-
-
-@kernel
-def i64_1d(array):
-    """Return the i64[rows] of an `ARRAY`."""
-    return carray(pointer(array.address), array.rows, np.int64)
+f32_1d, f32_2d, f32_3d = (_reader(types.float32, n) for n in (1, 2, 3))
+f64_1d, f64_2d, f64_3d = (_reader(types.float64, n) for n in (1, 2, 3))
+i64_1d = _reader(types.int64, 1)

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from ..jit import kernel
+from ..jit import inlined, kernel
 from .arrays import ARRAY
 
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
@@ -46,7 +46,7 @@ LN_2 = math.log(2.0)
 ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
 
 
-@kernel
+@inlined
 def pool_mel(mag, first, start, weight, out):
     """Mel bands of T frames: out = mag fb, fb being mostly zero.
 
@@ -64,7 +64,7 @@ def pool_mel(mag, first, start, weight, out):
             out[t, band] = total
 
 
-@kernel
+@inlined
 def power(x, exponent, out):
     """Compressed magnitudes: out[T, F'] = x[T, :F'] ** exponent.
 
@@ -80,7 +80,7 @@ def power(x, exponent, out):
                 out[t, f] = np.float32(value if value >= SMALLEST else 0.0)
 
 
-@kernel
+@inlined
 def cumulative_laplace(x, horizon, count, total, out):
     """Divide by the mean of everything so far + eps, one mean per unit.
 
@@ -111,7 +111,7 @@ def cumulative_laplace(x, horizon, count, total, out):
                 out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
 
 
-@kernel
+@inlined
 def cumulative_layer(x, horizon, count, total, square, out):
     """(x - mean) / sqrt(var + eps) of everything so far, one mean and variance per unit.
 
@@ -149,7 +149,7 @@ def cumulative_layer(x, horizon, count, total, square, out):
                 out[t, u, i] = ratio if abs(ratio) >= SMALLEST else np.float32(0.0)
 
 
-@kernel
+@inlined
 def forgetting(x, eps, horizon, count, mu, out):
     """Divide by mu + eps, mu_t = a_t mu_(t-1) + (1 - a_t) mean(x_t).
 
@@ -187,7 +187,7 @@ def forgetting(x, eps, horizon, count, mu, out):
                 out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
 
 
-@kernel
+@inlined
 def count_moments(x, moments):
     """Count number, sum and sum of squares of all values, for a norm over the whole signal.
 
@@ -208,7 +208,7 @@ def count_moments(x, moments):
         moments[2] += q
 
 
-@kernel
+@inlined
 def scale_fixed(x, shift, scale, out):
     """(x - shift) / scale with given numbers.
 
@@ -246,7 +246,7 @@ def unfold(x, low, first, step, n, out, at):
                 out[t, u, at + j] = x[t, i]
 
 
-@kernel
+@inlined
 def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
     """Units at 1 / s of the rate: means over frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
 
@@ -280,7 +280,7 @@ def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
             block += 1
 
 
-@kernel
+@inlined
 def join_held(enc, block, frame, shrink, held, out):
     """Join the decoder's input: a frame's encoding, then the result of the last ended block.
 
@@ -303,7 +303,7 @@ def join_held(enc, block, frame, shrink, held, out):
             out[t, size + m] = held[m]
 
 
-@kernel
+@inlined
 def gather_mask(x, center, first, units, mask):
     """Put the results of units side by side: a unit gives [2, center] values.
 
@@ -322,7 +322,7 @@ def gather_mask(x, center, first, units, mask):
                     mask[t, part, first + u * center + j] = x[t * units + u, part * center + j]
 
 
-@kernel
+@inlined
 def _log(x):
     """Natural logarithm of a positive float64, to 3 units in the last place; loops can be vectors.
 
@@ -346,7 +346,7 @@ def _log(x):
     return exponent * LN_2 + z * (series * square + 2.0)
 
 
-@kernel
+@inlined
 def _apply_row(mask_re, mask_im, re, im):
     """Apply `apply_complex` to a frame; as rows of their own, its bins become vectors."""
     for f in range(mask_re.shape[0]):
@@ -360,7 +360,7 @@ def _apply_row(mask_re, mask_im, re, im):
         im[f] = x * b + y * a
 
 
-@kernel
+@inlined
 def apply_complex(mask, spec):
     """Expand the compressed mask and multiply: spec *= m_re + i m_im.
 
@@ -376,7 +376,7 @@ def apply_complex(mask, spec):
         _apply_row(mask[t, 0], mask[t, 1], spec[t, 0], spec[t, 1])
 
 
-@kernel
+@inlined
 def apply_planes(mask, spec):
     """Multiply real part by real plane, imaginary part by imaginary plane.
 

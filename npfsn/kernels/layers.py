@@ -27,7 +27,7 @@ from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..jit import address, kernel
+from ..jit import address, inlined, kernel
 from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
 from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
@@ -129,15 +129,13 @@ LAYER = np.dtype(
     ]
 )
 
-#: What the layers of a stack share, and what comes behind them.
+#: What the layers of a stack share, and the linear layer behind them.
 STACK = np.dtype(
     [
         ("gates", np.int64),  # 4: LSTM, 3: GRU
         ("p", ARRAY),  # f32[T, G H] for one unit, else f32[n, G CELLS PANEL], the input product
         ("r", ARRAY),  # f32[n, G CELLS PANEL] for many units, the recurrent product
-        ("y", ARRAY),  # f32[T U, H], hidden states of every other layer
-        ("y_other", ARRAY),  # the same, of those between
-        ("linear", PRODUCT),  # without panels where there is none
+        ("linear", PRODUCT),
         ("z", ARRAY),  # f32[T U, P PANEL], what it gives
         ("activation", np.int64),
         ("slope", np.float32),
@@ -263,7 +261,7 @@ def _prefetch(typingctx, w, at, size, turn, turns):
     return sig, codegen
 
 
-@kernel
+@inlined
 def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
 
@@ -764,24 +762,22 @@ def work_ahead(layer, last):
         layer.done = last
 
 
-@kernel
-def recur(x, layer, gates, p, r_few, n_row, y):
+@inlined
+def recur(x, layer, stack, y):
     """Run an LSTM or GRU layer over T frames for U units.
 
-    x      f32[>= T U, X]   inputs, frame after frame
+    x      f32[T U, X]      inputs, frame after frame
     layer  LAYER
-    gates  int              its kind: 4 LSTM, 3 GRU
-    p      f32              as in `STACK`
-    r_few  f32              its r
-    n_row  int              T U
+    stack  STACK            what it shares with the other layers
     y      f32[>= T U, H]   hidden states
 
-    Updates: layer's h, c, r, done and waits, p, r_few, y.
+    Updates: layer's h, c, r, done and waits, the stack's p and r, y.
     """
     h, c, r = f32_2d(layer.h), f32_2d(layer.c), f32_2d(layer.r)
+    p, r_few, gates = f32_2d(stack.p), f32_2d(stack.r), stack.gates
     w_ih, w_hh = layer.input, layer.recurrent
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
-    n_frame = n_row // n_unit
+    n_frame = x.shape[0] // n_unit
     p_ld = p.shape[1]
     if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
         ready(x, 0, n_frame, w_ih)
@@ -839,7 +835,7 @@ def recur(x, layer, gates, p, r_few, n_row, y):
                 layer.waits = 0
 
 
-@kernel
+@inlined
 def activate(x, code, slope, n_row, out):
     """Apply an output activation and drop the padding.
 
@@ -868,34 +864,23 @@ def activate(x, code, slope, n_row, out):
                 out[r, n] = x[r, n]
 
 
-@kernel
-def run_stack(x, layers, stacks, out):
-    """Run a stack over T frames for U units: layers, then perhaps a linear layer, activated.
+@inlined
+def linear(x, stack, out):
+    """Run the linear layer of a stack and its activation.
 
-    x       f32[T U, X]
-    layers  LAYER[?]
-    stacks  STACK[1]
-    out     f32[>= T U, N]  the linear layer's outputs
+    x      f32[R, X]   hidden states
+    stack  STACK
+    out    f32[>= R, N]
 
-    Updates: what `layers` and `stacks` point to, and out. Without a linear layer the result is in
-    `y` for an odd number of layers, in `y_other` for an even one.
+    Updates: z of the stack, out.
     """
-    stack = stacks[0]
-    n_row = min(x.shape[0], stack.y.rows)
-    y, y_other = f32_2d(stack.y), f32_2d(stack.y_other)
-    p, r_few = f32_2d(stack.p), f32_2d(stack.r)
-    for i in range(layers.shape[0]):
-        recur(x, layers[i], stack.gates, p, r_few, n_row, y)
-        x, y, y_other = y, y_other, y
-    linear = stack.linear
-    if linear.weight.rows > 0:
-        z = f32_2d(stack.z)
-        ready(x, 0, n_row, linear)
-        product(x, 0, n_row, linear, 0, linear.weight.rows, z, 0, 0)
-        activate(z, stack.activation, stack.slope, n_row, out)
+    w, z, n_row = stack.linear, f32_2d(stack.z), x.shape[0]
+    ready(x, 0, n_row, w)
+    product(x, 0, n_row, w, 0, w.weight.rows, z, 0, 0)
+    activate(z, stack.activation, stack.slope, n_row, out)
 
 
-@kernel
+@inlined
 def prepare(layers, panels):
     """Do recurrent products of the next frame ahead of time, for the first n units.
 

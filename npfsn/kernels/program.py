@@ -54,7 +54,8 @@ TAKES = {
     "cumulative_layer": "f32_3d norm f32_3d",
     "forgetting": "f32_3d norm f32_3d",
     "offline": "f32_3d norm f32_3d",
-    "run_stack": "f32_2d whole layer stack f32_2d",
+    "recur": "f32_2d whole layer stack f32_2d",
+    "linear": "f32_2d whole stack f32_2d",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole whole f32_3d whole",
     "shrink_units": "f32_2d f32_2d whole whole whole f32_2d f32_3d",
@@ -147,12 +148,20 @@ def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
 
 
 @kernel
-def _run_stack(at, n, frame, n_frame, x, n_x, out, n_out):
+def _recur(at, n, frame, n_frame, x, n_x, out, n_out):
     op = carray(pointer(at), 1, OPERATION)[0]
     a = op.arrays
-    table = carray(pointer(a[1].address), a[1].rows, LAYER)
-    layers.run_stack(f32_2d(a[0])[: n * op.whole[0]], table,
-                     carray(pointer(a[2].address), 1, STACK), f32_2d(a[3]))  # fmt: skip
+    layer = carray(pointer(a[1].address), 1, LAYER)[0]
+    stack = carray(pointer(a[2].address), 1, STACK)[0]
+    layers.recur(f32_2d(a[0])[: n * op.whole[0]], layer, stack, f32_2d(a[3]))
+
+
+@kernel
+def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    stack = carray(pointer(a[1].address), 1, STACK)[0]
+    layers.linear(f32_2d(a[0])[: n * op.whole[0]], stack, f32_2d(a[2]))
 
 
 @kernel

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import kernel
+from ..jit import inlined, kernel
 
 #: Larger samples are clipped: their spectrum would leave float32.
 LARGEST = np.float32(1e30)
@@ -51,37 +51,34 @@ def fft(z, factor, wheel, work):
     """
     size = z.shape[1]
     n, stride = size, 1
-    source, target = z, work
+    cos, sin = wheel[0], wheel[1]
+    re, im, to_re, to_im = z[0], z[1], work[0], work[1]
     for radix in factor:
         m = n // radix
         turn = size // n  # one step of w_n on the wheel of `size` steps
         if radix == 4:
             for p in range(m):
-                c1, s1 = wheel[0, p * turn], wheel[1, p * turn]
-                c2, s2 = wheel[0, 2 * p * turn], wheel[1, 2 * p * turn]
-                c3, s3 = wheel[0, 3 * p * turn], wheel[1, 3 * p * turn]
+                c1, s1 = cos[p * turn], sin[p * turn]
+                c2, s2 = cos[2 * p * turn], sin[2 * p * turn]
+                c3, s3 = cos[3 * p * turn], sin[3 * p * turn]
                 for q in range(stride):
                     i0 = q + stride * p
                     i1, i2, i3 = i0 + stride * m, i0 + 2 * stride * m, i0 + 3 * stride * m
-                    ar = source[0, i0] + source[0, i2]
-                    ai = source[1, i0] + source[1, i2]
-                    br = source[0, i0] - source[0, i2]
-                    bi = source[1, i0] - source[1, i2]
-                    cr = source[0, i1] + source[0, i3]
-                    ci = source[1, i1] + source[1, i3]
-                    dr = source[0, i1] - source[0, i3]
-                    di = source[1, i1] - source[1, i3]
+                    ar, ai = re[i0] + re[i2], im[i0] + im[i2]
+                    br, bi = re[i0] - re[i2], im[i0] - im[i2]
+                    cr, ci = re[i1] + re[i3], im[i1] + im[i3]
+                    dr, di = re[i1] - re[i3], im[i1] - im[i3]
                     o = q + stride * 4 * p
-                    target[0, o], target[1, o] = ar + cr, ai + ci
+                    to_re[o], to_im[o] = ar + cr, ai + ci
                     xr, xi = br + di, bi - dr
                     o += stride
-                    target[0, o], target[1, o] = xr * c1 - xi * s1, xr * s1 + xi * c1
+                    to_re[o], to_im[o] = xr * c1 - xi * s1, xr * s1 + xi * c1
                     xr, xi = ar - cr, ai - ci
                     o += stride
-                    target[0, o], target[1, o] = xr * c2 - xi * s2, xr * s2 + xi * c2
+                    to_re[o], to_im[o] = xr * c2 - xi * s2, xr * s2 + xi * c2
                     xr, xi = br - di, bi + dr
                     o += stride
-                    target[0, o], target[1, o] = xr * c3 - xi * s3, xr * s3 + xi * c3
+                    to_re[o], to_im[o] = xr * c3 - xi * s3, xr * s3 + xi * c3
         else:
             root = size // radix
             for p in range(m):
@@ -91,21 +88,20 @@ def fft(z, factor, wheel, work):
                         for j in range(radix):
                             i = q + stride * (p + j * m)
                             w = (j * k % radix) * root
-                            xr += source[0, i] * wheel[0, w] - source[1, i] * wheel[1, w]
-                            xi += source[0, i] * wheel[1, w] + source[1, i] * wheel[0, w]
-                        c, s = wheel[0, k * p * turn], wheel[1, k * p * turn]
+                            xr += re[i] * cos[w] - im[i] * sin[w]
+                            xi += re[i] * sin[w] + im[i] * cos[w]
+                        c, s = cos[k * p * turn], sin[k * p * turn]
                         o = q + stride * (radix * p + k)
-                        target[0, o], target[1, o] = xr * c - xi * s, xr * s + xi * c
+                        to_re[o], to_im[o] = xr * c - xi * s, xr * s + xi * c
         n = m
         stride *= radix
-        source, target = target, source
+        re, im, to_re, to_im = to_re, to_im, re, im
     if len(factor) % 2:
-        for part in range(2):
-            for k in range(size):
-                z[part, k] = work[part, k]
+        for k in range(size):
+            z[0, k], z[1, k] = work[0, k], work[1, k]
 
 
-@kernel
+@inlined
 def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
     """Spectra of T overlapping frames.
 
@@ -140,7 +136,7 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
             mag[t, k] = np.float32(size_k if size_k >= SMALLEST else 0.0)
 
 
-@kernel
+@inlined
 def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
     """Overlap-add of T frames; each frame completes one hop.
 
@@ -227,7 +223,7 @@ def find_sound(x, hop, silence, hops):
             return
 
 
-@kernel
+@inlined
 def push_hop(signal, x):
     """Shift the newest samples in.
 
@@ -243,7 +239,7 @@ def push_hop(signal, x):
         signal[keep + n] = x[n]
 
 
-@kernel
+@inlined
 def count_hop(clock):
     """One hop more, and one frame.
 
@@ -255,7 +251,7 @@ def count_hop(clock):
     clock[1] += 1
 
 
-@kernel
+@inlined
 def wait_for_mask(new, held, ready):
     """Delay spectra by the look-ahead: the mask of a frame comes L frames later.
 
