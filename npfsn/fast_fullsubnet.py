@@ -32,7 +32,7 @@ from .state import Fields, State
 # What the frame that ends a block has to itself, W_ih x and the cells, over what all frames share,
 # W_hh h, in time (npfsn bench --profile, s = 2). Where one instruction does byte products, int8
 # weighs less beside the cells.
-_OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 5 / 6}
+_OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
 
 
 @dataclass(frozen=True)
