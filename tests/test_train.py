@@ -390,6 +390,30 @@ def test_the_loss_falls_and_a_stopped_run_resumes_exactly(work: Path, tmp_path: 
     assert set(best) == {"epoch", "best_score", "optimizer", "scaler", "model"}
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--warmup-steps", "0", "a whole number from 1 up"),
+        ("--decay-steps", "-1", "a whole number from 0 up"),
+        ("--ranks", "two", "a whole number from 1 up"),
+        ("--minutes", "nan", "a number from 0 up"),
+        ("--learning-rate", "0", "a number above 0"),
+        ("--device", "toaster", "cannot be used here"),
+        ("--start-from", "nowhere.npz", "there is no file nowhere.npz"),
+        ("--speech", "nowhere", "there are no recordings under nowhere"),
+    ],
+)
+def test_odd_options_are_told_before_any_work(
+    option: str, value: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--work", str(tmp_path / "work"), option, value])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert expected in message
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 def test_one_command_runs_the_recipe(work: Path, tmp_path: Path) -> None:
     main(

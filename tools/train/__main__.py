@@ -5,45 +5,90 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from npfsn.terminal import number
 
 from .mix import build_pools
 from .model import ModelArgs
 from .speech import audio_files
 from .train import TrainConfig, train
 
+_count = number(int, 1, 1 << 31, "a whole number from 1 up")
+_count_or_none = number(int, 0, 1 << 31, "a whole number from 0 up")
+_above_zero = number(float, sys.float_info.min, sys.float_info.max, "a number above 0")
+_zero_or_more = number(float, 0.0, math.inf, "a number from 0 up")
+
+
+def _device(text: str) -> str:
+    try:
+        torch.zeros(1, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from None
+    return text
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    defaults = TrainConfig()
+    default = TrainConfig()
     out = argparse.ArgumentParser(
         prog="python -m tools.train",
         description="Make the data that is not there yet, then train, from where it stopped.",
     )
-    data = out.add_argument_group("data")
-    data.add_argument("--work", type=Path, required=True, help="pools and checkpoints")
-    data.add_argument("--speech", type=Path, action="append", default=[], metavar="DIR")
-    data.add_argument("--noise", type=Path, action="append", default=[], metavar="DIR")
-    data.add_argument("--synthetic-seconds", type=float, default=8_000)
-    data.add_argument("--noise-seconds", type=float, default=10_800)
-    data.add_argument("--rooms", type=int, default=500)
-    training = out.add_argument_group("training")
-    training.add_argument("--minutes", type=float, default=math.inf, help="stop after this slice")
-    training.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes")
-    training.add_argument("--device", default="cpu", help='"cuda", for one; --ranks then mix')
-    training.add_argument("--validate-every", type=int, default=250, metavar="STEPS")
-    training.add_argument("--bottleneck", type=int, default=128, help="hidden size")
-    training.add_argument(
-        "--start-from",
-        type=Path,
-        help="checkpoint or model file whose weights begin a run; its bottleneck may be smaller",
+    data, training = out.add_argument_group("data"), out.add_argument_group("training")
+
+    def add(group: Any, name: str, kind: Any, value: Any, text: str, **more: Any) -> None:
+        more.setdefault("metavar", "S" if name.endswith("seconds") else "N")
+        text += f" (default: {value})" if isinstance(value, int | float) else ""
+        group.add_argument("--" + name, type=kind, default=value, help=text, **more)
+
+    add(data, "work", Path, None, "folder of pools and checkpoints", required=True, metavar="DIR")
+    folders: dict[str, Any] = {"action": "append", "metavar": "DIR"}
+    add(data, "speech", Path, [], "recordings of clean speech, with all below", **folders)
+    add(data, "noise", Path, [], "recordings of noise, besides what is made", **folders)
+    add(data, "synthetic-seconds", _zero_or_more, 8_000.0, "synthetic speech to make")
+    add(data, "noise-seconds", _above_zero, 10_800.0, "noise to make")
+    add(data, "rooms", _count, 500, "rooms to make")
+    add(training, "minutes", _zero_or_more, math.inf, "stop after this slice, to go on later")
+    add(training, "ranks", _count, os.cpu_count() or 1, "processes")
+    add(
+        training,
+        "device",
+        _device,
+        "cpu",
+        '"cuda", for one process; --ranks then mix for it',
+        metavar="NAME",
     )
-    for name in ("seed", "steps", "decay_steps", "warmup_steps", "reuse", "validation_items"):
-        value = getattr(defaults, name)
-        training.add_argument("--" + name.replace("_", "-"), type=int, default=value)
-    for name in ("batch_seconds", "learning_rate", "over_suppression"):
-        value = getattr(defaults, name)
-        training.add_argument("--" + name.replace("_", "-"), type=float, default=value)
+    add(training, "validate-every", _count, 250, "steps between two judgements")
+    add(training, "bottleneck", _count, 128, "hidden size")
+    add(
+        training, "start-from", _file, None,
+        "checkpoint or model file whose weights begin a run; its bottleneck may be smaller",
+        metavar="FILE",
+    )  # fmt: skip
+    add(training, "seed", _count_or_none, default.seed, "of data, weights and order")
+    add(training, "steps", _count, default.steps, "last step of the schedule")
+    add(training, "decay-steps", _count_or_none, default.decay_steps, "the last, ever slower ones")
+    add(training, "warmup-steps", _count, default.warmup_steps, "the first, ever faster ones")
+    add(training, "reuse", _count, default.reuse, "steps per batch, noises exchanged in between")
+    add(training, "validation-items", _count, default.validation_items, "mixtures to judge with")
+    add(training, "batch-seconds", _above_zero, default.batch_seconds, "audio per step")
+    add(training, "learning-rate", _above_zero, default.learning_rate, "between the two")
+    add(
+        training, "over-suppression", _zero_or_more, default.over_suppression,
+        "extra weight of speech that is lost",
+    )  # fmt: skip
     return out
 
 
