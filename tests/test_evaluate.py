@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table
+from tools.results import result_file
 
 RATE = 16_000
 
@@ -91,3 +92,14 @@ def test_the_table_averages_by_snr_and_noise() -> None:
     assert any(row.startswith("| SNR 5 dB | 2 | 1.50 | +0.50 |") for row in rows)
     assert any(row.startswith("| noise tap | 2 | 1.30 | +0.30 |") for row in rows)
     assert "Level of speech: -0.50 dB" in rows[-1]
+
+
+def test_where_results_go_is_looked_at_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong, expected in ((tmp_path, "is a folder"), (tmp_path / "no/x.json", "is its folder")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["judge", str(tmp_path), "--json", str(wrong)])
+        assert stopped.value.code == 2
+        assert expected in capsys.readouterr().err
+    assert result_file(str(tmp_path / "x.json")) == tmp_path / "x.json"

@@ -21,6 +21,8 @@ import soundfile
 
 from npfsn.terminal import number
 
+from .results import result_file
+
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
 METRICS = ("pesq", "stoi", "si_sdr")
@@ -372,8 +374,8 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
     judging.add_argument("--workers", type=int, default=1)
     judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
-    judging.add_argument("--json", type=Path, help="also write every score")
-    judging.add_argument("--picture", type=Path, help="also draw the middle pair")
+    judging.add_argument("--json", type=result_file, help="also write every score")
+    judging.add_argument("--picture", type=result_file, help="also draw the middle pair")
     starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
     starting.add_argument("pairs", type=Path)
     starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")

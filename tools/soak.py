@@ -32,6 +32,7 @@ import drawn_models  # noqa: E402
 import reference as ref  # noqa: E402
 
 import npfsn  # noqa: E402
+from tools.results import result_file  # noqa: E402
 
 KINDS = ("speech", "noise", "silence", "faint", "clicks")
 BLOCK_SECONDS = 10
@@ -393,7 +394,7 @@ def report(found: Soak) -> str:
     return "\n".join(lines)
 
 
-def draw(found: Soak, path: str) -> None:
+def draw(found: Soak, path: str | Path) -> None:
     """Draw drift, time and memory over the minutes."""
     import matplotlib
 
@@ -426,8 +427,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a model file; default: a small network with drawn weights")
     parser.add_argument("--no-reference", action="store_true", help="only time and memory")
     parser.add_argument("--silence", action="store_true", help="ten minutes of each kind, timed")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--picture", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", type=result_file)
+    parser.add_argument("--picture", metavar="FILE", type=result_file)
     args = parser.parse_args(argv)
     if not args.hours >= 1 / 60:
         parser.error("--hours: expected a minute (0.0167) or more")
@@ -451,7 +452,7 @@ def main(argv: list[str] | None = None) -> int:
     found = soak(model, 60 * args.hours, args.seed, compare=compare, progress=True)
     print(report(found))
     if args.json:
-        Path(args.json).write_text(json.dumps(asdict(found), indent=1))
+        args.json.write_text(json.dumps(asdict(found), indent=1))
     if args.picture:
         draw(found, args.picture)
     return int(compare and not max(found.drift) < 1e-4)

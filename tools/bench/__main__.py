@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from ..results import result_file
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "benchmark.md"
 
@@ -17,8 +19,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only show that it works")
     parser.add_argument("--render", metavar="JSON", help="only render an earlier result")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
-    parser.add_argument("--page", metavar="FILE", default=PAGE, help="default: docs/benchmark.md")
+    parser.add_argument(
+        "--json", metavar="FILE", type=result_file, help="also write the figures to FILE"
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", type=result_file, default=PAGE, help="default: docs/benchmark.md"
+    )
     args = parser.parse_args()
     from .report import render
 
@@ -33,8 +39,8 @@ def main() -> int:
         result = measure(args.quick, lambda text: print(text, file=sys.stderr, flush=True))
         result["command"] = " ".join(["python -m tools.bench", *sys.argv[1:]])
         if args.json:
-            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    Path(args.page).write_text(render(result))
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
+    args.page.write_text(render(result))
     return 0
 
 

@@ -81,7 +81,10 @@ def _write(path: Path, audio: np.ndarray, quality: float) -> None:
 
 def unpack(folder: Path, pools: Path) -> None:
     """Make pools of all that was packed into a folder."""
-    for listing in sorted(folder.glob("*.json")):
+    listings = sorted(folder.glob("*.json"))
+    if not listings:
+        raise ValueError(f"there are no packed pools under {folder}")
+    for listing in listings:
         files = sorted(folder.glob(f"{listing.stem}-*.ogg"))
         audio = np.concatenate([*in_processes(_read, files, few=8)])
         clips = read_list(listing)
@@ -110,17 +113,15 @@ def main(arguments: list[str] | None = None) -> None:
     unpacking.add_argument("folder", type=Path)
     unpacking.add_argument("pools", type=Path)
     options = parser.parse_args(arguments)
-    if options.command == "pack":
-        pack(
-            options.pool,
-            options.folder,
-            options.quality,
-            options.seconds,
-            tuple(options.source) or ("",),
-            options.name,
-        )
-    else:
-        unpack(options.folder, options.pools)
+    try:
+        if options.command == "pack":
+            sources = tuple(options.source) or ("",)
+            pack(options.pool, options.folder, options.quality, options.seconds, sources,
+                 options.name)  # fmt: skip
+        else:
+            unpack(options.folder, options.pools)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"tools.train.travel: {error}") from None
 
 
 if __name__ == "__main__":

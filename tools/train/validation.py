@@ -104,7 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--noise", type=Path, action="append", default=[])
     parser.add_argument("--count", type=int, default=60)
     options = parser.parse_args(arguments)
-    print(build(options.pools, options.out, options.noise, options.count), "pairs in", options.out)
+    try:
+        count = build(options.pools, options.out, options.noise, options.count)
+    except OSError as error:
+        raise SystemExit(f"tools.train.validation: {error}") from None
+    print(count, "pairs in", options.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,17 @@
+"""Files that results go to, looked at before hours of work and not after."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def result_file(text: str) -> Path:
+    """Take the name of a file to be written, as a type for argparse."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file to be written")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: is its folder there?")
+    return path
