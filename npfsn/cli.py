@@ -659,7 +659,7 @@ def _warmup(args: argparse.Namespace) -> int:
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        say("compiling kernels, 10 to 20 seconds the first time ...")
+        say("compiling kernels, half a minute the first time ...")
     warm_up(args.model, progress=progress)
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")

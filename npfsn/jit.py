@@ -1,8 +1,8 @@
 """How kernels are compiled and where the machine code is kept.
 
-`kernel` is the only way this package compiles anything. It fixes the options in one place and keeps
-the result on disk so that nobody waits twice. Numba's own cache has five habits that a program left
-running in the field cannot afford, so ours differs in five points:
+`kernel` and `inlined` are the only ways this package compiles anything. They fix the options in one
+place and keep the result on disk so that nobody waits twice. Numba's own cache has five habits that a
+program left running in the field cannot afford, so ours differs in five points:
 
 * The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
   function: an upgrade can never run old code (numba#1833).
@@ -198,8 +198,8 @@ def kernel(py_func: Callable[..., None]) -> Any:
 def inlined(py_func: Callable[..., None]) -> Any:
     """Make `py_func` a part of each kernel that calls it, compiled there and not on its own.
 
-    For what one kernel calls: a kernel inside another would be compiled twice. Python can call it
-    all the same. The rules are those of a `kernel`.
+    For what one kernel calls, or each with arguments of another type: a kernel inside another would
+    be compiled twice. Python can call it all the same. The rules are those of a `kernel`.
     """
     return _dispatcher(py_func, inline="always")
 

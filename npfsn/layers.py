@@ -271,7 +271,8 @@ class RecurrentPass:
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
-        self.y = [aligned((rows, size), np.float32) for _ in range(2)]  # of layers in turn
+        # Hidden states, of layers in turn.
+        self.y = [aligned((rows, size), np.float32) for _ in range(min(2, spec.num_layers))]
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
         self.stack = np.zeros(1, kernels.STACK)

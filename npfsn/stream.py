@@ -28,13 +28,13 @@ class _Block:
         self, network: Network, config: BaseConfig, state: State, stft: Stft, frames: int
     ) -> None:
         shape = (frames, 2, config.n_freq)
-        self._n_fft, self._hop = config.n_fft, config.hop_length
         self.network_pass = network.bind(state, frames)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
         self.signal = np.zeros(config.n_fft + (frames - 1) * config.hop_length, np.float32)
         self.out = np.zeros(frames * config.hop_length, np.float32)
 
+        self.stft = stft
         self._analysis, wait, complete = Program(), Program(), Program()
         stft.write_analysis(self._analysis, self.signal, self.new, self.mag)
         wait.add("wait_for_mask", self.new, state["stft.spec"], ready, stage="mask")
@@ -46,7 +46,7 @@ class _Block:
 
     def analyse(self, signal: np.ndarray, n: int) -> None:
         """Transform `n` frames: those that start every hop of `signal`."""
-        size = self._n_fft + (n - 1) * self._hop
+        size = self.stft.n_fft + (n - 1) * self.stft.hop
         self.signal[:size] = signal[:size]
         self._analysis.play(0, n)
 

@@ -68,6 +68,7 @@ def own_imports(name: str) -> set[str]:
 # Kernels
 # ---------------------------------------------------------------------------------------------
 
+KERNELS = {"kernel", "inlined"}
 COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "jitclass", "cfunc", "stencil"}
 
 
@@ -80,7 +81,7 @@ def test_kernel_is_the_only_way_to_compile() -> None:
         forbidden = (names | used) & COMPILERS
         assert forbidden == ({"njit"} if name == "jit" else set()), name
         for function in functions(tree):
-            if "kernel" in decorators(function):
+            if decorators(function) & KERNELS:
                 n_kernel += 1
                 assert name in KERNEL_MODULES, f"{function.name} in {name}"
     assert n_kernel > 15
@@ -107,13 +108,30 @@ def test_kernels_return_and_raise_nothing() -> None:
     """
     for name in KERNEL_MODULES:
         for function in functions(TREES[name]):
-            if "kernel" not in decorators(function):
+            if not decorators(function) & KERNELS:
                 continue
             for node in ast.walk(function):
                 assert not isinstance(node, (ast.Raise, ast.Assert, ast.Try)), function.name
                 inner = function.name.startswith("_") or name == "kernels.arrays"
                 if isinstance(node, ast.Return) and not inner:
                     assert node.value is None, function.name
+
+
+def test_what_one_kernel_calls_is_inlined() -> None:
+    """A kernel that another calls by name is compiled on its own and once more in the other."""
+    callers: dict[str, set[str]] = {}
+    compiled = {}
+    for name in KERNEL_MODULES:
+        for function in functions(TREES[name]):
+            for found in decorators(function) & KERNELS:
+                compiled[function.name] = found
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call):
+                        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                        callers.setdefault(called, set()).add(function.name)
+    assert len(callers.keys() & compiled.keys()) > 15
+    for name, found in compiled.items():
+        assert found == "inlined" or len(callers.get(name, ())) != 1, name
 
 
 def test_compiled_code_comes_from_files_that_the_cache_looks_at() -> None:
@@ -125,7 +143,7 @@ def test_compiled_code_comes_from_files_that_the_cache_looks_at() -> None:
             if module.startswith("npfsn") and not re.fullmatch(r"npfsn\.(jit|kernels\b.*)", module)
         }
         for function in functions(TREES[name]):
-            if decorators(function) & {"kernel", "intrinsic"}:
+            if decorators(function) & (KERNELS | {"intrinsic"}):
                 used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
                 assert not used & others, f"{name}.{function.name}"
 
@@ -170,7 +188,7 @@ for module in (features, layers, program, spectrum):
             print(name, len(signatures), kernel.targetoptions["inline"], signatures)
 """
 
-# Compiled for weights in floats and in halves, where there are any; used by `npfsn bench` alone.
+# Where an instruction widens halves; used by `npfsn bench` alone.
 OTHER_SIGNATURES = {"product_halves": HAS_HALF, "matmul": 0}
 # Matrices as small as these suit no tile registers.
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}

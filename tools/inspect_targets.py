@@ -69,7 +69,7 @@ LIBRARY = re.compile(
 def assembly(target: str) -> dict[str, str]:
     """Compile the product kernels for a target in this process, which must pretend to be it."""
     import numpy as np
-    from numba import typeof
+    from numba import int64, typeof
 
     from npfsn.kernels import layers
 
@@ -78,22 +78,19 @@ def assembly(target: str) -> dict[str, str]:
     triple, cpu, features = TARGETS[target]
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
 
-    x = np.zeros((40, 64), np.float32)
-    out = np.zeros((40, 128), np.float32)
-    bias = np.zeros(128, np.float32)
-    weight = np.zeros((128, 64))
-    packed = layers.pack_i8(weight)
+    out, bias = np.zeros((40, 128), np.float32), np.zeros(128, np.float32)
+    packed = layers.pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
-    floats, halves = (layers.pack_f32(weight.astype(kind)) for kind in (np.float32, np.float16))
-    assert halves.dtype == np.uint16, "the target has an instruction that widens halves"
-    int8 = layers.product_amx if target == "amx" else layers.product_i8
+    assert layers.HALF_BITS == np.uint16, "the target has an instruction that widens halves"
+    whole = (int64,) * 11
+    bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0, 0))
     code = {}
     for name, kernel, args in (
-        ("float32", layers.product_f32, (x, 0, 40, floats, bias, 0, 3, out, 0, 0)),
-        ("float16", layers.product_f32, (x, 0, 40, halves, bias, 0, 3, out, 0, 0)),
-        ("int8", int8, (40, *packed, *scratch, bias, 0, 3, out, 0, 0)),
+        ("float32", layers.product_floats, whole),
+        ("float16", layers.product_halves, whole),
+        ("int8", layers.product_amx if target == "amx" else layers.product_i8, bytes_),
     ):
-        text = llvm_code(kernel, tuple(typeof(arg) for arg in args))
+        text = llvm_code(kernel, args)
         text = re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text)
         layout = f'target datalayout = "{machine.target_data}"'
         text = re.sub(r'target datalayout = ".*"', layout, text)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..jit import kernel
+from ..jit import inlined
 from .vector import DEPTH, FEATURES, PANEL, Emit, const, f32, f32_panel, i8, i32, i32_panel, i64
 
 #: Rows of inputs in a tile.
@@ -178,7 +178,7 @@ def fits(n_deep: int) -> bool:
     return any(n_deep % steps == 0 for steps in range(_LEAST_STEPS, _MOST_STEPS + 1))
 
 
-@kernel
+@inlined
 def _steps(n_deep):
     """Return how many of n_deep steps a tile takes, the same for all tiles."""
     steps = _MOST_STEPS
@@ -187,7 +187,7 @@ def _steps(n_deep):
     return steps
 
 
-@kernel
+@inlined
 def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
     """Compute what `npfsn.kernels.layers.product_i8` does, in tile registers.
 

@@ -129,7 +129,7 @@ LAYER = np.dtype(
     ]
 )
 
-#: What the layers of a stack share, and the linear layer behind them.
+#: What the layers of a stack share, and the linear layer behind them, if there is one.
 STACK = np.dtype(
     [
         ("gates", np.int64),  # 4: LSTM, 3: GRU
@@ -483,7 +483,7 @@ def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
     return sig, codegen
 
 
-@kernel
+@inlined
 def quantise_rows(x, x_row, n_row, q, scale):
     """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 63.
 
