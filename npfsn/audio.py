@@ -194,7 +194,7 @@ class AlignedStream:
         self._lag = lag if keep_latency else 0
         self._n_in = self._n_out = 0
         self._limit = dry_share(atten_lim_db)
-        self._dry = np.zeros(self._lag, np.float32)  # what has come in, but not out
+        self._dry: Float32Array = np.zeros(self._lag, np.float32)  # what has come in, but not out
 
     @property
     def n_nonfinite(self) -> int:
@@ -547,6 +547,16 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
+    # A recorder that was stopped, or more bytes than 32 bits count: samples follow where libsndfile
+    # looks for another chunk, and it goes no further.
+    counted = re.search(r"^RIFF\s*:\s*(\d+)", source.extra_info, re.MULTILINE)
+    if source.format in ("WAV", "WAVEX") and counted and "Exiting parser" in source.extra_info:
+        beyond = n_bytes - 8 - int(counted[1])
+        if beyond > _MAX_EMPTY_BYTES:
+            raise AudioError(
+                f"{src} has {beyond} bytes that its header does not count, which would be lost: "
+                "repair it first, for instance with an audio editor that imports raw samples"
+            )
     if source.frames > _MOST_FRAMES:
         raise AudioError(
             f"{src} does not say how long it is, as happens when a pipe is written to: turn it "

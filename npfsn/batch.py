@@ -185,6 +185,11 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         raise UsageError("no input: name files, folders, -i DIR or --list FILE")
     if args.output_dir == "":
         raise UsageError("the output folder has an empty name")
+    if args.output_dir == "-":
+        raise UsageError(
+            "-o -: files are not written to standard output: name a file or a folder (./- for "
+            "one of that name), or use `npfsn stream`"
+        )
     plan = _Plan()
     taken: dict[str, Path] = {}
     found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
@@ -234,17 +239,19 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
 
 def _is_file_name(name: str) -> bool:
     """Whether what is to be the output is called like a sound file, and is no folder."""
-    from .audio import AUDIO_SUFFIXES
+    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 
-    return Path(name).suffix.lower() in AUDIO_SUFFIXES and not os.path.isdir(name)
+    if name.endswith(("/", os.sep)) or os.path.isdir(name):
+        return False
+    return Path(name).suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | {".raw", ".pcm"}
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
     """Take -o as the name of the file to write."""
     dst = Path(args.output_dir)
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
-        what = f"{len(inputs)} inputs" if len(inputs) > 1 else "a folder"
-        raise UsageError(f"-o {dst} names a sound file, the input is {what}: name a folder")
+        what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
+        raise UsageError(f"-o {dst} names a sound file, {what}: name a folder")
     if args.format and dst.suffix.lower() != f".{args.format}":
         raise UsageError(f"-o {dst} and --format {args.format} name two formats: leave out one")
     return dst
@@ -312,6 +319,7 @@ def _find(
         if not os.path.isdir(name):  # unlike Path.is_dir, false for names no file can have
             yield path, Path()
             continue
+        n_failed = len(plan.failures)
         found = list(_walk(path, args.recursive, output, plan))
         stems = {(src.parent, src.stem) for src, _ in found}
         for src, relative in found:
@@ -322,7 +330,7 @@ def _find(
                 plan.n_outputs += 1
                 continue
             yield src, relative
-        if not found:
+        if not found and len(plan.failures) == n_failed:
             hint = "" if args.recursive else " (-r also looks into the folders inside)"
             message = f"{path} holds no sound files{hint}"
             plan.failures.append((str(path), message))

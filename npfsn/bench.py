@@ -22,6 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,8 +256,9 @@ def _time_cases(
     for name, signal in signals(seconds, model.config.sample_rate).items():
         enhancer = enhancers[name] = Enhancer(model, **options)
         hop = enhancer.frame_length
-        whole = signal[: signal.shape[0] // hop * hop].reshape(-1, hop)
-        lead = np.random.default_rng(1).normal(0.0, 0.1, (WARM_UP_STEPS, hop)).astype(np.float32)
+        whole: np.ndarray = signal[: signal.shape[0] // hop * hop].reshape(-1, hop)
+        lead: np.ndarray = np.random.default_rng(1).normal(0.0, 0.1, (WARM_UP_STEPS, hop))
+        lead = lead.astype(np.float32)
         if "silence" in name:  # only the silent part counts
             lead, whole = whole[: whole.shape[0] // 3], whole[whole.shape[0] // 3 :]
         for frame in lead:
@@ -395,10 +397,9 @@ def read_bandwidth(n_bytes: int, repeats: int) -> float:
     n_in = 512
     n_out = max(n_bytes // (4 * n_in) // 16 * 16, 16)
     weight = np.ones((n_out, n_in), np.float32)
-    flat = weight.reshape(-1)
-    numpy_rate = flat.nbytes / _fastest(flat.max, repeats)
+    numpy_rate = weight.nbytes / _fastest(partial(np.max, weight), repeats)
     product = Product(weight, np.zeros(n_out, np.float32))
-    del weight, flat
+    del weight
     x, out = np.ones((1, n_in), np.float32), np.zeros((1, product.width), np.float32)
     bound = product.bind(1, n_in)
     own_rate = product.weights[0].nbytes / _fastest(lambda: bound(x, out, 1), repeats)
@@ -487,7 +488,8 @@ def _profile(
     shrink = int(getattr(config, "shrink_size", 1))
     period = shrink if shrink <= 4 else 1  # more columns than fit, or frames
     recorder = _Recorder()
-    plain_ms, plain_at = np.zeros(0), np.zeros(0, int)
+    plain_ms: np.ndarray = np.zeros(0)
+    plain_at: np.ndarray = np.zeros(0, int)
     spans: list[tuple[int, int]] = []
     phases: list[int] = []
     with no_collection():

@@ -414,7 +414,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parser = _parser(command)
-            args = parser.parse_args(arguments)
+            args, unknown = parser.parse_known_args(arguments)
+            if unknown:  # argparse would show what it knows of all commands, and of none
+                wrong = " ".join(unknown)
+                getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}")
             if args.command is None:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE
@@ -483,6 +486,8 @@ _CONTAINERS = {
     b"ID3": "an MP3 file",
     b"FORM": "an AIFF file",
     b"caff": "a CAF file",
+    b"riff": "a W64 file",
+    b".snd": "an AU file",
 }
 
 

@@ -1,8 +1,8 @@
 """How kernels are compiled and where the machine code is kept.
 
 `kernel` and `inlined` are the only ways this package compiles anything. They fix the options in one
-place and keep the result on disk so that nobody waits twice. Numba's own cache has five habits that a
-program left running in the field cannot afford, so ours differs in five points:
+place and keep the result on disk so that nobody waits twice. Numba's own cache has five habits that
+a program left running in the field cannot afford, so ours differs in five points:
 
 * The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
   function: an upgrade can never run old code (numba#1833).

@@ -65,7 +65,7 @@ class Loop:
         lead = Resampler(rate, own).lookahead
         under_way = 0 if hop * rate % own == 0 else hop - 1
         behind = math.ceil((Resampler(own, rate).lookahead + under_way) * rate / own)
-        self._ready = np.zeros(behind, np.float32)
+        self._ready: Samples = np.zeros(behind, np.float32)
         self._ready = np.concatenate(
             (self._ready, self._stream.process(np.zeros(lead, np.float32)))
         )
@@ -105,7 +105,8 @@ class _Duplex:
         self.error: Exception | None = None
         self.samples = self.dropouts = 0
         self.busy = self.worst = 0.0  # seconds
-        self.peaks = np.zeros(2, np.float32)  # of input and output since they were last shown
+        # Of input and output since they were last shown.
+        self.peaks: Samples = np.zeros(2, np.float32)
 
     def __call__(self, x: Samples, y: Samples, n: int, when: Any, status: Any) -> None:
         """Take x[N, 1] and fill y[N, channels], all of them alike."""

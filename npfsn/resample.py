@@ -99,7 +99,8 @@ class Resampler:
 
     def reset(self) -> None:
         """Forget everything received; the next sample is the first of a new signal."""
-        self._kept = np.zeros(0, np.float64)  # the input from sample `_start` on
+        # The input from sample `_start` on.
+        self._kept: npt.NDArray[np.float64] = np.zeros(0, np.float64)
         self._start = 0
         self._n_in = 0
         self._n_out = 0

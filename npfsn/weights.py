@@ -293,7 +293,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
                 member.external_attr = 0o644 << 16
                 member.file_size = array.nbytes
                 with archive.open(member, "w") as stream:
-                    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+                    np.lib.format.write_array(  # type: ignore[no-untyped-call]  # until NumPy 2.3
+                        stream, array, version=(1, 0), allow_pickle=False
+                    )
 
 
 def is_quantised(config: Any, name: str, shape: tuple[int, ...]) -> bool:
@@ -426,7 +428,7 @@ class _Npy:
     def read(self) -> npt.NDArray[Any]:
         """Read the values into a C-contiguous array of native byte order."""
         data = self._archive.read(self._entry)[self._data_offset :]
-        array = np.frombuffer(data, self._file_dtype)
+        array: npt.NDArray[Any] = np.frombuffer(data, self._file_dtype)
         array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
         # A copy only where needed: kernels want the values aligned, in C order, in native bytes.
         return np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])

@@ -459,6 +459,27 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
     refuse(src, tmp_path / "b.x", "cut short|damaged")
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_samples_that_a_wav_header_does_not_count_are_not_lost(delay, tmp_path, subtype):
+    """A recorder that was stopped; more than 4 GiB, which wrapped."""
+    src = write(tmp_path / "a.wav", noise(20_000), subtype=subtype)
+    content = bytearray(src.read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = (at - 4 + 6_000).to_bytes(4, "little")
+    content[at : at + 4] = (6_000).to_bytes(4, "little")
+    src.write_bytes(content)
+    refuse(src, tmp_path / "b.wav", "bytes that its header does not count")
+
+
+def test_what_follows_a_wav_file_is_no_damage(delay, tmp_path):
+    """Tags, padding."""
+    for trailer in (b"TAG" + bytes(125), bytes(40_000)):
+        src = write(tmp_path / "a.wav", noise(2_000))
+        with src.open("ab") as file:
+            file.write(trailer)
+        enhance_file(src, tmp_path / "b.wav", delay, force=True)
+
+
 def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
     """All of its pages are whole, but the last does not say that it is the last."""
     src = write(tmp_path / "a.ogg", noise(50_000), subtype="VORBIS", container="OGG")

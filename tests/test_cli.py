@@ -391,7 +391,10 @@ def test_resume_does_only_the_rest(npfsn):
         (("enhance",), "no input"),
         (("enhance", ""), "empty name"),
         (("enhance", "a.wav", "-o", ""), "empty name"),
-        (("enhance", "a.wav", "--unknown"), "unrecognized"),
+        (("enhance", "a.wav", "--unknown"), "npfsn enhance: error: unrecognized"),
+        (("--unknown",), "npfsn: error: unrecognized"),
+        (("enhance", "a.wav", "-o", "-"), "not written to standard output"),
+        (("enhance", "a.wav", "b.wav", "-o", "c.m4a"), "there are 2 inputs"),
         (("enhance", "a.wav", "--work", "2"), "unrecognized"),
         (("enhance", "a.wav", "--workers", "0"), "whole number"),
         (("enhance", "a.wav", "-a", "-3"), "decibels"),
@@ -952,7 +955,7 @@ def test_odd_bytes_at_the_end_of_a_stream():
     assert err == ""
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf", "w64", "au"])
 def test_a_stream_is_no_sound_file(suffix, tmp_path):
     """Its header would be enhanced, too."""
     sf.write(tmp_path / f"a.{suffix}", np.zeros(2000), 16000)

@@ -34,7 +34,10 @@ def main() -> int:
         # One thread each, before anything starts its threads.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = "1"
-        from .measure import measure
+        try:
+            from .measure import measure
+        except ModuleNotFoundError as error:
+            parser.exit(1, f"tools.bench needs {error.name}: pip install -e '.[bench]'\n")
 
         result = measure(args.quick, lambda text: print(text, file=sys.stderr, flush=True))
         result["command"] = " ".join(["python -m tools.bench", *sys.argv[1:]])

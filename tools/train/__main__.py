@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    raise SystemExit("tools.train needs PyTorch: pip install -e '.[train]'") from None
 
 from npfsn.terminal import number
 
