@@ -261,7 +261,8 @@ def enhance_file(
     Rate, channels, length, bit depth, container and level are kept, and the output is aligned with
     the input. A `dst` whose suffix differs from that of `src` names another container; the bit
     depth is kept where that container has it. Channels are enhanced one by one. A rate other than
-    the model's is changed and changed back, which limits the band to the model's.
+    the model's is changed and changed back, which limits the band to the model's. Samples that are
+    not finite become zero, and are counted in the report.
 
     Parameters
     ----------

@@ -424,12 +424,14 @@ def _summary(totals: _Totals, plan: _Plan, wall: float, workers: int) -> str:
     """Say everything in one line."""
     n_done, seconds = len(totals.reports), totals.seconds
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
-    # Workers compile side by side; without them only the first file has to wait.
-    compiling = max((report.compile_seconds for _, report in totals.reports), default=0.0)
-    if compiling > 1.0:
-        text += f", {duration(compiling)} of which went into loading and compiling"
     # Loading and compiling are no measure of speed.
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
+    if workers == 1 and not totals.failures:
+        before = wall - busy
+    else:  # workers load side by side
+        before = max((report.compile_seconds for _, report in totals.reports), default=0.0)
+    if n_done and before > 0.1 * wall:
+        text += f", {duration(before)} of which went into loading and compiling"
     if seconds > 0.0 and busy > 0.0:
         text += f": real-time factor {busy / seconds:.3f} ({seconds / busy:.1f}x real time)"
     if plan.n_skipped:

@@ -42,7 +42,7 @@ def enhance(
         Hz. Resampled to the model's rate and back where they differ.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
-        once more for each norm.
+        once more for each norm, and has no horizon.
 
     Returns
     -------

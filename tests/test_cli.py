@@ -586,6 +586,19 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch):
     assert done == ["terminate", "kill"]
 
 
+def test_the_summary_tells_what_was_not_enhancing():
+    """So that its speed and its times agree."""
+    job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
+    report = FileReport(10, 10.0, 1, 1, 0, 0, 1.0, 0.2)
+    assert "of audio in 1.0 s: real" in batch._summary(
+        batch._Totals([(job, report)]), batch._Plan(), 1.0, 1
+    )
+    assert "of audio in 3.0 s, 2.0 s of which went into loading and compiling: real" in (
+        batch._summary(batch._Totals([(job, report)]), batch._Plan(), 3.0, 1)
+    )
+    assert batch._summary(batch._Totals(), batch._Plan(), 1.0, 1).endswith("of audio in 1.0 s")
+
+
 def test_workers_compile_side_by_side():
     """Their waiting is one, not a sum that may exceed all the time there was."""
     job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
