@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import os
+import secrets
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import NpfsnError
+from .output import mark_unfinished, remove_unfinished
 from .terminal import (
     REDRAW_SECONDS,
     StatusLine,
@@ -531,7 +533,13 @@ class _Process:
 
     process: BaseProcess
     pipe: Connection
+    mark: str  # of its unfinished files (`npfsn.output`)
     job: _Job | None = None
+
+    def clean_up(self) -> None:
+        """Remove what it left unfinished: it is dead."""
+        if self.job is not None:
+            remove_unfinished(self.job.dst.parent, self.mark)
 
 
 def _run_workers(
@@ -554,8 +562,12 @@ def _run_workers(
                     worker.process.join()
                     code = worker.process.exitcode or 0
                     how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    worker.clean_up()
                     if worker.job is not None:
-                        message = f"its worker process was killed ({how})"
+                        message = (
+                            f"its worker process was killed ({how}), perhaps for want of memory: "
+                            "try fewer --workers"
+                        )
                         _record_failure(totals, line, worker.job, message)
                         if waiting:
                             workers.append(_launch(args, len(jobs)))
@@ -599,7 +611,8 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
         # One voice is enough to say that kernels are being compiled.
         quiet=args.quiet or index > 0,
     )
-    process = context.Process(target=_work, args=(theirs, settings), daemon=True)
+    mark = secrets.token_hex(8)
+    process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
     # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the
     # others by SIGTERM. What is ignored here stays ignored in the child.
     previous = None
@@ -611,7 +624,7 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
         if previous is not None:
             signal.signal(signal.SIGINT, previous)
     theirs.close()
-    return _Process(process, ours)
+    return _Process(process, ours, mark)
 
 
 def _end(workers: list[_Process]) -> None:
@@ -625,10 +638,12 @@ def _end(workers: list[_Process]) -> None:
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
+            worker.clean_up()
 
 
-def _work(pipe: Connection, args: argparse.Namespace) -> None:
+def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
     """Be a worker: take files from the pipe until it closes."""
+    mark_unfinished(mark)
     warnings.simplefilter("ignore")
     hush_compiler(args.quiet)
     last = 0.0

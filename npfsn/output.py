@@ -8,6 +8,20 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+# What the names of this process's unfinished files have in common.
+_mark = [secrets.token_hex(8)]
+
+
+def mark_unfinished(mark: str) -> None:
+    """Let the names of this process's unfinished files contain `mark`, which nobody else has."""
+    _mark[0] = mark
+
+
+def remove_unfinished(folder: Path, mark: str) -> None:
+    """Remove from `folder` what a process with that mark left when it was killed."""
+    for partial in folder.glob(f".npfsn-{mark}-*.part"):
+        _remove(partial)
+
 
 @contextlib.contextmanager
 def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
@@ -28,7 +42,7 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
         The folder or the disk refuses.
     """
     # The name does not grow with that of `path`, which may be as long as a name can be.
-    partial = path.parent / f".npfsn-{secrets.token_hex(8)}.part"
+    partial = path.parent / f".npfsn-{_mark[0]}-{secrets.token_hex(4)}.part"
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         try:
