@@ -544,7 +544,7 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             except BlockingIOError:
                 select.select([source], [], [])
 
-    code, interrupts, first = EXIT_OK, Interrupts(), True
+    code, interrupts, head = EXIT_OK, Interrupts(), b""
     with interrupts.heard():
         while True:
             try:
@@ -555,9 +555,9 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
                 break
             if not received:
                 break
-            if first:
-                _refuse_containers(received)
-                first = False
+            if len(head) < 4:
+                head += received
+                _refuse_containers(head)
             rest += received
             whole = len(rest) - len(rest) % dtype.itemsize
             x = np.frombuffer(rest[:whole], dtype).astype(np.float32)

@@ -976,6 +976,16 @@ def test_a_stream_is_no_sound_file(suffix, tmp_path):
     assert not out and err.count("\n") == 1 and "npfsn enhance" in err
 
 
+@posix
+def test_a_sound_file_is_told_by_more_than_its_first_read():
+    process = spawn("stream", bufsize=0)
+    for part in (b"R", b"IF", b"F" + bytes(5000)):
+        process.stdin.write(part)
+        time.sleep(0.5)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and not out and b"a WAV file" in err
+
+
 def test_a_stream_silences_what_is_not_finite():
     x = noise(3000)[:, 0]
     x[[3, 1000, 2999]] = [np.nan, np.inf, -np.inf]
