@@ -111,7 +111,11 @@ _LENGTH_KEYS = {
     "AU": "Data Size",
     "W64": "riff",
     "RF64": "Riff size",
+    "SVX": "BODY",
 }
+# Others, which tell it in their own words: how many frames there should be, or that some are gone.
+_FRAMES_SAID = {"AVR": r"Frames\s*:\s*(\d+)", "WVE": r"Data length (\d+) should be"}
+_GONE = "Seems to be a truncated file"
 # Lengths from here on are what programs write that do not know the length yet (pipes).
 _UNKNOWN_LENGTH = 0x7FFF0000
 # Headers that are off by a pad byte or by their own size are common and harmless.
@@ -548,6 +552,15 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
+    said_frames = re.search(_FRAMES_SAID.get(source.format, r"(?!)"), source.extra_info)
+    if source.format == "NIST":
+        with _bytes_of(src) as file:
+            said_frames = re.search(r"sample_count -i (\d+)", file.read(1024).decode("latin-1"))
+    if _GONE in source.extra_info or (said_frames and int(said_frames[1]) > source.frames):
+        raise AudioError(
+            f"{src} is cut short: its header promises more than the {source.frames} frames that "
+            "are there; to enhance these, save the file anew with an audio editor first"
+        )
     # A recorder that was stopped, or more bytes than 32 bits count: samples follow where libsndfile
     # looks for another chunk, and it goes no further.
     counted = re.search(r"^RIFF\s*:\s*(\d+)", source.extra_info, re.MULTILINE)

@@ -448,6 +448,10 @@ def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
         ("FLAC", "PCM_16"),
         ("MP3", "MPEG_LAYER_III"),
         ("OGG", "VORBIS"),
+        ("NIST", "PCM_16"),
+        ("SVX", "PCM_16"),
+        ("VOC", "PCM_16"),
+        ("AVR", "PCM_16"),
     ],
 )
 def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
@@ -457,6 +461,8 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
     content = src.read_bytes()
     src.write_bytes(content[: len(content) // 2])
     refuse(src, tmp_path / "b.x", "cut short|damaged")
+    src.write_bytes(content)
+    audio.enhance_file(src, tmp_path / f"b.{container.lower()}", delay)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
