@@ -434,7 +434,14 @@ def _run(
     except NormError:
         # A norm that cannot stream, or one that does not exist: `enhance` says so.
         options["atten_lim_db"] = atten_lim_db
-        return _run_whole(source, sink, src, model, options, progress)
+        try:
+            return _run_whole(source, sink, src, model, options, progress)
+        except MemoryError:
+            gigabytes = source.frames * source.channels * 4 / 1e9
+            raise AudioError(
+                f"{src} is too long for this machine's memory: an offline norm needs the whole "
+                f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
+            ) from None
 
     _check_rate(src, source.samplerate, enhancers[0].sample_rate)
     while len(enhancers) < source.channels:

@@ -297,6 +297,17 @@ def test_many_channels_take_small_blocks(delay, tmp_path):
     assert enhance_file(src, tmp_path / "b.wav").channels == 700
 
 
+def test_a_whole_signal_that_does_not_fit_is_told(delay, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(audio, "_run_whole", fail)
+    src = write(tmp_path / "a.wav", noise(2_000))
+    with pytest.raises(AudioError, match="the whole signal at once, 0.0 GB and more; choose"):
+        enhance_file(src, tmp_path / "b.wav", norm="offline_laplace_norm")
+    assert not (tmp_path / "b.wav").exists()
+
+
 def test_an_offline_norm_takes_the_whole_signal(delay, tmp_path):
     x = noise(70_001, 2)
     src = write(tmp_path / "a.wav", x, 44100, "FLOAT")
