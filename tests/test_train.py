@@ -216,13 +216,14 @@ def test_silent_noise_only_and_clean_items_have_their_targets(work: Path) -> Non
 def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
     """They heed no signal, and would wait for it."""
     (tmp_path / "pools").symlink_to(work / "pools")
-    command = "-m tools.train --synthetic-seconds 0 --ranks 2 --validate-every 0 --steps 2 --work"
+    (tmp_path / "checkpoints").write_text("no folder: the rank that saves fails")
+    command = "-m tools.train --synthetic-seconds 0 --ranks 2 --validate-every 1 --steps 2 --work"
     done = subprocess.run(
         [sys.executable, *command.split(), tmp_path, "--bottleneck", "4", "--batch-seconds", "4"],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
+    assert "FileExistsError" in done.stderr
 
 
 def test_no_talker_is_said(tmp_path: Path) -> None:
