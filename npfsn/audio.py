@@ -113,8 +113,12 @@ _LENGTH_KEYS = {
     "RF64": "Riff size",
     "SVX": "BODY",
 }
-# Others, which tell it in their own words: how many frames there should be, or that some are gone.
-_FRAMES_SAID = {"AVR": r"Frames\s*:\s*(\d+)", "WVE": r"Data length (\d+) should be"}
+# Others tell in their own words how many frames there should be, or that some are gone.
+_FRAMES_SAID = {
+    "AVR": r"Frames\s*:\s*(\d+)",
+    "NIST": r"sample_count -i (\d+)",
+    "WVE": r"Data length (\d+) should be",
+}
 _GONE = "Seems to be a truncated file"
 # Lengths from here on are what programs write that do not know the length yet (pipes).
 _UNKNOWN_LENGTH = 0x7FFF0000
@@ -559,11 +563,7 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
-    said_frames = re.search(_FRAMES_SAID.get(source.format, r"(?!)"), source.extra_info)
-    if source.format == "NIST":
-        with _bytes_of(src) as file:
-            said_frames = re.search(r"sample_count -i (\d+)", file.read(1024).decode("latin-1"))
-    if _GONE in source.extra_info or (said_frames and int(said_frames[1]) > source.frames):
+    if _GONE in source.extra_info or _frames_promised(source, src) > source.frames:
         raise AudioError(
             f"{src} is cut short: its header promises more than the {source.frames} frames that "
             "are there; to enhance these, save the file anew with an audio editor first"
@@ -600,6 +600,19 @@ def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
             f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
             "no audio that can be found; repair it with an audio editor first"
         )
+
+
+def _frames_promised(source: sf.SoundFile, src: Path) -> int:
+    """Return how many frames there should be, of the formats in `_FRAMES_SAID`; else 0."""
+    pattern = _FRAMES_SAID.get(source.format)
+    if pattern is None:
+        return 0
+    said = source.extra_info
+    if source.format == "NIST":  # libsndfile repeats nothing of its header
+        with _bytes_of(src) as file:
+            said = file.read(1024).decode("latin-1")
+    found = re.search(pattern, said)
+    return int(found[1]) if found else 0
 
 
 @contextlib.contextmanager

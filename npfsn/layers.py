@@ -222,7 +222,7 @@ class Recurrent:
         }
 
     def bind(self, state: State, units: int, frames: int, turn: int = 0) -> RecurrentPass:
-        """Return the stack as a function of at most `frames` frames, working on `state`.
+        """Return the stack bound to `state`, for blocks of at most `frames` frames.
 
         A layer with one unit reads its recurrent weights in every other frame (`kernels.recur`),
         the first layer in odd ones if `turn` is odd; the next layer in those between.

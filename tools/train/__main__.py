@@ -66,13 +66,9 @@ def parser() -> argparse.ArgumentParser:
     add(training, "minutes", _zero_or_more, math.inf, "stop after this slice, to go on later")
     add(training, "ranks", _count, os.cpu_count() or 1, "processes")
     add(
-        training,
-        "device",
-        _device,
-        "cpu",
-        '"cuda", for one process; --ranks then mix for it',
+        training, "device", _device, "cpu", '"cuda", for one process; --ranks then mix for it',
         metavar="NAME",
-    )
+    )  # fmt: skip
     add(training, "validate-every", _count, 250, "steps between two judgements")
     add(training, "bottleneck", _count, 128, "hidden size")
     add(
