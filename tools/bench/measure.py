@@ -34,6 +34,8 @@ SETTLE = 6
 # Masks may differ by this share of the largest: another order of summation, not another network.
 AGREEMENT = 1e-4
 START_STEPS = 300
+# What the constant work goes over: 96 KB, a part of any second-level cache.
+CONTROL_FLOATS = 24 * 1024
 
 
 @dataclass
@@ -80,6 +82,23 @@ class Contender:
             "p99_in_turn": float(np.quantile(in_turn, 0.99)),
             "turn_means_ms": [min(means), max(means)],
         }
+
+
+def constant_work(milliseconds: float) -> Contender:
+    """Return additions that are the same for every frame and take about as long as asked.
+
+    They need nothing but a core and its nearer caches: what they take longer in one frame than in
+    another is the machine's doing.
+    """
+
+    def additions(passes: int) -> Contender:
+        rows = np.broadcast_to(np.ones(CONTROL_FLOATS, np.float32), (passes, CONTROL_FLOATS))
+        sums = np.zeros(passes, np.float32)
+        return Contender("constant work", lambda t: np.add.reduce(rows, axis=1, out=sums))
+
+    trial = additions(100)
+    trial.turn(50)
+    return additions(max(round(100 * milliseconds / float(np.median(trial.wall_ms))), 1))
 
 
 class Setting:
@@ -256,6 +275,10 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
+    if fast:  # a step in int8 is the shortest of all, and shows the most of what the machine adds
+        trial = setting.npfsn("int8")
+        trial.turn(steps)
+        racing.append(constant_work(float(np.median(trial.wall_ms))))
     order = np.random.default_rng(0)
     for _ in range(rounds):
         # Whose turn it was before leaves its mark on the machine: nobody always follows the same.
@@ -264,6 +287,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
             # PyTorch is far behind: fewer of its steps tell as much and leave time for the others.
             contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
     figures = {contender.name: contender.summary() for contender in racing}
+    control = figures.pop("constant work", None)
 
     seconds = 2.0 if quick else 10.0 if fast else 3.0
     rounds = 1 if quick else 10 if fast else 3
@@ -275,6 +299,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
         "onnx_variants_ms": variants,
         "differences": differences,
         "steps": figures,
+        "control": control,
         "whole_seconds": seconds,
         "whole_ms_per_frame": whole,
         "limits": {

@@ -161,14 +161,24 @@ def _targets(result: dict[str, Any]) -> Iterator[str]:
     def each(steps: dict[str, Any], say: Callable[[dict[str, Any]], str]) -> str:
         return "; ".join(f"{who} {say(steps[f'npfsn {who}'])}" for who in _ours(steps, ""))
 
+    control = fast.get("control")
+    if control:
+        share, by_cpu = (control[f"{x}p99_ms"] / control[f"{x}mean_ms"] for x in ("", "cpu_"))
+        yield (
+            "What the machine adds to a frame shows in work that is the same for every frame: "
+            f"additions over 96 KB, {control['mean_ms']:.2f} ms a frame, in turns beside Fast "
+            f"FullSubNet, have a p99 / mean of {share:.3f} in this run, {by_cpu:.3f} by CPU time, "
+            f"{control['p99_in_turn']:.3f} over the mean of their own turn."
+        )
+        yield ""
     alike = result["models"]["fullsubnet"]["steps"]
     floor = each(alike, lambda step: f"{step['p99_ms'] / step['mean_ms']:.2f}")
     kinds = each(fast["steps"], lambda step: "{:.2f} and {:.2f}".format(*step["even_odd_ms"]))
     turns = each(fast["steps"], lambda step: "{:.2f} to {:.2f}".format(*step["turn_means_ms"]))
     in_turn = each(fast["steps"], lambda step: f"{step['p99_in_turn']:.2f}")
     yield (
-        "What the machine adds to a frame shows in FullSubNet, whose frames all have the same "
-        f"work: its p99 / mean in this run is {floor}. Fast FullSubNet has two kinds of frames, "
+        "FullSubNet, whose frames all have the same work and are longer, has a p99 / mean of "
+        f"{floor}. Fast FullSubNet has two kinds of frames, "
         f"and shares its work out between them; their medians, in ms: {kinds}. The machine is not "
         "always as fast: the means of turns, of a quarter of a second and less, range from and to, "
         f"in ms: {turns}. Over the mean of their own turn the p99 of its frames is {in_turn}."
