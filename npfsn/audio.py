@@ -124,6 +124,8 @@ _GONE = "Seems to be a truncated file"
 _UNKNOWN_LENGTH = 0x7FFF0000
 # Headers that are off by a pad byte or by their own size are common and harmless.
 _SLACK_BYTES = 64
+# Nine tags so long fit where headers may have 16 KB.
+_TAG_BYTES = 1024
 # What stands for an unknown length is larger.
 _MOST_FRAMES = 1 << 62
 # No header without audio is as long as this.
@@ -261,16 +263,17 @@ def enhance_file(
     norm: str | None = None,
     precision: str = "float32",
     atten_lim_db: float | None = None,
+    norm_horizon: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> FileReport:
     """Enhance one sound file.
 
-    Rate, channels, length, bit depth, container and level are kept, and the output is aligned with
-    the input. A `dst` whose suffix differs from that of `src` names another container; the bit
-    depth is kept where that container has it. Channels are enhanced one by one. A rate other than
-    the model's is changed and changed back, which limits the band to the model's. Samples that are
-    not finite become zero, and are counted in the report.
+    Rate, channels, length, bit depth, container, level and tags (title, artist, comment, ...) are
+    kept, and the output is aligned with the input. A `dst` whose suffix differs from that of `src`
+    names another container; bit depth and tags are kept where that container has them. Channels
+    are enhanced one by one. A rate other than the model's is changed and changed back, which limits
+    the band to the model's. Samples that are not finite become zero, and are counted in the report.
 
     Parameters
     ----------
@@ -278,9 +281,9 @@ def enhance_file(
         `dst` appears under its name only when it is complete. Missing folders are made.
     model : path, Model or None
         None: the weights that come with npfsn.
-    norm, precision, atten_lim_db
+    norm, precision, atten_lim_db, norm_horizon
         As of `Enhancer`. A model with an offline norm is run on the whole signal: memory then
-        grows with the length of the file.
+        grows with the length of the file, and there is no horizon.
     force : bool
         Replace `dst` if it exists.
     progress : callable
@@ -297,7 +300,8 @@ def enhance_file(
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
-        If `atten_lim_db` is no number of dB from 0 up, or the precision unknown.
+        If `atten_lim_db` is no number of dB from 0 up, `norm_horizon` no number of seconds from
+        one hop up, or the precision unknown.
 
     Examples
     --------
@@ -310,6 +314,7 @@ def enhance_file(
 
     started = time.perf_counter()
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
+    options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     src, dst = Path(src), Path(dst)
     with _open_source(src) as source:
         _check_destination(src, dst, force)
@@ -319,7 +324,7 @@ def enhance_file(
                 sink = _Sink(partial, dst, source, container, subtype, endian)
                 try:
                     n_frames, n_nonfinite, ready = _run(
-                        source, sink, src, model, norm, precision, atten_lim_db, progress
+                        source, sink, src, model, options, atten_lim_db, progress
                     )
                 except BaseException:
                     sink.abandon()
@@ -415,8 +420,7 @@ def _run(
     sink: _Sink,
     src: Path,
     model: StrPath | Model | None,
-    norm: str | None,
-    precision: str,
+    options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
 ) -> tuple[int, int, _Ready]:
@@ -432,14 +436,13 @@ def _run(
     from .weights import load_model
 
     model = load_model(model)  # once for all channels
-    options: dict[str, Any] = {"precision": precision, "norm": norm}
     try:
         enhancers = [Enhancer(model, **options, on_nonfinite="zero")]
     except NormError:
         # A norm that cannot stream, or one that does not exist: `enhance` says so.
-        options["atten_lim_db"] = atten_lim_db
         try:
-            return _run_whole(source, sink, src, model, options, progress)
+            limited = {**options, "atten_lim_db": atten_lim_db}
+            return _run_whole(source, sink, src, model, limited, progress)
         except MemoryError:
             gigabytes = source.frames * source.channels * 4 / 1e9
             raise AudioError(
@@ -798,7 +801,7 @@ class _Sink:
     partial, dst : Path
         Where it is written, and what to call it in messages.
     source : soundfile.SoundFile
-        Gives rate and channels.
+        Gives rate, channels and tags.
     container, subtype, endian : str
         In soundfile's terms.
     """
@@ -832,6 +835,14 @@ class _Sink:
                 f"channels and {source.samplerate} Hz ({_reason(error)}): choose another "
                 "container, for instance with --format wav"
             ) from error
+        # Before the first sample: most containers have their tags in front. Left out are what this
+        # one has no place for, texts that fail some of them, and those that libsndfile would write
+        # into an MP3 in the wrong encoding.
+        for name, text in source.copy_metadata().items():
+            fits = 0 < len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
+            if fits and name != "software":  # that made the input
+                with contextlib.suppress(sf.SoundFileError, RuntimeError):
+                    setattr(self._file, name, text)
 
     def write(self, channels: list[Float32Array]) -> None:
         """Append one block, given channel by channel."""

@@ -120,6 +120,7 @@ class _Worker:
             norm=self._args.norm,
             precision=self._args.precision,
             atten_lim_db=self._args.atten_lim,
+            norm_horizon=self._args.norm_horizon,
             force=self._args.force,
             progress=progress,
         )
@@ -606,7 +607,15 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
     settings = argparse.Namespace(
         **{
             name: getattr(args, name)
-            for name in ("model", "norm", "precision", "atten_lim", "force", "verbose")
+            for name in (
+                "model",
+                "norm",
+                "precision",
+                "atten_lim",
+                "norm_horizon",
+                "force",
+                "verbose",
+            )
         },
         # One voice is enough to say that kernels are being compiled.
         quiet=args.quiet or index > 0,

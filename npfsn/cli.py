@@ -75,8 +75,9 @@ examples:
   npfsn enhance old.sd2 --format wav           write another container
   npfsn enhance -- -odd-name.wav               a name that begins with a dash
 
-Sample rate, channels, length, bit depth, container and level are kept, and the output is aligned
-with the input. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the file.
+Sample rate, channels, length, bit depth, container, level and tags are kept, and the output is
+aligned with the input. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the
+file.
 Outputs appear under their names only when complete. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
@@ -201,9 +202,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="arithmetic of the large products, whatever the file holds: int8 is faster and "
         "nearly as exact (default: %(default)s)",
     )
-
-
-def _add_horizon(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--norm-horizon",
         metavar="S",
@@ -295,7 +293,6 @@ def _add_stream(commands: Any) -> None:
         "--keep-latency", action="store_true", help="leave the zeros of the latency at the start"
     )
     _add_model(parser)
-    _add_horizon(parser)
     _add_verbosity(parser)
 
 
@@ -323,7 +320,6 @@ def _add_live(commands: Any) -> None:
         "--seconds", metavar="S", type=_above_zero, help="end after so long (default: on Ctrl-C)"
     )
     _add_model(parser)
-    _add_horizon(parser)
     _add_verbosity(parser)
 
 

@@ -348,6 +348,43 @@ def test_a_name_that_ends_in_opus_means_opus(delay, tmp_path):
     assert read(tmp_path / "b.opus")[1][2:] == ("OGG", "OPUS")
 
 
+def tagged(path, tags):
+    with sf.SoundFile(path, "w", 16000, 1) as file:
+        for name, text in tags.items():
+            setattr(file, name, text)
+        file.write(noise(1000))
+    return path
+
+
+def tags(path):
+    with sf.SoundFile(path) as file:
+        assert file.frames >= 1000
+        return file.copy_metadata()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "caf", "aiff"])
+def test_tags_are_kept(delay, tmp_path, suffix):
+    given = {"title": "Grüße", "artist": "Someone", "comment": "first take"}
+    src = tagged(tmp_path / f"a.{suffix}", given)
+    enhance_file(src, tmp_path / f"b.{suffix}")
+    enhance_file(tmp_path / f"b.{suffix}", tmp_path / "c.flac")
+    assert tags(tmp_path / f"b.{suffix}") == tags(tmp_path / "c.flac") == given
+
+
+def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
+    """AIFF fails with 16 KB of them; MP3 would get UTF-8 where it says Latin; none is a program."""
+    names = ("title", "copyright", "artist", "comment", "date", "album", "license", "genre")
+    long = {name: name[0] * 1024 for name in names}
+    src = tagged(tmp_path / "a.flac", {**long, "tracknumber": "x" * 1025, "software": "a recorder"})
+    for suffix in ("flac", "ogg", "aiff", "wav", "w64", "opus"):
+        enhance_file(src, tmp_path / f"b.{suffix}")
+        assert tags(tmp_path / f"b.{suffix}").items() <= long.items()
+    assert tags(tmp_path / "b.flac") == long
+    enhance_file(tagged(tmp_path / "c.flac", {"title": "Grüße", "album": "x"}), tmp_path / "c.mp3")
+    found = tags(tmp_path / "c.mp3")
+    assert found["album"] == "x" and not found.get("title")
+
+
 # --- level -------------------------------------------------------------------------------------
 
 

@@ -924,6 +924,16 @@ def test_a_stream_whose_norm_forgets():
     np.testing.assert_array_equal(np.frombuffer(out, "<f4"), expected)
 
 
+def test_a_file_whose_norm_forgets(tmp_path):
+    x = noise(16000)
+    for name in ("a.wav", "b.wav"):
+        sf.write(tmp_path / name, x, 16000, "FLOAT")
+    run("enhance", "--norm-horizon", 1, "--workers", 2, "a.wav", "b.wav", base=NPFSN, cwd=tmp_path)
+    found, _ = sf.read(tmp_path / "a_enhanced.wav", dtype="float32")
+    np.testing.assert_array_equal(found, enhance(x[:, 0], 16000, norm_horizon=1.0))
+    assert not np.array_equal(found, enhance(x[:, 0], 16000))
+
+
 @pytest.mark.parametrize("horizon", ["0.5", "nan", "inf", "-3", "long"])
 def test_a_horizon_is_a_number_of_seconds(horizon):
     _, err = run("stream", "--norm-horizon", horizon, code=2)
