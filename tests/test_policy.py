@@ -359,6 +359,12 @@ def test_docstring_examples_run(name: str) -> None:
     assert result.failed == 0
 
 
+def test_examples_of_the_pages_run() -> None:
+    result = doctest.testfile(str(ROOT / "docs" / "streaming.md"), module_relative=False)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
 def test_there_are_examples() -> None:
     """Of a stream and of a whole signal at least."""
     assert {"enhancer", "whole"} <= set(EXAMPLES)
