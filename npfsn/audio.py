@@ -68,8 +68,6 @@ _ALIASES = {
     "aif": "AIFF",
     "aifc": "AIFF",
     "iff": "SVX",
-    "mp1": "MP3",
-    "mp2": "MP3",
     "oga": "OGG",
     "opus": "OGG",
     "sf": "IRCAM",
@@ -206,17 +204,13 @@ class AlignedStream:
         self._limit = dry_share(atten_lim_db)
         self._dry: Float32Array = np.zeros(self._lag, np.float32)  # what has come in, but not out
 
-    @property
-    def n_nonfinite(self) -> int:
-        """Samples that the enhancer found not finite and replaced."""
-        return int(self._enhancer.n_nonfinite)
-
     def process(self, x: Float32Array) -> Float32Array:
         """Take any number of samples in and give the enhanced ones that are ready.
 
         Parameters
         ----------
         x : float32 array, shape (N,)
+            Finite (`silence_nonfinite`).
 
         Returns
         -------
@@ -316,6 +310,7 @@ def enhance_file(
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     src, dst = Path(src), Path(dst)
+    lost: BaseException | None = None
     with _open_source(src) as source:
         _check_destination(src, dst, force)
         container, subtype, endian = _target_format(source, src, dst)
@@ -326,13 +321,16 @@ def enhance_file(
                     n_frames, n_nonfinite, ready = _run(
                         source, sink, src, model, options, atten_lim_db, progress
                     )
-                except BaseException:
+                except BaseException as error:
+                    lost = error
                     sink.abandon()
                     raise
                 sink.finish(n_frames)
-        except FileExistsError:
-            raise _exists(dst) from None
         except OSError as error:
+            if error is lost:  # of the progress, say, and not of the output
+                raise
+            if isinstance(error, FileExistsError):
+                raise _exists(dst) from None
             raise _unwritable(dst, error) from error
     ended = time.perf_counter()
     # Loading ends where the first sample begins; with norms that need all, more may be compiled.
@@ -467,7 +465,7 @@ def _run(
             rate = source.samplerate
             progress(n_frames / rate, max(source.frames, n_frames) / rate)
     sink.write([stream.flush() for stream in streams])
-    return n_frames, n_nonfinite + sum(stream.n_nonfinite for stream in streams), ready
+    return n_frames, n_nonfinite, ready
 
 
 def _run_whole(
@@ -482,6 +480,8 @@ def _run_whole(
     from .whole import enhance
 
     _check_rate(src, source.samplerate, None)
+    # Mistakes in the options are told before all is read, and all that is needed is loaded.
+    enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready = _Ready()
     blocks: list[Float32Array] = []
     n_nonfinite = 0
@@ -722,10 +722,10 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
     # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
     bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
     wanted = [source.subtype]
-    if container != source.format and source.subtype.startswith("MPEG_"):
+    if name == "opus":  # the container is Ogg's, which may hold other codes
+        wanted = ["OPUS"]
+    elif container != source.format and source.subtype.startswith("MPEG_"):
         wanted = []  # libsndfile says that a WAV may hold what an MP3 does, and then fails
-    if name == "opus":
-        wanted.append("OPUS")
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if _BITS[each] >= bits]
     for subtype in (*wanted, sf.default_subtype(container)):
@@ -840,7 +840,8 @@ class _Sink:
         # into an MP3 in the wrong encoding.
         for name, text in source.copy_metadata().items():
             fits = 0 < len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
-            if fits and name != "software":  # that made the input
+            readable = "\ufffd" not in text  # of another encoding than UTF-8
+            if fits and readable and name != "software":  # that made the input
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
 

@@ -184,6 +184,8 @@ def enhance_all(args: argparse.Namespace) -> int:
 def _make_plan(args: argparse.Namespace) -> _Plan:
     """Find the files and name their outputs."""
     inputs = [*_inputs(args)]
+    if "" in inputs:
+        raise UsageError("an input has an empty name")
     if not inputs:
         raise UsageError("no input: name files, folders, -i DIR or --list FILE")
     if args.output_dir == "":
@@ -274,10 +276,8 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
     for name in args.inputs:
         if name.startswith("@") and len(name) > 1:
             lists.append(name[1:])
-        elif name:
-            yield name
         else:
-            raise UsageError("an input has an empty name")
+            yield name
     for name in lists:
         text = _read_list(name)
         binary = text.count(b"\0") > text.count(b"\n")
@@ -354,7 +354,9 @@ def _walk(
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if recursive and not (output and _place(here / name) == _place(output))
+            if recursive
+            and not name.startswith(".")
+            and not (output and _place(here / name) == _place(output))
         )
         for name in sorted(names):
             path = here / name
@@ -429,7 +431,7 @@ def _summary(totals: _Totals, plan: _Plan, wall: float, workers: int) -> str:
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
     # Loading and compiling are no measure of speed.
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
-    if workers == 1 and not totals.failures:
+    if workers == 1 and n_done == len(plan.jobs):
         before = wall - busy
     else:  # workers load side by side
         before = max((report.compile_seconds for _, report in totals.reports), default=0.0)
@@ -572,7 +574,7 @@ def _run_workers(
                         _record_failure(totals, line, worker.job, message)
                         if waiting:
                             workers.append(_launch(args, len(jobs)))
-                    elif not workers:  # the others, if there are any, do its share
+                    elif waiting and not workers:  # the others, if there are any, do its share
                         raise NpfsnError(f"the worker processes could not start ({how})") from None
                     continue
                 if kind == "fatal":
@@ -604,24 +606,14 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
 
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks
     ours, theirs = context.Pipe()
-    settings = argparse.Namespace(
-        **{
-            name: getattr(args, name)
-            for name in (
-                "model",
-                "norm",
-                "precision",
-                "atten_lim",
-                "norm_horizon",
-                "force",
-                "verbose",
-            )
-        },
-        # One voice is enough to say that kernels are being compiled.
-        quiet=args.quiet or index > 0,
-    )
+    # But for what belongs to the command line, and travels badly.
+    settings = {name: vars(args)[name] for name in vars(args) if name not in ("run", "parser")}
+    # One voice is enough to say that kernels are being compiled.
+    settings["quiet"] = args.quiet or index > 0
     mark = secrets.token_hex(8)
-    process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
+    process = context.Process(
+        target=_work, args=(theirs, argparse.Namespace(**settings), mark), daemon=True
+    )
     # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the
     # others by SIGTERM. What is ignored here stays ignored in the child.
     previous = None
@@ -664,7 +656,7 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
             last = now
             pipe.send(("progress", done, total))
 
-    with contextlib.suppress(Stopped, EOFError, BrokenPipeError, ConnectionError), signals():
+    with contextlib.suppress(Stopped, EOFError, ConnectionError), signals():
         with libraries_silenced():
             try:
                 work = _Worker(args)

@@ -1,6 +1,6 @@
 """`npfsn`: the command line.
 
-Arguments and exit codes; no arithmetic. Nothing heavy is imported before it is
+Arguments, exit codes and what passes through pipes. Nothing heavy is imported before it is
 needed, so that `--help` and `--version` answer at once.
 """
 
@@ -565,7 +565,6 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             put(stream.process(x))
         put(stream.flush())
 
-    n_nonfinite += stream.n_nonfinite
     if code:
         complain("interrupted")
     if args.quiet:

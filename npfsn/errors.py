@@ -1,4 +1,4 @@
-"""Every exception npfsn raises on purpose.
+"""The exceptions that users of npfsn may see.
 
 All of them derive from `NpfsnError`, so that one `except` catches what npfsn refuses, and from the
 built-in exception that a caller would expect anyway. The message is one sentence: what was wrong,
@@ -41,7 +41,7 @@ class StateError(NpfsnError, ValueError):
 
 
 class StreamEndedError(NpfsnError, RuntimeError):
-    """A stream was given samples after `flush()`."""
+    """A stream was used after `flush()`, or after something interrupted it within a hop."""
 
 
 class ConcurrentUseError(NpfsnError, RuntimeError):

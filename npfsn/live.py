@@ -112,13 +112,14 @@ class _Duplex:
         """Take x[N, 1] and fill y[N, channels], all of them alike."""
         started = time.perf_counter()
         try:
-            out = self._loop.process(x[:, 0].copy())
+            heard = x[:, 0].copy()  # what is no number in it becomes silence
+            out = self._loop.process(heard)
             y[:] = out[:, None]
         except Exception as error:  # the sound system would print it and go on without us
             self.error = error
             raise self._abort from error
         self.dropouts += bool(status.input_overflow or status.output_underflow)
-        self.peaks = np.maximum(self.peaks, (np.abs(x).max(), np.abs(out).max()))
+        self.peaks = np.maximum(self.peaks, (np.abs(heard).max(), np.abs(out).max()))
         self.samples += n
         took = time.perf_counter() - started
         self.busy, self.worst = self.busy + took, max(self.worst, took)
@@ -224,12 +225,12 @@ def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
         callback=duplex,
         finished_callback=ended.set,
     )
-    started = time.monotonic()
+    started, gave_up = time.monotonic(), False
     with stream:
         if not args.quiet:
             say(_introduction(sd, stream, loop, rate))
         try:
-            while not ended.wait(0.05):
+            while not (gave_up := ended.wait(0.05)):
                 passed = time.monotonic() - started
                 if args.seconds is not None and passed >= args.seconds:
                     break
@@ -241,10 +242,12 @@ def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
             line.clear()
     if duplex.error is not None:
         raise duplex.error
-    if ended.is_set() and duplex.samples == 0:
-        raise AudioError("the sound system ended the stream at once: is the device in use?")
     if not args.quiet:
         _tell(duplex, loop, rate, held_back_ms=1e3 * max(stream.latency))
+    if gave_up:
+        raise AudioError(
+            "the sound system ended the stream: is the device in use by another program, or gone?"
+        )
     return 0
 
 

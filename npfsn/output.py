@@ -71,14 +71,17 @@ def _sync(path: Path) -> None:
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError:
-        if not folder:  # some file systems cannot sync a folder; the name is there all the same
+        # A folder need not be readable, and some file systems cannot sync one; the name is there
+        # all the same.
+        if not folder:
             raise
-    finally:
-        os.close(handle)
 
 
 def _publish(partial: Path, path: Path, overwrite: bool) -> None:

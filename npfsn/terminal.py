@@ -269,14 +269,16 @@ class StatusLine:
         """Show `text` in the place of what was there."""
         text = cut(printable(text), self.room)
         width = columns(text)
-        put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
+        with contextlib.suppress(OSError):  # the terminal is gone; the work is not
+            put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
         self._width = width
         self._drawn_at = time.perf_counter()
 
     def clear(self) -> None:
         """Wipe the line, so that something else can be printed."""
         if self._width:
-            put(sys.stderr, "\r" + " " * self._width + "\r")
+            with contextlib.suppress(OSError):
+                put(sys.stderr, "\r" + " " * self._width + "\r")
             self._width = 0
             self._drawn_at = -math.inf
 

@@ -265,8 +265,11 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
 
     Raises
     ------
+    TypeError
+        `model` is something else.
     OSError
         The disk is full, the folder is missing or forbidden; nothing is left behind.
+        FileExistsError where a file would be replaced that shall not be.
     """
     if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}: expected a Model, see load_model")
@@ -274,7 +277,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         "format": FORMAT,
         "architecture": model.architecture,
         "config": dataclasses.asdict(model.config),
-        "precision": model.info.get("precision", _precision(model.tensors)),
+        "precision": (
+            "int8" if model.info.get("precision") == "int8" else _precision(model.tensors)
+        ),
         "converter": model.info.get("converter", f"npfsn {__version__}"),
         "source": model.info.get("source", {}),
     }

@@ -53,6 +53,8 @@ def enhance(
     ------
     TypeError, FrameError, AudioError
         The audio is of another type or shape, not finite, or its rate is no rate.
+    TypeError, ValueError
+        An option is of another type or out of its range.
     ModelError, NormError
         As in `Enhancer`.
 

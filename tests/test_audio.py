@@ -24,7 +24,7 @@ from scipy.signal import resample_poly
 
 from npfsn import audio, weights
 from npfsn.audio import AlignedStream, enhance_file, quantise, silence_nonfinite
-from npfsn.errors import AudioError
+from npfsn.errors import AudioError, NormError
 from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and names are POSIX's")
@@ -344,8 +344,17 @@ def test_a_name_that_ends_in_opus_means_opus(delay, tmp_path):
     """The container is Ogg's, whose own default is Vorbis."""
     if not sf.check_format("OGG", "OPUS"):
         pytest.skip("this libsndfile has no Opus")
-    enhance_file(write(tmp_path / "a.wav", noise(1000), 48000), tmp_path / "b.opus")
-    assert read(tmp_path / "b.opus")[1][2:] == ("OGG", "OPUS")
+    for name in ("a.wav", "a.ogg"):
+        sf.write(tmp_path / name, noise(1000), 48000)
+        enhance_file(tmp_path / name, tmp_path / "b.opus", force=True)
+        assert read(tmp_path / "b.opus")[1][2:] == ("OGG", "OPUS")
+
+
+@pytest.mark.parametrize("name", ["b.mp1", "b.mp2"])
+def test_what_is_written_is_called_what_it_is(delay, tmp_path, name):
+    """There is an encoder for the third layer only."""
+    with pytest.raises(AudioError, match="cannot tell the format"):
+        enhance_file(write(tmp_path / "a.wav", noise(1000)), tmp_path / name)
 
 
 def tagged(path, tags):
@@ -383,6 +392,13 @@ def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
     enhance_file(tagged(tmp_path / "c.flac", {"title": "Grüße", "album": "x"}), tmp_path / "c.mp3")
     found = tags(tmp_path / "c.mp3")
     assert found["album"] == "x" and not found.get("title")
+
+
+def test_tags_that_nobody_can_read_are_left_out(delay, tmp_path):
+    src = tagged(tmp_path / "a.wav", {"title": "GrXXe", "artist": "Someone"})
+    src.write_bytes(src.read_bytes().replace(b"GrXXe", b"Gr\xfc\xdfe"))  # Latin-1
+    enhance_file(src, tmp_path / "b.wav")
+    assert tags(tmp_path / "b.wav") == {"artist": "Someone"}
 
 
 # --- level -------------------------------------------------------------------------------------
@@ -760,6 +776,77 @@ def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
     (tmp_path / name).write_bytes(b"".join(parts))
     with pytest.raises(AudioError, match="several recordings one after the other"):
         enhance_file(tmp_path / name, tmp_path / f"both-{name}")
+
+
+def test_the_next_mp3_may_begin_with_a_tag(delay, tmp_path):
+    sf.write(tmp_path / "a.mp3", noise(20000), 16000)
+    second = tagged(
+        tmp_path / "b.mp3", {"title": "The second recording of a long day"}
+    ).read_bytes()
+    assert second.startswith(b"ID3")
+    (tmp_path / "c.mp3").write_bytes((tmp_path / "a.mp3").read_bytes() + second)
+    refuse(tmp_path / "c.mp3", tmp_path / "d.mp3", "several recordings")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), FileExistsError(), OSError(errno.EIO, "x")])
+def test_errors_of_the_progress_are_not_those_of_the_output(delay, tmp_path, error):
+    def progress(done, total):
+        raise error
+
+    src, open_before = write(tmp_path / "a.wav", noise(1000)), open_files()
+    with pytest.raises(OSError) as caught:
+        enhance_file(src, tmp_path / "b.wav", progress=progress)
+    assert caught.value is error
+    assert open_files() == open_before  # though the traceback keeps everything alive
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def open_files():
+    folder = "/proc/self/fd"
+    return len(os.listdir(folder)) if os.path.isdir(folder) else 0
+
+
+def test_wrong_options_are_told_whatever_the_file(tmp_path):
+    """An empty one, too, and before a long one is read for an offline norm."""
+    src = write(tmp_path / "a.wav", noise(0))
+    with pytest.raises(NormError, match="unknown norm"):
+        enhance_file(src, tmp_path / "b.wav", norm="nonsense")
+    with pytest.raises(ValueError, match="unknown precision"):
+        enhance_file(src, tmp_path / "b.wav", norm="offline_laplace_norm", precision="int9")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_compiling_is_no_enhancing(delay, tmp_path, monkeypatch):
+    """What is compiled between blocks, as happens with offline norms, counts as compiling."""
+    so_far = iter([1.0, 6.0])
+    monkeypatch.setattr("npfsn.jit.seconds_compiling", lambda: next(so_far))
+    report = enhance_file(write(tmp_path / "a.wav", noise(1000)), tmp_path / "b.wav")
+    assert report.compile_seconds > 4.5 and report.wall_seconds < 0.5
+
+
+def test_a_folder_that_cannot_be_synced_holds_its_files(delay, tmp_path, monkeypatch):
+    """It need not be readable, and some file systems sync none."""
+    really = {name: getattr(os, name) for name in ("open", "fsync")}
+    refused = []
+
+    def refuse_to(name, is_folder):
+        def refuse_folders(what, *rest):
+            if is_folder(what):
+                refused.append(name)
+                raise PermissionError(errno.EACCES, "no")
+            return really[name](what, *rest)
+
+        return refuse_folders
+
+    src = write(tmp_path / "a.wav", noise(1000))
+    for name, is_folder in {
+        "open": os.path.isdir,
+        "fsync": lambda handle: stat.S_ISDIR(os.fstat(handle).st_mode),
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"npfsn.output.os.{name}", refuse_to(name, is_folder))
+            enhance_file(src, tmp_path / f"{name}.wav")
+        assert refused.pop() == name and (tmp_path / f"{name}.wav").exists()
 
 
 def test_a_tag_behind_an_mp3_is_no_recording(delay, tmp_path):

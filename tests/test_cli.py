@@ -146,6 +146,7 @@ def test_a_folder_keeps_its_structure(npfsn):
         recording(f"in/{name}")
     Path("in/notes.txt").write_text("no audio")
     recording("in/.hidden.wav")
+    recording("in/.hidden/a.wav")
     npfsn("enhance", "in", "-o", "out")
     assert tree("out") == ["a_enhanced.wav", "b_enhanced.flac"]
     out, _ = npfsn("enhance", "-r", "-i", "in", "-o", "out", "--no-suffix")
@@ -390,6 +391,7 @@ def test_resume_does_only_the_rest(npfsn):
         (("unknown",), "invalid choice"),
         (("enhance",), "no input"),
         (("enhance", ""), "empty name"),
+        (("enhance", "-i", ""), "empty name"),
         (("enhance", "a.wav", "-o", ""), "empty name"),
         (("enhance", "a.wav", "--unknown"), "npfsn enhance: error: unrecognized"),
         (("--unknown",), "npfsn: error: unrecognized"),
@@ -585,16 +587,50 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch):
     assert done == ["terminate", "kill"]
 
 
+def test_a_worker_that_dies_when_nothing_is_left_is_no_loss(monkeypatch):
+    """Here the second one, which never was ready: the first one has done all files by then."""
+    report = FileReport(16000, 1.0, 1, 16000, 0, 0, 0.5, 0.5)
+    process = types.SimpleNamespace(
+        exitcode=-9, join=lambda *_: None, terminate=lambda: None, is_alive=lambda: False
+    )
+    jobs = [batch._Job(Path(f"{n}.wav"), Path(f"{n}_x.wav"), 1) for n in range(3)]
+    late = []
+
+    def serve(pipe):
+        pipe.send(("ready",))
+        for _ in jobs:
+            pipe.recv()
+            pipe.send(("done", report))
+        with contextlib.suppress(EOFError):
+            pipe.recv()
+        late[0].close()
+
+    def launch(args, index):
+        ours, theirs = multiprocessing.Pipe()
+        if index == 0:
+            threading.Thread(target=serve, args=(theirs,)).start()
+        else:
+            late.append(theirs)
+        return batch._Process(process, ours, "mark")
+
+    monkeypatch.setattr(batch, "_launch", launch)
+    totals = batch._Totals()
+    args = types.SimpleNamespace(workers=2, verbose=False)
+    batch._run_workers(args, jobs, totals, batch._ProgressLine(jobs, wanted=False))
+    assert len(totals.reports) == 3 and not totals.failures
+
+
 def test_the_summary_tells_what_was_not_enhancing():
     """So that its speed and its times agree."""
     job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
     report = FileReport(10, 10.0, 1, 1, 0, 0, 1.0, 0.2)
-    assert "of audio in 1.0 s: real" in batch._summary(
-        batch._Totals([(job, report)]), batch._Plan(), 1.0, 1
-    )
+    one, two = batch._Plan([job]), batch._Plan([job, job])
+    assert "of audio in 1.0 s: real" in batch._summary(batch._Totals([(job, report)]), one, 1.0, 1)
     assert "of audio in 3.0 s, 2.0 s of which went into loading and compiling: real" in (
-        batch._summary(batch._Totals([(job, report)]), batch._Plan(), 3.0, 1)
+        batch._summary(batch._Totals([(job, report)]), one, 3.0, 1)
     )
+    # Someone pressed Ctrl-C in the second file: time that went into no report.
+    assert "of audio in 8.0 s: real" in batch._summary(batch._Totals([(job, report)]), two, 8.0, 1)
     assert batch._summary(batch._Totals(), batch._Plan(), 1.0, 1).endswith("of audio in 1.0 s")
 
 
@@ -772,6 +808,22 @@ def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
     assert 37 <= sum(1 if c.isascii() else 2 for c in drawn) <= 39
     line._line.clear()
     assert capsys.readouterr().err.count(" ") >= 37
+
+
+def test_a_terminal_that_is_gone_stops_nothing(npfsn, monkeypatch):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Gone())
+    for name in "ab":
+        recording(f"{name}.wav")
+    npfsn("enhance", "a.wav", "b.wav", "-o", "out")
+    assert tree("out") == ["a_enhanced.wav", "b_enhanced.wav"]
 
 
 def test_no_terminal_no_progress(tmp_path):

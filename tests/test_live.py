@@ -17,7 +17,7 @@ from pure_delay import Delay, load_model, modules
 
 import npfsn
 from npfsn import cli, weights
-from npfsn.live import Loop
+from npfsn.live import FLOOR_DB, Loop, _Duplex
 
 LATENCY = Delay.latency_samples
 
@@ -29,7 +29,7 @@ class Status:
         self.input_overflow, self.output_underflow = input_overflow, output_underflow
 
 
-def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause=0.0, hold=False):
+def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause=0.0, gone=False):
     """Return a stand-in for the package sounddevice whose microphone hears `sound`.
 
     Parameters
@@ -39,9 +39,9 @@ def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause
     statuses : dict of int to Status, optional
         Of blocks by their number.
     pause : float
-        Seconds between blocks.
-    hold : bool
-        Whether the stream goes on, silent, when the sound is over.
+        Seconds between blocks. Without, all of the sound is heard whenever the stream is ended.
+    gone : bool
+        Whether the devices are taken away when the sound is over.
     """
     sd = types.ModuleType("sounddevice")
     sd.heard, sd.opened = [], {}
@@ -76,9 +76,9 @@ def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause
                     status = (statuses or {}).get(number, Status())
                     sd.opened["callback"](sound[at : at + size, None], out, size, None, status)
                     sd.heard.append(out)
-                    if self._ending.wait(pause):
+                    if pause and self._ending.wait(pause):
                         return
-                if hold:
+                if not gone:
                     self._ending.wait(30.0)
             except CallbackAbort:
                 pass
@@ -111,7 +111,8 @@ def live(monkeypatch, capsys):
 
     def run(sd, *argv, code=0):
         monkeypatch.setitem(sys.modules, "sounddevice", sd)
-        found = cli.main(["live", *map(str, argv)])
+        ends = () if "--seconds" in argv else ("--seconds", 0.05)
+        found = cli.main(["live", *map(str, (*ends, *argv))])
         out, err = capsys.readouterr()
         assert found == code, err
         assert "Traceback" not in err
@@ -150,7 +151,10 @@ def test_it_is_the_stream_that_a_program_has(monkeypatch, horizon):
     sound = noise(1.5)
     sd = sound_system(sound, outputs=1)
     monkeypatch.setitem(sys.modules, "sounddevice", sd)
-    assert cli.main(["live", "-q", *(["--norm-horizon", "1"] if horizon else [])]) == 0
+    assert (
+        cli.main(["live", "-q", "--seconds", "0.05", *(["--norm-horizon", "1"] if horizon else [])])
+        == 0
+    )
     heard = np.concatenate(sd.heard)
     assert heard.shape[1] == 1
     expected = npfsn.Enhancer(norm_horizon=horizon).process(sound)
@@ -205,8 +209,10 @@ def test_dropouts_are_counted(live):
 def test_not_a_number_is_silence(live):
     sound = noise(0.5)
     sound[1000:1010] = np.nan
+    given = sound.copy()
     sd = sound_system(sound)
     _, err = live(sd)
+    np.testing.assert_array_equal(sound, given)  # the sound system's own
     heard = np.concatenate(sd.heard)[:, 0]
     assert np.isfinite(heard).all()
     np.testing.assert_array_equal(heard[LATENCY + 1000 : LATENCY + 1010], 0.0)
@@ -234,8 +240,22 @@ def test_an_error_ends_it(live, monkeypatch, error, said):
 
 
 def test_a_stream_that_never_runs(live):
-    _, err = live(sound_system(noise(0.0)), code=1)
-    assert "ended the stream at once" in err
+    out, err = live(sound_system(noise(0.0), gone=True), "--seconds", 100, code=1)
+    assert out.splitlines()[1].startswith("0.0 s")
+    assert "the sound system ended the stream" in err
+
+
+def test_a_device_that_is_taken_away(live):
+    out, err = live(sound_system(noise(0.5), gone=True), "--seconds", 100, code=1)
+    assert "0.5 s, load" in out
+    assert "the sound system ended the stream" in err
+
+
+def test_a_stream_that_ends_before_it_was_heard(live):
+    """It was told to: that is no error."""
+    out, err = live(sound_system(noise(0.0)))
+    assert out.splitlines()[1].startswith("0.0 s")
+    assert err == ""
 
 
 def test_it_ends_by_itself(live):
@@ -246,7 +266,7 @@ def test_it_ends_by_itself(live):
 
 
 def test_ctrl_c_is_the_way_to_end_it(live):
-    sd = sound_system(noise(0.5), hold=True)
+    sd = sound_system(noise(0.5))
 
     def press():
         while not sd.heard:
@@ -254,21 +274,34 @@ def test_ctrl_c_is_the_way_to_end_it(live):
         interrupt_main()
 
     threading.Thread(target=press).start()
-    out, err = live(sd)
+    out, err = live(sd, "--seconds", 100)
     assert "dropouts" in out
     assert err == ""
+
+
+def test_the_slowest_block_and_the_peaks_since():
+    loop = types.SimpleNamespace(process=lambda x: time.sleep(float(x[1])) or 0.5 * x)
+    duplex, y = _Duplex(loop, Exception), np.zeros((2, 1), np.float32)
+    for level, pause in ((1.0, 0.03), (0.1, 0.0)):
+        duplex(np.array([[level], [pause]], np.float32), y, 2, None, Status())
+    assert duplex.worst > 0.025 and duplex.busy > duplex.worst
+    np.testing.assert_allclose(duplex.take_peaks(), (0.0, -6.02), atol=0.01)
+    assert duplex.take_peaks() == (FLOOR_DB, FLOOR_DB)
 
 
 def test_a_terminal_sees_levels(live, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    sd = sound_system(np.full(16000, 0.5, np.float32), pause=0.02)
+    sound = np.full(16000, 0.5, np.float32)
+    sound[::256] = np.nan
+    sd = sound_system(sound, pause=0.02)
     _, err = live(sd, "--seconds", 0.6)
     shown = [line for line in err.split("\r") if "dB" in line]
     assert len(shown) > 1
     assert "in   -6 dB" in shown[-1]
     assert "out   -6 dB" in shown[-1]
-    assert err.endswith("\r")  # wiped
+    warning = err.rpartition("\r")[2]  # the line has been wiped
+    assert warning.startswith("npfsn: warning:") and "NaN" in warning
 
 
 def test_without_the_package(live):

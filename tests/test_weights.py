@@ -130,6 +130,14 @@ def test_round_trip(tmp_path, name, architecture):
     assert load_model(found) is found
 
 
+@pytest.mark.parametrize("said", ["float16", "bogus", None])
+def test_a_file_says_what_its_tensors_are(tmp_path, said):
+    model = small_model("float32")
+    model = Model(model.architecture, model.config, model.tensors, {"precision": said})
+    save_model(model, tmp_path / "m.npz")
+    assert load_model(tmp_path / "m.npz").info["precision"] == "float32"
+
+
 def test_precision(tmp_path):
     model = small_model("float16")
     save_model(model, tmp_path / "m.npz")
