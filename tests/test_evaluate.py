@@ -72,6 +72,22 @@ def test_what_cannot_be_judged_is_named(
         main(["judge", str(tmp_path)])
 
 
+def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
+    for name in ("clean", "noisy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a_tap_snr0.wav").write_bytes(b"no audio")
+    with pytest.raises(SystemExit, match="tools.evaluate: .*a_tap_snr0.wav"):
+        main(["judge", str(tmp_path)])
+
+
+def test_noises_whose_mixtures_would_share_names_are_refused(tmp_path: Path) -> None:
+    for name in ("speech_a", "noise_b_c", "noise_b-c"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(RATE, 0.1), RATE)
+    with pytest.raises(SystemExit, match="tools.evaluate: two noise_"):
+        main(["mix", str(tmp_path), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_without_noise_and_snr_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pairs"):
         find_pairs(tmp_path)

@@ -17,7 +17,7 @@ from golden_cases import load_case
 # The recipe needs it, npfsn does not, and it is large: `.[test]` leaves it out, CI installs it.
 torch = pytest.importorskip("torch")
 
-from tools.train import noise, travel
+from tools.train import noise, travel, validation
 from tools.train.__main__ import main
 from tools.train.loss import envelope_difference, loss, loudness_difference, total
 from tools.train.mix import MixConfig, Voice, build_pools, load_mixer, without_infrasound
@@ -413,6 +413,24 @@ def test_odd_options_are_told_before_any_work(
     message = capsys.readouterr().err.splitlines()[-1]
     assert expected in message
     assert not (tmp_path / "work").exists()
+
+
+def test_without_speech_there_is_nothing_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.train.speech.programs", dict)
+    with pytest.raises(SystemExit, match="tools.train: no speech: none of festival"):
+        main(["--work", str(tmp_path)])
+
+
+def test_a_validation_needs_talkers(work: Path, tmp_path: Path) -> None:
+    """One in sixteen is held out by name: of few, perhaps none."""
+    pool = Pool.load(work / "pools" / "real.npy")
+    kept = [(pool.read(clip), clip) for clip in pool.clips if not held_out(clip)][:2]
+    Pool.write(tmp_path / "real.npy", kept)
+    with pytest.raises(SystemExit, match="no talker is held out"):
+        validation.main(["--pools", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -145,11 +145,13 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
         for path, samples in recordings:
             if samples.ndim != 1 or not samples.any():
                 raise ValueError(f"{path} is silent or not mono")
+    noises = {path.stem.removeprefix("noise_").replace("_", "-"): x for path, x in found["noise"]}
+    if len(noises) < len(found["noise"]):
+        raise ValueError(f"two noise_* under {audio} differ only in _ and -, or in their suffixes")
     for name in ("clean", "noisy"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    noises = found["noise"]
     for index, (path, speech) in enumerate(found["speech"]):
-        for noise_path, noise in noises:
+        for label, noise in noises.items():
             # Each sentence meets another part of the noise.
             start = index * SAMPLE_RATE * 2 % len(noise)
             part = np.resize(np.roll(noise, -start), len(speech))
@@ -157,7 +159,6 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
                 gain = np.sqrt(np.mean(speech**2) / np.mean(part**2)) * 10 ** (-snr / 20)
                 noisy = speech + gain * part
                 scale = min(1.0, 0.99 / np.abs(noisy).max())
-                label = noise_path.stem.removeprefix("noise_").replace("_", "-")
                 file = f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
                 soundfile.write(out / "clean" / file, scale * speech, SAMPLE_RATE, "FLOAT")
                 soundfile.write(out / "noisy" / file, scale * noisy, SAMPLE_RATE, "FLOAT")
@@ -182,7 +183,7 @@ def load_enhancer(model: str | None) -> Enhance:
 
 
 def load_checkpoint(path: Path) -> Enhance:
-    """Open a training checkpoint; the sizes are read from its tensors."""
+    """Open a training checkpoint; the bottleneck's size is read from its tensors."""
     import torch
 
     from tools.train.model import FastFullSubNet, ModelArgs, enhance
@@ -357,7 +358,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
     try:
         _main(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, soundfile.SoundFileError) as error:
         raise SystemExit(f"tools.evaluate: {error}") from None
 
 

@@ -99,15 +99,14 @@ def main(arguments: list[str] | None = None) -> None:
         if not audio_files(folder):
             command.error(f"there are no recordings under {folder}")
     work, seed = options["work"], options["seed"]
-    build_pools(
-        work / "pools",
-        options.pop("speech"),
-        options.pop("noise"),
-        seed,
-        options.pop("synthetic_seconds"),
-        options.pop("noise_seconds"),
-        options.pop("rooms"),
-    )
+    made = [options.pop(f"{what}_seconds") for what in ("synthetic", "noise")]
+    try:
+        build_pools(
+            work / "pools", options.pop("speech"), options.pop("noise"), seed, *made,
+            options.pop("rooms"),
+        )  # fmt: skip
+    except ValueError as error:  # no speech
+        raise SystemExit(f"tools.train: {error}") from None
     args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
     names = ("work", "minutes", "ranks", "start_from", "device", "validate_every")
     slices = {name: options.pop(name) for name in names}

@@ -17,6 +17,10 @@ from .rooms import Rooms
 Rng = np.random.Generator
 
 
+#: Share of each recorded noise that is trained on; the rest is for validation.
+TRAINED_ON = 0.75
+
+
 @dataclass(frozen=True)
 class MixConfig:
     """How items are drawn; shares are probabilities.
@@ -332,15 +336,8 @@ def build_pools(
     synthetic_seconds: float,
     noise_seconds: float,
     rooms: int,
-    noise_until: float = 0.75,
 ) -> None:
-    """Make everything that mixing draws from, under ``folder``; what is there already is kept.
-
-    Parameters
-    ----------
-    noise_until : float
-        Share of each recorded noise that is trained on; the rest is for validation.
-    """
+    """Make everything that mixing draws from, under ``folder``; what is there already is kept."""
     real, voices = folder / "real.npy", folder / "synthetic.npy"
     noises, responses = folder / "noise.npy", folder / "rooms.npy"
     carried = folder / "carried.npy"
@@ -353,9 +350,7 @@ def build_pools(
     elif synthetic_seconds and not voices.with_suffix(".json").exists():
         Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
     if not noises.with_suffix(".json").exists():
-        recorded = (
-            row for path in noise_folders for row in noise.recorded(path, until=noise_until)
-        )
+        recorded = (row for path in noise_folders for row in noise.recorded(path, until=TRAINED_ON))
         rows = [*noise.made(noise_seconds, seed), *recorded]
         talkers = training_voices(real if real.exists() else voices)
         rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)

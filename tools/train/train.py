@@ -397,10 +397,10 @@ def _train(
         nonlocal stop
         stop = True
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, ask if rank == 0 else signal.SIG_IGN) for number in numbers]
     mixer = load_mixer(work / "pools", config.seed, mix)
     judge = load_mixer(work / "pools", config.seed + 1, mix, validation=True)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, ask if rank == 0 else signal.SIG_IGN) for number in numbers]
     began, first = time.monotonic(), run.step
     sums: dict[str, list[float]] = {}
     done = run.step >= config.steps

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from . import instruments, noise
-from .mix import faded, limit, reverberate, training_voices, unit_speech, vary
+from .mix import TRAINED_ON, faded, limit, reverberate, training_voices, unit_speech, vary
 from .pool import SAMPLE_RATE, Pool
 from .rooms import Rooms
 from .speech import audio_files, read_audio
@@ -32,28 +32,35 @@ def build(
     pools : Path
         Pools of training; only talkers held out of it are heard, in the babble too.
     noise_folders : list of Path
-        Recordings whose last quarter, which training leaves alone, stands for dishes in every other
-        such pair.
+        Recordings whose end, which training leaves alone (`TRAINED_ON`), stands for dishes in
+        every other such pair.
 
     Returns
     -------
     int
         Number of pairs.
+
+    Raises
+    ------
+    ValueError
+        No talker is held out.
     """
     name = "real.npy" if (pools / "real.json").exists() else "synthetic.npy"
     pool = training_voices(pools / name, validation=True)
     rooms = Rooms.make(40, seed)
     ends = [read_audio(path) for folder in noise_folders for path in audio_files(folder)]
-    ends = [audio[int(0.75 * len(audio)) :] for audio in ends]
+    ends = [audio[int(TRAINED_ON * len(audio)) :] for audio in ends]
+    sources = sorted({clip.source for clip in pool.clips})
+    if not sources:
+        raise ValueError(f"no talker is held out under {pools}: one in sixteen is, by name")
     for folder in ("clean", "noisy"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    sources = sorted({clip.source for clip in pool.clips})
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         kind, snr = NOISES[index % len(NOISES)], SNRS[index // len(NOISES) % len(SNRS)]
         source = sources[(index + index // len(NOISES)) % len(sources)]
         speech, talker = _speech(rng, pool, source)
-        background = _noise(rng, kind, len(speech), pool, ends if index // 6 % 2 else [])
+        background = _noise(rng, kind, len(speech), pool, ends if index // len(NOISES) % 2 else [])
         if rng.random() < 0.6:
             room = rooms.responses[rng.integers(len(rooms.responses))]
             speech = reverberate(speech, room[0])
@@ -106,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         count = build(options.pools, options.out, options.noise, options.count)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"tools.train.validation: {error}") from None
     print(count, "pairs in", options.out)
 
