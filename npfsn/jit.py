@@ -1,13 +1,14 @@
 """How kernels are compiled and where the machine code is kept.
 
 `kernel` and `inlined` are the only ways this package compiles anything. They fix the options in one
-place and keep the result on disk so that nobody waits twice. Numba's own cache has five habits that
-a program left running in the field cannot afford, so ours differs in five points:
+place and keep the result on disk so that nobody waits twice. Numba's own cache has six habits that
+a program left running in the field cannot afford, so ours differs in six points:
 
 * The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
   function: an upgrade can never run old code (numba#1833).
 * A cache file carries a checksum. A truncated, corrupt or unreadable one is a miss, not a crash.
 * A cache that cannot be written (read-only disk, no home, disk full) costs time, never the program.
+* A cache that can only be read is read: that of an image which was warmed up while it was built.
 * Loading machine code fills none of the tables of the compiler, which would take most of a start.
 * The first function that has to be compiled says so on stderr, once, since it takes seconds.
 
@@ -134,31 +135,77 @@ class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
             return self._checked(file.read())
 
 
+# The places where Numba looks for a folder to write to, in its order. What it refuses because it
+# cannot write there may still hold what was written by whoever could.
+_WRITABLE = list(caching.CompileResultCacheImpl._locator_classes)
+_READABLE: list[Any] = [
+    type(place.__name__, (place,), {"ensure_cache_path": lambda self: None}) for place in _WRITABLE
+]
+
+
+def _is_trusted(folder: str) -> bool:
+    """Whether a folder is this user's, root's or of whoever installed this package: it is code."""
+    try:
+        owner = os.stat(folder).st_uid
+        return owner in (0, getattr(os, "geteuid", int)(), os.stat(__file__).st_uid)
+    except OSError:
+        return False
+
+
+class _Places(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    """The first place that can be written or, for want of one, the first that could be read."""
+
+    _locator_classes = _WRITABLE + _READABLE
+
+
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """Numba's function cache, never stale and never fatal."""
 
+    _impl_class = _Places
+
     def __init__(self, py_func: Callable[..., None]) -> None:
         super().__init__(py_func)
-        self._cache_file = _CacheFile(
-            cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
-            source_stamp=_source_digest(),
-        )
+        self._writable = type(self._impl.locator) not in _READABLE
+        own, folders = self._cache_path, []
+        for place in _READABLE:  # those before the first that can be written: all, if none can
+            locator = place.from_function(py_func, py_func.__code__.co_filename)
+            folder = locator.get_cache_path() if locator else None
+            if folder == own and self._writable:
+                break
+            if folder and _is_trusted(folder):
+                folders.append(folder)
+        if self._writable:
+            folders.append(own)
+        files = [_CacheFile(each, self._impl.filename_base, _source_digest()) for each in folders]
+        self._files = dict(zip(folders, files, strict=True))
+        self._cache_file = self._files.get(own)
+        self._found_in: str | None = None
+
+    @property
+    def cache_path(self) -> str | None:
+        """Where the code has been found, or is written to; None where it cannot be."""
+        return self._found_in or (self._cache_path if self._writable else None)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            # Numba first fills its tables of all that it could compile, which takes two thirds of
-            # a start, SciPy's linear algebra included. Machine code needs the run time alone;
-            # whoever compiles fills the tables then.
-            rtsys.initialize(target_context)
-            found = self._load_overload(sig, target_context)
-        except Exception:
-            found = None
-        if found is None:
-            _say_compiling(cached=True)
-        return found
+        for folder, file in self._files.items():
+            try:
+                # Numba first fills its tables of all that it could compile, which takes two thirds
+                # of a start, SciPy's linear algebra included. Machine code needs the run time
+                # alone; whoever compiles fills the tables then.
+                rtsys.initialize(target_context)
+                data = file.load(self._index_key(sig, target_context.codegen()))
+                if data is not None:
+                    found = self._impl.rebuild(target_context, data)
+                    self._found_in = folder
+                    return found
+            except Exception:  # damaged: as if it were not there
+                pass
+        _say_compiling(cached=self._writable)
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        if not self._writable:
+            return
         try:
             super().save_overload(sig, data)
         except Exception:  # a full or read-only disk: the next start compiles again
@@ -166,7 +213,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 class _NoCache(caching.NullCache):  # type: ignore[misc]
-    """Where nothing can be written."""
+    """Where there is no place for code, not even one to read."""
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
         _say_compiling(cached=False)

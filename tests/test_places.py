@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,49 @@ def test_a_read_only_installation_uses_a_home_or_a_folder_it_is_given(read_only,
         assert "once per version and machine" in err and len(last_lines(err)) == 1
         assert list(folder.rglob("*.nbc"))
         assert python(COLD, before=prefix, env=env) == ("right 1\n", "")
+
+
+@posix
+@pytest.mark.parametrize(
+    ("where", "home"),
+    [
+        ("beside the kernels", True),
+        ("beside the kernels", False),
+        ("NUMBA_CACHE_DIR", True),
+        ("NUMBA_CACHE_DIR", False),
+        ("HOME", False),
+    ],
+)
+def test_what_was_warmed_up_serves_those_who_cannot_write(where, home, read_only, tmp_path):
+    """As in an image whose kernels were compiled while it was built."""
+    package, prefix = read_only
+    folder, nowhere = package.parent / "home", package.parent / "none"
+    place = tmp_path if home else folder if where == "HOME" else nowhere
+    env = environment(package, HOME=str(place), XDG_CACHE_HOME=str(place / ".cache"))
+    if where == "NUMBA_CACHE_DIR":
+        env[where] = str(folder)
+    opened = package / "kernels" if where == "beside the kernels" else folder
+    opened.chmod(0o755)
+    _, err = python(COLD, before=prefix, env=env)
+    assert "once per version and machine" in err
+    made = [opened, *opened.rglob("*")]
+    assert [path for path in made if path.suffix == ".nbc"]
+    for path in made:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert python(COLD, before=prefix, env=env) == ("right 1\n", "")
+    assert not list(tmp_path.rglob("*.nb?"))
+    for path in made:
+        path.chmod(0o755)
+
+
+def test_only_code_of_trusted_owners_is_read(monkeypatch):
+    owners = {"mine": 7, "root's": 0, "the installer's": 8, jit.__file__: 8, "another's": 9}
+    monkeypatch.setattr(jit.os, "geteuid", lambda: 7, raising=False)
+    monkeypatch.setattr(jit.os, "stat", lambda path: types.SimpleNamespace(st_uid=owners[path]))
+    found = {name: jit._is_trusted(name) for name in owners if name != jit.__file__}
+    assert found == {"mine": True, "root's": True, "the installer's": True, "another's": False}
+    monkeypatch.undo()
+    assert not jit._is_trusted("/nowhere/at/all")
 
 
 @posix
