@@ -346,6 +346,9 @@ def test_the_environment_changes_no_bit(expected, settings):
 @posix
 def test_a_folder_that_is_gone_can_be_worked_in(expected):
     leave = "import os, tempfile\nd = tempfile.mkdtemp()\nos.chdir(d)\nos.rmdir(d)\n"
+    numpy = subprocess.run([sys.executable, "-c", leave + "import numpy"], capture_output=True)
+    if numpy.returncode:
+        pytest.skip("NumPy cannot be imported in such a folder, as with Python 3.13.0")
     assert python(leave + WARM)[0] == expected
 
 
