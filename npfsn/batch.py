@@ -28,6 +28,7 @@ from .terminal import (
     complain,
     cut,
     duration,
+    held_back,
     hush_compiler,
     libraries_silenced,
     printable,
@@ -102,8 +103,10 @@ class _Worker:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from .config import check_norm
-        from .weights import load_model
+        with held_back():
+            from . import audio, enhancer  # noqa: F401  # all that enhancing a file needs
+            from .config import check_norm
+            from .weights import load_model
 
         if args.norm is not None:
             check_norm(args.norm)

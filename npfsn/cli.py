@@ -29,12 +29,14 @@ from .terminal import (
     details,
     duration,
     forget_stdout,
+    held_back,
     hush_compiler,
     number,
     open_standard_streams,
     say,
     sentence,
     signals,
+    to_stdout,
 )
 
 if TYPE_CHECKING:
@@ -267,7 +269,9 @@ def _add_enhance(commands: Any) -> None:
 
 
 def _enhance(args: argparse.Namespace) -> int:
-    from .batch import enhance_all
+    with held_back():
+        from . import audio  # noqa: F401  # what finding files needs
+        from .batch import enhance_all
 
     return enhance_all(args)
 
@@ -462,7 +466,8 @@ def _stream(args: argparse.Namespace) -> int:
 
 def _enhancer(args: argparse.Namespace) -> Enhancer:
     """Make a stream: everything is compiled and loaded here, before the first sample is taken."""
-    from .enhancer import Enhancer
+    with held_back():
+        from .enhancer import Enhancer
 
     return Enhancer(
         args.model,
@@ -500,9 +505,10 @@ def _refuse_containers(data: bytes) -> None:
 def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     """Enhance what comes from one descriptor to the other."""
     hush_compiler(args.quiet)
-    import numpy as np
+    with held_back():
+        import numpy as np
 
-    from .audio import AlignedStream, quantise, silence_nonfinite
+        from .audio import AlignedStream, quantise, silence_nonfinite
 
     enhancer = _enhancer(args)
     stream = AlignedStream(
@@ -529,7 +535,8 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
         data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
         while data:
             try:
-                data = data[os.write(sink, data) :]
+                with to_stdout():
+                    data = data[os.write(sink, data) :]
             except BlockingIOError:  # whoever opened it wants nobody to wait
                 select.select([], [sink], [])
 
@@ -585,13 +592,15 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
 
 
 def _live(args: argparse.Namespace) -> int:
-    from . import live
+    with held_back():
+        from . import live
 
     return live.main(args, lambda: _enhancer(args))
 
 
 def _info(args: argparse.Namespace) -> int:
-    from .weights import default_path, load_model
+    with held_back():
+        from .weights import default_path, load_model
 
     model = load_model(args.model)
     config = model.config
@@ -647,7 +656,8 @@ def _latency(config: Any) -> str:
 def _warmup(args: argparse.Namespace) -> int:
     hush_compiler(True)  # this is no surprise
     started = time.perf_counter()
-    from .warmup import cache_folder, warm_up
+    with held_back():
+        from .warmup import cache_folder, warm_up
 
     done: dict[str, float] = {}
 

@@ -62,6 +62,29 @@ def signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """While this lasts, signals that end the program wait.
+
+    For imports of libraries, some of which lose the exceptions that signals become, or take them
+    for mistakes of their own.
+    """
+    waiting: list[int] = []
+    previous: dict[int, Any] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and callable(signal.getsignal(signum)):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                previous[signum] = signal.signal(signum, lambda signum, _: waiting.append(signum))
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
+
+
 class Interrupts:
     """How an interrupt ends work that shall not be cut: it waits until the work does.
 
@@ -158,16 +181,28 @@ def put(stream: TextIO | None, text: str) -> None:
     stream.flush()
 
 
+@contextlib.contextmanager
+def to_stdout() -> Iterator[None]:
+    """Say of errors that it is standard output which cannot be written, a full disk for example."""
+    try:
+        yield
+    except (BrokenPipeError, BlockingIOError):  # a reader that is gone, or slow
+        raise
+    except OSError as error:
+        raise NpfsnError(f"cannot write to standard output: {error.strerror}") from error
+
+
 def say(text: str) -> None:
     """Print one line of result."""
-    put(sys.stdout, printable(text) + "\n")
+    with to_stdout():
+        put(sys.stdout, printable(text) + "\n")
 
 
 def tell(text: str) -> None:
     """Say something that matters less than the work: a closed pipe or a full disk stops nothing."""
     try:
         say(text)
-    except OSError:
+    except (OSError, NpfsnError):
         forget_stdout()
 
 

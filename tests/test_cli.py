@@ -28,7 +28,7 @@ from npfsn import batch, cli, weights
 from npfsn.audio import FileReport
 from npfsn.enhancer import Enhancer
 from npfsn.models import ARCHITECTURES
-from npfsn.terminal import Stopped, duration, put, signals
+from npfsn.terminal import Stopped, duration, held_back, put, signals
 from npfsn.whole import enhance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -916,6 +916,26 @@ def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
 
 
 @posix
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_signals_wait_while_libraries_are_imported(signum, error):
+    """NumPy, for one, loses them there, or ends with pages on a bad installation."""
+    reached = []
+    with signals():
+        before = signal.getsignal(signum)
+        with pytest.raises(error), held_back():
+            os.kill(os.getpid(), signum)
+            os.kill(os.getpid(), signum)
+            time.sleep(0.01)
+            reached.append("end")
+        assert reached == ["end"] and signal.getsignal(signum) is before
+        with held_back():
+            reached.append("quiet")
+    assert reached == ["end", "quiet"]
+
+
+@posix
 def test_signals_that_end_a_program_are_exceptions_while_it_runs():
     """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
     found = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
@@ -1167,7 +1187,11 @@ def test_a_stream_onto_a_full_disk_says_so():
             [*WITH_DELAY, "stream"], input=bytes(20_000), stdout=full, stderr=subprocess.PIPE
         )
     assert done.returncode == 1
-    assert done.stderr.decode() == "npfsn: error: No space left on device\n"
+    said = "npfsn: error: cannot write to standard output: No space left on device\n"
+    assert done.stderr.decode() == said
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*WITH_DELAY, "warmup"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.decode()) == (1, said)
 
 
 def test_samples_are_not_written_onto_a_terminal(npfsn, monkeypatch):
