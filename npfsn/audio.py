@@ -492,10 +492,9 @@ def _run_whole(
     blocks.clear()
     n_frames = len(signal)
     for c in range(source.channels):
-        if n_frames:
-            signal[:, c] = enhance(
-                np.ascontiguousarray(signal[:, c]), source.samplerate, model, **options
-            )
+        signal[:, c] = enhance(
+            np.ascontiguousarray(signal[:, c]), source.samplerate, model, **options
+        )
         if progress is not None:
             seconds = n_frames / source.samplerate
             progress(seconds * (c + 1) / source.channels, seconds)

@@ -610,13 +610,12 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks
     ours, theirs = context.Pipe()
     # But for what belongs to the command line, and travels badly.
-    settings = {name: vars(args)[name] for name in vars(args) if name not in ("run", "parser")}
+    settings = argparse.Namespace(**vars(args))
+    del settings.run, settings.parser
     # One voice is enough to say that kernels are being compiled.
-    settings["quiet"] = args.quiet or index > 0
+    settings.quiet = args.quiet or index > 0
     mark = secrets.token_hex(8)
-    process = context.Process(
-        target=_work, args=(theirs, argparse.Namespace(**settings), mark), daemon=True
-    )
+    process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
     # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the
     # others by SIGTERM. What is ignored here stays ignored in the child.
     previous = None

@@ -352,7 +352,8 @@ def _add_warmup(commands: Any) -> None:
 def _add_bench(commands: Any, command: str | None) -> None:
     parser = _add(commands, "bench", _bench, "Measure what one step costs here.", _BENCH_EPILOG)
     if command == "bench":
-        from . import bench
+        with held_back():
+            from . import bench
 
         bench.add_arguments(parser)
 

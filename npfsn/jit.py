@@ -176,9 +176,9 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
                 folders.append(folder)
         if self._writable:
             folders.append(own)
-        files = [_CacheFile(each, self._impl.filename_base, _source_digest()) for each in folders]
-        self._files = dict(zip(folders, files, strict=True))
-        self._cache_file = self._files.get(own)
+        name, stamp = self._impl.filename_base, _source_digest()
+        self._files = [_CacheFile(folder, name, stamp) for folder in folders]
+        self._cache_file = self._files[-1] if self._writable else None
         self._found_in: str | None = None
 
     @property
@@ -187,7 +187,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         return self._found_in or (self._cache_path if self._writable else None)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        for folder, file in self._files.items():
+        for file in self._files:
             try:
                 # Numba first fills its tables of all that it could compile, which takes two thirds
                 # of a start, SciPy's linear algebra included. Machine code needs the run time
@@ -196,7 +196,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
                 data = file.load(self._index_key(sig, target_context.codegen()))
                 if data is not None:
                     found = self._impl.rebuild(target_context, data)
-                    self._found_in = folder
+                    self._found_in = file._cache_path
                     return found
             except Exception:  # damaged: as if it were not there
                 pass

@@ -47,19 +47,30 @@ def signals() -> Iterator[None]:
             hook(raised)
 
     hook, sys.unraisablehook = sys.unraisablehook, unheard
-    previous: dict[int, Any] = {}
     try:
-        for name in ("SIGTERM", "SIGHUP"):
-            signum = getattr(signal, name, None)
-            with contextlib.suppress(ValueError):  # not in the main thread
-                # An ignored SIGHUP is the wish of `nohup`.
-                if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
-                    previous[signum] = signal.signal(signum, stop)
-        yield
+        # An ignored SIGHUP is the wish of `nohup`.
+        with _handled(("SIGTERM", "SIGHUP"), stop, lambda before: before != signal.SIG_IGN):
+            yield
     finally:
         sys.unraisablehook = hook
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def _handled(
+    names: tuple[str, ...], handler: Callable[[int, object], Any], where: Callable[[Any], bool]
+) -> Iterator[None]:
+    """While this lasts, give `handler` those signals whose handler before is as `where` says."""
+    previous: dict[int, Any] = {}
+    try:
+        for name in names:
+            signum = getattr(signal, name, None)
+            with contextlib.suppress(ValueError):  # not in the main thread
+                if signum is not None and where(signal.getsignal(signum)):
+                    previous[signum] = signal.signal(signum, handler)
+        yield
+    finally:
+        for signum, before in previous.items():
+            signal.signal(signum, before)
 
 
 @contextlib.contextmanager
@@ -70,17 +81,11 @@ def held_back() -> Iterator[None]:
     for mistakes of their own.
     """
     waiting: list[int] = []
-    previous: dict[int, Any] = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)
-        if signum is not None and callable(signal.getsignal(signum)):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                previous[signum] = signal.signal(signum, lambda signum, _: waiting.append(signum))
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
     try:
-        yield
+        with _handled(names, lambda signum, _: waiting.append(signum), callable):
+            yield
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
         if waiting:
             signal.raise_signal(waiting[0])
 

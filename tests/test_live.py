@@ -151,10 +151,8 @@ def test_it_is_the_stream_that_a_program_has(monkeypatch, horizon):
     sound = noise(1.5)
     sd = sound_system(sound, outputs=1)
     monkeypatch.setitem(sys.modules, "sounddevice", sd)
-    assert (
-        cli.main(["live", "-q", "--seconds", "0.05", *(["--norm-horizon", "1"] if horizon else [])])
-        == 0
-    )
+    forgets = ["--norm-horizon", "1"] if horizon else []
+    assert cli.main(["live", "-q", "--seconds", "0.05", *forgets]) == 0
     heard = np.concatenate(sd.heard)
     assert heard.shape[1] == 1
     expected = npfsn.Enhancer(norm_horizon=horizon).process(sound)

@@ -99,10 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not audio_files(folder):
             command.error(f"there are no recordings under {folder}")
     work, seed = options["work"], options["seed"]
-    made = [options.pop(f"{what}_seconds") for what in ("synthetic", "noise")]
+    seconds = [options.pop(f"{what}_seconds") for what in ("synthetic", "noise")]
     try:
         build_pools(
-            work / "pools", options.pop("speech"), options.pop("noise"), seed, *made,
+            work / "pools", options.pop("speech"), options.pop("noise"), seed, *seconds,
             options.pop("rooms"),
         )  # fmt: skip
     except ValueError as error:  # no speech
