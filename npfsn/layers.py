@@ -293,6 +293,25 @@ class RecurrentPass:
         """Panels of the recurrent products of all layers."""
         return sum(layer.recurrent.panels for layer in self.weights.layers)
 
+    def ask_for(self, stacks: list[RecurrentPass], program: Program) -> None:
+        """Ask memory for weights of `stacks` while products of this stack compute, in each frame.
+
+        Of all that is read after them: the recurrent weights of a layer with one unit are not, in
+        every other frame (`kernels.recur`). It is for tiles of several panels of floats; others
+        have no instruction to spare, and the weights of int8 are near as it is.
+        """
+        panel = self.recurrent[0].product.weights[0][0]
+        places: list[int] = []
+        if kernels.PANELS > 1 and panel.dtype != np.int8:
+            parts = [part for stack in stacks for part in (*stack.inputs, stack.linear) if part]
+            for weight in (part.product.weights[0] for part in parts):
+                start = weight.ctypes.data
+                places.extend(range(start, start + weight.nbytes, panel.nbytes))
+        self.later = np.array([0, *places], np.int64)
+        self.layers["recurrent"]["later"] = place(self.later, np.int64)
+        self.layers["input"]["later"][1:] = place(self.later, np.int64)
+        program.add("ask_anew", self.later, stage=self.weights.key)
+
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
         """Make the stack a part of a program.
 

@@ -328,6 +328,45 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
     np.testing.assert_array_equal(run(), first)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
+    """All of it and nothing else, from the start in every frame, no further than to its end.
+
+    And they compute what they compute.
+    """
+    spec, after = Sequence("LSTM", 5, 48, 2), Sequence("LSTM", 20, 70, 2, 33)
+    dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
+    units, first = [
+        Recurrent(s, {k: v.astype(dtype) for k, v in draw_stack(s, 19).items()}, "net", precision)
+        for s in (spec, after)
+    ]
+    bound, plain = (units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2))
+    later = first.bind(state.zeros(first.fields(1)), 1, 1)
+    program = Program()
+    bound.ask_for([later], program)
+    result = bound.write(program, x := np.zeros((64, 5), np.float32))
+    places = bound.later[1:].tolist()
+    panel = units.layers[0].recurrent.weights[0][0].nbytes
+    if kind == "int8" or kernels.PANELS == 1:
+        assert places == []
+    else:
+        assert later.linear is not None
+        products = [layer.input for layer in first.layers] + [later.linear.product]
+        lines = {line for at in places for line in range(at // 64, (at + panel) // 64)}
+        for weight in (product.weights[0] for product in products):
+            start = weight.ctypes.data
+            assert lines.issuperset(range(start // 64, -(-(start + weight.nbytes) // 64)))
+        assert len(places) == sum(-(-p.weights[0].nbytes // panel) for p in products)
+    for t in range(3):
+        x[:] = normal(64, 5, seed=20 + t)
+        program.play_call(0, t, 1)
+        assert bound.later[0] == 0
+        program.play(t, 1)
+        np.testing.assert_array_equal(result, play(plain, x))
+        assert bound.later[0] == len(places)
+        assert bound.later[1:].tolist() == places
+
+
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     """An address says nothing of what lies there."""
     for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):

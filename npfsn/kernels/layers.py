@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from ..jit import address, inlined, kernel
 from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
-from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, place_of, pointer
+from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, i64_1d, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
@@ -110,6 +110,7 @@ PRODUCT = np.dtype(
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
+        ("later", ARRAY),  # i64[1 + n], what its tiles ask memory for (`product_f32`), or nothing
     ]
 )
 
@@ -262,7 +263,7 @@ def _prefetch(typingctx, w, at, size, turn, turns):
 
 
 @inlined
-def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, later):
     """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
@@ -271,6 +272,10 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
+    later i64[1 + n]         how many were asked for of n places, as large as a panel, that are read
+                             after this product; or i64[0]
+
+    Updates: out, later.
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
@@ -291,7 +296,8 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
     # A few panels, or a part of one, stay in a near cache while all rows pass by; meanwhile what
     # comes next is asked for. Beyond the last nothing is there, which does no harm. With AVX2 each
     # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
-    # the loop does it, which is 8 to 12 % faster there.
+    # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
+    # next panels, the others ask for what is read later: memory has nothing else to do.
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
@@ -299,6 +305,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel):
             row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
                 ahead = (p + PANELS + row // ROWS % PANELS) * size
+                if row >= PANELS * ROWS and 1 < later.shape[0] and later[0] < later.shape[0] - 1:
+                    later[0] += 1
+                    ahead = (later[later[0]] - w.ctypes.data) // w.itemsize
                 if PANELS == 1:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
                 _tile_f32(ROWS, PANELS, k, k_end, x, x_at + row * x_ld, x_ld,
@@ -677,7 +686,8 @@ def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
-    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
+                i64_1d(w.later))  # fmt: skip
 
 
 @kernel
@@ -686,7 +696,8 @@ def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
-    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
+                i64_1d(w.later))  # fmt: skip
 
 
 @kernel
@@ -878,6 +889,12 @@ def linear(x, stack, out):
     ready(x, 0, n_row, w)
     product(x, 0, n_row, w, 0, w.weight.rows, z, 0, 0)
     activate(z, stack.activation, stack.slope, n_row, out)
+
+
+@inlined
+def ask_anew(later):
+    """Begin a frame: nothing has been asked for (`product_f32`)."""
+    later[0] = 0
 
 
 @inlined

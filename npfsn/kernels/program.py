@@ -56,6 +56,7 @@ TAKES = {
     "offline": "f32_3d norm f32_3d",
     "recur": "f32_2d whole layer stack f32_2d",
     "linear": "f32_2d whole stack f32_2d",
+    "ask_anew": "i64_1d",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole whole f32_3d whole",
     "shrink_units": "f32_2d f32_2d whole whole whole f32_2d f32_3d",
@@ -162,6 +163,11 @@ def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
     a = op.arrays
     stack = carray(pointer(a[1].address), 1, STACK)[0]
     layers.linear(f32_2d(a[0])[: n * op.whole[0]], stack, f32_2d(a[2]))
+
+
+@kernel
+def _ask_anew(at, n, frame, n_frame, x, n_x, out, n_out):
+    layers.ask_anew(i64_1d(carray(pointer(at), 1, OPERATION)[0].arrays[0]))
 
 
 @kernel
