@@ -60,6 +60,9 @@ elif "neon" in FEATURES:  # 32 registers of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
+# Whether tiles ask memory for what comes next while they compute. With AVX2 no instruction is to
+# spare.
+ASKS = 1 if PANELS > 1 else 0
 # Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
 # cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
 # much work, which the second level delivers in time.
@@ -167,26 +170,26 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 
 @intrinsic(prefer_literal=True)
 def _tile_f32(
-    typingctx, rows, panels, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
+    typingctx, rows, panels, asks, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
     bias, bias_at, out, out_at, out_stride,
 ):  # fmt: skip
     """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
     It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
-    A full tile of several panels also prefetches the panel at `ahead`.
+    If it `asks`, it prefetches what lies at `ahead`: a panel, or of one row, as many as it has.
     """
     n = types.int64
-    sig = types.void(rows, panels, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
+    sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:11]
-        _, bias_at, _, out_at, out_stride = args[11:]
-        x, bias, out = (emit.pointer(i, f32) for i in (4, 11, 13))
-        w = emit.pointer(7, element)
+        _, _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:12]
+        _, bias_at, _, out_at, out_stride = args[12:]
+        x, bias, out = (emit.pointer(i, f32) for i in (5, 12, 14))
+        w = emit.pointer(8, element)
         x_rows, out_rows = (
             [
                 builder.gep(base, [builder.add(at, builder.mul(stride, const(r)))])
@@ -216,8 +219,13 @@ def _tile_f32(
         k.add_incoming(first, before)
         acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
-        if n_row == ROWS and PANELS > 1:
+        if asks.literal_value and n_row > 1:
             emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
+        elif asks.literal_value:
+            lines = 1 if element == f32 else 2  # a step of halves takes half a line
+            for p in range(0, n_panel, lines):
+                at = builder.add(builder.mul(w_stride, const(p)), builder.mul(w_k, const(lines)))
+                emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
         weights = [emit.load_panel(w_panels[p], w_k) for p in range(n_panel)]
         new = []
         for r in range(n_row):
@@ -284,12 +292,18 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
+            while ASKS and p + 2 * PANELS_ONE_ROW <= last:
+                _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                p += PANELS_ONE_ROW
             while p + PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, 0, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += PANELS_ONE_ROW
             while p < last:
-                _tile_f32(1, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                           0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += 1
         return
@@ -310,28 +324,28 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                     ahead = (later[later[0]] - w.ctypes.data) // w.itemsize
                 if PANELS == 1:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
-                _tile_f32(ROWS, PANELS, k, k_end, x, x_at + row * x_ld, x_ld,
+                _tile_f32(ROWS, PANELS, ASKS, k, k_end, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, ahead, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 row += ROWS
             k = k_end
         while row + ROWS_SMALL <= n_row:
-            _tile_f32(ROWS_SMALL, PANELS, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+            _tile_f32(ROWS_SMALL, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                       0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
-            _tile_f32(1, PANELS, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+            _tile_f32(1, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                       0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS <= n_row:
-            _tile_f32(ROWS, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+            _tile_f32(ROWS, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                       0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += ROWS
         while row < n_row:
-            _tile_f32(1, 1, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+            _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
                       0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
             row += 1
         p += 1
@@ -800,8 +814,10 @@ def recur(x, layer, stack, y):
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
-            row, ahead = t * n_unit + first, layer.done
-            layer.done = 0
+            row, late = t * n_unit + first, layer.done == 0
+            if n_unit == 1 and n_frame == 1:  # at once, so that its strides follow each other
+                work_ahead(layer, gates * n_panel)
+            ahead, layer.done = layer.done, 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
             if ahead == 0:  # otherwise `prepare` has seen to it
@@ -840,7 +856,7 @@ def recur(x, layer, stack, y):
             # hold until the next. Their product has time from one cell to the next, though. So one
             # frame multiplies late and, once its cell is done, at once for the next, which finds
             # the weights in a nearer cache; the next has none to read. Layers take turns.
-            if n_unit == 1 and n_frame == 1 and ahead == 0:
+            if n_unit == 1 and n_frame == 1 and late:
                 if layer.waits == 0:
                     work_ahead(layer, gates * n_panel)
                 layer.waits = 0
