@@ -36,7 +36,7 @@ from .kernels import spectrum
 from .kernels.amx import HAS_TILES
 from .layers import PRODUCTS, BoundProduct, Product
 from .program import Program
-from .terminal import number
+from .terminal import norm_name, number
 from .weights import Model, load_model
 
 SECONDS = 10.0
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--norm",
         metavar="NAME",
+        type=norm_name,
         help="run the model with another norm than its own, such as cumulative_laplace_norm",
     )
     parser.add_argument(

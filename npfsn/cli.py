@@ -31,6 +31,7 @@ from .terminal import (
     forget_stdout,
     held_back,
     hush_compiler,
+    norm_name,
     number,
     open_standard_streams,
     say,
@@ -195,6 +196,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--norm",
         metavar="NAME",
+        type=norm_name,
         help="run the model with another norm than its own, such as cumulative_laplace_norm",
     )
     parser.add_argument(

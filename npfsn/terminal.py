@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
-from .errors import NpfsnError
+from .errors import NormError, NpfsnError
 
 #: How often a line that tells how things stand is drawn.
 REDRAW_SECONDS = 0.1
@@ -343,6 +343,16 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
     return read
+
+
+def norm_name(text: str) -> str:
+    """Return the name of a norm; a type for argparse."""
+    with held_back():  # imports NumPy, for the few commands that name a norm
+        from .config import check_norm
+    try:
+        return check_norm(text)
+    except NormError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class UsageError(Exception):

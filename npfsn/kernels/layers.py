@@ -778,7 +778,7 @@ def matmul(x, products, n_row, first, last, out):
 
 @kernel
 def work_ahead(layer, last):
-    """Have the first `last` panels of the next frame's recurrent product done, for r's units."""
+    """Have the first `last` panels of the next cell's recurrent product done, for r's units."""
     if last > layer.done:
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
