@@ -23,7 +23,7 @@ import numpy.typing as npt
 import soundfile as sf
 
 from .errors import AudioError, NormError
-from .options import dry_share, mix_dry
+from .options import Samples, dry_share, mix_dry
 from .output import complete_or_absent
 from .resample import MAX_RATE, MIN_RATE, Resampler
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .enhancer import Enhancer
     from .weights import Model
 
-Float32Array = npt.NDArray[np.float32]
 Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
@@ -202,9 +201,9 @@ class AlignedStream:
         self._lag = lag if keep_latency else 0
         self._n_in = self._n_out = 0
         self._limit = dry_share(atten_lim_db)
-        self._dry: Float32Array = np.zeros(self._lag, np.float32)  # what has come in, but not out
+        self._dry: Samples = np.zeros(self._lag, np.float32)  # what has come in, but not out
 
-    def process(self, x: Float32Array) -> Float32Array:
+    def process(self, x: Samples) -> Samples:
         """Take any number of samples in and give the enhanced ones that are ready.
 
         Parameters
@@ -221,7 +220,7 @@ class AlignedStream:
             self._dry = np.concatenate((self._dry, x))
         return self._give(self._back.process(self._enhance(self._there.process(x))))
 
-    def flush(self) -> Float32Array:
+    def flush(self) -> Samples:
         """Give the rest: all outputs together are as long as the input (and the kept latency).
 
         Returns
@@ -233,16 +232,16 @@ class AlignedStream:
         out = (self._back.process(last), self._back.process(rest), self._back.flush())
         return self._give(np.concatenate(out)[: self._n_in + self._lag - self._n_out])
 
-    def _enhance(self, x: Float32Array) -> Float32Array:
+    def _enhance(self, x: Samples) -> Samples:
         return self._trim(self._enhancer.process(x))
 
-    def _trim(self, y: Float32Array) -> Float32Array:
+    def _trim(self, y: Samples) -> Samples:
         """Drop what is left of the zeros at the start."""
         dropped = min(self._skip, y.size)
         self._skip -= dropped
         return y[dropped:]
 
-    def _give(self, y: Float32Array) -> Float32Array:
+    def _give(self, y: Samples) -> Samples:
         """Count what goes out and mix the input in."""
         self._n_out += y.size
         dry, self._dry = self._dry[: y.size], self._dry[y.size :]
@@ -347,7 +346,7 @@ def enhance_file(
     )
 
 
-def quantise(y: Float32Array, bits: int) -> tuple[npt.NDArray[np.int32], int]:
+def quantise(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
     """Round to the nearest of 2^bits steps from -1 to 1 and clip what lies beyond.
 
     Parameters
@@ -373,7 +372,7 @@ def quantise(y: Float32Array, bits: int) -> tuple[npt.NDArray[np.int32], int]:
     return steps.astype(np.int32) << (32 - bits), n_clipped
 
 
-def silence_nonfinite(x: Float32Array) -> int:
+def silence_nonfinite(x: Samples) -> int:
     """Replace NaN and infinity by zero, in place.
 
     A filter would spread them over its whole length, so they must go before any resampling.
@@ -483,7 +482,7 @@ def _run_whole(
     # Mistakes in the options are told before all is read, and all that is needed is loaded.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready = _Ready()
-    blocks: list[Float32Array] = []
+    blocks: list[Samples] = []
     n_nonfinite = 0
     for block, n_bad in _blocks(source, src):
         blocks.append(block)
@@ -677,7 +676,7 @@ def _check_rate(src: Path, rate: int, model_rate: int | None) -> None:
         )
 
 
-def _blocks(source: sf.SoundFile, src: Path) -> Iterator[tuple[Float32Array, int]]:
+def _blocks(source: sf.SoundFile, src: Path) -> Iterator[tuple[Samples, int]]:
     """Read block by block: float32 [frames, channels], and how many samples were not finite."""
     step = max(1, BLOCK_SAMPLES // source.channels)
     n_frames = 0
@@ -844,7 +843,7 @@ class _Sink:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
 
-    def write(self, channels: list[Float32Array]) -> None:
+    def write(self, channels: list[Samples]) -> None:
         """Append one block, given channel by channel."""
         block = np.stack(channels, axis=1)  # [frames, channels]
         if not len(block):

@@ -23,11 +23,9 @@ from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .network import Network
-from .options import dry_share, horizon_frames
+from .options import AnySamples, Samples, dry_share, horizon_frames
 from .stream import Stream
 from .weights import Model, load_model
-
-Samples = npt.NDArray[np.float32]
 
 STATE_FORMAT = 1
 
@@ -253,7 +251,7 @@ class Enhancer:
         )
 
     @_alone()
-    def step(self, frame: Samples, out: Samples | None = None) -> Samples:
+    def step(self, frame: AnySamples, out: Samples | None = None) -> Samples:
         """Enhance one hop.
 
         Parameters
@@ -295,7 +293,7 @@ class Enhancer:
         return out
 
     @_alone()
-    def process(self, chunk: Samples) -> Samples:
+    def process(self, chunk: AnySamples) -> Samples:
         """Enhance any number of samples.
 
         Parameters

@@ -14,17 +14,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .audio import AlignedStream, silence_nonfinite
 from .errors import AudioError, NpfsnError
+from .options import Samples
 from .resample import Resampler
 from .terminal import StatusLine, complain, duration, hush_compiler, say
 
 if TYPE_CHECKING:
     from .enhancer import Enhancer
-
-Samples = npt.NDArray[np.float32]
 
 # Rates that sound cards have, tried where the model's own is refused.
 COMMON_RATES = (48_000, 44_100, 96_000)

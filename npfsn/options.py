@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
+#: What callers may give for them.
+AnySamples = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 def dry_share(atten_lim_db: float | None) -> np.float32:

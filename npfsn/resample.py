@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import AudioError
-
-Float32Array = npt.NDArray[np.float32]
+from .options import Samples
 
 # The filter has 20 x max(rate_in, rate_out) / gcd taps, and every block passes all of them. The
 # last bound, which only rates beyond it can exceed, keeps a header that lies about its rate from
@@ -105,7 +104,7 @@ class Resampler:
         self._n_in = 0
         self._n_out = 0
 
-    def process(self, x: npt.ArrayLike) -> Float32Array:
+    def process(self, x: npt.ArrayLike) -> Samples:
         """Take the next samples in and give what is ready.
 
         Parameters
@@ -129,7 +128,7 @@ class Resampler:
         ready = (self._n_in * self._up - self._half - 1) // self._down + 1
         return self._advance(max(ready, self._n_out))
 
-    def flush(self) -> Float32Array:
+    def flush(self) -> Samples:
         """Give the rest, as if zeros followed, and be ready for a new signal.
 
         Returns
@@ -142,7 +141,7 @@ class Resampler:
         self.reset()
         return out
 
-    def _advance(self, stop: int) -> Float32Array:
+    def _advance(self, stop: int) -> Samples:
         """Compute the outputs up to, but without, number `stop`; drop inputs no longer needed."""
         first, up, down, half = self._n_out, self._up, self._down, self._half
         if stop <= first:
@@ -160,7 +159,7 @@ class Resampler:
         z = z[first + shift : stop + shift]
         # Loud input may overshoot what float32 can hold.
         with np.errstate(under="ignore"):
-            out: Float32Array = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
+            out: Samples = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
         oldest = min(max(-((half - stop * down) // up), 0), self._n_in)
@@ -185,7 +184,7 @@ class Resampler:
         return taps
 
 
-def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Float32Array:
+def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Samples:
     """Change the sample rate of a whole signal.
 
     Parameters

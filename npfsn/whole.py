@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import numpy.typing as npt
 
 from .enhancer import as_float32, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
-from .options import dry_share, horizon_frames, mix_dry
+from .options import AnySamples, Samples, dry_share, horizon_frames, mix_dry
 from .resample import MAX_RATE, MIN_RATE, resample
 from .stream import Stream
 from .weights import Model, load_model
-
-Samples = npt.NDArray[np.float32]
 
 # More channels than this, and more than samples: the axes are in the order of another library.
 MAX_CHANNELS = 255
 
 
 def enhance(
-    audio: Samples,
+    audio: AnySamples,
     sample_rate: int,
     model: str | os.PathLike[str] | Model | None = None,
     *,
