@@ -239,6 +239,7 @@ def test_ranks_share_the_items_of_a_step(work: Path) -> None:
     assert not np.array_equal(parts[0][0][0], parts[1][0][0])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 def test_batches_are_the_same_whoever_mixes(work: Path) -> None:
     mixer, config = load_mixer(work / "pools", 9), TrainConfig(steps=12, batch_seconds=8, reuse=2)
     alone, helped = (list(itertools.islice(batches(mixer, config, 3, 0, 1, w), 3)) for w in (0, 2))
