@@ -609,11 +609,7 @@ def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
     x = np.asarray(x)  # memmap and other kinds of array, as what they hold
-    if x.dtype != np.float32 and x.dtype != np.float64:
-        raise TypeError(
-            f"{name} has dtype {x.dtype}: expected float32 with full scale +-1 (float64 is cast; "
-            "divide 16-bit samples by 32768)"
-        )
+    check_type(x, name)
     if shape is not None and x.shape != shape:
         raise FrameError(
             f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
@@ -625,6 +621,17 @@ def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
             "stream of its own"
         )
     return as_float32(x)
+
+
+def check_type(x: npt.NDArray[Any], name: str) -> None:
+    """Raise TypeError unless these are float32 or float64."""
+    if x.dtype == np.float32 or x.dtype == np.float64:
+        return
+    found = f"{x.dtype}" if x.dtype.isnative else f"{x.dtype}, bytes in the order of other machines"
+    raise TypeError(
+        f"{name} has dtype {found}: expected float32 with full scale +-1 (float64 is cast; divide "
+        "16-bit samples by 32768)"
+    )
 
 
 def as_float32(x: npt.NDArray[Any]) -> Samples:
@@ -641,8 +648,9 @@ def _as_out(out: Any, hop: int) -> Samples:
     """Return where a hop goes, or raise if it does not fit there."""
     if out is None:
         return np.empty(hop, np.float32)
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
-        found = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+    masked = isinstance(out, np.ma.MaskedArray)  # which would hide what is written
+    if not isinstance(out, np.ndarray) or masked or out.dtype != np.float32:
+        found = out.dtype if isinstance(out, np.ndarray) and not masked else type(out).__name__
         raise TypeError(f"out is {found}: expected a float32 NumPy array")
     if out.shape != (hop,):
         raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")

@@ -267,6 +267,7 @@ class RecurrentPass:
             self.layers["r"][i] = place(self.r[i])
             for name, array in self.states[i].items():
                 self.layers[name][i] = place(array)
+        self.later = np.zeros(0, np.int64)
         self.forget()
 
         self.p = aligned((n_p, p_width), np.float32)
@@ -296,17 +297,18 @@ class RecurrentPass:
     def ask_for(self, stacks: list[RecurrentPass], program: Program) -> None:
         """Ask memory for weights of `stacks` while products of this stack compute, in each frame.
 
-        Of all that is read after them: the recurrent weights of a layer with one unit are not, in
-        every other frame (`kernels.recur`). It is for tiles of several panels of floats; others
-        have no instruction to spare, and the weights of int8 are near as it is.
+        From the first on, as much as there is time for, of what is read after them in every frame:
+        the recurrent weights of a layer with one unit are not (`kernels.recur`). Not in int8, whose
+        weights are near as it is, and where tiles do not ask at all.
         """
-        panel = self.recurrent[0].product.weights[0][0]
+        weight = self.recurrent[0].product.weights[0]
+        if not kernels.ASKS or weight.dtype == np.int8:
+            return
+        parts = [part for stack in stacks for part in (*stack.inputs, stack.linear) if part]
         places: list[int] = []
-        if kernels.PANELS > 1 and panel.dtype != np.int8:
-            parts = [part for stack in stacks for part in (*stack.inputs, stack.linear) if part]
-            for weight in (part.product.weights[0] for part in parts):
-                start = weight.ctypes.data
-                places.extend(range(start, start + weight.nbytes, panel.nbytes))
+        for array in (part.product.weights[0] for part in parts):
+            start, lines = array.ctypes.data, weight.shape[1]
+            places.extend(range(start, start + array.nbytes, 64 * lines))
         self.later = np.array([0, *places], np.int64)
         self.layers["recurrent"]["later"] = place(self.later, np.int64)
         self.layers["input"]["later"][1:] = place(self.later, np.int64)

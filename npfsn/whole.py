@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from .enhancer import as_float32, shared_network
+from .enhancer import as_float32, check_type, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
 from .options import AnySamples, Samples, dry_share, horizon_frames, mix_dry
@@ -87,11 +87,7 @@ def _as_audio(audio: object) -> Samples:
     """Return float32 audio of one or two dimensions, or raise."""
     if not isinstance(audio, np.ndarray) or isinstance(audio, np.ma.MaskedArray):
         raise TypeError(f"audio is a {type(audio).__name__}: expected a float32 NumPy array")
-    if audio.dtype != np.float32 and audio.dtype != np.float64:
-        raise TypeError(
-            f"audio has dtype {audio.dtype}: expected float32, full scale +-1 (float64 is cast; "
-            "divide 16-bit samples by 32768)"
-        )
+    check_type(audio, "audio")
     if audio.ndim not in (1, 2):
         raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
     if audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):

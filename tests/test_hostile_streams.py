@@ -284,9 +284,13 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
     ]:  # fmt: skip
         with pytest.raises((TypeError, FrameError)):
             enhancer.step(bad)
-    for out in [read_only, unaligned, strided[:, 0], frames[0][:-1], frames[0].astype("f8"), 3]:
+    masked = np.ma.masked_all(HOP, np.float32)
+    for out in [read_only, unaligned, strided[:, 0], masked, frames[0][:-1],
+                frames[0].astype("f8"), 3]:  # fmt: skip
         with pytest.raises((TypeError, FrameError)):
             enhancer.step(frames[0], out)
+    with pytest.raises(TypeError, match=">f4, bytes in the order of other machines: expected"):
+        npfsn.enhance(x.astype(">f4"), 16000, enhancer.model)
     assert same(enhancer.get_state(), before)
 
 

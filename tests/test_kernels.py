@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import reference
-from drawn_models import apply_norm
+from drawn_models import apply_norm, small_model
 
-from npfsn import norms, state
+from npfsn import fast_fullsubnet, norms, state
 from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, spectrum
@@ -330,10 +330,7 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
-    """All of it and nothing else, from the start in every frame, no further than to its end.
-
-    And they compute what they compute.
-    """
+    """From the start in every frame, no further than to its end; and what they compute stays."""
     spec, after = Sequence("LSTM", 5, 48, 2), Sequence("LSTM", 20, 70, 2, 33)
     dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
     units, first = [
@@ -346,17 +343,20 @@ def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
     bound.ask_for([later], program)
     result = bound.write(program, x := np.zeros((64, 5), np.float32))
     places = bound.later[1:].tolist()
-    panel = units.layers[0].recurrent.weights[0][0].nbytes
-    if kind == "int8" or kernels.PANELS == 1:
-        assert places == []
-    else:
-        assert later.linear is not None
-        products = [layer.input for layer in first.layers] + [later.linear.product]
-        lines = {line for at in places for line in range(at // 64, (at + panel) // 64)}
-        for weight in (product.weights[0] for product in products):
-            start = weight.ctypes.data
-            assert lines.issuperset(range(start // 64, -(-(start + weight.nbytes) // 64)))
-        assert len(places) == sum(-(-p.weights[0].nbytes // panel) for p in products)
+    asked = bound.layers["recurrent"]["later"]["rows"]
+    if kind == "int8" or not kernels.ASKS:
+        assert len(program) == 2 and not asked.any()
+        return
+    # A line for each of 48 steps. The first layer's inputs have too few to share them.
+    assert bound.layers["input"]["later"]["rows"].tolist() == [0, 1 + len(places)]
+    assert asked.tolist() == [1 + len(places)] * 2
+    assert later.linear is not None
+    products = [layer.input for layer in first.layers] + [later.linear.product]
+    lines = {line for at in places for line in range(at // 64, at // 64 + 48)}
+    for weight in (product.weights[0] for product in products):
+        start = weight.ctypes.data
+        assert lines.issuperset(range(start // 64, -(-(start + weight.nbytes) // 64)))
+    assert len(places) == sum(-(-p.weights[0].nbytes // (48 * 64)) for p in products)
     for t in range(3):
         x[:] = normal(64, 5, seed=20 + t)
         program.play_call(0, t, 1)
@@ -365,6 +365,18 @@ def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
         np.testing.assert_array_equal(result, play(plain, x))
         assert bound.later[0] == len(places)
         assert bound.later[1:].tolist() == places
+
+
+def test_the_bottleneck_of_a_stream_asks_for_the_decoder() -> None:
+    """In blocks of frames, the next one to read is the bottleneck itself."""
+    model = small_model("fast_fullsubnet")
+    network = fast_fullsubnet.Network(model.config, model.tensors)
+    for frames, count in ((1, kernels.ASKS), (2, 0)):
+        bound = network.bind(state.zeros(network.fields()), frames)
+        assert sum(kernel == "ask_anew" for _, kernel in bound.program.stages) == count
+    weight = network.decoder[0].layers[0].input.weights[0]
+    later = network.bind(state.zeros(network.fields()), 1).bottleneck.later
+    assert list(later[1:2]) == [weight.ctypes.data][: kernels.ASKS]
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:

@@ -176,7 +176,8 @@ def _tile_f32(
     """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
     It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
-    If it `asks`, it prefetches what lies at `ahead`: a panel, or of one row, as many as it has.
+    If it `asks`, it prefetches what lies at `ahead`: a cache line for each step or, of one row, as
+    many panels as it has.
     """
     n = types.int64
     sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
@@ -219,13 +220,12 @@ def _tile_f32(
         k.add_incoming(first, before)
         acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
-        if asks.literal_value and n_row > 1:
-            emit.prefetch(builder.gep(w, [builder.add(ahead, w_k)]))
-        elif asks.literal_value:
-            lines = 1 if element == f32 else 2  # a step of halves takes half a line
-            for p in range(0, n_panel, lines):
-                at = builder.add(builder.mul(w_stride, const(p)), builder.mul(w_k, const(lines)))
-                emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
+        if asks.literal_value:  # a panel of halves has half a line for a step
+            panels = 1 if element == f32 else 2
+            line = builder.add(ahead, builder.mul(w_k, const(panels)))
+            for p in range(0, n_panel if n_row == 1 else 1, panels):
+                at = builder.add(line, builder.mul(w_stride, const(p)))
+                emit.prefetch(builder.gep(w, [at]))
         weights = [emit.load_panel(w_panels[p], w_k) for p in range(n_panel)]
         new = []
         for r in range(n_row):
@@ -280,7 +280,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
-    later i64[1 + n]         how many were asked for of n places, as large as a panel, that are read
+    later i64[1 + n]         how many were asked for of n places, K cache lines each, that are read
                              after this product; or i64[0]
 
     Updates: out, later.
@@ -292,7 +292,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
-            while ASKS and p + 2 * PANELS_ONE_ROW <= last:
+            # Of parts, a cell's, the next one may be the one before (`recur`).
+            asks = ASKS and first == 0 and last == w.shape[0]
+            while asks and p + 2 * PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
@@ -312,17 +314,19 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
     # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
     # next panels, the others ask for what is read later: memory has nothing else to do.
+    panels = 4 // w.itemsize  # that a tile asks for
+    asking = (PANELS + panels - 1) // panels  # tiles that ask for the next
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
         while k < n_in:
             row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
-                ahead = (p + PANELS + row // ROWS % PANELS) * size
-                if row >= PANELS * ROWS and 1 < later.shape[0] and later[0] < later.shape[0] - 1:
+                ahead = (p + PANELS + row // ROWS % asking * panels) * size
+                if row >= asking * ROWS and 1 < later.shape[0] and later[0] < later.shape[0] - 1:
                     later[0] += 1
                     ahead = (later[later[0]] - w.ctypes.data) // w.itemsize
-                if PANELS == 1:
+                if not ASKS:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
                 _tile_f32(ROWS, PANELS, ASKS, k, k_end, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, ahead, bias, p * PANEL,
@@ -566,7 +570,7 @@ def _tile_i8(
         k.add_incoming(const(0), before)
         acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL * DEPTH))
-        if n_row == ROWS_I8 and PANELS > 1:
+        if n_row == ROWS_I8 and ASKS:
             for step in range(TOGETHER):
                 at = builder.add(w_k, const(PANEL * DEPTH * step))
                 emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
@@ -654,7 +658,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
         row = 0
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
-            if PANELS == 1:  # as in `product_f32`
+            if not ASKS:  # as in `product_f32`
                 _prefetch(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
             _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      ahead, w_scale, shift, bias, p * PANEL,
