@@ -282,7 +282,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
         else:
             yield name
     for name in lists:
-        text = _read_list(name)
+        text = _read_list(name, named=name in args.list)
         binary = text.count(b"\0") > text.count(b"\n")
         for number, line in enumerate(text.splitlines(), 1):
             if len(line) > MAX_PATH:
@@ -297,8 +297,8 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
     yield from args.noisy_dir
 
 
-def _read_list(name: str) -> bytes:
-    """Read a list of paths: a file, a pipe or, called "-", standard input."""
+def _read_list(name: str, named: bool) -> bytes:
+    """Read a list of paths, `named` as one: a file, a pipe or, called "-", standard input."""
     try:
         if name == "-":
             text = sys.stdin.buffer.read(MAX_LIST + 1) if sys.stdin else b""  # closed: as if empty
@@ -307,9 +307,8 @@ def _read_list(name: str) -> bytes:
                 text = file.read(MAX_LIST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"cannot read the list {name}: {reason} (a sound file called @{name} is ./@{name})"
-        ) from error
+        hint = "" if named else f" (a sound file called @{name} is ./@{name})"
+        raise UsageError(f"cannot read the list {name}: {reason}{hint}") from error
     if len(text) > MAX_LIST:
         raise UsageError(f"the list {name} is larger than {MAX_LIST >> 20} MiB: expected paths")
     return text.removeprefix(b"\xef\xbb\xbf")

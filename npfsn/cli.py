@@ -63,7 +63,8 @@ examples:
 
 `npfsn COMMAND --help` explains one command.
 
-exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted, 143 terminated.
+exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted, 143 terminated,
+129 the terminal is gone.
 """
 
 _ENHANCE_EPILOG = """\
@@ -84,8 +85,8 @@ file.
 Outputs appear under their names only when complete. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
-exit codes: 0 all files enhanced, 1 some failed (the last line names them), 2 wrong arguments,
-130 interrupted, 143 terminated.
+exit codes: 0 all files enhanced, 1 some failed (a line for each), 2 wrong arguments,
+130 interrupted, 143 terminated, 129 the terminal is gone.
 """
 
 _STREAM_EPILOG = """\
@@ -99,7 +100,7 @@ as the input and aligned with it: the latency is not padded with zeros, the last
 the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out.
 
 exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments,
-130 interrupted (what had been heard is given), 143 terminated.
+130 interrupted (what had been heard is given), 143 terminated, 129 the terminal is gone.
 """
 
 _LIVE_EPILOG = """\
@@ -115,7 +116,8 @@ the output. Where a device refuses the model's sample rate, its own is used and 
 
 Needs the package sounddevice: pip install sounddevice
 
-exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 143 terminated.
+exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 143 terminated,
+129 the terminal is gone.
 """
 
 _INFO_EPILOG = """\
@@ -210,8 +212,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--norm-horizon",
         metavar="S",
         type=_horizon,
-        help="let running norms forget what is older than S seconds, for hours in rooms that "
-        "change (default: they remember everything, as published)",
+        help="let running norms forget what is older than S seconds, 1 or more, for hours in rooms "
+        "that change (default: they remember everything, as published)",
     )
 
 
@@ -493,16 +495,20 @@ _CONTAINERS = {
     b"riff": "a W64 file",
     b".snd": "an AU file",
 }
+#: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
+_HEAD = 64
 
 
 def _refuse_containers(data: bytes) -> None:
     """Stop where a sound file comes instead of raw samples: its header is no sound."""
-    for mark, what in _CONTAINERS.items():
-        if data.startswith(mark):
-            raise NpfsnError(
-                f"standard input is {what}, expected raw samples: use `npfsn enhance FILE`, or "
-                "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
-            )
+    found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
+    if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
+        found = ["an MP3 file"]
+    if found:
+        raise NpfsnError(
+            f"standard input is {found[0]}, expected raw samples: use `npfsn enhance FILE`, or "
+            "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+        )
 
 
 def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
@@ -561,7 +567,7 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
                 break
             if not received:
                 break
-            if len(head) < 4:
+            if len(head) < _HEAD:
                 head += received
                 _refuse_containers(head)
             rest += received
@@ -661,7 +667,9 @@ def _warmup(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     with held_back():
         from .warmup import cache_folder, warm_up
+        from .weights import load_model
 
+    model = load_model(args.model) if args.model else None
     done: dict[str, float] = {}
 
     def progress(name: str, seconds: float) -> None:
@@ -673,7 +681,7 @@ def _warmup(args: argparse.Namespace) -> int:
 
     if not args.quiet:
         say("compiling kernels, half a minute the first time ...")
-    warm_up(args.model, progress=progress)
+    warm_up(model, progress=progress)
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")
     folder = cache_folder()

@@ -180,10 +180,11 @@ class Enhancer:
         if norm is not None:
             config = config.with_norm(norm)
         if not config.streams:
+            whose = "this model's" if norm is None else "the"
             raise NormError(
-                f"this model's {config.obstacle} needs the whole signal and cannot stream: choose "
-                f"a causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance whole "
-                "signals with npfsn.enhance"
+                f"{whose} {config.obstacle} needs the whole signal and cannot stream: choose a "
+                f"causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance whole "
+                "signals with npfsn.enhance or `npfsn enhance`"
             )
         if on_nonfinite not in ("raise", "zero"):
             raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
@@ -411,7 +412,8 @@ class Enhancer:
         Parameters
         ----------
         state : mapping of str to array
-            As `get_state` returned it, from the same model and settings.
+            As `get_state` returned it, from the same model, precision, norm and horizon. What is
+            no part of it, `atten_lim_db` and `on_nonfinite`, stays as this stream has it.
 
         Raises
         ------

@@ -261,8 +261,10 @@ def test_lists(npfsn):
     if os.path.exists("/dev/zero"):
         _, err = npfsn("enhance", "@/dev/zero", code=2)
         assert "larger than" in err
-    _, err = npfsn("enhance", "@missing.txt", code=2)
-    assert "cannot read the list missing.txt: No such file" in err
+    for option, hint in ((["@missing.txt"], True), (["--list", "missing.txt"], False)):
+        _, err = npfsn("enhance", *option, code=2)
+        assert "cannot read the list missing.txt: No such file" in err
+        assert ("./@missing.txt" in err) == hint
 
 
 @pytest.mark.parametrize(
@@ -1055,7 +1057,7 @@ def test_odd_bytes_at_the_end_of_a_stream():
     assert err == ""
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf", "w64", "au"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf", "w64", "au", "mp3"])
 def test_a_stream_is_no_sound_file(suffix, tmp_path):
     """Its header would be enhanced, too."""
     sf.write(tmp_path / f"a.{suffix}", np.zeros(2000), 16000)
@@ -1506,6 +1508,20 @@ def test_a_cold_start_says_so_unless_told_not_to(tmp_path, models):
 def test_version(npfsn):
     out, err = npfsn("--version")
     assert out.startswith("npfsn ") and err == ""
+
+
+def test_a_missing_model_is_told_before_anything_is_compiled(npfsn):
+    _, err = npfsn("warmup", "missing.npz", code=1)
+    assert err.count("\n") == 1 and "no such file" in err
+
+
+@pytest.mark.parametrize(
+    "argv, whose", [(["--norm", "offline_laplace_norm"], "the norm"), ([], "this model's norm")]
+)
+def test_whose_norm_does_not_stream(models, argv, whose):
+    model = models["fast" if argv else "offline"]
+    _, err = run("stream", "-m", model, *argv, base=NPFSN, data=b"", code=1)
+    assert f"{whose} (offline_laplace_norm) needs the whole signal" in err
 
 
 @pytest.mark.parametrize("command", ["enhance", "stream", "info", "warmup", "bench"])

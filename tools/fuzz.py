@@ -467,10 +467,10 @@ def read_report(path: Path, cases: range, status: int) -> tuple[Counter[str], li
     return outcomes, faults, range(started + 1, cases.stop)
 
 
-def fuzz(reader: str, cases: int, seed: int, jobs: int) -> tuple[Counter[str], list[str]]:
-    """Run the cases of one reader in `jobs` processes; return outcomes and faults."""
+def whole_files(reader: str) -> dict[str, bytes]:
+    """Return what cases are made of, read once: so that they find all compiled and imported."""
     files = READERS[reader][0]()
-    for name in files:  # so that forks find everything compiled and imported
+    for name in files:
         with tempfile.TemporaryDirectory() as folder:
             suffix = SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
             path = Path(folder, "whole" + suffix)
@@ -480,6 +480,12 @@ def fuzz(reader: str, cases: int, seed: int, jobs: int) -> tuple[Counter[str], l
             except NpfsnError as error:
                 if reader != "state":
                     print(f"{reader}: {name} as it is: {error}", file=sys.stderr)
+    return files
+
+
+def fuzz(reader: str, cases: int, seed: int, jobs: int) -> tuple[Counter[str], list[str]]:
+    """Run the cases of one reader in `jobs` processes; return outcomes and faults."""
+    files = whole_files(reader)
     todo = [range(at, min(at + BATCH, cases)) for at in range(0, cases, BATCH)]
     running: dict[int, tuple[Path, range]] = {}
     outcomes: Counter[str] = Counter()
@@ -510,12 +516,12 @@ def main(argv: list[str] | None = None) -> int:
         if len(args.reader or ()) != 1:
             parser.error("--only needs one --reader")
         (reader,) = args.reader
-        name, data = make_case(reader, args.seed, args.only, files := READERS[reader][0]())
+        name, data = make_case(reader, args.seed, args.only, files := whole_files(reader))
         kept = Path(f"{reader}-{args.seed}-{args.only}")
         kept.write_bytes(data)
         print(f"made of {name}; kept as {kept}")
-        folder = Path(tempfile.mkdtemp(prefix="fuzz"))
-        print(run_case(reader, args.seed, args.only, files, folder, Watch()))
+        with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
+            print(run_case(reader, args.seed, args.only, files, Path(folder), Watch()))
         return 0
     failed = 0
     for reader in args.reader or READERS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,13 +69,20 @@ def loop(sound: np.ndarray, options: list[str]) -> np.ndarray:
 
 def main() -> None:
     """Play, listen, compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Needs " + __doc__.partition("Needs ")[2]
+    )
     parser.add_argument("file", type=Path, help="a noisy recording")
     parser.add_argument("options", nargs="*", help="for npfsn live, behind --")
     args = parser.parse_args()
     import soundfile as sf
 
-    signal, rate = sf.read(args.file, dtype="float32", always_2d=True)
+    if not shutil.which("pulseaudio"):
+        parser.exit(1, f"pulseaudio is not installed: {parser.epilog}")
+    try:
+        signal, rate = sf.read(args.file, dtype="float32", always_2d=True)
+    except sf.SoundFileError as error:
+        parser.exit(1, f"{error}\n")
     sound = resample(signal[:, 0], rate, RATE)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_RUNTIME_DIR"] = folder

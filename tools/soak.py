@@ -433,7 +433,10 @@ def main(argv: list[str] | None = None) -> int:
     if not args.hours >= 1 / 60:
         parser.error("--hours: expected a minute (0.0167) or more")
     if args.model:
-        model = npfsn.load_model(args.model)
+        try:
+            model = npfsn.load_model(args.model)
+        except npfsn.NpfsnError as error:
+            parser.exit(1, f"{error}\n")
         # The reference counts every frame.
         config = replace(model.config, start_at_sound=False)
         model = npfsn.Model(model.architecture, config, model.tensors)

@@ -29,7 +29,10 @@ def main() -> int:
     from .report import render
 
     if args.render:
-        result = json.loads(Path(args.render).read_text())
+        try:
+            page = render(json.loads(Path(args.render).read_text()))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            parser.exit(1, f"{args.render} is no result of tools.bench: {error}\n")
     else:
         # One thread each, before anything starts its threads.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -43,7 +46,8 @@ def main() -> int:
         result["command"] = " ".join(["python -m tools.bench", *sys.argv[1:]])
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
-    args.page.write_text(render(result))
+        page = render(result)
+    args.page.write_text(page)
     return 0
 
 
