@@ -36,7 +36,7 @@ from .kernels import spectrum
 from .kernels.amx import HAS_TILES
 from .layers import PRODUCTS, BoundProduct, Product
 from .program import Program
-from .terminal import norm_name, number
+from .terminal import norm_name, number, to_stdout
 from .weights import Model, load_model
 
 SECONDS = 10.0
@@ -123,9 +123,11 @@ def main(args: argparse.Namespace) -> int:
     drawings = {"steps_ms", "timeline"}
     if args.json:
         figures = {name: value for name, value in result.items() if name not in drawings}
-        print(json.dumps(figures, indent=1))
+        text = json.dumps(figures, indent=1)
     else:
-        print("\n".join(_page(result)))
+        text = "\n".join(_page(result))
+    with to_stdout():
+        print(text, flush=True)
     if args.plot is not None:
         _draw(result, args.plot)
     return 0

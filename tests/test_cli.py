@@ -1197,9 +1197,10 @@ def test_a_stream_onto_a_full_disk_says_so():
     assert done.returncode == 1
     said = "npfsn: error: cannot write to standard output: No space left on device\n"
     assert done.stderr.decode() == said
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run([*WITH_DELAY, "warmup"], stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr.decode()) == (1, said)
+    for command in ([*WITH_DELAY, "warmup"], [*NPFSN, "bench", "--quick"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr.decode()) == (1, said)
 
 
 def test_samples_are_not_written_onto_a_terminal(npfsn, monkeypatch):
