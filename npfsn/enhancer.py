@@ -608,10 +608,8 @@ _digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
 
 def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     """Return float32 samples in one piece, or raise for another type or shape."""
-    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
-    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
     check_type(x, name)
+    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
     if shape is not None and x.shape != shape:
         raise FrameError(
             f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
@@ -625,8 +623,15 @@ def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     return as_float32(x)
 
 
-def check_type(x: npt.NDArray[Any], name: str) -> None:
-    """Raise TypeError unless these are float32 or float64."""
+def _is_array(x: Any) -> bool:
+    """Whether this is an array all of which counts: a mask would hide what is read or written."""
+    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
+
+
+def check_type(x: Any, name: str) -> None:
+    """Raise TypeError unless this is an array of float32 or float64."""
+    if not _is_array(x):
+        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
     if x.dtype == np.float32 or x.dtype == np.float64:
         return
     found = f"{x.dtype}" if x.dtype.isnative else f"{x.dtype}, bytes in the order of other machines"
@@ -650,9 +655,8 @@ def _as_out(out: Any, hop: int) -> Samples:
     """Return where a hop goes, or raise if it does not fit there."""
     if out is None:
         return np.empty(hop, np.float32)
-    masked = isinstance(out, np.ma.MaskedArray)  # which would hide what is written
-    if not isinstance(out, np.ndarray) or masked or out.dtype != np.float32:
-        found = out.dtype if isinstance(out, np.ndarray) and not masked else type(out).__name__
+    if not _is_array(out) or out.dtype != np.float32:
+        found = out.dtype if _is_array(out) else type(out).__name__
         raise TypeError(f"out is {found}: expected a float32 NumPy array")
     if out.shape != (hop,):
         raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")

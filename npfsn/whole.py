@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -83,10 +84,8 @@ def enhance(
     return out
 
 
-def _as_audio(audio: object) -> Samples:
+def _as_audio(audio: Any) -> Samples:
     """Return float32 audio of one or two dimensions, or raise."""
-    if not isinstance(audio, np.ndarray) or isinstance(audio, np.ma.MaskedArray):
-        raise TypeError(f"audio is a {type(audio).__name__}: expected a float32 NumPy array")
     check_type(audio, "audio")
     if audio.ndim not in (1, 2):
         raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")

@@ -292,7 +292,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
-            # Of parts, a cell's, the next one may be the one before (`recur`).
+            # A cell takes parts, in blocks of frames backwards in every other one (`recur`).
             asks = ASKS and first == 0 and last == w.shape[0]
             while asks and p + 2 * PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
