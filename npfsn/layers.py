@@ -11,7 +11,7 @@ from .config import CELLS, Sequence
 from .kernels import layers as kernels
 from .kernels.arrays import place
 from .kernels.layers import pack_f32, pack_i8, padded
-from .kernels.vector import PANEL, aligned
+from .kernels.vector import HALVES_COST, PANEL, aligned
 from .program import Program
 from .quantise import halved
 from .state import Fields, State
@@ -27,6 +27,9 @@ _CODES = {
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
+# With so many, to have wide weights ready outweighs to read half as much. (FullSubNet has 257; with
+# the 64 of Fast FullSubNet it is a draw, docs/benchmark-amx.md.)
+_MANY = 128
 
 Panels = tuple[int, int] | None
 
@@ -151,6 +154,7 @@ class RecurrentLayer:
         cell: str,
         precision: str,
         features: bool,
+        units: int,
     ) -> None:
         gates = CELLS[cell]
         w_ih, w_hh, b_ih, b_hh = (
@@ -158,6 +162,8 @@ class RecurrentLayer:
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         b_ih, b_hh = b_ih.astype(np.float32), b_hh.astype(np.float32)
+        if HALVES_COST and units >= _MANY:
+            w_ih, w_hh = w_ih.astype(np.float32), w_hh.astype(np.float32)
         if cell == "LSTM":  # both biases meet in the sum of the gates
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         product = PRODUCTS[precision]
@@ -179,6 +185,8 @@ class Recurrent:
     prefix : str
         Where this stack's tensors are, e.g. "encoder.0"; also its place in the state.
     precision : {"float32", "int8"}
+    units : int
+        How many share the weights: rows that meet them in every frame.
     features : bool
         Whether the input has the dynamic range of a spectrum: its product then stays float32.
     mask : bool
@@ -192,12 +200,13 @@ class Recurrent:
         tensors: Mapping[str, np.ndarray],
         prefix: str,
         precision: str,
+        units: int = 1,
         features: bool = True,
         mask: bool = False,
     ) -> None:
         self.spec, self.key = spec, prefix
         self.layers = [
-            RecurrentLayer(tensors, prefix, i, spec.cell, precision, features)
+            RecurrentLayer(tensors, prefix, i, spec.cell, precision, features, units)
             for i in range(spec.num_layers)
         ]
         self.linear = None

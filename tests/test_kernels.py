@@ -13,7 +13,7 @@ import pytest
 import reference
 from drawn_models import apply_norm, small_model
 
-from npfsn import fast_fullsubnet, norms, state
+from npfsn import fast_fullsubnet, layers, norms, state
 from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, spectrum
@@ -21,6 +21,7 @@ from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass
+from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
 
@@ -326,6 +327,39 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
         array.fill(0)
     bound.forget()
     np.testing.assert_array_equal(run(), first)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "many"),
+    [
+        ("fast_fullsubnet", set()),
+        ("fullsubnet", {"sb_model"}),
+        ("fullband", set()),
+        ("improved_fullsubnet", set()),
+    ],
+)
+def test_halves_are_widened_ahead_where_that_takes_time_from_tiles(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, many: set[str]
+) -> None:
+    """Only those that 257 rows meet: for few they are read faster for being half as long."""
+    model = small_model(architecture)
+    half = {name: tensor.astype(np.float16) for name, tensor in model.tensors.items()}
+    kinds = {}
+    for cost in (False, True):
+        monkeypatch.setattr(layers, "HALVES_COST", cost)
+        network = ARCHITECTURES[architecture].Network(model.config, half)
+        stacks = (bound.weights for bound in network.bind(state.zeros(network.fields()), 1).stacks)
+        kinds[cost] = {
+            stack.key: {
+                product.weights[0].dtype.name
+                for layer in stack.layers
+                for product in (layer.input, layer.recurrent)
+            }
+            for stack in stacks
+        }
+    packed = {"uint16"} if HAS_HALF else {"float32"}
+    assert kinds[False] == dict.fromkeys(kinds[False], packed)
+    assert kinds[True] == kinds[False] | dict.fromkeys(many, {"float32"})
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])

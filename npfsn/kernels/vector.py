@@ -24,6 +24,9 @@ HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 # Weights of half precision stay so in memory where an instruction widens a vector of them, exactly;
 # without it, llvm would call a function of the C library for each.
 HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
+#: Whether widening takes time from tiles. Intel's cores widen where they multiply: FullSubNet took
+#: a tenth longer a frame (docs/benchmark-amx.md). AMD's, which alone have sse4a, do it elsewhere.
+HALVES_COST = "avx512f" in FEATURES and "sse4a" not in FEATURES
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
