@@ -187,9 +187,7 @@ class Network(network.Network):
             Recurrent(spec, tensors, f"encoder.{i}", precision, features=i == 0)
             for i, spec in enumerate(config.encoder)
         ]
-        self.bottleneck = Recurrent(
-            config.bottleneck, tensors, "bottleneck", precision, config.num_mels
-        )
+        self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
         decoder = {f"decoder_lstm.{i}": spec for i, spec in enumerate(config.decoder)}
         self.decoder = [
             Recurrent(spec, tensors, key, precision, features=False, mask=key in config.mask_stacks)

@@ -134,7 +134,7 @@ class Network(network.Network):
         self.norms = [self.fb_norm, self.sb_norm]
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         self.sb_model = Recurrent(
-            config.sb_model, tensors, "sb_model", precision, n_freq,
+            config.sb_model, tensors, "sb_model", precision,
             features=False, mask="sb_model" in config.mask_stacks,
         )  # fmt: skip
 

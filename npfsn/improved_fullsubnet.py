@@ -279,9 +279,7 @@ class Section:
             config.section_norm, f"{key}.norm", self.units, self.size, eps=eps, horizon=horizon
         )
         mask = key in config.mask_stacks
-        self.model = Recurrent(
-            config.sb_models[index], tensors, key, precision, self.units, mask=mask
-        )
+        self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=mask)
 
 
 class SectionPass:

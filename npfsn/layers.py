@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,8 @@ _CODES = {
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
-# With so many, to have wide weights ready outweighs to read half as much. (FullSubNet has 257; with
-# the 64 of Fast FullSubNet it is a draw, docs/benchmark-amx.md.)
+# Where so many rows of a block meet weights, to have them wide outweighs to read half as much
+# (`HALVES_COST`): the 257 of FullSubNet, and blocks of frames, but not the 64 of a Fast FullSubNet.
 _MANY = 128
 
 Panels = tuple[int, int] | None
@@ -67,9 +68,24 @@ class Product:
         self.weights: tuple[np.ndarray, ...] = self._pack(weight)
         for array in (self.bias, *self.weights):
             array.setflags(write=False)
+        self._wide: Product | None = None
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return (pack_f32(weight),)
+
+    def for_rows(self, rows: int) -> Product:
+        """Return the product for blocks of so many rows: this one, or one with wide weights."""
+        packed = self.weights[0]
+        if not HALVES_COST or rows < _MANY or packed.dtype != np.uint16:
+            return self
+        if self._wide is None:
+            array = aligned(packed.shape, np.float32)
+            array[...] = packed.view(np.float16)
+            array.setflags(write=False)
+            wide = copy.copy(self)
+            wide.weights = (array,)
+            self._wide = wide
+        return self._wide
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
@@ -154,7 +170,6 @@ class RecurrentLayer:
         cell: str,
         precision: str,
         features: bool,
-        units: int,
     ) -> None:
         gates = CELLS[cell]
         w_ih, w_hh, b_ih, b_hh = (
@@ -162,8 +177,6 @@ class RecurrentLayer:
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         b_ih, b_hh = b_ih.astype(np.float32), b_hh.astype(np.float32)
-        if HALVES_COST and units >= _MANY:
-            w_ih, w_hh = w_ih.astype(np.float32), w_hh.astype(np.float32)
         if cell == "LSTM":  # both biases meet in the sum of the gates
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         product = PRODUCTS[precision]
@@ -185,8 +198,6 @@ class Recurrent:
     prefix : str
         Where this stack's tensors are, e.g. "encoder.0"; also its place in the state.
     precision : {"float32", "int8"}
-    units : int
-        How many share the weights: rows that meet them in every frame.
     features : bool
         Whether the input has the dynamic range of a spectrum: its product then stays float32.
     mask : bool
@@ -200,13 +211,12 @@ class Recurrent:
         tensors: Mapping[str, np.ndarray],
         prefix: str,
         precision: str,
-        units: int = 1,
         features: bool = True,
         mask: bool = False,
     ) -> None:
         self.spec, self.key = spec, prefix
         self.layers = [
-            RecurrentLayer(tensors, prefix, i, spec.cell, precision, features, units)
+            RecurrentLayer(tensors, prefix, i, spec.cell, precision, features)
             for i in range(spec.num_layers)
         ]
         self.linear = None
@@ -260,9 +270,13 @@ class RecurrentPass:
         p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
-            layer.input.bind(n_p, n) for layer, n in zip(weights.layers, columns, strict=True)
+            layer.input.for_rows(rows).bind(n_p, n)
+            for layer, n in zip(weights.layers, columns, strict=True)
         ]
-        self.recurrent = [layer.recurrent.bind(block, size) for layer in weights.layers]
+        self.recurrent = [
+            layer.recurrent.for_rows(rows if units > 1 else 1).bind(block, size)
+            for layer in weights.layers
+        ]
         self.states = [
             {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
             for i in range(spec.num_layers)

@@ -330,36 +330,47 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
 
 
 @pytest.mark.parametrize(
-    ("architecture", "many"),
+    ("architecture", "frames", "wide"),
     [
-        ("fast_fullsubnet", set()),
-        ("fullsubnet", {"sb_model"}),
-        ("fullband", set()),
-        ("improved_fullsubnet", set()),
+        ("fast_fullsubnet", 1, set()),
+        ("fast_fullsubnet", 32, {"bottleneck"}),
+        ("fullsubnet", 1, {"sb_model"}),
+        ("fullband", 32, set()),
+        ("improved_fullsubnet", 8, {"sb_model.sb_models.0"}),  # the other section has four units
     ],
 )
-def test_halves_are_widened_ahead_where_that_takes_time_from_tiles(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, many: set[str]
+def test_halves_that_many_rows_meet_are_widened_ahead_where_it_takes_time_from_tiles(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, frames: int, wide: set[str]
 ) -> None:
-    """Only those that 257 rows meet: for few they are read faster for being half as long."""
+    """Few rows read them faster for being half as long. All streams share what is widened."""
     model = small_model(architecture)
     half = {name: tensor.astype(np.float16) for name, tensor in model.tensors.items()}
-    kinds = {}
-    for cost in (False, True):
-        monkeypatch.setattr(layers, "HALVES_COST", cost)
-        network = ARCHITECTURES[architecture].Network(model.config, half)
-        stacks = (bound.weights for bound in network.bind(state.zeros(network.fields()), 1).stacks)
-        kinds[cost] = {
-            stack.key: {
-                product.weights[0].dtype.name
-                for layer in stack.layers
-                for product in (layer.input, layer.recurrent)
-            }
+    network = ARCHITECTURES[architecture].Network(model.config, half)
+
+    def packed() -> dict[str, list[np.ndarray]]:
+        stacks = network.bind(state.zeros(network.fields()), frames).stacks
+        return {
+            stack.weights.key: [
+                bound.product.weights[0] for bound in (*stack.inputs, *stack.recurrent)
+            ]
             for stack in stacks
         }
-    packed = {"uint16"} if HAS_HALF else {"float32"}
-    assert kinds[False] == dict.fromkeys(kinds[False], packed)
-    assert kinds[True] == kinds[False] | dict.fromkeys(many, {"float32"})
+
+    monkeypatch.setattr(layers, "HALVES_COST", False)
+    plain = packed()
+    assert {w.dtype for found in plain.values() for w in found} == {
+        np.dtype(np.uint16 if HAS_HALF else np.float32)
+    }
+    monkeypatch.setattr(layers, "HALVES_COST", True)
+    first, second = packed(), packed()
+    for key, found in first.items():
+        for before, now, again in zip(plain[key], found, second[key], strict=True):
+            assert now is again
+            if key in wide and HAS_HALF:
+                assert now.ctypes.data % 64 == 0
+                np.testing.assert_array_equal(now, before.view(np.float16).astype(np.float32))
+            else:
+                assert now is before
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
