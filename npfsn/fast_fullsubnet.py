@@ -262,7 +262,7 @@ class Pass(network.Pass):
         program.add("shrink_units", mel, enc, *self.neighbors, shrink, self.sum, units, stage=stage)
         self.sb_norm.write(program, units, units, every=shrink)
         if frames == 1:  # a stream: between two frames, caches do not keep all weights
-            self.bottleneck.ask_for(decoder, program)
+            self.bottleneck.meanwhile(decoder, program)
         result = self.bottleneck.write(program, units.reshape(-1, size), every=shrink)
         due = np.array(self._panels_due(_OWN_WORK[net.precision]), np.int64)
         program.add("prepare", self.bottleneck.layers, due, stage=self.bottleneck.weights.key)

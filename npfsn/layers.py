@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .config import CELLS, Sequence
+from .jit import address
 from .kernels import layers as kernels
 from .kernels.arrays import place
 from .kernels.layers import pack_f32, pack_i8, padded
@@ -317,22 +318,36 @@ class RecurrentPass:
         """Panels of the recurrent products of all layers."""
         return sum(layer.recurrent.panels for layer in self.weights.layers)
 
-    def ask_for(self, stacks: list[RecurrentPass], program: Program) -> None:
-        """Ask memory for weights of `stacks` while products of this stack compute, in each frame.
+    def meanwhile(self, stacks: list[RecurrentPass], program: Program) -> None:
+        """Have tiles of this stack see to `stacks`, of one unit each, that follow it in each frame.
 
-        From the first on, as much as there is time for, of what is read after them in every frame:
-        the recurrent weights of a layer with one unit are not (`kernels.recur`). Not in int8, whose
-        weights are near as it is, and where tiles do not ask at all.
+        While tiles compute, memory has nothing to do. So they ask it for recurrent weights, do the
+        products as soon as these are there, then ask for the other weights: as much as there is
+        time for. Not in int8, whose weights are near as it is, and where tiles do not ask at all.
         """
         weight = self.recurrent[0].product.weights[0]
         if not kernels.ASKS or weight.dtype == np.int8:
             return
-        parts = [part for stack in stacks for part in (*stack.inputs, stack.linear) if part]
-        places: list[int] = []
-        for array in (part.product.weights[0] for part in parts):
-            start, lines = array.ctypes.data, weight.shape[1]
-            places.extend(range(start, start + array.nbytes, 64 * lines))
-        self.later = np.array([0, *places], np.int64)
+        size = kernels.ASKED * PANEL * weight.itemsize * weight.shape[1]  # that a tile asks for
+        entries: list[tuple[int, int, int]] = []
+
+        def add(weights: np.ndarray, layer: int = 0, panels: int = 0) -> None:
+            places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
+            entries.extend((place, 0, 0) for place in places[:-1])
+            entries.append((places[-1], layer, panels))
+
+        for stack in stacks:
+            for i, part in enumerate(stack.recurrent):
+                layer = stack.layers.ctypes.data + i * stack.layers.itemsize
+                packed = part.product.weights[0]
+                for first in range(0, len(packed), kernels.PANELS_ONE_ROW):
+                    stride = packed[first : first + kernels.PANELS_ONE_ROW]
+                    add(stride, layer, first + len(stride))
+        for stack in stacks:
+            for other in (*stack.inputs, stack.linear):
+                if other is not None:
+                    add(other.product.weights[0])
+        self.later = np.array([2, address(kernels.errand), *np.ravel(entries)], np.int64)
         self.layers["recurrent"]["later"] = place(self.later, np.int64)
         self.layers["input"]["later"][1:] = place(self.later, np.int64)
         program.add("ask_anew", self.later, stage=self.weights.key)

@@ -373,9 +373,15 @@ def test_halves_that_many_rows_meet_are_widened_ahead_where_it_takes_time_from_t
                 assert now is before
 
 
+def lines_of(array: np.ndarray) -> range:
+    """Return the cache lines that an array lies in."""
+    start = array.ctypes.data
+    return range(start // 64, -(-(start + array.nbytes) // 64))
+
+
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
-    """From the start in every frame, no further than to its end; and what they compute stays."""
+def test_tiles_see_to_what_follows(kind: str) -> None:
+    """From the start in every frame, as far as there is time; both compute what they would."""
     spec, after = Sequence("LSTM", 5, 48, 2), Sequence("LSTM", 20, 70, 2, 33)
     dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
     units, first = [
@@ -383,45 +389,85 @@ def test_tiles_ask_for_what_is_read_later(kind: str) -> None:
         for s in (spec, after)
     ]
     bound, plain = (units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2))
-    later = first.bind(state.zeros(first.fields(1)), 1, 1)
+    later, alone = (first.bind(state.zeros(first.fields(1)), 1, 1) for _ in range(2))
     program = Program()
-    bound.ask_for([later], program)
+    bound.meanwhile([later], program)
     result = bound.write(program, x := np.zeros((64, 5), np.float32))
-    places = bound.later[1:].tolist()
     asked = bound.layers["recurrent"]["later"]["rows"]
     if kind == "int8" or not kernels.ASKS:
         assert len(program) == 2 and not asked.any()
         return
-    # A line for each of 48 steps. The first layer's inputs have too few to share them.
-    assert bound.layers["input"]["later"]["rows"].tolist() == [0, 1 + len(places)]
-    assert asked.tolist() == [1 + len(places)] * 2
+    # The first layer's inputs have too few steps to share them.
+    assert asked.tolist() == [len(bound.later)] * 2
+    assert bound.layers["input"]["later"]["rows"].tolist() == [0, len(bound.later)]
+    entries = bound.later[2:].reshape(-1, 3).tolist()
+    step = 48 * PANEL * kernels.ASKED * (2 if kind == "float16" and HAS_HALF else 4)
+    near: set[int] = set()
+    work: list[tuple[int, int]] = []
+    wanted = [
+        (i, panel, part.product.weights[0][panel : panel + kernels.PANELS_ONE_ROW])
+        for i, part in enumerate(later.recurrent)
+        for panel in range(0, part.product.panels, kernels.PANELS_ONE_ROW)
+    ]
+    for start, layer, panels in entries:
+        near.update(range(start // 64, (start + step) // 64))
+        if layer:  # behind all that it reads
+            i, panel, stride = wanted[len(work)]
+            assert near.issuperset(lines_of(stride))
+            assert layer == later.layers.ctypes.data + i * later.layers.itemsize
+            assert panels == panel + len(stride)
+            work.append((i, panels))
+    assert len(work) == len(wanted) > len(later.recurrent)
     assert later.linear is not None
-    products = [layer.input for layer in first.layers] + [later.linear.product]
-    lines = {line for at in places for line in range(at // 64, at // 64 + 48)}
-    for weight in (product.weights[0] for product in products):
-        start = weight.ctypes.data
-        assert lines.issuperset(range(start // 64, -(-(start + weight.nbytes) // 64)))
-    assert len(places) == sum(-(-p.weights[0].nbytes // (48 * 64)) for p in products)
-    for t in range(3):
+    for part in (*later.inputs, later.linear):
+        assert near.issuperset(lines_of(part.product.weights[0]))
+
+    seen = set()
+    for t in range(4):
         x[:] = normal(64, 5, seed=20 + t)
         program.play_call(0, t, 1)
-        assert bound.later[0] == 0
+        assert bound.later[0] == 2
         program.play(t, 1)
+        reached = (int(bound.later[0]) - 2) // 3
+        seen.add(reached)
+        n_work = sum(layer != 0 for _, layer, _ in entries[:reached])
+        for i, panels in work[:n_work]:
+            assert later.layers["done"][i] >= panels
         np.testing.assert_array_equal(result, play(plain, x))
-        assert bound.later[0] == len(places)
-        assert bound.later[1:].tolist() == places
+        y = normal(1, 20, seed=30 + t)
+        np.testing.assert_array_equal(play(later, y), play(alone, y))
+    assert 0 < max(seen) <= len(entries)
+    assert bound.later[2:].reshape(-1, 3).tolist() == entries
 
 
-def test_the_bottleneck_of_a_stream_asks_for_the_decoder() -> None:
+@pytest.mark.parametrize("time", [0, 1, 3, 1000])
+def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
+    """A table that ends early, or tiles that do: any part of a product may be ready."""
+    spec, after = Sequence("LSTM", 5, 48, 1), Sequence("LSTM", 20, 70, 2, 33)
+    units, first = (Recurrent(s, draw_stack(s, 23), "net", "float32") for s in (spec, after))
+    bound = units.bind(state.zeros(units.fields(64)), 64, 1)
+    later, alone = (first.bind(state.zeros(first.fields(1)), 1, 1) for _ in range(2))
+    program = Program()
+    bound.meanwhile([later], program)
+    bound.layers["recurrent"]["later"]["rows"] = min(2 + 3 * time, len(bound.later))
+    bound.write(program, x := np.zeros((64, 5), np.float32))
+    for t in range(5):
+        x[:] = normal(64, 5, seed=24 + t)
+        program.play(t, 1)
+        y = normal(1, 20, seed=30 + t)
+        np.testing.assert_array_equal(play(later, y), play(alone, y))
+
+
+def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, the next one to read is the bottleneck itself."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
     for frames, count in ((1, kernels.ASKS), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "ask_anew" for _, kernel in bound.program.stages) == count
-    weight = network.decoder[0].layers[0].input.weights[0]
+    weight = network.decoder[0].layers[0].recurrent.weights[0]
     later = network.bind(state.zeros(network.fields()), 1).bottleneck.later
-    assert list(later[1:2]) == [weight.ctypes.data][: kernels.ASKS]
+    assert list(later[2:3]) == [weight.ctypes.data][: kernels.ASKS]
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:

@@ -34,6 +34,7 @@ from .arrays import ARRAY, call, f32_1d, f32_2d, f32_at, i64_1d, place_of, point
 from .vector import (
     DEPTH,
     FEATURES,
+    HALVES_COST,
     HAS_BYTE_PRODUCT,
     HAS_HALF,
     LARGEST,
@@ -60,9 +61,11 @@ elif "neon" in FEATURES:  # 32 registers of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# Whether tiles ask memory for what comes next while they compute. With AVX2 no instruction is to
-# spare.
-ASKS = 1 if PANELS > 1 else 0
+# Whether tiles ask memory for what comes next while they compute, and for how many panels each.
+# With AVX2 no instruction is to spare.
+ASKS, ASKED = 1 if PANELS > 1 else 0, 2
+# In how many parts one row widens a panel of halves: AMD's cores are faster with two of 8.
+PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST else 1
 # Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
 # cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
 # much work, which the second level delivers in time.
@@ -113,7 +116,7 @@ PRODUCT = np.dtype(
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
-        ("later", ARRAY),  # i64[1 + n], what its tiles ask memory for (`product_f32`), or nothing
+        ("later", ARRAY),  # i64[2 + 3 n], what its tiles see to besides (`product_f32`), or nothing
     ]
 )
 
@@ -176,14 +179,16 @@ def _tile_f32(
     """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
     It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
-    If it `asks`, it prefetches what lies at `ahead`: a cache line for each step or, of one row, as
-    many panels as it has.
+    If it `asks`, it prefetches what lies at `ahead`: in each step as much as a step of ASKED panels
+    takes or, of one row, a step of as many panels as it has.
     """
     n = types.int64
     sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
+    parts = PARTS if n_row == 1 and element == f16 else 1
+    vector, n_part = ir.VectorType(f32, PANEL // parts), n_panel * parts
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -208,7 +213,8 @@ def _tile_f32(
         bias_row = builder.gep(bias, [bias_at])
         starts = [builder.select(from_bias, bias_row, row) for row in out_rows]
         start = [
-            [emit.load(row, const(PANEL * p), f32_panel) for p in range(n_panel)] for row in starts
+            [emit.load(row, const(vector.count * p), vector) for p in range(n_part)]
+            for row in starts
         ]
 
         before = builder.block
@@ -218,32 +224,41 @@ def _tile_f32(
         builder.position_at_end(loop)
         k = builder.phi(i64)
         k.add_incoming(first, before)
-        acc = [[builder.phi(f32_panel) for _ in range(n_panel)] for _ in range(n_row)]
+        acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
-        if asks.literal_value:  # a panel of halves has half a line for a step
-            panels = 1 if element == f32 else 2
-            line = builder.add(ahead, builder.mul(w_k, const(panels)))
-            for p in range(0, n_panel if n_row == 1 else 1, panels):
+        panels = 1 if element == f32 else 2  # in a cache line, for a step
+        if asks.literal_value and n_row == 1:
+            for p in range(0, n_panel, panels):
+                line = builder.add(ahead, builder.mul(w_k, const(panels)))
                 at = builder.add(line, builder.mul(w_stride, const(p)))
                 emit.prefetch(builder.gep(w, [at]))
-        weights = [emit.load_panel(w_panels[p], w_k) for p in range(n_panel)]
+        elif asks.literal_value:
+            lines = ASKED // panels
+            line = builder.add(ahead, builder.mul(w_k, const(ASKED)))
+            for i in range(lines):
+                emit.prefetch(builder.gep(w, [builder.add(line, const(i * panels * PANEL))]))
+        weights = [
+            emit.load_floats(w_panels[p], builder.add(w_k, const(vector.count * i)), vector)
+            for p in range(n_panel)
+            for i in range(parts)
+        ]
         new = []
         for r in range(n_row):
-            value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), PANEL)
-            new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_panel)])
+            value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), vector.count)
+            new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_part)])
         k_next = builder.add(k, const(1))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
         emit.unroll(branch, steps)
         k.add_incoming(k_next, loop)
         for r in range(n_row):
-            for p in range(n_panel):
+            for p in range(n_part):
                 acc[r][p].add_incoming(start[r][p], before)
                 acc[r][p].add_incoming(new[r][p], loop)
 
         builder.position_at_end(done)
         for r in range(n_row):
-            for p in range(n_panel):
-                emit.store(new[r][p], out_rows[r], const(PANEL * p))
+            for p in range(n_part):
+                emit.store(new[r][p], out_rows[r], const(vector.count * p))
         return context.get_dummy_value()
 
     return sig, codegen
@@ -280,10 +295,12 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
-    later i64[1 + n]         how many were asked for of n places, K cache lines each, that are read
-                             after this product; or i64[0]
+    later i64[2 + 3 n]       what there is time for besides, or i64[0]. Where the next entry is; the
+                             kernel `errand`; then entries: a place, of which as much is asked for
+                             as ASKED panels take, a LAYER or 0, and how many of its panels
+                             `work_ahead` shall then have done
 
-    Updates: out, later.
+    Updates: out, later, the layers that it tells of.
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
@@ -313,24 +330,27 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     # comes next is asked for. Beyond the last nothing is there, which does no harm. With AVX2 each
     # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
     # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
-    # next panels, the others ask for what is read later: memory has nothing else to do.
-    panels = 4 // w.itemsize  # that a tile asks for
-    asking = (PANELS + panels - 1) // panels  # tiles that ask for the next
+    # next panels, the others ask for what is read later: memory has nothing else to do. Products of
+    # one row, which wait for memory, are done as soon as their weights are near.
+    asking = (PANELS + ASKED - 1) // ASKED  # tiles that ask for the next
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
         while k < n_in:
             row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
-                ahead = (p + PANELS + row // ROWS % asking * panels) * size
-                if row >= asking * ROWS and 1 < later.shape[0] and later[0] < later.shape[0] - 1:
-                    later[0] += 1
-                    ahead = (later[later[0]] - w.ctypes.data) // w.itemsize
+                ahead, entry = (p + PANELS + row // ROWS % asking * ASKED) * size, 0
+                if row >= asking * ROWS and 2 < later.shape[0] and later[0] < later.shape[0]:
+                    entry = later[0]
+                    later[0] += 3
+                    ahead = (later[entry] - w.ctypes.data) // w.itemsize
                 if not ASKS:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
                 _tile_f32(ROWS, PANELS, ASKS, k, k_end, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, ahead, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                if entry > 0 and later[entry + 1] != 0:
+                    call(later[1], (later[entry + 1], later[entry + 2]))
                 row += ROWS
             k = k_end
         while row + ROWS_SMALL <= n_row:
@@ -791,6 +811,12 @@ def work_ahead(layer, last):
         layer.done = last
 
 
+@kernel
+def errand(layer, last):
+    """Run `work_ahead` for the LAYER that lies at `layer`."""
+    work_ahead(carray(pointer(layer), 1, LAYER)[0], last)
+
+
 @inlined
 def recur(x, layer, stack, y):
     """Run an LSTM or GRU layer over T frames for U units.
@@ -859,7 +885,8 @@ def recur(x, layer, stack, y):
             # One unit reads all recurrent weights in every frame: megabytes, which a cache does not
             # hold until the next. Their product has time from one cell to the next, though. So one
             # frame multiplies late and, once its cell is done, at once for the next, which finds
-            # the weights in a nearer cache; the next has none to read. Layers take turns.
+            # the weights in a nearer cache; the next has none to read. Layers take turns. (None is
+            # late where tiles of another stack see to it.)
             if n_unit == 1 and n_frame == 1 and late:
                 if layer.waits == 0:
                     work_ahead(layer, gates * n_panel)
@@ -914,7 +941,7 @@ def linear(x, stack, out):
 @inlined
 def ask_anew(later):
     """Begin a frame: nothing has been asked for (`product_f32`)."""
-    later[0] = 0
+    later[0] = 2
 
 
 @inlined

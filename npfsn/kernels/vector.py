@@ -117,10 +117,10 @@ class Emit:
         pointer = self.builder.gep(base, [offset])
         return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=1)
 
-    def load_panel(self, base: ir.Value, offset: ir.Value) -> ir.Value:
-        """Load a panel of floats, or of halves, which become floats."""
-        panel = self.load(base, offset, ir.VectorType(base.type.pointee, PANEL))
-        return panel if panel.type == f32_panel else self.builder.fpext(panel, f32_panel)
+    def load_floats(self, base: ir.Value, offset: ir.Value, vector: ir.VectorType) -> ir.Value:
+        """Load a `vector` of floats, or of halves, which become floats."""
+        found = self.load(base, offset, ir.VectorType(base.type.pointee, vector.count))
+        return found if found.type == vector else self.builder.fpext(found, vector)
 
     def store(self, value: ir.Value, base: ir.Value, offset: ir.Value) -> None:
         """Store a vector `offset` elements behind `base`; any alignment."""
