@@ -160,6 +160,15 @@ class BoundProduct:
 PRODUCTS: dict[str, type[Product]] = {"float32": Product, "int8": Int8Product}
 
 
+def _product(
+    weight: np.ndarray, bias: np.ndarray, precision: str, in_floats: bool = False
+) -> Product:
+    """Return a product; one that stays `in_floats` in int8 has weights of half precision there."""
+    if in_floats:
+        return Product(halved(weight) if precision == "int8" else weight, bias)
+    return PRODUCTS[precision](weight, bias)
+
+
 class RecurrentLayer:
     """Weights of one LSTM or GRU layer."""
 
@@ -180,12 +189,11 @@ class RecurrentLayer:
         b_ih, b_hh = b_ih.astype(np.float32), b_hh.astype(np.float32)
         if cell == "LSTM":  # both biases meet in the sum of the gates
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
-        product = PRODUCTS[precision]
         # Quantised rows come in whole panels; hidden states do.
-        as_is = layer == 0 and (features or w_ih.shape[1] % PANEL)
-        first = Product if as_is else product
-        self.input = first(_gates_in_panels(w_ih, gates), _gates_in_panels(b_ih, gates))
-        self.recurrent = product(_gates_in_panels(w_hh, gates), _gates_in_panels(b_hh, gates))
+        in_floats = layer == 0 and (features or w_ih.shape[1] % PANEL > 0)
+        w_ih, w_hh, b_ih, b_hh = (_gates_in_panels(x, gates) for x in (w_ih, w_hh, b_ih, b_hh))
+        self.input = _product(w_ih, b_ih, precision, in_floats)
+        self.recurrent = _product(w_hh, b_hh, precision)
 
 
 class Recurrent:
@@ -200,10 +208,9 @@ class Recurrent:
         Where this stack's tensors are, e.g. "encoder.0"; also its place in the state.
     precision : {"float32", "int8"}
     features : bool
-        Whether the input has the dynamic range of a spectrum: its product then stays float32.
+        Whether the input has the dynamic range of a spectrum: its product stays in floats.
     mask : bool
-        Whether the outputs are the mask: their product then stays float32, and an int8 network's
-        weights of it have half precision.
+        Whether the outputs are the mask: their product stays in floats.
     """
 
     def __init__(
@@ -227,10 +234,7 @@ class Recurrent:
         self.slope = np.float32(slope)
         if spec.output_size:
             weight, bias = (tensors[f"{prefix}.fc_output_layer.{x}"] for x in ("weight", "bias"))
-            if mask and precision == "int8":
-                self.linear = Product(halved(weight), bias)
-            else:
-                self.linear = PRODUCTS[precision](weight, bias)
+            self.linear = _product(weight, bias, precision, in_floats=mask)
 
     def fields(self, units: int) -> Fields:
         """Entries of the state for `units` units: h (and c) of every layer, in whole panels."""

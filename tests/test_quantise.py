@@ -9,7 +9,9 @@ import pytest
 from drawn_models import golden_case, golden_model
 
 import npfsn
+from npfsn import fast_fullsubnet
 from npfsn.convert import _cast
+from npfsn.kernels.vector import HAS_HALF
 from npfsn.quantise import dequantise, halved, levels_with_room, quantise
 from npfsn.weights import Model, gives_mask, load_model, save_model
 
@@ -137,12 +139,36 @@ def test_int8_scales_are_checked(tmp_path: Path) -> None:
 
 
 def test_what_gives_the_mask_keeps_half_precision() -> None:
-    """In eight bits it is most of the error; values too large for halves stay as they are."""
+    """In eight bits it is most of the error."""
     for name in ("fast_lstm_cum", "full_gru_cum", "base_lstm_cum", "improved_48k"):
         model = golden_model(name)
         kept = {key: tensor.dtype for key, tensor in as_int8(model).tensors.items()}
         halves = {key for key, dtype in kept.items() if dtype == np.float16}
         assert halves == {key for key in kept if gives_mask(model.config, key)} != set()
+
+
+def test_what_stays_in_floats_in_int8_has_half_precision() -> None:
+    """The mask's weights and those of features; in float32 nothing is rounded."""
+    model = golden_model("fast_lstm_cum")
+    kinds = {}
+    for precision in ("float32", "int8"):
+        network = fast_fullsubnet.Network(model.config, model.tensors, precision)
+        encoder, linear = network.encoder[0], network.decoder[-1].linear
+        assert linear is not None
+        kinds[precision] = [
+            product.weights[0].dtype.name
+            for product in (
+                encoder.layers[0].input,
+                network.bottleneck.layers[0].input,
+                linear,
+                encoder.layers[0].recurrent,
+            )
+        ]
+    half = "uint16" if HAS_HALF else "float32"
+    assert kinds == {"float32": ["float32"] * 4, "int8": [half] * 3 + ["int8"]}
+
+
+def test_values_too_large_for_halves_stay_as_they_are() -> None:
     large = np.array([[1.0, 1e5]], np.float32)
     assert halved(large) is large
     half = halved(large / 2)
