@@ -206,9 +206,10 @@ class BaseConfig:
         Frames.
     start_at_sound : bool
         Whether a stream's network starts anew at the first sound, as if the silence before it had
-        not been. A running norm takes silence for a very quiet room, and what comes then for very
-        loud: many seconds of it, for a network that was trained on recordings that begin with
-        sound. Not part of the published arithmetic.
+        not been, and so at the first after five seconds of silence and more. A running norm takes
+        silence for a very quiet room, and what comes then for very loud: many seconds of it, for a
+        network that was trained on recordings that begin with sound. Not part of the published
+        arithmetic.
     """
 
     norm_type: str

@@ -546,6 +546,7 @@ class Enhancer:
         fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
         fits = fits and all(0 <= count <= _LAST_HOP for count in (hops, frames, bad))
         fits = fits and 0 <= int(arrays["began"][0]) <= frames + 1
+        fits = fits and 0 <= int(arrays["silent"][0]) <= self._stream.patience
         if not (fits and 0 <= pending < self._hop and ended in (0, 1)):
             raise StateError("the state's counters contradict each other: it is damaged")
         if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):

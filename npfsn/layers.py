@@ -351,7 +351,8 @@ class RecurrentPass:
             for other in (*stack.inputs, stack.linear):
                 if other is not None:
                     add(other.product.weights[0])
-        self.later = np.array([2, address(kernels.errand), *np.ravel(entries)], np.int64)
+        self.later = np.array([2, address(kernels.work_ahead), *np.ravel(entries)], np.int64)
+        self.follows = stacks  # whose layers and weights it tells of
         self.layers["recurrent"]["later"] = place(self.later, np.int64)
         self.layers["input"]["later"][1:] = place(self.later, np.int64)
         program.add("ask_anew", self.later, stage=self.weights.key)

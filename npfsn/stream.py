@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import state as states
@@ -19,6 +21,10 @@ _THIN_WINDOW = 1e-4
 
 # Samples that are no larger are silence: three steps of 16 bits, more than dither.
 _SILENCE = np.float32(1e-4)
+
+# After a silence as long, what was heard before is worth less than the silence costs the norm
+# (`tools.evaluate starts`, weights/README.md).
+_LONG_SILENCE_SECONDS = 5.0
 
 
 class _Block:
@@ -62,6 +68,7 @@ class Stream:
 
     def __init__(self, network: Network, config: BaseConfig) -> None:
         self.network, self.config = network, config
+        self._heard = tuple(network.fields())  # entries of the state
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
@@ -69,10 +76,12 @@ class Stream:
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
-        # Where the network starts anew at the first sound: 0 before, then 1 and the frame it was.
-        self.began = self.state["began"]
+        # Where the network last started anew at a sound: 0 before the first, then 1 and the frame
+        # it was; and hops of silence since the last sound.
+        self.began, self.silent = self.state["began"], self.state["silent"]
         self._waits = config.start_at_sound and config.streams
-        self._silent_hops = np.zeros(1, np.int64)
+        self.patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
+        self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
         self._one = _Block(network, config, self.state, self.stft, 1)
         self._many: _Block | None = None
@@ -91,6 +100,7 @@ class Stream:
         return {
             "clock": ((2,), np.int64),
             "began": ((1,), np.int64),
+            "silent": ((1,), np.int64),
             **Stft.fields(self.config),
             **self.network.fields(),
         }
@@ -142,8 +152,12 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
-        if self._waits and not self.began[0]:
+        if self._waits:
             self._listen(x)
+        self._push(x, out)
+
+    def _push(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Take one hop that has been listened to."""
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
             self._hop_program.play(self._count(frame), 1, x, out)
@@ -176,31 +190,36 @@ class Stream:
         at, size, hop = 0, x.shape[0], self.hop
         while at < size:
             n = min((size - at) // hop, self.network.block_frames)
-            if self._waits and not self.began[0]:
-                n = self._listen(x[at : at + n * hop])
-            if n > 1 and self.clock[1] >= self._steady:
-                self._push_block(x[at : at + n * hop], out[at : at + n * hop])
-            else:
+            if self.clock[1] < self._steady:
                 n = 1
-                self.push(x[at : at + hop], out[at : at + hop])
+            if self._waits:
+                n = self._listen(x[at : at + n * hop])
+            hops = slice(at, at + n * hop)
+            if n > 1:
+                self._push_block(x[hops], out[hops])
+            else:
+                self._push(x[hops], out[hops])
             at += n * hop
 
     def _listen(self, x: np.ndarray) -> int:
-        """Start the network anew if `x` begins with sound, for the first time.
+        """Start the network anew if `x` begins with sound: the first, or the end of a long silence.
 
         Returns
         -------
         int
             Of the hops of `x`, how many are to be taken before this is asked again.
         """
-        kernels.find_sound(x, self.hop, _SILENCE, self._silent_hops)
-        if self._silent_hops[0]:
-            return int(self._silent_hops[0])
-        for name in self.network.fields():
-            self.state[name].fill(0)
-        self.forget()
-        self.began[0] = 1 + self.clock[1]
-        return x.shape[0] // self.hop
+        if not self.began[0]:
+            self.silent[0] = self.patience
+        where = (self.hop, _SILENCE, self.patience, self.silent, self._hops_before)
+        kernels.find_start(x, *where)
+        if self._hops_before[0] == 0:
+            for name in self._heard:
+                self.state[name].fill(0)
+            self.forget()
+            self.began[0], self.silent[0] = 1 + self.clock[1], 0
+            kernels.find_start(x, *where)
+        return int(self._hops_before[0])
 
     def _count(self, frame: int) -> int:
         """Count frames as the network does, from where it began: blocks of frames start there."""
@@ -268,7 +287,7 @@ class Stream:
         if n_sample == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
-        if self._waits and not self.began[0]:
+        if self._waits:
             self._listen(np.pad(tail, (0, hop - tail.shape[0])))
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.

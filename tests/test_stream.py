@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import re
@@ -739,6 +740,42 @@ def test_a_start_in_silence_in_any_chunks(silent: int, sizes: list[int]) -> None
     )
 
 
+@pytest.mark.parametrize("architecture", ["fast_fullsubnet", "improved_fullsubnet"])
+@pytest.mark.parametrize("missing_hops", [0, 1])
+def test_after_a_long_mute_the_network_starts_anew(architecture: str, missing_hops: int) -> None:
+    """At five seconds it has, a hop before it has not; in steps, in chunks and whole."""
+    model = starting_at_sound(architecture)
+    plain = npfsn.Enhancer(causal(architecture))
+    hop, rate = plain.frame_length, plain.sample_rate
+    mute = np.zeros((math.ceil(5 * rate / hop) - missing_hops) * hop, np.float32)
+    mute[::5] = -1e-4
+    first, second = noise(23 * hop), noise(22 * hop + 5, seed=4)
+    first[0], first[-1], second[0] = 0.01, 0.01, 0.01
+    x = np.concatenate([first, mute, second, mute[: mute.size // 2], first])
+    expected = [plain.process(x[: first.size + mute.size])]
+    if not missing_hops:
+        for name in plain._stream.network.fields():
+            plain._state[name].fill(0)
+        plain._stream.forget()
+        plain._stream.began[0] = 1 + plain._stream.clock[1]
+    expected += [plain.process(x[first.size + mute.size :]), plain.flush()]
+    want = np.concatenate(expected)
+
+    got = npfsn.Enhancer(model)
+    np.testing.assert_array_equal(np.concatenate([got.process(x), got.flush()]), want)
+    whole = npfsn.enhance(x, rate, model)
+    np.testing.assert_array_equal(whole, want[got.latency_samples :])
+    steps, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    given = []
+    for at in range(0, x.size - hop + 1, hop):
+        if at == first.size + 100 * hop:  # what has been silent so far is a part of the state
+            other.set_state(steps.get_state())
+            steps = other
+        given.append(steps.step(x[at : at + hop]))
+    given += [steps.process(x[x.size // hop * hop :]), steps.flush()]
+    np.testing.assert_array_equal(np.concatenate(given), want)
+
+
 def test_a_start_in_silence_is_a_part_of_the_state(x: np.ndarray) -> None:
     model = starting_at_sound("fast_fullsubnet")
     lead = np.zeros(3000, np.float32)
@@ -750,19 +787,25 @@ def test_a_start_in_silence_is_a_part_of_the_state(x: np.ndarray) -> None:
     np.testing.assert_array_equal(first.process(lead), third.process(lead))
     np.testing.assert_array_equal(first.process(x), third.process(x))
     state = first.get_state()
-    for began in (-1, state["clock"][1] + 2):
-        state["began"] = np.array([began])
-        with pytest.raises(npfsn.StateError, match="counters"):
-            first.set_state(state)
+    patience = math.ceil(5 * model.config.sample_rate / model.config.hop_length)
+    for name, wrong in (
+        ("began", (-1, state["clock"][1] + 2)),
+        ("silent", (-1, patience + 1)),
+    ):
+        for value in wrong:
+            with pytest.raises(npfsn.StateError, match="counters"):
+                first.set_state(state | {name: np.array([value])})
+    first.set_state(state | {"silent": np.array([patience])})
 
 
 def test_a_microphone_that_was_muted_is_enhanced_as_well() -> None:
-    """The built-in weights, after five seconds of nothing, of dither, and of nothing at all."""
+    """The built-in weights, after five seconds of nothing or dither, after a mute of a minute."""
     rng = np.random.default_rng(5)
     hum = np.cumsum(rng.normal(size=32000)) * 1e-3
     x = (0.05 * rng.normal(size=32000) + hum - hum.mean()).astype(np.float32)
     left = []
-    for lead in (np.zeros(0), np.zeros(80_000), rng.integers(-1, 2, 80_000) / 32768):
+    dither, mute = rng.integers(-1, 2, 80_000) / 32768, np.zeros(960_000)
+    for lead in (np.zeros(0), np.zeros(80_000), dither, np.concatenate([x, mute])):
         y = npfsn.enhance(np.concatenate([lead, x]).astype(np.float32), 16000)[len(lead) :]
         left.append(np.mean(y[8000:] ** 2) / np.mean(x[8000:] ** 2))
     assert left[0] < 0.01  # noise alone: hardly any of it

@@ -19,9 +19,12 @@ from drawn_models import golden_case, golden_model
 
 import npfsn
 from npfsn.jit import host_features
+from npfsn.weights import Model
 
 HERE = Path(__file__).parent
-CASES = ("fast_lstm_cum float32", "fast_lstm_cum int8", "full_gru_cum float32")
+CASES = (
+    "fast_lstm_cum float32", "fast_lstm_cum float16", "fast_lstm_cum int8", "full_gru_cum float32",
+)  # fmt: skip
 # Without fused multiply-adds every sum rounds twice as often.
 TOLERANCE = 3e-6
 # One input quantised to the neighbouring integer moves a mask by about this much.
@@ -29,26 +32,42 @@ INT8_TOLERANCE = 5e-4
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
-# Enhances the cases hop by hop and whole; says what the kernels were compiled for.
+# Enhances the cases hop by hop, at once and whole; says what the kernels were compiled for.
 MAIN = """
 import sys
 import numpy as np
 import npfsn
-from drawn_models import golden_case, golden_model
-from npfsn.jit import host_features
+from drawn_models import golden_case
+from npfsn.jit import host_features, seconds_compiling
+from test_targets import model_and_precision
 
 results = {}
 for case in sys.argv[2:]:
-    name, precision = case.split()
-    x = golden_case(name).x
-    enhancer = npfsn.Enhancer(golden_model(name), precision=precision)
+    x = golden_case(case.split()[0]).x
+    model, precision = model_and_precision(case)
+    enhancer = npfsn.Enhancer(model, precision=precision)
+    before = seconds_compiling()
     hops = [enhancer.step(x[at : at + 256]) for at in range(0, len(x) // 256 * 256, 256)]
     rest = [enhancer.process(x[len(x) // 256 * 256 :]), enhancer.flush()]
     results[case] = np.concatenate(hops + rest)[enhancer.latency_samples :]
-    whole = npfsn.enhance(x, 16000, golden_model(name), precision=precision)
+    enhancer.reset()
+    at_once = np.concatenate([enhancer.process(x), enhancer.flush()])
+    np.testing.assert_array_equal(at_once[enhancer.latency_samples :], results[case])
+    assert seconds_compiling() == before, "kernels came in the middle of a stream"
+    whole = npfsn.enhance(x, 16000, model, precision=precision)
     np.testing.assert_array_equal(whole, results[case])
 np.savez(sys.argv[1], features=sorted(host_features()), **results)
 """
+
+
+def model_and_precision(case: str) -> tuple[Model, str]:
+    """Return what a case is run with: float16 is a file's, which is computed in float32."""
+    name, kind = case.split()
+    model = golden_model(name)
+    if kind != "float16":
+        return model, kind
+    half = {key: tensor.astype(np.float16) for key, tensor in model.tensors.items()}
+    return Model(model.architecture, model.config, half), "float32"
 
 
 def run(folder: Path, **environment: str) -> dict[str, np.ndarray]:
@@ -90,11 +109,14 @@ def test_other_target(target: str, request: pytest.FixtureRequest, tmp_path: Pat
     results = run(folder, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=wanted)
     assert set(results["features"]) - {"neon"} == set(features.split())
     for case in CASES:
-        name, precision = case.split()
+        name, kind = case.split()
         want, tolerance = golden_case(name).y, TOLERANCE
-        if precision == "int8":
+        model, precision = model_and_precision(case)
+        here = npfsn.enhance(golden_case(name).x, 16000, model, precision=precision)
+        if kind == "float16":  # what was recorded had all bits of the weights
+            want = here
+        if kind == "int8":
             # The integers are this machine's; what they are made of may round the other way.
-            here = npfsn.enhance(golden_case(name).x, 16000, golden_model(name), precision="int8")
             tolerance = INT8_TOLERANCE
             if "fma" not in features:  # it will, and then both are as far apart as from float32
                 tolerance = 1.5 * float(np.abs(here - want).max())

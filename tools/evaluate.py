@@ -301,7 +301,10 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
 
 
 def starts(pairs: list[Pair], model: str | None) -> str:
-    """Say what silence ahead of a recording costs, with and without `start_at_sound`."""
+    """Say what silence ahead of a recording costs, with and without `start_at_sound`.
+
+    At a start, and in the middle, behind the same recording: a mute.
+    """
     import npfsn
 
     own = npfsn.load_model(model)
@@ -312,8 +315,10 @@ def starts(pairs: list[Pair], model: str | None) -> str:
         ahead[f"{seconds:g} s of zeros"] = np.zeros(size, np.float32)
         dither = rng.integers(-1, 2, size) / 32768.0
         ahead[f"{seconds:g} s of dither"] = dither.astype(np.float32)
+    for seconds in (2, 10, 60):
+        ahead[f"itself, then {seconds} s of zeros"] = np.zeros(seconds * SAMPLE_RATE, np.float32)
     rows = ["| ahead | as published | `start_at_sound` |", "|---|---|---|"]
-    for name, lead in ahead.items():
+    for name, silence in ahead.items():
         row = f"| {name} |"
         for start_at_sound in (False, True):
             config = replace(own.config, start_at_sound=start_at_sound)
@@ -321,9 +326,9 @@ def starts(pairs: list[Pair], model: str | None) -> str:
             gains = []
             for pair in pairs:
                 clean, noisy = read_pair(pair)
-                out = npfsn.enhance(np.concatenate([lead, noisy]), SAMPLE_RATE, network)[
-                    len(lead) :
-                ]
+                lead = [noisy, silence] if name.startswith("itself") else [silence]
+                out = npfsn.enhance(np.concatenate([*lead, noisy]), SAMPLE_RATE, network)
+                out = out[-len(noisy) :]
                 gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
             row += f" {np.mean(gains):+.1f} dB |"
         rows.append(row)

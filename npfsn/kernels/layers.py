@@ -61,8 +61,8 @@ elif "neon" in FEATURES:  # 32 registers of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# Whether tiles ask memory for what comes next while they compute, and for how many panels each.
-# With AVX2 no instruction is to spare.
+# Whether tiles ask memory for what comes next while they compute, and for how many panels each of
+# floats. With AVX2 no instruction is to spare.
 ASKS, ASKED = 1 if PANELS > 1 else 0, 2
 # In how many parts one row widens a panel of halves: AMD's cores are faster with two of 8.
 PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST else 1
@@ -129,7 +129,7 @@ LAYER = np.dtype(
         ("h", ARRAY),  # f32[U, H]
         ("c", ARRAY),  # f32[U, H] of an LSTM
         ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
-        # Panels of r that are ready for the first n units of the next frame. Unless it is 0, these
+        # Panels of r that are ready for the first n units of the next cell. Unless it is 0, these
         # units of h are in the recurrent product's q.
         ("done", np.int64),
         ("waits", np.int64),  # of one unit: the next frame is not this layer's turn (`recur`)
@@ -296,9 +296,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
     later i64[2 + 3 n]       what there is time for besides, or i64[0]. Where the next entry is; the
-                             kernel `errand`; then entries: a place, of which as much is asked for
-                             as ASKED panels take, a LAYER or 0, and how many of its panels
-                             `work_ahead` shall then have done
+                             kernel `work_ahead`; then entries: a place, of which as much is asked
+                             for as ASKED panels take, a LAYER or 0, how many of its panels to have
+                             done then
 
     Updates: out, later, the layers that it tells of.
     """
@@ -309,8 +309,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
         for row in range(n_row):
             p = first
-            # A cell takes parts, in blocks of frames backwards in every other one (`recur`).
-            asks = ASKS and first == 0 and last == w.shape[0]
+            # A cell takes parts, in blocks of frames backwards in every other one (`recur`): what
+            # follows is known where the matrix ends.
+            asks = ASKS and last == w.shape[0]
             while asks and p + 2 * PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
@@ -775,6 +776,9 @@ def product_kernel(packed: np.ndarray) -> int:
     """Return the address of the kernel that multiplies with packed weights."""
     if packed.dtype == np.int8 and HAS_TILES and fits(packed.shape[1]):
         return address(product_tiles)
+    if packed.dtype == np.uint16 and HALVES_COST:
+        # For blocks of many rows (`npfsn.layers.Product.for_rows`), which come in mid-stream.
+        address(product_floats)
     return address(_BY_TYPE[packed.dtype.name])
 
 
@@ -802,19 +806,17 @@ def matmul(x, products, n_row, first, last, out):
 
 @kernel
 def work_ahead(layer, last):
-    """Have the first `last` panels of the next cell's recurrent product done, for r's units."""
+    """Have the first `last` panels of the next cell's recurrent product done, for r's units.
+
+    layer  int   where the LAYER lies
+    """
+    layer = carray(pointer(layer), 1, LAYER)[0]
     if last > layer.done:
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
             ready(h, 0, r.shape[0], layer.recurrent)
         product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
         layer.done = last
-
-
-@kernel
-def errand(layer, last):
-    """Run `work_ahead` for the LAYER that lies at `layer`."""
-    work_ahead(carray(pointer(layer), 1, LAYER)[0], last)
 
 
 @inlined
@@ -846,11 +848,11 @@ def recur(x, layer, stack, y):
         for t in range(n_frame):
             row, late = t * n_unit + first, layer.done == 0
             if n_unit == 1 and n_frame == 1:  # at once, so that its strides follow each other
-                work_ahead(layer, gates * n_panel)
+                work_ahead(place_of(layer), gates * n_panel)
             ahead, layer.done = layer.done, 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
-            if ahead == 0:  # otherwise `prepare` has seen to it
+            if ahead == 0:  # otherwise `work_ahead` has seen to it
                 ready(h, first, n, w_hh)
             for i in range(n_step):
                 # One unit reads all weights in every frame. Where it ended the last time, they are
@@ -861,7 +863,7 @@ def recur(x, layer, stack, y):
                 if n_unit > 1:
                     product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
-                # Where `prepare` has not begun, the cells find these panels in a near cache, too.
+                # Where nothing is done ahead, the cells find these panels in a near cache, too.
                 few = n_unit > 1 and ahead == 0
                 r_now, r_panel = (r_few, 0) if few else (r, gates * at)
                 left = max(gates * at, ahead)
@@ -885,11 +887,11 @@ def recur(x, layer, stack, y):
             # One unit reads all recurrent weights in every frame: megabytes, which a cache does not
             # hold until the next. Their product has time from one cell to the next, though. So one
             # frame multiplies late and, once its cell is done, at once for the next, which finds
-            # the weights in a nearer cache; the next has none to read. Layers take turns. (None is
-            # late where tiles of another stack see to it.)
+            # the weights in a nearer cache; the next has none to read. Layers take turns. (One that
+            # tiles of another stack have begun is not late.)
             if n_unit == 1 and n_frame == 1 and late:
                 if layer.waits == 0:
-                    work_ahead(layer, gates * n_panel)
+                    work_ahead(place_of(layer), gates * n_panel)
                 layer.waits = 0
 
 
@@ -962,4 +964,4 @@ def prepare(layers, panels):
         last = min(max(panels - i * every, 0), every)
         if last < every:
             last -= last % PANELS  # whole tiles
-        work_ahead(layer, last)
+        work_ahead(place_of(layer), last)

@@ -206,20 +206,29 @@ def check_samples(x, out, bad):
 
 
 @kernel
-def find_sound(x, hop, silence, hops):
-    """Find the first hop with a sample that is larger than silence.
+def find_start(x, hop, silence, patience, silent, hops):
+    """Find the first hop with sound, a sample larger than silence, that ends a long silence.
 
-    x        f32[H hop]
-    hop      int
-    silence  f32
-    hops     i64[1]  the hops before it, H where there is none
+    x         f32[H hop]
+    hop       int
+    silence   f32
+    patience  int     hops from which on a silence is long
+    silent    i64[1]  silent hops so far; no more are counted than patience
+    hops      i64[1]  the hops before it, H where there is none
 
-    Updates: hops.
+    Updates: silent, to the end of these hops; hops.
     """
     hops[0] = x.shape[0] // hop
-    for n in range(x.shape[0]):
-        if abs(x[n]) > silence:
-            hops[0] = n // hop
+    for h in range(hops[0]):
+        sound = False
+        for n in range(h * hop, (h + 1) * hop):
+            sound = sound or abs(x[n]) > silence
+        if not sound:
+            silent[0] = min(silent[0] + 1, patience)
+        elif silent[0] < patience:
+            silent[0] = 0
+        else:
+            hops[0] = h
             return
 
 
