@@ -828,9 +828,11 @@ class _Sink:
                 container,
             )
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+            if "System error" in _reason(error):  # soundfile's word for a full disk, among others
+                partial.write_bytes(bytes(4096))
             raise AudioError(
-                f"cannot write {dst} as {container} with {subtype} samples, {source.channels} "
-                f"channels and {source.samplerate} Hz ({_reason(error)}): choose another "
+                f"cannot write {dst} as {container} with {subtype} samples, channels: "
+                f"{source.channels}, {source.samplerate} Hz ({_reason(error)}): choose another "
                 "container, for instance with --format wav"
             ) from error
         # Before the first sample: most containers have their tags in front. Left out are what this

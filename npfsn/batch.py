@@ -191,6 +191,8 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         raise UsageError("an input has an empty name")
     if not inputs:
         raise UsageError("no input: name files, folders, -i DIR or --list FILE")
+    if "-" in inputs and not os.path.lexists("-"):
+        raise UsageError("-: files are not read from standard input: use `npfsn stream`")
     if args.output_dir == "":
         raise UsageError("the output folder has an empty name")
     if args.output_dir == "-":

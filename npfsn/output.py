@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -39,8 +40,10 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     FileExistsError
         Something has that name, and is not to be replaced.
     OSError
-        The folder or the disk refuses.
+        The folder or the disk refuses, or something of that name is no file: a pipe, a device.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a folder: name a file", str(path))
     # The name does not grow with that of `path`, which may be as long as a name can be.
     partial = path.parent / f".npfsn-{_mark[0]}-{secrets.token_hex(4)}.part"
     try:

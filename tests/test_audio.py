@@ -498,6 +498,9 @@ def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.wav")
         refuse(tmp_path / "pipe.wav", tmp_path / "b.wav", "npfsn stream")
+        with pytest.raises(AudioError, match=r"cannot write .*pipe.wav: it is a pipe"):
+            enhance_file(tmp_path / "a.wav", tmp_path / "pipe.wav", force=True)
+        assert (tmp_path / "pipe.wav").is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -951,7 +954,7 @@ def test_a_limit_of_file_sizes_is_named(delay, tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-@pytest.mark.parametrize("failing", ["write", "close", "sync"])
+@pytest.mark.parametrize("failing", ["open", "write", "close", "sync"])
 def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     """The same without a disk to fill: whatever step fails, one sentence and no output."""
     src = write(tmp_path / "a.wav", noise(1000))
@@ -959,7 +962,17 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    if failing == "write":
+    if failing == "open":  # libsndfile says "System error" alone
+        real = sf.SoundFile
+
+        def cannot_open(file, mode="r", *args, **kwargs):
+            if mode == "w":
+                raise sf.LibsndfileError(2)
+            return real(file, mode, *args, **kwargs)
+
+        monkeypatch.setattr(sf, "SoundFile", cannot_open)
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    elif failing == "write":
         monkeypatch.setattr(sf.SoundFile, "write", fail)
     elif failing == "close":
         monkeypatch.setattr(audio._Sink, "finish", fail)

@@ -527,6 +527,9 @@ def test_other_files(tmp_path):
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         assert "no regular file" in refusal(tmp_path / "pipe")
+        with pytest.raises(OSError, match="it is a pipe"):
+            save_model(small_model(), tmp_path / "pipe")
+        assert (tmp_path / "pipe").is_fifo()
 
 
 def test_members(tmp_path):
