@@ -1200,7 +1200,7 @@ def test_a_stream_onto_a_full_disk_says_so():
     assert done.stderr.decode() == said
     for command in ([*WITH_DELAY, "warmup"], [*NPFSN, "bench", "--quick"]):
         with open("/dev/full", "wb") as full:
-            quiet = {**os.environ, "NPFSN_QUIET": "1"}  # whether it has to compile is no matter here
+            quiet = {**os.environ, "NPFSN_QUIET": "1"}  # whether it compiles is no matter here
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=quiet)
         assert (done.returncode, done.stderr.decode()) == (1, said)
 
