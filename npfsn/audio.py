@@ -293,8 +293,8 @@ def enhance_file(
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
-        If `atten_lim_db` is no number of dB from 0 up, `norm_horizon` no number of seconds from
-        one hop up, or the precision unknown.
+        If `src` or `dst` is no path, `atten_lim_db` no number of dB from 0 up, `norm_horizon` no
+        number of seconds from one hop up, or the precision unknown.
 
     Examples
     --------
@@ -308,6 +308,9 @@ def enhance_file(
     started = time.perf_counter()
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
+    for name, path in (("src", src), ("dst", dst)):
+        if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in ("", b""):
+            raise TypeError(f"{name} is {path!r}: expected the path of a sound file")
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:

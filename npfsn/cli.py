@@ -591,7 +591,10 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
             f"{args.format}, mono?"
         )
     if n_nonfinite:
-        complain(f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero")
+        complain(
+            f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
+            f"{args.format}, mono?"
+        )
     if n_clipped:
         complain(f"warning: {n_clipped} samples beyond full scale were clipped")
     return code

@@ -135,8 +135,8 @@ def _convert(
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
     read = None if recipe is None else read_recipe(recipe)
-    norm, norm_origin = _find_norm(read, norm)
     checkpoint = read_checkpoint(checkpoint_path)
+    norm, norm_origin = _find_norm(read, norm)
     name = checkpoint.path.name
 
     architecture, module = _recognise(checkpoint)
@@ -303,8 +303,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
         with signals():
-            if options.config is None:
-                _find_norm(None, options.norm)  # a mistake in the arguments comes first
             _check_output(output, source, options.force)
             model, origins = _convert(
                 source, recipe=options.config, norm=options.norm, precision=options.precision

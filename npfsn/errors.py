@@ -11,6 +11,10 @@ from __future__ import annotations
 class NpfsnError(Exception):
     """Base class of everything npfsn refuses."""
 
+    def __str__(self) -> str:
+        """Return the message; what no encoding can hold, as in some names of files, is escaped."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class ModelError(NpfsnError, ValueError):
     """A model file is corrupt, foreign or newer, or its tensors do not fit its configuration."""

@@ -492,6 +492,11 @@ def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
     refuse(tmp_path / "folder.wav", tmp_path / "b.wav", "is a folder")
     with pytest.raises(AudioError, match="cannot read"):
         enhance_file(tmp_path / "nul\0l.wav", tmp_path / "b.wav")
+    for wrong in ("", None, 3, b""):
+        with pytest.raises(TypeError, match="src is .*: expected the path"):
+            enhance_file(wrong, "b.wav")
+        with pytest.raises(TypeError, match="dst is .*: expected the path"):
+            enhance_file("a.wav", wrong)
     write(tmp_path / "a.wav", noise(1000), 16000)
     with pytest.raises(AudioError, match="cannot write"):
         enhance_file(tmp_path / "a.wav", tmp_path / "nul\0l.wav")
