@@ -1121,7 +1121,8 @@ def test_an_interrupt_of_work_waits_until_it_is_done(tmp_path):
     assert given % cli.STREAM_BYTES == 0 and given < 4 * len(x)
     assert err.splitlines() == [
         b"npfsn: interrupted",
-        b"npfsn: warning: 1 NaN or infinite samples were replaced by zero",
+        b"npfsn: warning: 1 NaN or infinite samples were replaced by zero; is the input "
+        b"f32le, mono?",
     ]
 
 

@@ -524,7 +524,7 @@ def test_other_files(tmp_path):
     assert "no such file" in refusal(tmp_path / "missing.npz")
     assert "folder" in refusal(tmp_path)
     assert "cannot be opened" in refusal(tmp_path / ("x" * 300))
-    with pytest.raises(npfsn.ModelError) as refused:
+    with pytest.raises(ModelError) as refused:
         load_model(tmp_path / "m\ud800.npz")  # a name that cannot be printed
     assert "m\\ud800.npz" in str(refused.value).encode().decode()
     if hasattr(os, "mkfifo"):
