@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn import enhancer as enhancer_module
+from npfsn.kernels.layers import ASKS
+from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.stream import Stream
 from npfsn.weights import Model
@@ -672,6 +674,24 @@ def test_a_state_goes_on_with_another_limit(
     np.testing.assert_array_equal(
         np.concatenate([after.process(x[3000:]), after.flush()]), expected
     )
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
+    monkeypatch: pytest.MonkeyPatch, cell: str, x: np.ndarray
+) -> None:
+    """Forty bands are more than one tile, which have time for it (`RecurrentPass.meanwhile`)."""
+    model = small_model("fast_fullsubnet", cell, num_mels=40)
+    hops = x[: x.size // 256 * 256].reshape(-1, 256)
+    one = npfsn.Enhancer(model)
+    given = [one.step(hop) for hop in hops]
+    if ASKS:
+        later = one._stream._one.network_pass.bottleneck.later
+        entries = later[2:].reshape(-1, 3)[: (later[0] - 2) // 3]
+        assert entries[:, 1].any()
+    monkeypatch.setattr(RecurrentPass, "meanwhile", lambda *_: None)
+    plain = npfsn.Enhancer(model)
+    np.testing.assert_array_equal(given, [plain.step(hop) for hop in hops])
 
 
 # --- a start in silence -----------------------------------------------------------------------
