@@ -68,7 +68,6 @@ class Stream:
 
     def __init__(self, network: Network, config: BaseConfig) -> None:
         self.network, self.config = network, config
-        self._heard = tuple(network.fields())  # entries of the state
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
@@ -214,7 +213,7 @@ class Stream:
         where = (self.hop, _SILENCE, self.patience, self.silent, self._hops_before)
         kernels.find_start(x, *where)
         if self._hops_before[0] == 0:
-            for name in self._heard:
+            for name in self.network.fields():
                 self.state[name].fill(0)
             self.forget()
             self.began[0], self.silent[0] = 1 + self.clock[1], 0

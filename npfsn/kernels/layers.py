@@ -227,16 +227,15 @@ def _tile_f32(
         acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL))
         panels = 1 if element == f32 else 2  # in a cache line, for a step
-        if asks.literal_value and n_row == 1:
-            for p in range(0, n_panel, panels):
-                line = builder.add(ahead, builder.mul(w_k, const(panels)))
-                at = builder.add(line, builder.mul(w_stride, const(p)))
-                emit.prefetch(builder.gep(w, [at]))
-        elif asks.literal_value:
-            lines = ASKED // panels
-            line = builder.add(ahead, builder.mul(w_k, const(ASKED)))
-            for i in range(lines):
-                emit.prefetch(builder.gep(w, [builder.add(line, const(i * panels * PANEL))]))
+        if asks.literal_value:
+            if n_row == 1:
+                step = panels
+                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels)]
+            else:
+                step, lines = ASKED, [const(PANEL * p) for p in range(0, ASKED, panels)]
+            at = builder.add(ahead, builder.mul(w_k, const(step)))
+            for line in lines:
+                emit.prefetch(builder.gep(w, [builder.add(at, line)]))
         weights = [
             emit.load_floats(w_panels[p], builder.add(w_k, const(vector.count * i)), vector)
             for p in range(n_panel)
