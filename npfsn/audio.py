@@ -702,6 +702,14 @@ def _blocks(source: sf.SoundFile, src: Path) -> Iterator[tuple[Samples, int]]:
         )
 
 
+def container_of(suffix: str) -> str | None:
+    """Return soundfile's name of the container that files of a suffix are written in, or None."""
+    name = suffix.lower().removeprefix(".")
+    container = _ALIASES.get(name, name.upper())
+    writable = container in sf.available_formats() and container not in (*_TWO_FILES, "RAW")
+    return container if writable else None
+
+
 def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
     """Choose container, subtype and byte order of the output."""
     if dst.suffix.lower() == src.suffix.lower():
@@ -714,8 +722,8 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
         return container, subtype, endian
 
     name = dst.suffix[1:].lower()
-    container = _ALIASES.get(name, name.upper())
-    if container not in sf.available_formats() or container in (*_TWO_FILES, "RAW"):
+    container = container_of(name)
+    if container is None:
         raise AudioError(
             f"cannot tell the format of {dst} from its name: expected the suffix of {src} or one "
             "such as .wav, .flac or .ogg"

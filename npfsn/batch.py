@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import glob
 import os
 import secrets
 import signal
@@ -186,6 +187,8 @@ def enhance_all(args: argparse.Namespace) -> int:
 
 def _make_plan(args: argparse.Namespace) -> _Plan:
     """Find the files and name their outputs."""
+    from .audio import container_of
+
     inputs = [*_inputs(args)]
     if "" in inputs:
         raise UsageError("an input has an empty name")
@@ -200,10 +203,15 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
             "-o -: files are not written to standard output: name a file or a folder (./- for "
             "one of that name), or use `npfsn stream`"
         )
+    if args.format and container_of(args.format) is None:
+        raise UsageError(
+            f"--format {args.format}: no container of that name can be written; expected one such "
+            "as wav, flac or ogg"
+        )
     plan = _Plan()
     taken: dict[str, Path] = {}
     found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
-    if args.output_dir and _is_file_name(args.output_dir):
+    if args.output_dir and _is_file_name(args.output_dir, inputs):
         found = [(src, _the_only_output(args, inputs)) for src, _ in found]
     places = [(_place(src), _place(dst)) for src, dst in found]
     sources = {source for source, _ in places}
@@ -247,13 +255,22 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
     return folder / f"{src.stem}{args.suffix}{suffix}"
 
 
-def _is_file_name(name: str) -> bool:
+def _is_file_name(name: str, inputs: list[str]) -> bool:
     """Whether what is to be the output is called like a sound file, and is no folder."""
     from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 
     if name.endswith(("/", os.sep)) or os.path.isdir(name):
         return False
-    return Path(name).suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | {".raw", ".pcm"}
+    suffix = Path(name).suffix.lower()
+    if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | {".raw", ".pcm"}:
+        return True
+    # A slip of the hand for one file, .wva: nobody would look for a folder of that name.
+    if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
+        raise UsageError(
+            f"-o {name}: {suffix} is no suffix of sound files, such as .wav, .flac or .ogg; a "
+            f"folder of that name is {name}/"
+        )
+    return False
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
@@ -282,7 +299,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
         if name.startswith("@") and len(name) > 1:
             lists.append(name[1:])
         else:
-            yield name
+            yield from _spelled_out(name)
     for name in lists:
         text = _read_list(name, named=name in args.list)
         binary = text.count(b"\0") > text.count(b"\n")
@@ -297,6 +314,13 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
             if line.strip() and not line.startswith(b"#"):
                 yield os.fsdecode(line)
     yield from args.noisy_dir
+
+
+def _spelled_out(name: str) -> list[str]:
+    """Return the files that a pattern names, as shells do but for that of Windows; or the name."""
+    if "\0" in name or os.path.lexists(name):
+        return [name]
+    return sorted(glob.glob(name)) or [name]
 
 
 def _read_list(name: str, named: bool) -> bytes:

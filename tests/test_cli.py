@@ -213,6 +213,22 @@ def test_one_file_may_name_its_output(npfsn):
     ):
         _, err = npfsn("enhance", *arguments, "-o", "x.wav", code=2)
         assert message in err and not Path("x.wav").exists()
+    _, err = npfsn("enhance", "a.wav", "-o", "clean.wva", code=2)
+    assert ".wva is no suffix of sound files" in err and not Path("clean.wva").exists()
+    npfsn("enhance", "a.wav", "-o", "clean.wva/")
+    npfsn("enhance", "a.wav", "-o", "out_v1.2")
+    assert tree("clean.wva") == tree("out_v1.2") == ["a_enhanced.wav"]
+
+
+def test_wildcards_that_no_shell_has_spelled_out(npfsn):
+    for name in ("in/a.wav", "in/b.wav", "in/[c].wav", "in/c.wav"):
+        recording(name)
+    npfsn("enhance", "in/[ab]*", "-o", "one")
+    assert tree("one") == ["a_enhanced.wav", "b_enhanced.wav"]
+    npfsn("enhance", "in/[c].wav", "-o", "two")  # a file of that name is meant
+    assert tree("two") == ["[c]_enhanced.wav"]
+    _, err = npfsn("enhance", "in/*.mp3", code=1)
+    assert "cannot read in/*.mp3: No such file" in err
 
 
 def test_sounds_that_cannot_be_read_are_named(npfsn):
@@ -421,8 +437,8 @@ def test_wrong_arguments(npfsn, argv, message):
 @pytest.mark.parametrize("format_", ["txt", "sd2", "raw"])
 def test_containers_that_cannot_be_written(npfsn, format_):
     recording("a.wav")
-    _, err = npfsn("enhance", "a.wav", "--format", format_, code=1)
-    assert err.count("\n") == 1 and tree() == ["a.wav"]
+    _, err = npfsn("enhance", "a.wav", "--format", format_, code=2)
+    assert f"--format {format_}: no container" in err and tree() == ["a.wav"]
 
 
 def test_a_model_that_cannot_be_read_is_said_once(npfsn):
