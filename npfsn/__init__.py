@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audio import FileReport, enhance_file
+    from .duplex import LiveStream
     from .enhancer import Enhancer
     from .errors import (
         AudioError,
@@ -32,6 +33,7 @@ __all__ = [
     "Enhancer",
     "FileReport",
     "FrameError",
+    "LiveStream",
     "Model",
     "ModelError",
     "NormError",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "Enhancer": "enhancer",
     "FileReport": "audio",
+    "LiveStream": "duplex",
     "Model": "weights",
     "enhance": "whole",
     "enhance_file": "audio",

@@ -7,7 +7,6 @@ exception is a model whose norm needs the whole signal: there the whole file is 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
+from . import mp3
 from .errors import AudioError, NormError
 from .options import Samples, dry_share, mix_dry
 from .output import complete_or_absent
@@ -537,7 +537,12 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
         raise AudioError(
             f"cannot read {src} as audio ({_reason(error)}): {_expected(src)}"
         ) from error
-    with source:
+    with source, contextlib.ExitStack() as stack:
+        if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
+            file = stack.enter_context(_bytes_of(src))
+            view = mp3.counted(file)
+            if view is not None:
+                source = stack.enter_context(sf.SoundFile(view))
         _check_whole(source, src, found.st_size)
         yield source
 
@@ -643,20 +648,9 @@ def _is_chained(src: Path) -> bool:
 
 
 def _is_followed(src: Path) -> bool:
-    """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
+    """Tell whether another MP3 file begins where one ends."""
     with _bytes_of(src) as file:
-        tag, start = file.read(10), 0
-        if tag.startswith(b"ID3"):  # its size comes in seven bits a byte
-            start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
-        file.seek(start)
-        frame = file.read(200)
-        at = max(frame.find(b"Xing"), frame.find(b"Info"))
-        counts = frame[at + 4 : at + 16]  # what is given; frames; bytes
-        if at < 0 or len(counts) < 12 or counts[3] & 3 != 3:
-            return False
-        file.seek(start + int.from_bytes(counts[8:12], "big"))
-        after = file.read(3)
-    return after == b"ID3" or (len(after) == 3 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0)
+        return mp3.is_followed(file)
 
 
 def _ogg_ends(src: Path, n_bytes: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import __version__
 from .errors import NpfsnError
@@ -39,9 +40,6 @@ from .terminal import (
     signals,
     to_stdout,
 )
-
-if TYPE_CHECKING:
-    from .enhancer import Enhancer
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -469,18 +467,15 @@ def _stream(args: argparse.Namespace) -> int:
         return _enhance_stream(args, source, sink)
 
 
-def _enhancer(args: argparse.Namespace) -> Enhancer:
-    """Make a stream: everything is compiled and loaded here, before the first sample is taken."""
-    with held_back():
-        from .enhancer import Enhancer
-
-    return Enhancer(
-        args.model,
-        precision=args.precision,
-        norm=args.norm,
-        on_nonfinite="zero",
-        norm_horizon=args.norm_horizon,
-    )
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what an `Enhancer` is to be made with. A limit comes behind it, at the outer rate."""
+    return {
+        "model": args.model,
+        "precision": args.precision,
+        "norm": args.norm,
+        "on_nonfinite": "zero",
+        "norm_horizon": args.norm_horizon,
+    }
 
 
 #: What sound files begin with.
@@ -518,8 +513,10 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
         import numpy as np
 
         from .audio import AlignedStream, quantise, silence_nonfinite
+        from .enhancer import Enhancer
 
-    enhancer = _enhancer(args)
+    # Everything is compiled and loaded here, before the first sample is taken.
+    enhancer = Enhancer(**_options(args))
     stream = AlignedStream(
         enhancer,
         args.rate or enhancer.sample_rate,
@@ -606,8 +603,10 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
 def _live(args: argparse.Namespace) -> int:
     with held_back():
         from . import live
+        from .duplex import LiveStream
 
-    return live.main(args, lambda: _enhancer(args))
+    make = functools.partial(LiveStream, atten_lim_db=args.atten_lim, **_options(args))
+    return live.main(args, make)
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -265,7 +265,8 @@ class Enhancer:
         Returns
         -------
         float32 array, shape (frame_length,)
-            The enhanced signal, `latency_samples` behind; zeros before it starts.
+            The enhanced signal, `latency_samples` behind; zeros before it starts. It may reach a
+            little beyond +-1: clip before it becomes integers.
 
         Raises
         ------
@@ -276,7 +277,7 @@ class Enhancer:
         ConcurrentUseError
             Another thread is using this stream.
         """
-        frame = _as_samples(frame, (self._hop,), "frame")
+        frame = as_samples(frame, (self._hop,), "frame")
         out = _as_out(out, self._hop)
         bad = self._check(frame, self._in)
         self._torn = True
@@ -321,7 +322,7 @@ class Enhancer:
         >>> [enhancer.process(np.zeros(n, np.float32)).size for n in (100, 200, 1000)]
         [0, 256, 1024]
         """
-        chunk = _as_samples(chunk, None, "chunk")
+        chunk = as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
         bad = self._check(chunk, x)
         hops = (int(self._count[0]) + x.size) // self._hop
@@ -469,10 +470,7 @@ class Enhancer:
         bad = int(self._bad[0])
         if bad:
             if self._options["on_nonfinite"] == "raise":
-                raise FrameError(
-                    f"{bad} of {x.shape[0]} samples are NaN or infinite: expected finite numbers; "
-                    "mend the source, or use on_nonfinite='zero' to replace them by silence"
-                )
+                raise no_numbers(bad, x.shape[0])
         return bad
 
     def _push(self, x: Samples, out: Samples) -> None:
@@ -607,7 +605,7 @@ def _digest(model: Model) -> str:
 _digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
 
 
-def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
+def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     """Return float32 samples in one piece, or raise for another type or shape."""
     check_type(x, name)
     x = np.asarray(x)  # memmap and other kinds of array, as what they hold
@@ -622,6 +620,14 @@ def _as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
             "stream of its own"
         )
     return as_float32(x)
+
+
+def no_numbers(bad: int, size: int) -> FrameError:
+    """Say that `bad` of `size` samples are none."""
+    return FrameError(
+        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; mend the source, "
+        "or use on_nonfinite='zero' to replace them by silence"
+    )
 
 
 def _is_array(x: Any) -> bool:

@@ -11,18 +11,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .audio import AlignedStream, silence_nonfinite
+from .duplex import LiveStream
 from .errors import AudioError, NpfsnError
 from .options import Samples
-from .resample import Resampler
 from .terminal import StatusLine, complain, duration, hush_compiler, say
-
-if TYPE_CHECKING:
-    from .enhancer import Enhancer
 
 # Rates that sound cards have, tried where the model's own is refused.
 COMMON_RATES = (48_000, 44_100, 96_000)
@@ -30,76 +26,18 @@ COMMON_RATES = (48_000, 44_100, 96_000)
 FLOOR_DB = -99.0
 
 
-class Loop:
-    """A stream that gives as many samples as it takes, at any sample rate.
-
-    Parameters
-    ----------
-    enhancer : Enhancer
-        A fresh stream; used up by this one.
-    rate : int
-        Sample rate of what goes in and of what comes out, in Hz.
-    atten_lim_db : float, optional
-        As of `AlignedStream`.
-
-    Attributes
-    ----------
-    block : int
-        Samples of a hop at this rate, the best number to give at once.
-    latency : int
-        By how many samples at this rate the output is later than the input.
-    n_nonfinite : int
-        Input samples that were NaN or infinite and were replaced by zero.
-    """
-
-    def __init__(self, enhancer: Enhancer, rate: int, atten_lim_db: float | None = None) -> None:
-        own, hop = enhancer.sample_rate, enhancer.frame_length
-        self._stream = AlignedStream(enhancer, rate, atten_lim_db=atten_lim_db, keep_latency=True)
-        self.block = -(-hop * rate // own)
-        self.n_nonfinite = 0
-        # Filters wait for samples to come. Zeros ahead of the input make up for the first of them,
-        # so that a hop of input completes a hop, zeros ahead of the output for the second. Where
-        # blocks are not whole hops, up to a hop more may be under way.
-        lead = Resampler(rate, own).lookahead
-        under_way = 0 if hop * rate % own == 0 else hop - 1
-        behind = math.ceil((Resampler(own, rate).lookahead + under_way) * rate / own)
-        self._ready: Samples = np.zeros(behind, np.float32)
-        self._ready = np.concatenate(
-            (self._ready, self._stream.process(np.zeros(lead, np.float32)))
-        )
-        self.latency = round(enhancer.latency_samples * rate / own) + lead + behind
-
-    def process(self, x: Samples) -> Samples:
-        """Take samples and give as many.
-
-        Parameters
-        ----------
-        x : float32 array, shape (N,)
-            A multiple of `block` where a hop is a whole number of samples at this rate, any number
-            otherwise. May be modified.
-
-        Returns
-        -------
-        float32 array, shape (N,)
-        """
-        self.n_nonfinite += silence_nonfinite(x)
-        ready = np.concatenate((self._ready, self._stream.process(x)))
-        self._ready = ready[x.size :]
-        return ready[: x.size]
-
-
 class _Duplex:
     """The callback of a sound stream, and what it notes down.
 
     Parameters
     ----------
-    loop : Loop
+    stream : LiveStream
     abort : type of exception
         What ends the stream.
     """
 
-    def __init__(self, loop: Loop, abort: type[Exception]) -> None:
-        self._loop, self._abort = loop, abort
+    def __init__(self, stream: LiveStream, abort: type[Exception]) -> None:
+        self._stream, self._abort = stream, abort
         self.error: Exception | None = None
         self.samples = self.dropouts = 0
         self.busy = self.worst = 0.0  # seconds
@@ -110,14 +48,15 @@ class _Duplex:
         """Take x[N, 1] and fill y[N, channels], all of them alike."""
         started = time.perf_counter()
         try:
-            heard = x[:, 0].copy()  # what is no number in it becomes silence
-            out = self._loop.process(heard)
+            heard = x[:, 0]
+            out = self._stream.process(heard)
             y[:] = out[:, None]
         except Exception as error:  # the sound system would print it and go on without us
             self.error = error
             raise self._abort from error
         self.dropouts += bool(status.input_overflow or status.output_underflow)
-        self.peaks = np.maximum(self.peaks, (np.abs(heard).max(), np.abs(out).max()))
+        sound = np.nan_to_num(heard, posinf=0.0, neginf=0.0)
+        self.peaks = np.maximum(self.peaks, (np.abs(sound).max(), np.abs(out).max()))
         self.samples += n
         took = time.perf_counter() - started
         self.busy, self.worst = self.busy + took, max(self.worst, took)
@@ -129,15 +68,15 @@ class _Duplex:
         return float(heard), float(given)
 
 
-def main(args: argparse.Namespace, make_enhancer: Callable[[], Enhancer]) -> int:
+def main(args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> int:
     """Run `npfsn live`.
 
     Parameters
     ----------
     args : Namespace
         As `npfsn.cli` describes them.
-    make_enhancer : callable
-        Makes the stream that they ask for.
+    make_stream : callable
+        Makes the `LiveStream` that they ask for, at a sample rate or at the model's.
 
     Returns
     -------
@@ -151,7 +90,7 @@ def main(args: argparse.Namespace, make_enhancer: Callable[[], Enhancer]) -> int
         return 0
     hush_compiler(args.quiet)
     try:
-        return _run(sd, args, make_enhancer())
+        return _run(sd, args, make_stream)
     except sd.PortAudioError as error:
         raise _of_devices(error) from error
 
@@ -202,20 +141,21 @@ def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
     raise first
 
 
-def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
+def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> int:
     """Stream until the time is over, someone presses Ctrl-C or the sound system gives up."""
-    devices = (args.input, args.output)
+    live, devices = make_stream(), (args.input, args.output)
     try:
         channels = _channels(sd, args.output)
-        rate = _rate(sd, devices, channels, enhancer.sample_rate)
+        rate = _rate(sd, devices, channels, live.sample_rate)
     except ValueError as error:  # no device is called so, or several are
         raise _of_devices(error) from error
-    loop = Loop(enhancer, rate, args.atten_lim)
-    duplex, ended = _Duplex(loop, sd.CallbackAbort), threading.Event()
+    if rate != live.sample_rate:
+        live = make_stream(rate)
+    duplex, ended = _Duplex(live, sd.CallbackAbort), threading.Event()
     line = StatusLine(not args.quiet)
     stream = sd.Stream(
         samplerate=rate,
-        blocksize=loop.block,
+        blocksize=live.block_length,
         device=devices,
         channels=(1, channels),
         dtype="float32",
@@ -226,7 +166,7 @@ def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
     started, gave_up = time.monotonic(), False
     with stream:
         if not args.quiet:
-            say(_introduction(sd, stream, loop, rate))
+            say(_introduction(sd, stream, live))
         try:
             while not (gave_up := ended.wait(0.05)):
                 passed = time.monotonic() - started
@@ -241,7 +181,7 @@ def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
     if duplex.error is not None:
         raise duplex.error
     if not args.quiet:
-        _tell(duplex, loop, rate, held_back_ms=1e3 * max(stream.latency))
+        _tell(duplex, live, held_back_ms=1e3 * max(stream.latency))
     if gave_up:
         raise AudioError(
             "the sound system ended the stream: is the device in use by another program, or gone?"
@@ -249,13 +189,14 @@ def _run(sd: Any, args: argparse.Namespace, enhancer: Enhancer) -> int:
     return 0
 
 
-def _introduction(sd: Any, stream: Any, loop: Loop, rate: int) -> str:
+def _introduction(sd: Any, stream: Any, live: LiveStream) -> str:
     """Say what is connected, and what its latency is made of."""
     names = [
         sd.query_devices(device, kind)["name"]
         for device, kind in zip(stream.device, ("input", "output"), strict=True)
     ]
-    own, block = 1e3 * loop.latency / rate, 1e3 * loop.block / rate
+    rate, own = live.sample_rate, live.latency_ms
+    block = 1e3 * live.block_length / rate
     system = 1e3 * sum(stream.latency)
     return (
         f"{names[0]} -> {names[1]}, {rate} Hz; latency {own + block:.0f} ms (model {own:.0f}, hop "
@@ -277,10 +218,10 @@ def _standing(duplex: _Duplex, rate: int, passed: float) -> str:
     )
 
 
-def _tell(duplex: _Duplex, loop: Loop, rate: int, held_back_ms: float) -> None:
+def _tell(duplex: _Duplex, live: LiveStream, held_back_ms: float) -> None:
     """Sum up what was."""
-    seconds = duplex.samples / rate
-    block_ms = 1e3 * loop.block / rate
+    seconds = duplex.samples / live.sample_rate
+    block_ms = 1e3 * live.block_length / live.sample_rate
     load = duplex.busy / seconds if seconds else 0.0
     say(
         f"{duration(seconds)}, load {load:.1%}, slowest block {1e3 * duplex.worst:.1f} of "
@@ -289,5 +230,5 @@ def _tell(duplex: _Duplex, loop: Loop, rate: int, held_back_ms: float) -> None:
     if duplex.dropouts:
         more = math.ceil(held_back_ms / 10.0) * 20
         complain(f"warning: the sound system lost samples: --latency {more} may help")
-    if loop.n_nonfinite:
-        complain(f"warning: {loop.n_nonfinite} NaN or infinite samples were replaced by zero")
+    if live.n_nonfinite:
+        complain(f"warning: {live.n_nonfinite} NaN or infinite samples were replaced by zero")

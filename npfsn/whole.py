@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .enhancer import as_float32, check_type, shared_network
+from .enhancer import as_float32, check_type, no_numbers, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
 from .options import AnySamples, Samples, dry_share, horizon_frames, mix_dry
@@ -102,10 +102,7 @@ def _finite(x: Samples, on_nonfinite: str) -> Samples:
     out, bad = np.empty_like(x), np.zeros(1, np.int64)
     kernels.check_samples(x, out, bad)
     if bad[0] and on_nonfinite == "raise":
-        raise FrameError(
-            f"{bad[0]} of {x.shape[0]} samples are NaN or infinite: expected finite numbers; mend "
-            "the source, or use on_nonfinite='zero' to replace them by silence"
-        )
+        raise no_numbers(int(bad[0]), x.shape[0])
     return out
 
 

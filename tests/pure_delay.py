@@ -60,6 +60,9 @@ class Delay:
     def copy(self):
         return Delay()
 
+    def reset(self):
+        self.__init__()
+
     def _give(self, n):
         line = np.concatenate(self._line)
         self._line = [line[n:]]

@@ -22,7 +22,7 @@ import soundfile as sf
 from pure_delay import Delay, load_model, modules
 from scipy.signal import resample_poly
 
-from npfsn import audio, weights
+from npfsn import audio, mp3, weights
 from npfsn.audio import AlignedStream, enhance_file, quantise, silence_nonfinite
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
@@ -794,6 +794,49 @@ def test_the_next_mp3_may_begin_with_a_tag(delay, tmp_path):
     assert second.startswith(b"ID3")
     (tmp_path / "c.mp3").write_bytes((tmp_path / "a.mp3").read_bytes() + second)
     refuse(tmp_path / "c.mp3", tmp_path / "d.mp3", "several recordings")
+
+
+def without_table(path, x, rate, mode, tag=b"", junk=b"", table=b""):
+    """Write an MP3 whose first frame is sound, or a table that nobody reads; return a header."""
+    sf.write(path, x, rate, bitrate_mode=mode)
+    data = path.read_bytes()
+    frame = mp3._frame(data[:4])
+    assert data[4 + frame.side : 8 + frame.side] in (b"Xing", b"Info")
+    first = (data[:4] + bytes(32) + table).ljust(frame.size, b"\0") if table else b""
+    path.write_bytes(tag + junk + first + data[frame.size :])
+    return data[:4]
+
+
+@pytest.mark.parametrize("rate", [48000, 16000, 11025])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"tag": b"ID3\4\0\0\0\0\1\2" + bytes(130)},
+        {"junk": b"\xff\xfb" * 100},
+        {"table": b"VBRI" + bytes(20)},
+    ],
+)
+def test_an_mp3_that_does_not_say_how_long_it_is(delay, tmp_path, rate, mode, channels, others):
+    """Left to itself libsndfile guesses, and most of a recording that begins softly is gone."""
+    x = noise(3 * rate, channels, scale=0.02)
+    x[: rate // 2] *= 1e-4
+    x[-rate:] *= 1e-4
+    src = tmp_path / "a.mp3"
+    sf.write(src, x, rate, bitrate_mode=mode)
+    whole = read(src)[0]
+    header = without_table(src, x, rate, mode, **others)
+    report = enhance_file(src, tmp_path / "b.wav", atten_lim_db=0)  # all of the input
+    got, late = read(tmp_path / "b.wav")[0], 576 + 529  # of encoder and decoder, told by the table
+    assert report.samples == len(got) and len(whole) + late <= len(got) < len(whole) + late + 1200
+    assert np.abs(got[late : late + len(whole)] - whole).max() < 2.0**-14
+    # What lies behind the last whole frame is nothing to lose: tags, or a part of a frame.
+    for rest in (b"TAG" + bytes(125), header + bytes(20)):
+        (tmp_path / "c.mp3").write_bytes(src.read_bytes() + rest)
+        enhance_file(tmp_path / "c.mp3", tmp_path / "c.wav", force=True)
+        assert len(read(tmp_path / "c.wav")[0]) == len(got)
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), FileExistsError(), OSError(errno.EIO, "x")])

@@ -11,13 +11,15 @@ from _thread import interrupt_main
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pure_delay import Delay, load_model, modules
 
 import npfsn
-from npfsn import cli, weights
-from npfsn.live import FLOOR_DB, Loop, _Duplex
+from npfsn import cli, duplex, weights
+from npfsn.duplex import LiveStream
+from npfsn.errors import AudioError, FrameError
+from npfsn.live import FLOOR_DB, _Duplex
 
 LATENCY = Delay.latency_samples
 
@@ -108,6 +110,7 @@ def live(monkeypatch, capsys):
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(weights, "load_model", load_model)
+    monkeypatch.setattr(duplex, "Enhancer", Delay)
 
     def run(sd, *argv, code=0):
         monkeypatch.setitem(sys.modules, "sounddevice", sd)
@@ -323,25 +326,118 @@ def test_arguments_are_checked(live, argv):
     assert "is not a number above 0" in err
 
 
+# --- LiveStream --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def delay(monkeypatch):
+    monkeypatch.setattr(duplex, "Enhancer", Delay)
+
+
 @given(
     st.sampled_from([8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000])
     | st.integers(8000, 100_000),
+    st.sampled_from([None, 1, 128, 160, 441, 480, 512, 1024]) | st.integers(1, 3000),
     st.lists(st.integers(1, 3), min_size=40, max_size=40),
 )
-@settings(max_examples=40, deadline=None)
-def test_as_much_comes_out_as_goes_in_as_late_as_it_says(rate, blocks):
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_as_much_comes_out_as_goes_in_as_late_as_it_says(delay, rate, block, counts):
     """The latency never grows: what waits is what was there at the start."""
-    loop = Loop(Delay(), rate)
-    sizes = [loop.block * n for n in blocks]
+    live = LiveStream(rate, block)
+    assert live.block_length == (block or -(-256 * rate // 16000))
+    if block == 1:
+        counts = [50 * n + 7 for n in counts]
+    sizes = [live.block_length * n for n in counts]
     t = np.arange(sum(sizes))
     sound = np.sin(2 * np.pi * 300.0 / rate * t).astype(np.float32)
     heard = []
-    for block in np.split(sound.copy(), np.cumsum(sizes)[:-1]):
-        heard.append(loop.process(block))
-        assert heard[-1].shape == block.shape
+    for samples in np.split(sound, np.cumsum(sizes)[:-1]):
+        heard.append(live.process(samples))
+        assert heard[-1].shape == samples.shape
     heard = np.concatenate(heard)
-    exact = loop.latency - round(LATENCY * rate / 16000) + LATENCY * rate / 16000
+    exact = live.latency_samples - round(LATENCY * rate / 16000) + LATENCY * rate / 16000
     settled = math.ceil(exact) + rate // 100
     expected = np.sin(2 * np.pi * 300.0 / rate * (t[settled:] - exact))
     np.testing.assert_allclose(heard[settled:], expected, atol=5e-3)
-    assert loop.latency <= (LATENCY + 256 + 50) * rate / 16000 + 50
+    assert live.latency_samples <= (LATENCY + 256 + 50) * rate / 16000 + 50
+    assert live.latency_ms == 1000 * live.latency_samples / rate
+
+
+@pytest.mark.parametrize(
+    ("rate", "block", "late"),
+    [
+        (None, None, LATENCY),  # what an Enhancer has
+        (16000, 512, LATENCY),
+        (16000, 160, LATENCY + 256 - 32),
+        (16000, 1, LATENCY + 255),
+        (48000, None, 3 * LATENCY + 60),
+        (48000, 480, 3 * (LATENCY + 256 - 32) + 60),
+    ],
+)
+def test_no_more_zeros_than_needed(delay, rate, block, late):
+    live = LiveStream(rate, block)
+    assert live.latency_samples == late
+    left = []
+    for _ in range(8 * 256):
+        live.process(np.zeros(live.block_length, np.float32))
+        left.append(live._ready.size)
+    assert min(left) <= (2 if rate == 48000 else 0)  # once, no more was at hand than was given
+
+
+def test_a_live_stream_is_the_enhancers_later():
+    x = noise(1.0)
+    live, enhancer = LiveStream(), npfsn.Enhancer()
+    np.testing.assert_array_equal(live.process(x[:15872]), enhancer.process(x[:15872]))
+    live.reset()
+    np.testing.assert_array_equal(
+        np.concatenate([live.process(x[at : at + 256]) for at in range(0, 15872, 256)]),
+        npfsn.Enhancer().process(x[:15872]),
+    )
+    others = [LiveStream(48000, 480, model, atten_lim_db=6.0) for model in (None, enhancer.model)]
+    first, second = (other.process(np.repeat(x, 3)) for other in others)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_limit_keeps_what_lies_beyond_the_band_of_the_model(delay):
+    """0 dB: all of the input, at its own rate, as late as it says."""
+    sound, live = noise(0.5, 48000), LiveStream(48000, 480, atten_lim_db=0.0)
+    heard = live.process(sound)
+    late = live.latency_samples
+    np.testing.assert_array_equal(heard[:late], 0.0)
+    np.testing.assert_array_equal(heard[late:], sound[:-late])
+
+
+def test_blocks_that_a_live_stream_refuses(delay):
+    live = LiveStream(48000, 480)
+    for block, error, message in (
+        (np.zeros(481, np.float32), FrameError, "has 481 samples: expected 480 or"),
+        (np.zeros((480, 1), np.float32), FrameError, "one dimension"),
+        (np.zeros(480, np.int16), TypeError, "int16"),
+        (np.full(480, np.nan), FrameError, "480 of 480 samples are NaN"),
+    ):
+        with pytest.raises(error, match=message):
+            live.process(block)
+    sound = noise(0.2, 48000)
+    np.testing.assert_array_equal(live.process(sound), LiveStream(48000, 480).process(sound))
+    silent = LiveStream(48000, 480, on_nonfinite="zero")
+    sound[100] = np.inf
+    assert np.isfinite(silent.process(sound)).all() and silent.n_nonfinite == 1
+    assert np.isinf(sound[100])  # not modified
+    silent.reset()
+    assert silent.n_nonfinite == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((48000, 0), ValueError, "block_length is 0"),
+        ((48000, 480.0), ValueError, "block_length is 480.0"),
+        ((48000.0,), TypeError, "sample_rate is 48000.0"),
+        ((100,), AudioError, "100 Hz"),
+    ],
+)
+def test_what_no_live_stream_can_have(delay, arguments, error, message):
+    with pytest.raises(error, match=message):
+        LiveStream(*arguments)

@@ -1,0 +1,170 @@
+"""`LiveStream`: a block in, a block out, at any sample rate, in blocks of any size."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+
+from .audio import AlignedStream, silence_nonfinite
+from .enhancer import Enhancer, as_samples, no_numbers
+from .errors import FrameError
+from .options import AnySamples, Samples
+from .resample import Resampler
+from .weights import Model
+
+
+class LiveStream:
+    """Answer every block with as many enhanced samples, as the callback of a sound system must.
+
+    An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
+    another rate, and gives zeros first, once, for as long as filters and hops wait for samples:
+    `latency_samples` tells it, and never grows.
+
+    Parameters
+    ----------
+    sample_rate : int, optional
+        Of what goes in and of what comes out, in Hz; the model's if not given. Another one is
+        changed and changed back, which limits the band to the model's.
+    block_length : int, optional
+        Blocks have so many samples, or twice, three times as many. A hop if not given, the best
+        choice: other blocks wait for up to a hop more. With 1, blocks have any size.
+    model, precision, norm, on_nonfinite, norm_horizon
+        As of `Enhancer`.
+    atten_lim_db : float, optional
+        As of `Enhancer`, but the input is mixed in at its own rate: also what lies beyond the band
+        of the model.
+
+    Raises
+    ------
+    AudioError
+        The sample rate cannot be changed to the model's.
+    ModelError, NormError, TypeError, ValueError
+        As in `Enhancer`.
+
+    Examples
+    --------
+    Ten milliseconds at a time, as of WebRTC:
+
+    >>> import numpy as np, npfsn
+    >>> live = npfsn.LiveStream(48000, 480)
+    >>> live.process(np.zeros(480, np.float32)).shape, live.latency_samples
+    ((480,), 3036)
+    """
+
+    _ready: Samples  # what can be given
+
+    def __init__(
+        self,
+        sample_rate: int | None = None,
+        block_length: int | None = None,
+        model: str | os.PathLike[str] | Model | None = None,
+        *,
+        precision: str = "float32",
+        norm: str | None = None,
+        atten_lim_db: float | None = None,
+        on_nonfinite: str = "raise",
+        norm_horizon: float | None = None,
+    ) -> None:
+        self._enhancer = Enhancer(
+            model,
+            precision=precision,
+            norm=norm,
+            on_nonfinite=on_nonfinite,
+            norm_horizon=norm_horizon,
+        )
+        self._zeros_nonfinite = on_nonfinite == "zero"
+        self._atten_lim_db = atten_lim_db
+        own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
+        rate = own if sample_rate is None else sample_rate
+        if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)):
+            raise TypeError(f"sample_rate is {rate!r}: expected a whole number of Hz")
+        there, back = Resampler(rate, own), Resampler(own, rate)
+        self._rate = there.rate_in
+        block = -(-hop * self._rate // own) if block_length is None else block_length
+        if isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1:
+            raise ValueError(f"block_length is {block!r}: expected a number of samples, 1 or more")
+        self._block = int(block)
+        # Filters wait for samples to come. Zeros ahead of the input make up for the first of them,
+        # so that a hop of input completes a hop, zeros ahead of the output for the second, and for
+        # what waits for its hop to be full.
+        self._lead = there.lookahead
+        whole, part = divmod(self._block * own, self._rate)
+        waiting = hop - (1 if part else math.gcd(hop, whole))
+        self._behind = math.ceil((back.lookahead + waiting) * self._rate / own)
+        self._start()
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second, Hz."""
+        return self._rate
+
+    @property
+    def block_length(self) -> int:
+        """Samples of a block, of which `process` takes one or several."""
+        return self._block
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples, at this rate, the output lies behind the input."""
+        latency = self._enhancer.latency_samples * self._rate / self._enhancer.sample_rate
+        return round(latency) + self._lead + self._behind
+
+    @property
+    def latency_ms(self) -> float:
+        """The same in milliseconds."""
+        return 1e3 * self.latency_samples / self._rate
+
+    @property
+    def n_nonfinite(self) -> int:
+        """Samples replaced so far because they were NaN or infinite."""
+        return self._n_nonfinite
+
+    def process(self, block: AnySamples) -> Samples:
+        """Enhance a block.
+
+        Parameters
+        ----------
+        block : float32 array, shape (N,)
+            N a multiple of `block_length`; full scale +-1. float64 is cast. Not modified.
+
+        Returns
+        -------
+        float32 array, shape (N,)
+            The enhanced signal, `latency_samples` behind; zeros before it starts.
+
+        Raises
+        ------
+        TypeError, FrameError
+            The block was refused; the stream is as it was.
+        StreamEndedError, ConcurrentUseError
+            As `Enhancer.step`; `reset` starts anew.
+        """
+        x = as_samples(block, None, "block").copy()
+        if x.size % self._block:
+            raise FrameError(
+                f"block has {x.size} samples: expected {self._block} or a multiple, as of "
+                "block_length; a LiveStream with block_length=1 takes any number"
+            )
+        bad = silence_nonfinite(x)
+        if bad and not self._zeros_nonfinite:
+            raise no_numbers(bad, x.size)
+        self._n_nonfinite += bad
+        ready = np.concatenate((self._ready, self._stream.process(x)))
+        self._ready = ready[x.size :]
+        return ready[: x.size]
+
+    def reset(self) -> None:
+        """Start anew: the next sample is the first of a signal."""
+        self._enhancer.reset()
+        self._start()
+
+    def _start(self) -> None:
+        """Begin a signal with the zeros that go ahead of it."""
+        self._n_nonfinite = 0
+        self._stream = AlignedStream(
+            self._enhancer, self._rate, atten_lim_db=self._atten_lim_db, keep_latency=True
+        )
+        ahead = self._stream.process(np.zeros(self._lead, np.float32))
+        self._ready = np.concatenate((np.zeros(self._behind, np.float32), ahead))

@@ -1,0 +1,215 @@
+"""MP3 files: how long they are, where their headers do not say it.
+
+An MP3 file is a row of frames, each with a header of four bytes. The first may be a table that
+counts the others. Without it libsndfile guesses the length from the size of the first frames, and
+gives no sample beyond: half of a recording may be gone. So the frames are counted here, and
+libsndfile is shown the file with a table in front of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from typing import BinaryIO, NamedTuple
+
+# Of layer III. By the version in the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_MONO = 3
+
+# Bytes that are looked at for the first frame behind the tags, and for the next one where bytes
+# between two frames are none.
+_SEARCHED = 1 << 16
+
+
+class _Frame(NamedTuple):
+    """A header."""
+
+    version: int
+    rate: int
+    channels: int
+    size: int  # bytes, the header included
+
+    @property
+    def side(self) -> int:
+        """Bytes between the header and the sound, or the table."""
+        return ((17, 32) if self.version == 3 else (9, 17))[self.channels - 1]
+
+
+def _frame(header: bytes) -> _Frame | None:
+    """Read a header of layer III; None if these bytes are none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return None
+    version, kbits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or kbits in (0, 15) or rate == 3:
+        return None
+    hertz = _RATES[version][rate]
+    bits = 1000 * (_KBITS_1 if version == 3 else _KBITS_2)[kbits - 1]
+    size = (144 if version == 3 else 72) * bits // hertz + (header[2] >> 1 & 1)
+    return _Frame(version, hertz, 1 if header[3] >> 6 == _MONO else 2, size)
+
+
+def _behind_tag(file: BinaryIO) -> int:
+    """Return where a tag at the start of a file ends."""
+    file.seek(0)
+    tag = file.read(10)
+    if not tag.startswith(b"ID3"):
+        return 0
+    # Its size comes in seven bits a byte.
+    return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
+
+
+def _next(file: BinaryIO, at: int, alike: _Frame | None) -> int | None:
+    """Return where the next frame begins, in the format of another: there, or not far behind."""
+    file.seek(at)
+    near = file.read(_SEARCHED)
+    place = near.find(b"\xff")
+    while place >= 0:
+        frame = _frame(near[place : place + 4])
+        if frame and (alike is None or frame[:2] == alike[:2]):
+            file.seek(at + place + frame.size)
+            after = file.read(4)
+            follower = _frame(after)
+            if not after or (follower and follower[:2] == frame[:2]):
+                return at + place
+        place = near.find(b"\xff", place + 1)
+    return None
+
+
+def _table(file: BinaryIO, first: int, frame: _Frame) -> bytes:
+    """Return the table in the first frame, from its name on; nothing if the frame is sound."""
+    file.seek(first + 4)
+    inside = file.read(64)
+    for at, names in ((frame.side, (b"Xing", b"Info")), (32, (b"VBRI",))):
+        if inside[at : at + 4] in names:
+            return inside[at:]
+    return b""
+
+
+def _counts(table: bytes, what: int) -> bool:
+    """Whether a table tells the frames (1), the bytes (2) or both (3), where mpg123 reads them."""
+    return table[:4] in (b"Xing", b"Info") and table[7] & what == what
+
+
+def is_followed(file: BinaryIO) -> bool:
+    """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
+    first = _next(file, _behind_tag(file), alike=None)
+    frame = None if first is None else _read(file, first)
+    if first is None or frame is None:
+        return False
+    table = _table(file, first, frame)
+    if not _counts(table, 3):
+        return False
+    file.seek(first + int.from_bytes(table[12:16], "big"))
+    after = file.read(4)
+    return after.startswith(b"ID3") or _frame(after) is not None
+
+
+def counted(file: BinaryIO) -> io.RawIOBase | None:
+    """Show a file with a table that counts its frames, if it is an MP3 without one.
+
+    Parameters
+    ----------
+    file : binary file
+        To be kept open while the result is in use.
+
+    Returns
+    -------
+    binary file or None
+        None where there is nothing to add.
+    """
+    tag = _behind_tag(file)
+    first = _next(file, tag, alike=None)
+    model = None if first is None else _read(file, first)
+    if first is None or model is None:
+        return None
+    table = _table(file, first, model)
+    if _counts(table, 1):
+        return None
+    if table:  # one that nobody reads, which would be taken for sound
+        first += model.size
+    # The table lies in a silent frame of the same kind: the highest rate, no checksum.
+    file.seek(first)
+    header = bytearray(file.read(4))
+    header[1] |= 0x01
+    header[2] = header[2] & 0x0D | 0xE0
+    silent = _frame(bytes(header))
+    if silent is None:
+        return None
+    begin = bytes(header) + bytes(silent.side)
+    count = (_count(file, first, model) + 1).to_bytes(4, "big")
+    # A second one, which makes up for what mpg123 leaves out: its own delay of 529 samples, and
+    # what the table says besides.
+    more = (1152 if silent.version == 3 else 576) - 529
+    table = b"Xing\0\0\0\1" + count + b"LAME3.100" + bytes(12) + (more << 12).to_bytes(3, "big")
+    frames = [(begin + inside).ljust(silent.size, b"\0") for inside in (table, b"")]
+    return _Spliced(file, tag, b"".join(frames), first)
+
+
+def _count(file: BinaryIO, at: int, model: _Frame) -> int:
+    """Count the frames from a place on."""
+    size, count = file.seek(0, os.SEEK_END), 0
+    while at < size:
+        frame = _read(file, at)
+        if frame is None or frame[:2] != model[:2]:
+            found = _next(file, at + 1, alike=model)
+            if found is None:  # tags
+                break
+            at = found
+        elif at + frame.size > size:  # not whole: no decoder gives it
+            break
+        else:
+            count += 1
+            at += frame.size
+    return count
+
+
+def _read(file: BinaryIO, at: int) -> _Frame | None:
+    """Read the header at a place."""
+    file.seek(at)
+    return _frame(file.read(4))
+
+
+class _Spliced(io.RawIOBase):
+    """A file up to a place, other bytes, and the file from another place on.
+
+    Reads are never short but at the end: decoders take that for it.
+    """
+
+    def __init__(self, file: BinaryIO, end: int, more: bytes, start: int) -> None:
+        self._file, self._end, self._more = file, end, more
+        self._shift = end + len(more) - start  # of what comes behind
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_CUR:
+            offset += self._at
+        elif whence == os.SEEK_END:
+            offset += self._file.seek(0, os.SEEK_END) + self._shift
+        self._at = max(offset, 0)
+        return self._at
+
+    def readinto(self, target: object) -> int:
+        out = memoryview(target).cast("B")  # type: ignore[arg-type]
+        done = 0
+        while done < len(out):
+            into, wanted = self._at - self._end, len(out) - done
+            if 0 <= into < len(self._more):
+                part = self._more[into : into + wanted]
+            else:
+                self._file.seek(self._at if into < 0 else self._at - self._shift)
+                part = self._file.read(min(wanted, -into) if into < 0 else wanted)
+            if not part:
+                break
+            out[done : done + len(part)] = part
+            done += len(part)
+            self._at += len(part)
+        return done
