@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .archive import shown
+from .archive import printable, shown
 from .errors import ModelError, NormError
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
@@ -173,6 +173,44 @@ class Sequence:
         if self.activation == "PReLU":
             shapes[f"{prefix}.activate_function.weight"] = (1,)
         return shapes
+
+
+#: A tensor of a stack: what is in front of it; of a recurrent layer, its number.
+_OF_A_STACK = re.compile(
+    r"(.+)\.(?:sequence_model\.(?:weight|bias)_(?:ih|hh)_l(\d{1,3})|fc_output_layer\.(?:weight|bias))"
+)
+
+
+def check_stacks(shapes: Shapes) -> None:
+    """Raise ModelError naming tensors that stacks lack, before sizes are read from the others."""
+    layers: dict[str, int] = {}
+    linear: dict[str, None] = {}
+    for name in shapes:
+        found = _OF_A_STACK.fullmatch(name)
+        if found is None:
+            continue
+        prefix, layer = found.groups()
+        layers[prefix] = max(layers.get(prefix, 0), int(layer or 0))
+        if layer is None:
+            linear[prefix] = None
+    needed = [
+        f"{prefix}.sequence_model.{part}_l{layer}"
+        for prefix, last in layers.items()
+        for layer in range(last + 1)
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    for prefix in linear:
+        needed += [f"{prefix}.fc_output_layer.weight", f"{prefix}.fc_output_layer.bias"]
+    missing = [name for name in needed if name not in shapes]
+    if missing:
+        names = ", ".join(map(printable, missing[:4]))
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names}{more})")
+
+
+def begins(shapes: Shapes, prefix: str) -> bool:
+    """Whether a tensor's name begins so."""
+    return any(name.startswith(prefix) for name in shapes)
 
 
 def sequence(value: Sequence | Mapping[str, Any]) -> Sequence:

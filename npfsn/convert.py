@@ -22,7 +22,7 @@ import numpy.typing as npt
 from . import __version__
 from .archive import printable
 from .checkpoint import Checkpoint, read_checkpoint
-from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm
+from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm, check_stacks
 from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
@@ -148,6 +148,7 @@ def _convert(
     args = {**(read.args if read is not None else {}), "norm_type": norm}
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     try:
+        check_stacks(shapes)
         config = build_config(lambda: module.Config.from_tensors(shapes, args))
         check_tensors(config, checkpoint.tensors)
         check_finite(checkpoint.tensors)

@@ -16,6 +16,7 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
+    begins,
     check_equal,
     check_size,
     check_units,
@@ -105,7 +106,7 @@ class Config(BaseConfig):
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are a Fast FullSubNet's."""
-        return "mel_scale.fb" in shapes and "bottleneck.sequence_model.weight_ih_l0" in shapes
+        return begins(shapes, "bottleneck.sequence_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

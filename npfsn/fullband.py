@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .config import BaseConfig, Sequence, Shapes, acoustics, check_equal, sequence
+from .config import BaseConfig, Sequence, Shapes, acoustics, begins, check_equal, sequence
 from .errors import ModelError
 from .layers import Recurrent
 from .norms import Norm
@@ -44,7 +44,7 @@ class Config(BaseConfig):
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are a full-band baseline's."""
-        return "fullband_model.sequence_model.weight_ih_l0" in shapes
+        return begins(shapes, "fullband_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

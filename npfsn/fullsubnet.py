@@ -15,6 +15,7 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
+    begins,
     check_equal,
     check_size,
     check_units,
@@ -69,10 +70,7 @@ class Config(BaseConfig):
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are a FullSubNet's."""
-        return (
-            "fb_model.sequence_model.weight_ih_l0" in shapes
-            and "sb_model.sequence_model.weight_ih_l0" in shapes
-        )
+        return begins(shapes, "sb_model.sequence_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

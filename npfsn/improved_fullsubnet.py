@@ -18,6 +18,7 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
+    begins,
     check_equal,
     check_norm,
     check_size,
@@ -160,7 +161,7 @@ class Config(BaseConfig):
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are an Improved FullSubNet's."""
-        return "sb_model.sb_models.0.sequence_model.weight_ih_l0" in shapes
+        return begins(shapes, "sb_model.sb_models.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,6 +229,19 @@ def test_tensors_that_do_not_fit(tmp_path):
     (tmp_path / "other.tar").write_bytes(tf.zip_bytes({"conv.weight": tf.tensor(np.ones(3))}))
     with pytest.raises(CheckpointError, match=r"none of the models known here .*conv\.weight"):
         convert(tmp_path / "other.tar", norm=NORM)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values())
+def test_a_tensor_that_is_missing_is_named(tmp_path, architecture):
+    """Whichever it is: sizes and layers are read from the others."""
+    tensors = small_model(architecture).tensors
+    path = tmp_path / "a.tar"
+    for name in tensors:
+        rest = {key: tf.tensor(value) for key, value in tensors.items() if key != name}
+        path.write_bytes(tf.zip_bytes(rest))
+        with pytest.raises(NpfsnError, match=rf"\b{re.escape(name)}\b") as info:
+            convert(path, norm=NORM)
+        assert "missing" in str(info.value), info.value
 
 
 def test_values_too_large_for_half(tmp_path):
