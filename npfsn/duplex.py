@@ -106,6 +106,11 @@ class LiveStream:
         return self._block
 
     @property
+    def atten_lim_db(self) -> float | None:
+        """The most that is attenuated, in dB; None for no limit."""
+        return self._atten_lim_db
+
+    @property
     def latency_samples(self) -> int:
         """Samples, at this rate, the output lies behind the input."""
         latency = self._enhancer.latency_samples * self._rate / self._enhancer.sample_rate

@@ -139,6 +139,7 @@ class Enhancer:
     atten_lim_db : float, optional
         Never attenuate by more than this many dB: the delayed input is mixed in at
         ``10 ** (-atten_lim_db / 20)``. 0 passes the input through; None or infinity is no limit.
+        The one option that can be changed in mid-stream: ``enhancer.atten_lim_db = 12``.
     on_nonfinite : {"raise", "zero"}
         What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
         count them in `n_nonfinite`.
@@ -189,7 +190,7 @@ class Enhancer:
         if on_nonfinite not in ("raise", "zero"):
             raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
         self._limit = dry_share(atten_lim_db)
-        self._options = {
+        self._options: dict[str, Any] = {
             "precision": precision,
             "norm": config.norm_type,
             "atten_lim_db": atten_lim_db,
@@ -238,6 +239,38 @@ class Enhancer:
     def latency_ms(self) -> float:
         """The same in milliseconds."""
         return float(self._config.latency_ms)
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the layers' products."""
+        return str(self._options["precision"])
+
+    @property
+    def norm(self) -> str:
+        """Norm that the network runs with."""
+        return str(self._options["norm"])
+
+    @property
+    def norm_horizon(self) -> float | None:
+        """Seconds that running norms remember; None for all."""
+        seconds: float | None = self._options["norm_horizon"]
+        return seconds
+
+    @property
+    def on_nonfinite(self) -> str:
+        """What becomes of NaN and infinity in the input."""
+        return str(self._options["on_nonfinite"])
+
+    @property
+    def atten_lim_db(self) -> float | None:
+        """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
+        limit: float | None = self._options["atten_lim_db"]
+        return limit
+
+    @atten_lim_db.setter
+    def atten_lim_db(self, value: float | None) -> None:
+        self._limit = dry_share(value)
+        self._options["atten_lim_db"] = value
 
     @property
     def n_nonfinite(self) -> int:

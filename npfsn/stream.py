@@ -14,10 +14,10 @@ from .program import Program
 from .state import Fields, State
 from .stft import Stft
 
-# Where the square of a lone window is smaller, dividing by it amplifies a hundredfold and more what
-# the mask left at the frame's edge, rounding included: the published float32 code is not determined
-# to 1e-5 there either. Only the last samples of a signal can lie there.
-_THIN_WINDOW = 1e-4
+# Where a lone window is smaller, dividing by it amplifies more than a hundredfold what the mask
+# left at the frame's edge, rounding included: the published float32 code is not determined to 1e-5
+# there either. Only the last samples of a signal can lie there.
+_THIN_WINDOW = 1 / 128
 
 # Samples that are no larger are silence: three steps of 16 bits, more than dither.
 _SILENCE = np.float32(1e-4)
@@ -312,7 +312,7 @@ class Stream:
         early = max(first - int(self.clock[1]), 0) * hop
         ola, env = (self.state[name][early : n_fft - hop] for name in ("stft.ola", "stft.env"))
         rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
-        thin = env < _THIN_WINDOW
+        thin = env < _THIN_WINDOW**2
         rest[thin] = np.clip(rest[thin], -loudest, loudest)
         given.append(rest.astype(np.float32))
         length = self.latency_hops * hop + n_sample - hops * hop
