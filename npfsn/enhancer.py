@@ -358,11 +358,18 @@ class Enhancer:
         chunk = as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
         bad = self._check(chunk, x)
-        hops = (int(self._count[0]) + x.size) // self._hop
-        out = np.empty(hops * self._hop, np.float32)
+        pending = int(self._count[0])
+        x = np.concatenate([self._pending[:pending], x]) if pending else x
+        whole = x.size // self._hop * self._hop
+        out = np.empty(whole, np.float32)
         self._torn = True
         self._count[2] += bad
-        self._feed(x, out)
+        if whole:
+            self._push(x[:whole], out)
+        rest = x.size - whole
+        self._pending[:rest] = x[whole:]
+        self._pending[rest:] = 0
+        self._count[0] = rest
         self._torn = False
         return out
 
@@ -514,18 +521,6 @@ class Enhancer:
             self._stream.push_many(x, out)
         # Also without a limit: whoever goes on from this stream's state may have one.
         kernels.mix_dry(x, self._limit, self._dry, out)
-
-    def _feed(self, x: Samples, out: Samples) -> None:
-        """Take any number of samples, with those pending; `out` holds the hops they complete."""
-        pending = int(self._count[0])
-        joined = np.concatenate([self._pending[:pending], x])
-        whole = out.shape[0]
-        if whole:
-            self._push(joined[:whole], out)
-        rest = joined.shape[0] - whole
-        self._pending[:rest] = joined[whole:]
-        self._pending[rest:] = 0
-        self._count[0] = rest
 
     def _header(self) -> dict[str, Any]:
         """Say what a state belongs to."""

@@ -1102,14 +1102,6 @@ def test_attenuation_limits_of_files_are_checked(delay, tmp_path, limit):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-def test_the_docstring_examples_run():
-    import doctest
-
-    from npfsn import resample as module
-
-    assert doctest.testmod(module).failed == 0
-
-
 def test_paths_may_be_text(delay, tmp_path):
     src = write(tmp_path / "a.wav", noise(1000))
     enhance_file(str(src), str(tmp_path / "b.wav"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ from hypothesis import strategies as st
 import npfsn
 from npfsn.config import CAUSAL_NORMS
 from npfsn.enhancer import _alone, _here
-from npfsn.errors import ConcurrentUseError, FrameError, NpfsnError, StateError, StreamEndedError
+from npfsn.errors import ConcurrentUseError, FrameError, StateError, StreamEndedError
 from npfsn.norms import Norm
 
 HOP = 256
@@ -673,15 +674,15 @@ def test_a_damaged_file_is_a_damaged_state(tmp_path):
         bad = bytearray(data)
         bad[rng.integers(len(bad) * 3 // 4)] ^= 1 << rng.integers(8)
         try:
-            with np.load(io.BytesIO(bytes(bad)), allow_pickle=False) as file:
+            file = np.load(io.BytesIO(bytes(bad)), allow_pickle=False)
+        except Exception:  # NumPy's own, before there is a mapping
+            continue
+        with file:
+            try:
                 enhancer.set_state(file)
-        except StateError:
-            refused += 1
-            assert same(enhancer.get_state(), before)
-        except Exception as error:  # NumPy's own, before there is a mapping
-            assert "numpy" in repr(error.__traceback__.tb_next.tb_frame) or not isinstance(
-                error, NpfsnError
-            )
+            except StateError:
+                refused += 1
+                assert same(enhancer.get_state(), before)
     assert refused > 30
     with np.load(tmp_path / "state.npz", allow_pickle=False) as file:
         enhancer.set_state(file)
@@ -765,7 +766,7 @@ def test_a_state_resumes_in_another_process(tmp_path):
     path = f"{here}:{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, check=True, timeout=120,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     expected = np.concatenate([enhancer.process(x[5001:]), enhancer.flush()])
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
@@ -995,7 +996,7 @@ def test_a_stream_survives_fork():
     path = f"{here}:{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=120,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert np.array_equal(enhancer.process(x), expected)
 
@@ -1023,7 +1024,7 @@ def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_st
     path = f"{Path(__file__).parent}:{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
 
 
