@@ -106,11 +106,8 @@ class _Worker:
     def __init__(self, args: argparse.Namespace) -> None:
         with held_back():
             from . import audio, enhancer  # noqa: F401  # all that enhancing a file needs
-            from .config import check_norm
             from .weights import load_model
 
-        if args.norm is not None:
-            check_norm(args.norm)
         self._model: Model = load_model(args.model)
         self._args = args
 

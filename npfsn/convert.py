@@ -111,7 +111,8 @@ def convert(
     NormError
         The norm is unknown or neither `recipe` nor `norm` tells it.
     ModelError
-        Tensors do not fit together or contradict the recipe, or are not finite.
+        Tensors do not fit together or contradict the recipe, or are not finite; or the precision is
+        unknown.
     """
     return _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)[0]
 

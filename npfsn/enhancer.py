@@ -67,6 +67,7 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
         key = (config, precision, horizon)
         network = known.pop(key, None)
         if network is None:
+            weights.check_tensors(config, model.tensors)
             build = ARCHITECTURES[model.architecture].Network
             network = build(config, model.tensors, precision, horizon)
             _warm_up(network, config)

@@ -131,6 +131,7 @@ class Network(network.Network):
         self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size, horizon=horizon)
         self.norms = [self.fb_norm, self.sb_norm]
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
+        # Its features are those of 257 units: in floats, int8 would lose much of its speed.
         self.sb_model = Recurrent(
             config.sb_model, tensors, "sb_model", precision,
             features=False, mask="sb_model" in config.mask_stacks,

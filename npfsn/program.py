@@ -66,8 +66,8 @@ class Program:
 
         Raises
         ------
-        TypeError
-            An argument is not what the kernel takes.
+        KeyError, ValueError, TypeError
+            There is no such kernel, or it takes other arguments: fewer, more, of another kind.
         """
         operation = np.zeros(1, kernels.OPERATION)
         operation["kernel"], operation["every"] = kernels.kernel_of(kernel), every

@@ -37,7 +37,8 @@ def warm_up(
         Called after each model with its name and the seconds it took.
     """
     models = smallest_models() if model is None else iter([load_model(model)])
-    # What `npfsn bench` measures a machine with, too. Only longer rows suit tile registers.
+    # Halves, and rows long enough for tile registers, which no small model has; and `matmul`, which
+    # only `npfsn bench` calls.
     one, long = np.ones((1, PANEL), np.float32), np.ones((1, 8 * PANEL), np.float32)
     for precision, weight in (
         ("float32", one), ("float32", one.astype("e")), ("int8", one), ("int8", long),

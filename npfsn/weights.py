@@ -258,6 +258,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     Parameters
     ----------
     model : Model
+        Where its `info["precision"]` is "int8", as `convert` sets it, matrices are kept in eight
+        bits, else in the type they have.
     path : path-like
         Takes its name only once everything is on the disk.
     overwrite : bool
@@ -267,12 +269,15 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     ------
     TypeError
         `model` is something else.
+    ModelError
+        Its tensors are not those of its configuration.
     OSError
         The disk is full, the folder is missing or forbidden; nothing is left behind.
         FileExistsError where a file would be replaced that shall not be.
     """
     if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}: expected a Model, see load_model")
+    check_tensors(model.config, model.tensors)
     header = {
         "format": FORMAT,
         "architecture": model.architecture,

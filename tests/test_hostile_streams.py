@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import os
 import itertools
 import json
 import math
+import os
 import pickle
 import re
 import signal

@@ -706,3 +706,17 @@ def test_what_is_no_path_is_named(path: object) -> None:
         load_model(path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="model is a"):
         Enhancer(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", ["shape", "missing"])
+def test_a_model_with_tensors_of_another_is_refused_before_it_is_written_or_run(tmp_path, change):
+    model = drawn_models.small_model("fullband")
+    name = "fullband_model.fc_output_layer.bias"
+    tensors = {key: value for key, value in model.tensors.items() if key != name}
+    if change == "shape":
+        tensors[name] = np.zeros(3, np.float32)
+    broken = dataclasses.replace(model, tensors=tensors)
+    for use in (Enhancer, lambda model: save_model(model, tmp_path / "a.npz")):
+        with pytest.raises(ModelError, match=name):
+            use(broken)
+    assert not list(tmp_path.iterdir())
