@@ -152,6 +152,10 @@ class FileReport:
     compile_seconds : float
         Time spent compiling kernels, and loading them, the model and libraries: most of it with
         the first file of a process.
+    peak : float
+        Largest input sample, of full scale.
+    tags_left_out : tuple of str
+        Tags of the input that the container of the output cannot hold.
     """
 
     samples: int
@@ -162,6 +166,8 @@ class FileReport:
     n_nonfinite: int
     wall_seconds: float
     compile_seconds: float = 0.0
+    peak: float = 0.0
+    tags_left_out: tuple[str, ...] = ()
 
     @property
     def rtf(self) -> float:
@@ -320,7 +326,7 @@ def enhance_file(
             with complete_or_absent(dst, force) as partial:
                 sink = _Sink(partial, dst, source, container, subtype, endian)
                 try:
-                    n_frames, n_nonfinite, ready = _run(
+                    n_frames, n_nonfinite, peak, ready = _run(
                         source, sink, src, model, options, atten_lim_db, progress
                     )
                 except BaseException as error:
@@ -346,6 +352,8 @@ def enhance_file(
         n_nonfinite=n_nonfinite,
         wall_seconds=wall,
         compile_seconds=ended - started - wall,
+        peak=peak,
+        tags_left_out=tuple(sink.tags_left_out),
     )
 
 
@@ -423,13 +431,13 @@ def _run(
     options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
-) -> tuple[int, int, _Ready]:
+) -> tuple[int, int, float, _Ready]:
     """Enhance everything from `source` to `sink`.
 
     Returns
     -------
-    int, int
-        Frames, and samples that were not finite.
+    int, int, float
+        Frames, samples that were not finite, the largest of the others.
     _Ready
     """
     from .enhancer import Enhancer
@@ -459,15 +467,17 @@ def _run(
     ]
     ready = _Ready()
     n_frames = n_nonfinite = 0
+    peak = 0.0
     for block, n_bad in _blocks(source, src):
         n_frames += len(block)
         n_nonfinite += n_bad
+        peak = max(peak, float(block.max()), -float(block.min()))
         sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
         if progress is not None:
             rate = source.samplerate
             progress(n_frames / rate, max(source.frames, n_frames) / rate)
     sink.write([stream.flush() for stream in streams])
-    return n_frames, n_nonfinite, ready
+    return n_frames, n_nonfinite, peak, ready
 
 
 def _run_whole(
@@ -477,7 +487,7 @@ def _run_whole(
     model: StrPath | Model | None,
     options: dict[str, Any],
     progress: Progress | None,
-) -> tuple[int, int, _Ready]:
+) -> tuple[int, int, float, _Ready]:
     """Do the same with the whole signal in memory, for norms that need it."""
     from .whole import enhance
 
@@ -486,10 +496,11 @@ def _run_whole(
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready = _Ready()
     blocks: list[Samples] = []
-    n_nonfinite = 0
+    n_nonfinite, peak = 0, 0.0
     for block, n_bad in _blocks(source, src):
         blocks.append(block)
         n_nonfinite += n_bad
+        peak = max(peak, float(block.max()), -float(block.min()))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
     n_frames = len(signal)
@@ -503,7 +514,7 @@ def _run_whole(
     step = max(1, BLOCK_SAMPLES // source.channels)
     for start in range(0, n_frames, step):
         sink.write(list(signal[start : start + step].T))
-    return n_frames, n_nonfinite, ready
+    return n_frames, n_nonfinite, peak, ready
 
 
 def _expected(src: Path) -> str:
@@ -819,6 +830,7 @@ class _Sink:
         endian: str,
     ) -> None:
         self.n_clipped = 0
+        self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
         self._channels = source.channels
         self._bits = _BITS.get(subtype)
@@ -846,9 +858,13 @@ class _Sink:
         for name, text in source.copy_metadata().items():
             fits = 0 < len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
             readable = "\ufffd" not in text  # of another encoding than UTF-8
-            if fits and readable and name != "software":  # that made the input
+            if not text or name == "software":  # that made the input
+                continue
+            if fits and readable:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
+                    continue
+            self.tags_left_out.append(name)
 
     def write(self, channels: list[Samples]) -> None:
         """Append one block, given channel by channel."""

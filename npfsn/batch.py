@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import glob
+import math
 import os
 import secrets
 import signal
@@ -53,6 +54,9 @@ MAX_LIST = 16 << 20
 MAX_PATH = 32_767
 
 _NAMES_SHOWN = 5
+
+# Below such a peak the networks take voices for noise: their features are not all normalised.
+_QUIET = 10.0 ** (-50 / 20)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def enhance_all(args: argparse.Namespace) -> int:
     hush_compiler(args.quiet)
     plan = _make_plan(args)
     totals = _Totals(failures=list(plan.failures))
-    for _, message in plan.failures:
+    for message in dict.fromkeys(message for _, message in plan.failures):
         complain(f"error: {message}")
 
     code = 0
@@ -207,6 +211,7 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         )
     plan = _Plan()
     taken: dict[str, Path] = {}
+    existing: list[_Job] = []
     found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
     if args.output_dir and _is_file_name(args.output_dir, inputs):
         found = [(src, _the_only_output(args, inputs)) for src, _ in found]
@@ -230,7 +235,8 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
                 )
             continue
         taken[key] = src
-        if args.resume and os.path.lexists(dst):
+        there = os.path.lexists(dst)
+        if args.resume and there:
             plan.n_skipped += 1
             continue
         if target in sources and target != source:  # not even with --force
@@ -241,7 +247,15 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
             n_bytes = src.stat().st_size
         except (OSError, ValueError):
             n_bytes = 0  # the job itself will say what is wrong
-        plan.jobs.append(_Job(src, dst, n_bytes))
+        job = _Job(src, dst, n_bytes)
+        (existing if there and not args.force else plan.jobs).append(job)
+    if existing:
+        names = _some([str(job.dst) for job in existing])
+        message = (
+            f"{names} exist{'s' if len(existing) == 1 else ''}: choose another name or folder, "
+            "overwrite with --force, or leave what is there with --resume"
+        )
+        plan.failures += [(str(job.src), message) for job in existing]
     return plan
 
 
@@ -438,7 +452,21 @@ def _record_failure(
 
 
 def _report_samples(totals: _Totals) -> None:
-    """Warn, once for all files, about samples that could not be kept as they were."""
+    """Warn, once for all files, about what could not be kept as it was."""
+    quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < _QUIET]
+    if quiet:
+        complain(
+            f"warning: so quiet that voices may be lost, below {20 * math.log10(_QUIET):.0f} dB of "
+            f"full scale: {_some(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
+            "-af volume=30dB OUT.wav"
+        )
+    tags = [
+        f"{', '.join(report.tags_left_out)} of {job.src}"
+        for job, report in totals.reports
+        if report.tags_left_out
+    ]
+    if tags:
+        complain(f"warning: tags that the output cannot hold were left out: {_some(tags)}")
     for attribute, what in (
         ("n_nonfinite", "NaN or infinite samples were replaced by zero"),
         ("n_clipped", "samples beyond full scale were clipped"),
@@ -470,6 +498,11 @@ def _summary(totals: _Totals, plan: _Plan, wall: float, workers: int) -> str:
         text += f"; {plan.n_outputs} left out, called like outputs of others"
     if totals.failures:
         text += f"; {_failed(totals)}"
+    if n_done:
+        outputs = [job.dst for job, _ in totals.reports]
+        folders = {str(path.parent) for path in outputs}
+        where = str(outputs[0]) if n_done == 1 else _some(sorted(folders))
+        text += f"; written to {where}"
     return text
 
 
@@ -500,7 +533,9 @@ class _ProgressLine:
 
     def __init__(self, jobs: list[_Job], *, wanted: bool) -> None:
         self._line = StatusLine(wanted)
-        self._started = time.perf_counter()
+        # When the first samples had been enhanced, seconds of audio and share of all by then: what
+        # went before, loading and compiling, is no measure of speed.
+        self._began: tuple[float, float, float] | None = None
         self._n_jobs = len(jobs)
         self._bytes_all = sum(job.n_bytes for job in jobs) or 1
         self._bytes_done = 0
@@ -533,7 +568,7 @@ class _ProgressLine:
     def _draw(self) -> None:
         if not self._line.due:
             return
-        elapsed = time.perf_counter() - self._started
+        now = time.perf_counter()
         audio = self._seconds_done + sum(done for done, _ in self._running.values())
         weight = self._bytes_done + sum(
             job.n_bytes * min(done / total, 1.0) if total else 0.0
@@ -541,10 +576,14 @@ class _ProgressLine:
         )
         share = min(weight / self._bytes_all, 1.0)
         text = f"[{min(self._n_done + 1, self._n_jobs)}/{self._n_jobs}] {share:4.0%}"
-        if audio > 0.0:
+        if self._began is None and audio > 0.0:
+            self._began = now, audio, share
+        if self._began is not None and now > self._began[0]:
+            elapsed, audio = now - self._began[0], audio - self._began[1]
             text += f"  {audio / elapsed:.1f}x real time"
-        if share > 0.0:
-            text += f"  {duration(elapsed * (1.0 - share) / share)} left"
+            if share > self._began[2]:
+                left = elapsed * (1.0 - share) / (share - self._began[2])
+                text += f"  {duration(left)} left"
         room = self._line.room - len(text) - 2
         name = printable(next(iter(self._running)).src.name if self._running else "")
         if columns(name) > room:

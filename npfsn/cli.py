@@ -41,6 +41,8 @@ from .terminal import (
     to_stdout,
 )
 
+COMMANDS = ("enhance", "stream", "live", "info", "warmup", "bench")
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -413,6 +415,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     args = argparse.Namespace()
+    if command is not None and command not in COMMANDS and os.path.exists(command):
+        complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
+        return EXIT_USAGE
     try:
         with signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -91,6 +91,8 @@ def _say_compiling(cached: bool) -> None:
         return
     line = f"npfsn: compiling kernels, 10 to 20 seconds ({hope}) ..."
     try:
+        if sys.stderr.isatty():  # where the command line may have begun to show its progress
+            line = "\r" + line
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # nobody reads it any more
         pass

@@ -303,7 +303,11 @@ class StatusLine:
     @property
     def room(self) -> int:
         """How many columns there are."""
-        return max(shutil.get_terminal_size().columns - 1, 0)
+        found = 0
+        if "COLUMNS" not in os.environ:  # shutil would ask standard output, which may be elsewhere
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                found = os.get_terminal_size(sys.stderr.fileno()).columns
+        return max((found or shutil.get_terminal_size().columns) - 1, 0)
 
     def draw(self, text: str) -> None:
         """Show `text` in the place of what was there."""

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -35,7 +36,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NPFSN = [sys.executable, "-m", "npfsn"]
 WITH_DELAY = [sys.executable, str(Path(__file__).with_name("pure_delay.py"))]
 try:
+    import fcntl
     import pty
+    import termios
 except ImportError:  # Windows
     pty = None  # type: ignore[assignment]
 
@@ -218,6 +221,56 @@ def test_one_file_may_name_its_output(npfsn):
     npfsn("enhance", "a.wav", "-o", "clean.wva/")
     npfsn("enhance", "a.wav", "-o", "out_v1.2")
     assert tree("clean.wva") == tree("out_v1.2") == ["a_enhanced.wav"]
+
+
+def test_the_last_line_says_where_outputs_are(npfsn):
+    for name in ("a.wav", "in/b.wav", "in/c.wav"):
+        recording(name)
+    out, _ = npfsn("enhance", "a.wav", "-o", "new.flac")
+    assert out.endswith("; written to new.flac\n")
+    out, _ = npfsn("enhance", "in", "-o", "out")
+    assert out.endswith("; written to out\n")
+
+
+def test_outputs_that_exist_are_told_once(npfsn):
+    for name in "abcdefg":
+        recording(f"in/{name}.wav")
+    npfsn("enhance", "in/a.wav", "-o", "out")
+    _, err = npfsn("enhance", "in/a.wav", "-o", "out", code=1)
+    assert err == (
+        "npfsn: error: out/a_enhanced.wav exists: choose another name or folder, overwrite with "
+        "--force, or leave what is there with --resume\n"
+    )
+    npfsn("enhance", "in", "-o", "out", code=1)  # the other six
+    out, err = npfsn("enhance", "in", "-o", "out", code=1)
+    assert err.count("\n") == 1 and "and 2 more exist: choose" in err
+    assert "0 files enhanced" in out and "7 failed" in out
+
+
+def test_what_gets_lost_is_told(npfsn):
+    recording("quiet.wav", 2000)
+    with sf.SoundFile("quiet.wav") as file:
+        x = file.read()
+    sf.write("quiet.wav", 0.003 * x / np.abs(x).max(), 16000, subtype="PCM_24")
+    _, err = npfsn("enhance", "quiet.wav")
+    assert "below -50 dB of full scale: quiet.wav; raise" in err
+    with sf.SoundFile("tagged.flac", "w", 16000, 1) as file:
+        file.title, file.album, file.artist = "Größe", "plain", "Müller"
+        file.write(x)
+    _, err = npfsn("enhance", "tagged.flac", "-o", "tagged.mp3")
+    assert "tags that the output cannot hold were left out: " in err
+    assert "title" in err and "artist" in err and "album" not in err
+    _, err = npfsn("enhance", "tagged.flac", "-o", "again.flac")
+    assert err == ""
+    sf.write("silent.wav", np.zeros(1000), 16000)
+    _, err = npfsn("enhance", "silent.wav")
+    assert err == ""
+
+
+def test_a_file_is_no_command(npfsn):
+    recording("a.wav")
+    _, err = npfsn("a.wav", code=2)
+    assert "did you mean: npfsn enhance a.wav" in err
 
 
 def test_wildcards_that_no_shell_has_spelled_out(npfsn):
@@ -784,16 +837,18 @@ def test_a_file_called_like_standard_input(tmp_path):
 
 
 @posix
-def test_a_terminal_gets_one_line_of_progress(tmp_path):
+@pytest.mark.parametrize("width", ["of the terminal", "told"])
+def test_a_terminal_gets_one_line_of_progress(tmp_path, width):
     for index in range(3):
         recording(tmp_path / f"{index}.wav", 500_000)
     primary, secondary = pty.openpty()
-    process = spawn(
-        *("enhance", ".", "-o", "out"),
-        cwd=tmp_path,
-        stderr=secondary,
-        env={"NPFSN_TEST_PAUSE": "0.03", "COLUMNS": "70", "TERM": "xterm"},
-    )
+    environment = {"NPFSN_TEST_PAUSE": "0.03", "TERM": "xterm"}
+    if width == "told":
+        environment["COLUMNS"] = "70"
+    else:
+        size = struct.pack("4H", 24, 70, 0, 0)
+        fcntl.ioctl(secondary, termios.TIOCSWINSZ, size)
+    process = spawn(*("enhance", ".", "-o", "out"), cwd=tmp_path, stderr=secondary, env=environment)
     os.close(secondary)
     shown = b""
     with contextlib.suppress(OSError):  # Linux reports the closed end as an error
@@ -806,9 +861,25 @@ def test_a_terminal_gets_one_line_of_progress(tmp_path):
     lines = [line.strip() for line in shown.decode().split("\r") if line.strip()]
     assert len(lines) > 3
     assert all(len(line) < 70 for line in lines)
+    assert max(len(line) for line in lines) > 35
     assert any("x real time" in line and " left" in line and ".wav" in line for line in lines)
     assert lines[-1].startswith("[3/3]")
     assert shown.endswith(b"\r")
+
+
+def test_loading_is_no_measure_of_speed(monkeypatch, capsys):
+    job, now = batch._Job(Path("a.wav"), Path("b.wav"), 1), [0.0]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(batch.time, "perf_counter", lambda: now[0])
+    line = batch._ProgressLine([job], wanted=True)
+    line.start(job)
+    for seconds, done in ((9.0, 1.0), (10.0, 21.0)):
+        now[0] = seconds
+        line.update(job, done, 101.0)
+    drawn = capsys.readouterr().err
+    assert "left" not in drawn[: drawn.rindex("\r")]
+    assert "20.0x real time  4.0 s left" in drawn
 
 
 def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypatch, capsys):
