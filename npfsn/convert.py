@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.quiet:
         for line in _report(model, origins, output):
             tell(line)
+        for line in _misspelt(model, origins.recipe) if origins.recipe else ():
+            complain(line, "npfsn-convert")
     return 0
 
 
@@ -442,12 +445,25 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
     return found
 
 
-def _ignored(model: Model, recipe: Recipe) -> list[str]:
-    """Arguments of the recipe that this model has no use for: a misspelt one shows here."""
+def _known(model: Model) -> set[str]:
+    """Names of arguments that this model has a use for."""
     fields = {field.name for field in dataclasses.fields(model.config)}
     activations = {key for name, key in _ACTIVATIONS.items() if name in fields}
-    known = fields | activations | _COMPARED[model.architecture] | _COMPARED_ALWAYS
+    return fields | activations | _COMPARED[model.architecture] | _COMPARED_ALWAYS
+
+
+def _ignored(model: Model, recipe: Recipe) -> list[str]:
+    """Arguments of the recipe that this model has no use for."""
+    known = _known(model)
     return [printable(key) for key in recipe.args if key not in known]
+
+
+def _misspelt(model: Model, recipe: Recipe) -> Iterator[str]:
+    """Say which of them look like others that the recipe lacks: defaults stand in for these."""
+    lacking = sorted(_known(model) - recipe.args.keys() - {"norm_type"})
+    for key in _ignored(model, recipe):
+        for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
+            yield f"warning: the recipe has {key}, which is not known here: is {meant} meant?"
 
 
 def _describe(value: Any) -> str:

@@ -118,7 +118,7 @@ class LiveStream:
 
     @property
     def latency_ms(self) -> float:
-        """The same in milliseconds."""
+        """`latency_samples` in milliseconds."""
         return 1e3 * self.latency_samples / self._rate
 
     @property

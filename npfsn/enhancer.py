@@ -238,7 +238,7 @@ class Enhancer:
 
     @property
     def latency_ms(self) -> float:
-        """The same in milliseconds."""
+        """`latency_samples` in milliseconds."""
         return float(self._config.latency_ms)
 
     @property

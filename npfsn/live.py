@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,7 +110,8 @@ def _sounddevice() -> Any:
         import sounddevice
     except ImportError:
         raise NpfsnError(
-            "npfsn live needs sounddevice, which is not installed: pip install sounddevice"
+            "npfsn live needs sounddevice, which is not installed: "
+            f"{sys.executable} -m pip install sounddevice"
         ) from None
     except OSError as error:  # on Linux it comes without the library that does the work
         raise NpfsnError(

@@ -419,8 +419,13 @@ def test_a_hop_that_nobody_has_said(tmp_path):
 def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     recipe.write_text(recipe.read_text().replace("look_ahead", "look_ahed"))
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    captured = capsys.readouterr()
+    lines = dict(line.split(":", 1) for line in captured.out.splitlines())
     assert "look_ahead = 2" in lines["from defaults"] and "look_ahed" in lines["not needed"]
+    assert captured.err == (
+        "npfsn-convert: warning: the recipe has look_ahed, which is not known here: is look_ahead "
+        "meant?\n"
+    )
     names = "\n".join(f"look_{i} = 1" for i in range(10_000))
     recipe.write_text(recipe.read_text().replace("[model.args]", f"[model.args]\n{names}"))
     assert main([str(checkpoint), "-C", str(recipe), "--force"]) == 0
