@@ -269,9 +269,11 @@ def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
         if _waiting[0]:  # for a kernel that needs this one
             return compile_for(signature)
         _waiting[0], started = True, time.perf_counter()
+        disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
         try:
             return compile_for(signature)
         finally:
+            numba_config.DISABLE_JIT = disabled
             _waited[0] += time.perf_counter() - started
             _waiting[0] = False
 

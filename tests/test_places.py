@@ -343,6 +343,19 @@ def test_the_environment_changes_no_bit(expected, settings):
     assert out == expected
 
 
+def test_kernels_are_compiled_where_that_is_disabled(tmp_path):
+    """Numba's own helpers, which a first compilation loads, must not be Python then."""
+    program = (
+        "import numpy as np\n"
+        "from npfsn.kernels.spectrum import check_samples\n"
+        "x, bad = np.array([1.0, np.nan], np.float32), np.zeros(1, np.int64)\n"
+        "check_samples(x, x, bad)\n"
+        "print(bad[0], x)\n"
+    )
+    settings = {"NUMBA_DISABLE_JIT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert python(program, env=environment(**settings))[0] == "1 [1. 0.]\n"
+
+
 @posix
 def test_a_folder_that_is_gone_can_be_worked_in(expected):
     leave = "import os, tempfile\nd = tempfile.mkdtemp()\nos.chdir(d)\nos.rmdir(d)\n"
