@@ -363,6 +363,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
     try:
         _main(arguments)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"tools.evaluate needs {error.name}: pip install -e '.[eval]' (for a .tar also '.[train]')"
+        ) from None
     except (ValueError, OSError, soundfile.SoundFileError) as error:
         raise SystemExit(f"tools.evaluate: {error}") from None
 
@@ -370,24 +374,25 @@ def main(arguments: list[str] | None = None) -> None:
 def _main(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    pairs_help = "folder with clean/ and noisy/, X_NOISE_snrDB.wav in both, as mix makes it"
     every = number(int, 1, 1_000_000, "a whole number from 1 on")
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
-    mixing.add_argument("audio", type=Path)
-    mixing.add_argument("out", type=Path)
+    mixing.add_argument("audio", type=Path, help="folder of speech_* and noise_* at 16 kHz")
+    mixing.add_argument("out", type=Path, help="folder to make")
     mixing.add_argument("--snr", type=int, nargs="+", default=[0, 5, 10, 15])
     judging = commands.add_parser("judge", help="print the table of a folder of pairs")
-    judging.add_argument("pairs", type=Path)
+    judging.add_argument("pairs", type=Path, help=pairs_help)
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
     judging.add_argument("--workers", type=int, default=1)
     judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=result_file, help="also write every score")
     judging.add_argument("--picture", type=result_file, help="also draw the middle pair")
     starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
-    starting.add_argument("pairs", type=Path)
+    starting.add_argument("pairs", type=Path, help=pairs_help)
     starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     starting.add_argument("--every", type=every, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
-    comparing.add_argument("pairs", type=Path)
+    comparing.add_argument("pairs", type=Path, help=pairs_help)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     options = parser.parse_args(arguments)
     if options.command == "compare":

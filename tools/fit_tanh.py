@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 
-import mpmath
 import numpy as np
+
+try:
+    import mpmath
+except ModuleNotFoundError:
+    raise SystemExit("tools.fit_tanh needs mpmath: pip install mpmath") from None
 
 
 def fit(limit: float, n_p: int, n_q: int, n_node: int = 200, rounds: int = 40) -> tuple[list, list]:
