@@ -46,10 +46,10 @@ def quantise(
 def levels_with_room(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return how many levels rows may have so that four products fit into sixteen bits.
 
-    Machines without an instruction for four bytes add up so many there: two neighbours of eight
-    inputs and those four places on (`kernels.vector.Emit.words`). Where four large weights meet,
-    that leaves fewer than 127 levels, 64 at worst: half of the rows of the built-in model have
-    fewer, one in twenty 95 or fewer.
+    Without an instruction that sums four products in 32 bits, kernels sum them in sixteen: of each
+    eight inputs the numbers 0, 1, 4, 5 and 2, 3, 6, 7 (`kernels.vector.Emit.words`). A row whose
+    largest such sum would overflow gets fewer levels than 127, 64 at worst: half of the rows of the
+    built-in model do, one in twenty 95 or fewer.
 
     Parameters
     ----------

@@ -365,7 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
         _main(arguments)
     except ModuleNotFoundError as error:
         raise SystemExit(
-            f"tools.evaluate needs {error.name}: pip install -e '.[eval]' (for a .tar also '.[train]')"
+            f"tools.evaluate needs {error.name}: pip install -e '.[eval]', for a .tar '.[train]'"
         ) from None
     except (ValueError, OSError, soundfile.SoundFileError) as error:
         raise SystemExit(f"tools.evaluate: {error}") from None
