@@ -122,6 +122,10 @@ def test_work_is_counted_from_the_layers():
     (each,) = work.values()
     # Bottleneck, every second frame: 9 units; gates of 16 padded units; 6 inputs, then 6 hidden.
     assert each.operations == 0.5 * 2 * 9 * (64 * (6 + 6) + 64 * (6 + 6) + 16 * 6)
+    # Each row of weights has a bias. One unit reads recurrent ones once for two frames.
+    encoder = 64 * (10 + 6 / 2) + 64 * (6 + 8 / 2) + 16 * 8
+    decoder = 64 * (19 + 5 / 2) + 64 * (5 + 6 / 2) + 528 * 6
+    assert each.row_bytes == 4 * (encoder + decoder)
 
 
 @pytest.mark.parametrize(

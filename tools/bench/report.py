@@ -260,9 +260,10 @@ def _whole(model: dict[str, Any]) -> Iterator[str]:
 
 def _limits(model: dict[str, Any]) -> Iterator[str]:
     yield (
-        "Against the limits: weights that meet one row are read once per frame, at the bandwidth "
-        "of a buffer as large as all weights; the others are reused, and cost operations at the "
-        "tile's measured peak."
+        "Against the limits: weights that meet one row are read once per frame, recurrent ones once "
+        "for two, at the bandwidth of a buffer as large as all weights; the others are reused, and "
+        "cost operations at the tile's measured peak. The limit is one after the other; some of it "
+        "goes on at the same time."
     )
     yield ""
     rows = []
@@ -280,7 +281,7 @@ def _limits(model: dict[str, Any]) -> Iterator[str]:
             f"{each['mean_ms']:.2f}",
             f"{each['share_of_limit']:.0%}",
         ])  # fmt: skip
-    head = ["npfsn", "MB read once, of all", "GB/s (from memory)", "ms to read",
+    head = ["npfsn", "MB read a frame, of all", "GB/s (from memory)", "ms to read",
             "M operations", "peak, GOP/s", "ms to compute", "limit, ms", "mean step, ms",
             "limit / step"]  # fmt: skip
     yield from _table(head, rows)
