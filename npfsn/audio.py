@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
 from . import mp3
+from .aligned import AlignedStream, silence_nonfinite
 from .errors import AudioError, NormError
-from .options import Samples, dry_share, mix_dry
+from .intact import bytes_of, check_intact
+from .options import Samples, dry_share
 from .output import complete_or_absent
-from .resample import MAX_RATE, MIN_RATE, Resampler
+from .resample import MAX_RATE, MIN_RATE
 
 if TYPE_CHECKING:
-    from .enhancer import Enhancer
     from .weights import Model
 
 Progress = Callable[[float, float], None]
@@ -99,36 +99,8 @@ _TWO_FILES = ("SD2",)
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
-# libsndfile shortens a file that promises more than it holds and only tells its log.
-_LENGTH_KEYS = {
-    "WAV": "data",
-    "WAVEX": "data",
-    "CAF": "data",
-    "AIFF": "SSND",
-    "AU": "Data Size",
-    "W64": "riff",
-    "RF64": "Riff size",
-    "SVX": "BODY",
-}
-# Others tell in their own words how many frames there should be, or that some are gone.
-_FRAMES_SAID = {
-    "AVR": r"Frames\s*:\s*(\d+)",
-    "NIST": r"sample_count -i (\d+)",
-    "WVE": r"Data length (\d+) should be",
-}
-_GONE = "Seems to be a truncated file"
-# Lengths from here on are what programs write that do not know the length yet (pipes).
-_UNKNOWN_LENGTH = 0x7FFF0000
-# Headers that are off by a pad byte or by their own size are common and harmless.
-_SLACK_BYTES = 64
 # Nine tags so long fit where headers may have 16 KB.
 _TAG_BYTES = 1024
-# What stands for an unknown length is larger.
-_MOST_FRAMES = 1 << 62
-# No header without audio is as long as this.
-_MAX_EMPTY_BYTES = 1 << 14
-# 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
-_MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 @dataclass(frozen=True)
@@ -173,85 +145,6 @@ class FileReport:
     def rtf(self) -> float:
         """Real-time factor: time taken by second of audio."""
         return self.wall_seconds / self.seconds if self.seconds else 0.0
-
-
-class AlignedStream:
-    """One channel at any sample rate through an `Enhancer`, latency taken out.
-
-    Parameters
-    ----------
-    enhancer : Enhancer
-        A fresh stream; used up by this one.
-    rate : int
-        Sample rate of what goes in and of what comes out, in Hz.
-    atten_lim_db : float, optional
-        As of `Enhancer`, but the input is mixed in at its own rate: 0 gives all of it back, also
-        what lies beyond the band of the model. The enhancer must have no limit of its own.
-    keep_latency : bool
-        Leave the `enhancer.latency_samples` zeros at the start instead of taking them out.
-    """
-
-    def __init__(
-        self,
-        enhancer: Enhancer,
-        rate: int,
-        *,
-        atten_lim_db: float | None = None,
-        keep_latency: bool = False,
-    ) -> None:
-        self._enhancer = enhancer
-        self._there = Resampler(rate, enhancer.sample_rate)
-        self._back = Resampler(enhancer.sample_rate, rate)
-        self._skip = 0 if keep_latency else enhancer.latency_samples
-        lag = -(-enhancer.latency_samples * rate // enhancer.sample_rate)
-        self._lag = lag if keep_latency else 0
-        self._n_in = self._n_out = 0
-        self._limit = dry_share(atten_lim_db)
-        self._dry: Samples = np.zeros(self._lag, np.float32)  # what has come in, but not out
-
-    def process(self, x: Samples) -> Samples:
-        """Take any number of samples in and give the enhanced ones that are ready.
-
-        Parameters
-        ----------
-        x : float32 array, shape (N,)
-            Finite (`silence_nonfinite`).
-
-        Returns
-        -------
-        float32 array, shape (M,)
-        """
-        self._n_in += x.size
-        if self._limit > 0.0:
-            self._dry = np.concatenate((self._dry, x))
-        return self._give(self._back.process(self._enhance(self._there.process(x))))
-
-    def flush(self) -> Samples:
-        """Give the rest: all outputs together are as long as the input (and the kept latency).
-
-        Returns
-        -------
-        float32 array, shape (M,)
-        """
-        last = self._enhance(self._there.flush())
-        rest = self._trim(self._enhancer.flush())
-        out = (self._back.process(last), self._back.process(rest), self._back.flush())
-        return self._give(np.concatenate(out)[: self._n_in + self._lag - self._n_out])
-
-    def _enhance(self, x: Samples) -> Samples:
-        return self._trim(self._enhancer.process(x))
-
-    def _trim(self, y: Samples) -> Samples:
-        """Drop what is left of the zeros at the start."""
-        dropped = min(self._skip, y.size)
-        self._skip -= dropped
-        return y[dropped:]
-
-    def _give(self, y: Samples) -> Samples:
-        """Count what goes out and mix the input in."""
-        self._n_out += y.size
-        dry, self._dry = self._dry[: y.size], self._dry[y.size :]
-        return mix_dry(dry, y, self._limit)
 
 
 def enhance_file(
@@ -381,31 +274,6 @@ def quantise(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
     n_clipped = int(np.count_nonzero((steps > scale - 1.0) | (steps < -scale)))
     np.clip(steps, -scale, scale - 1.0, out=steps)
     return steps.astype(np.int32) << (32 - bits), n_clipped
-
-
-def silence_nonfinite(x: Samples) -> int:
-    """Replace NaN and infinity by zero, in place.
-
-    A filter would spread them over its whole length, so they must go before any resampling.
-
-    Parameters
-    ----------
-    x : float32 array
-        Modified.
-
-    Returns
-    -------
-    int
-        How many samples were replaced.
-    """
-    # A sum is finite only if every sample is, and costs no second array; one that overflows is
-    # looked at closely.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum()):
-            return 0
-    bad = ~np.isfinite(x)
-    x[bad] = 0.0
-    return int(np.count_nonzero(bad))
 
 
 class _Ready:
@@ -550,11 +418,11 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
         ) from error
     with source, contextlib.ExitStack() as stack:
         if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
-            file = stack.enter_context(_bytes_of(src))
+            file = stack.enter_context(bytes_of(src))
             view = mp3.counted(file)
             if view is not None:
                 source = stack.enter_context(sf.SoundFile(view))
-        _check_whole(source, src, found.st_size)
+        check_intact(source, src, found.st_size)
         yield source
 
 
@@ -569,111 +437,6 @@ def _reason(error: BaseException) -> str:
     """Repeat what libsndfile says is wrong, without the file name."""
     text = str(getattr(error, "error_string", error)).strip()
     return text.rstrip(".") or type(error).__name__
-
-
-def _check_whole(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
-    """Refuse a file whose header promises more than the file holds."""
-    key = _LENGTH_KEYS.get(source.format)
-    if key is not None:
-        pattern = rf"^\s*{key}\s*:\s*(\d+) \(should be (\d+)\)"
-        for said, there in re.findall(pattern, source.extra_info, re.MULTILINE):
-            missing = int(said) - int(there)
-            if _SLACK_BYTES < missing and int(said) < _UNKNOWN_LENGTH:
-                raise AudioError(
-                    f"{src} is cut short: its header promises {said} bytes, {there} are there; "
-                    "to enhance these, save the file anew with an audio editor first"
-                )
-    if _GONE in source.extra_info or _frames_promised(source, src) > source.frames:
-        raise AudioError(
-            f"{src} is cut short: its header promises more than the {source.frames} frames that "
-            "are there; to enhance these, save the file anew with an audio editor first"
-        )
-    # A recorder that was stopped, or more bytes than 32 bits count: samples follow where libsndfile
-    # looks for another chunk, and it goes no further.
-    counted = re.search(r"^RIFF\s*:\s*(\d+)", source.extra_info, re.MULTILINE)
-    if source.format in ("WAV", "WAVEX") and counted and "Exiting parser" in source.extra_info:
-        beyond = n_bytes - 8 - int(counted[1])
-        if beyond > _MAX_EMPTY_BYTES:
-            raise AudioError(
-                f"{src} has {beyond} bytes that its header does not count, which would be lost: "
-                "repair it first, for instance with an audio editor that imports raw samples"
-            )
-    if source.frames > _MOST_FRAMES:
-        raise AudioError(
-            f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
-            "into a WAV file first, such as with `flac -d`"
-        )
-    if (source.format == "OGG" and _is_chained(src)) or (
-        source.format == "MP3" and _is_followed(src)
-    ):
-        raise AudioError(
-            f"{src} holds several recordings one after the other, of which only the first can be "
-            "read: take them apart first, or save the file anew with an audio editor"
-        )
-    if source.format == "OGG" and not _ogg_ends(src, n_bytes):
-        raise AudioError(
-            f"{src} is cut short: its last page is missing; to enhance what is there, save the "
-            "file anew with an audio editor first"
-        )
-    if source.frames == 0 and n_bytes > _MAX_EMPTY_BYTES:
-        raise AudioError(
-            f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
-            "no audio that can be found; repair it with an audio editor first"
-        )
-
-
-def _frames_promised(source: sf.SoundFile, src: Path) -> int:
-    """Return how many frames there should be, of the formats in `_FRAMES_SAID`; else 0."""
-    pattern = _FRAMES_SAID.get(source.format)
-    if pattern is None:
-        return 0
-    said = source.extra_info
-    if source.format == "NIST":  # libsndfile repeats nothing of its header
-        with _bytes_of(src) as file:
-            said = file.read(1024).decode("latin-1")
-    found = re.search(pattern, said)
-    return int(found[1]) if found else 0
-
-
-@contextlib.contextmanager
-def _bytes_of(src: Path) -> Iterator[BinaryIO]:
-    """Open a file to look at what libsndfile does not tell."""
-    try:
-        with open(src, "rb") as file:
-            yield file
-    except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
-
-
-def _is_chained(src: Path) -> bool:
-    """Tell whether a stream begins in an Ogg file where another has gone before."""
-    begun = False
-    with _bytes_of(src) as file:
-        while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
-            first = bool(page[5] & 2)
-            if first and begun:
-                return True
-            begun = begun or not first
-            file.seek(sum(file.read(page[26])), os.SEEK_CUR)
-    return False
-
-
-def _is_followed(src: Path) -> bool:
-    """Tell whether another MP3 file begins where one ends."""
-    with _bytes_of(src) as file:
-        return mp3.is_followed(file)
-
-
-def _ogg_ends(src: Path, n_bytes: int) -> bool:
-    """Tell whether the last page of an Ogg file is whole and says that it is the last."""
-    with _bytes_of(src) as file:
-        file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
-        tail = file.read(2 * _MAX_OGG_PAGE)
-    start = tail.rfind(b"OggS")
-    page = tail[start:]
-    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _check_rate(src: Path, rate: int, model_rate: int | None) -> None:

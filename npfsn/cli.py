@@ -517,7 +517,8 @@ def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
     with held_back():
         import numpy as np
 
-        from .audio import AlignedStream, quantise, silence_nonfinite
+        from .aligned import AlignedStream, silence_nonfinite
+        from .audio import quantise
         from .enhancer import Enhancer
 
     # Everything is compiled and loaded here, before the first sample is taken.

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from .audio import AlignedStream, silence_nonfinite
+from .aligned import AlignedStream, silence_nonfinite
 from .enhancer import Enhancer, as_samples, no_numbers
 from .errors import FrameError
 from .options import AnySamples, Samples

@@ -23,7 +23,8 @@ from pure_delay import Delay, load_model, modules
 from scipy.signal import resample_poly
 
 from npfsn import audio, mp3, weights
-from npfsn.audio import AlignedStream, enhance_file, quantise, silence_nonfinite
+from npfsn.aligned import AlignedStream, silence_nonfinite
+from npfsn.audio import enhance_file, quantise
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
 

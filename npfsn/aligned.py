@@ -1,0 +1,117 @@
+"""One channel at any sample rate, with the latency of the model taken out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .options import Samples, dry_share, mix_dry
+from .resample import Resampler
+
+if TYPE_CHECKING:
+    from .enhancer import Enhancer
+
+
+class AlignedStream:
+    """One channel at any sample rate through an `Enhancer`, latency taken out.
+
+    Parameters
+    ----------
+    enhancer : Enhancer
+        A fresh stream; used up by this one.
+    rate : int
+        Sample rate of what goes in and of what comes out, in Hz.
+    atten_lim_db : float, optional
+        As of `Enhancer`, but the input is mixed in at its own rate: 0 gives all of it back, also
+        what lies beyond the band of the model. The enhancer must have no limit of its own.
+    keep_latency : bool
+        Leave the `enhancer.latency_samples` zeros at the start instead of taking them out.
+    """
+
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        rate: int,
+        *,
+        atten_lim_db: float | None = None,
+        keep_latency: bool = False,
+    ) -> None:
+        self._enhancer = enhancer
+        self._there = Resampler(rate, enhancer.sample_rate)
+        self._back = Resampler(enhancer.sample_rate, rate)
+        self._skip = 0 if keep_latency else enhancer.latency_samples
+        lag = -(-enhancer.latency_samples * rate // enhancer.sample_rate)
+        self._lag = lag if keep_latency else 0
+        self._n_in = self._n_out = 0
+        self._limit = dry_share(atten_lim_db)
+        self._dry: Samples = np.zeros(self._lag, np.float32)  # what has come in, but not out
+
+    def process(self, x: Samples) -> Samples:
+        """Take any number of samples in and give the enhanced ones that are ready.
+
+        Parameters
+        ----------
+        x : float32 array, shape (N,)
+            Finite (`silence_nonfinite`).
+
+        Returns
+        -------
+        float32 array, shape (M,)
+        """
+        self._n_in += x.size
+        if self._limit > 0.0:
+            self._dry = np.concatenate((self._dry, x))
+        return self._give(self._back.process(self._enhance(self._there.process(x))))
+
+    def flush(self) -> Samples:
+        """Give the rest: all outputs together are as long as the input (and the kept latency).
+
+        Returns
+        -------
+        float32 array, shape (M,)
+        """
+        last = self._enhance(self._there.flush())
+        rest = self._trim(self._enhancer.flush())
+        out = (self._back.process(last), self._back.process(rest), self._back.flush())
+        return self._give(np.concatenate(out)[: self._n_in + self._lag - self._n_out])
+
+    def _enhance(self, x: Samples) -> Samples:
+        return self._trim(self._enhancer.process(x))
+
+    def _trim(self, y: Samples) -> Samples:
+        """Drop what is left of the zeros at the start."""
+        dropped = min(self._skip, y.size)
+        self._skip -= dropped
+        return y[dropped:]
+
+    def _give(self, y: Samples) -> Samples:
+        """Count what goes out and mix the input in."""
+        self._n_out += y.size
+        dry, self._dry = self._dry[: y.size], self._dry[y.size :]
+        return mix_dry(dry, y, self._limit)
+
+
+def silence_nonfinite(x: Samples) -> int:
+    """Replace NaN and infinity by zero, in place.
+
+    A filter would spread them over its whole length, so they must go before any resampling.
+
+    Parameters
+    ----------
+    x : float32 array
+        Modified.
+
+    Returns
+    -------
+    int
+        How many samples were replaced.
+    """
+    # A sum is finite only if every sample is, and costs no second array; one that overflows is
+    # looked at closely.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):
+            return 0
+    bad = ~np.isfinite(x)
+    x[bad] = 0.0
+    return int(np.count_nonzero(bad))

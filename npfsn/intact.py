@@ -1,0 +1,163 @@
+"""Whether all of a sound file is there, and all that is there can be read.
+
+libsndfile gives what it finds and says nothing of the rest: a file that was cut short, a second
+recording behind the first, samples that a header does not count. What it notes in its log, and what
+it does not look at, is looked at here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import soundfile as sf
+
+from . import mp3
+from .errors import AudioError
+
+# libsndfile shortens a file that promises more than it holds and only tells its log.
+_LENGTH_KEYS = {
+    "WAV": "data",
+    "WAVEX": "data",
+    "CAF": "data",
+    "AIFF": "SSND",
+    "AU": "Data Size",
+    "W64": "riff",
+    "RF64": "Riff size",
+    "SVX": "BODY",
+}
+# Others tell in their own words how many frames there should be, or that some are gone.
+_FRAMES_SAID = {
+    "AVR": r"Frames\s*:\s*(\d+)",
+    "NIST": r"sample_count -i (\d+)",
+    "WVE": r"Data length (\d+) should be",
+}
+_GONE = "Seems to be a truncated file"
+# Lengths from here on are what programs write that do not know the length yet (pipes).
+_UNKNOWN_LENGTH = 0x7FFF0000
+# Headers that are off by a pad byte or by their own size are common and harmless.
+_SLACK_BYTES = 64
+# What stands for an unknown length is larger.
+_MOST_FRAMES = 1 << 62
+# No header without audio is as long as this.
+_MAX_EMPTY_BYTES = 1 << 14
+# 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
+_MAX_OGG_PAGE = 27 + 255 + 255 * 255
+
+
+def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
+    """Raise AudioError for a file of which something would be lost.
+
+    Parameters
+    ----------
+    source : SoundFile
+        The file, open.
+    src : Path
+    n_bytes : int
+        Its size.
+    """
+    key = _LENGTH_KEYS.get(source.format)
+    if key is not None:
+        pattern = rf"^\s*{key}\s*:\s*(\d+) \(should be (\d+)\)"
+        for said, there in re.findall(pattern, source.extra_info, re.MULTILINE):
+            missing = int(said) - int(there)
+            if _SLACK_BYTES < missing and int(said) < _UNKNOWN_LENGTH:
+                raise AudioError(
+                    f"{src} is cut short: its header promises {said} bytes, {there} are there; "
+                    "to enhance these, save the file anew with an audio editor first"
+                )
+    if _GONE in source.extra_info or _frames_promised(source, src) > source.frames:
+        raise AudioError(
+            f"{src} is cut short: its header promises more than the {source.frames} frames that "
+            "are there; to enhance these, save the file anew with an audio editor first"
+        )
+    # A recorder that was stopped, or more bytes than 32 bits count: samples follow where libsndfile
+    # looks for another chunk, and it goes no further.
+    counted = re.search(r"^RIFF\s*:\s*(\d+)", source.extra_info, re.MULTILINE)
+    if source.format in ("WAV", "WAVEX") and counted and "Exiting parser" in source.extra_info:
+        beyond = n_bytes - 8 - int(counted[1])
+        if beyond > _MAX_EMPTY_BYTES:
+            raise AudioError(
+                f"{src} has {beyond} bytes that its header does not count, which would be lost: "
+                "repair it first, for instance with an audio editor that imports raw samples"
+            )
+    if source.frames > _MOST_FRAMES:
+        raise AudioError(
+            f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
+            "into a WAV file first, such as with `flac -d`"
+        )
+    if (source.format == "OGG" and _is_chained(src)) or (
+        source.format == "MP3" and _is_followed(src)
+    ):
+        raise AudioError(
+            f"{src} holds several recordings one after the other, of which only the first can be "
+            "read: take them apart first, or save the file anew with an audio editor"
+        )
+    if source.format == "OGG" and not _ogg_ends(src, n_bytes):
+        raise AudioError(
+            f"{src} is cut short: its last page is missing; to enhance what is there, save the "
+            "file anew with an audio editor first"
+        )
+    if source.frames == 0 and n_bytes > _MAX_EMPTY_BYTES:
+        raise AudioError(
+            f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
+            "no audio that can be found; repair it with an audio editor first"
+        )
+
+
+def _frames_promised(source: sf.SoundFile, src: Path) -> int:
+    """Return how many frames there should be, of the formats in `_FRAMES_SAID`; else 0."""
+    pattern = _FRAMES_SAID.get(source.format)
+    if pattern is None:
+        return 0
+    said = source.extra_info
+    if source.format == "NIST":  # libsndfile repeats nothing of its header
+        with bytes_of(src) as file:
+            said = file.read(1024).decode("latin-1")
+    found = re.search(pattern, said)
+    return int(found[1]) if found else 0
+
+
+@contextlib.contextmanager
+def bytes_of(src: Path) -> Iterator[BinaryIO]:
+    """Open a file to look at what libsndfile does not tell."""
+    try:
+        with open(src, "rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+
+
+def _is_chained(src: Path) -> bool:
+    """Tell whether a stream begins in an Ogg file where another has gone before."""
+    begun = False
+    with bytes_of(src) as file:
+        while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
+            first = bool(page[5] & 2)
+            if first and begun:
+                return True
+            begun = begun or not first
+            file.seek(sum(file.read(page[26])), os.SEEK_CUR)
+    return False
+
+
+def _is_followed(src: Path) -> bool:
+    """Tell whether another MP3 file begins where one ends."""
+    with bytes_of(src) as file:
+        return mp3.is_followed(file)
+
+
+def _ogg_ends(src: Path, n_bytes: int) -> bool:
+    """Tell whether the last page of an Ogg file is whole and says that it is the last."""
+    with bytes_of(src) as file:
+        file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
+        tail = file.read(2 * _MAX_OGG_PAGE)
+    start = tail.rfind(b"OggS")
+    page = tail[start:]
+    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
