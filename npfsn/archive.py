@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NpfsnError
+from .errors import NpfsnError, printable
 
 MAX_ENTRIES = 10_000
 SLACK_BYTES = 1 << 20  # small files of zeros compress to almost nothing
@@ -57,19 +57,6 @@ class Entry:
     def is_stored(self) -> bool:
         """Whether the member is not compressed."""
         return self.method == _STORED
-
-
-def printable(value: object, limit: int = 80) -> str:
-    """Make a name found in a file fit for a terminal: no control characters, not endless."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text[: limit + 1].encode("unicode_escape").decode("ascii")
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """Spell a value found in a file as Python does, but not endlessly."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def open_regular(path: Path) -> tuple[BinaryIO, int]:

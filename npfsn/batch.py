@@ -30,10 +30,10 @@ from .terminal import (
     complain,
     cut,
     duration,
+    escaped,
     held_back,
     hush_compiler,
     libraries_silenced,
-    printable,
     sentence,
     signals,
     tell,
@@ -585,7 +585,7 @@ class _ProgressLine:
                 left = elapsed * (1.0 - share) / (share - self._began[2])
                 text += f"  {duration(left)} left"
         room = self._line.room - len(text) - 2
-        name = printable(next(iter(self._running)).src.name if self._running else "")
+        name = escaped(next(iter(self._running)).src.name if self._running else "")
         if columns(name) > room:
             name = cut(name, max(room - 3, 0)) + "..."
         self._line.draw(f"{text}  {name}")

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .archive import Archive, ArchiveError, open_regular, printable, read_at, read_into
-from .errors import CheckpointError
+from .archive import Archive, ArchiveError, open_regular, read_at, read_into
+from .errors import CheckpointError, printable
 from .pickles import MAX_BYTES, Dict, Name, Opaque, PickleError, described, load
 
 MAX_RATIO = 4.0  # tensors may share a storage, and bfloat16 becomes float32

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .archive import printable, shown
-from .errors import ModelError, NormError
+from .errors import ModelError, NormError, printable, shown
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
 OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")

@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .archive import printable
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm, check_stacks
-from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
+from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError, printable
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
 from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import weights
-from .archive import shown
 from .config import CAUSAL_NORMS
-from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
+from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError, shown
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES

@@ -2,7 +2,7 @@
 
 All of them derive from `NpfsnError`, so that one `except` catches what npfsn refuses, and from the
 built-in exception that a caller would expect anyway. The message is one sentence: what was wrong,
-what was expected, what to do.
+what was expected, what to do. Names and values that it shows are made fit for a terminal here.
 """
 
 from __future__ import annotations
@@ -50,3 +50,19 @@ class StreamEndedError(NpfsnError, RuntimeError):
 
 class ConcurrentUseError(NpfsnError, RuntimeError):
     """One stream was used from two threads at once."""
+
+
+# What messages show of files and arguments.
+
+
+def printable(value: object, limit: int = 80) -> str:
+    """Make a name found in a file fit for a terminal: no control characters, not endless."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text[: limit + 1].encode("unicode_escape").decode("ascii")
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Spell a value found in a file as Python does, but not endlessly."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

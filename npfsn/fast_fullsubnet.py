@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .archive import shown
 from .config import (
     BaseConfig,
     Sequence,
@@ -23,7 +22,7 @@ from .config import (
     matrix,
     sequence,
 )
-from .errors import ModelError
+from .errors import ModelError, shown
 from .kernels.vector import HAS_BYTE_PRODUCT
 from .layers import Recurrent
 from .norms import Norm

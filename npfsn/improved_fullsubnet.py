@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .archive import shown
 from .config import (
     CAUSAL_NORMS,
     BaseConfig,
@@ -25,7 +24,7 @@ from .config import (
     check_units,
     sequence,
 )
-from .errors import ModelError
+from .errors import ModelError, shown
 from .kernels.features import FLOAT32_EPS
 from .layers import Recurrent
 from .norms import Norm

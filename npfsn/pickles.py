@@ -13,8 +13,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .archive import printable
-from .errors import NpfsnError
+from .errors import NpfsnError, printable
 
 MAX_BYTES = 8 << 20
 MAX_STEPS = 400_000

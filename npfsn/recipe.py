@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import toml
-from .archive import ArchiveError, open_regular, printable, read_at, shown
-from .errors import RecipeError
+from .archive import ArchiveError, open_regular, read_at
+from .errors import RecipeError, printable, shown
 
 MAX_BYTES = 1 << 20
 ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none

@@ -152,7 +152,7 @@ def details(error: BaseException) -> None:
     sys.stderr.write("".join(traceback.format_exception(error)))
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape what would move the cursor or cannot be encoded: file names may hold anything."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -200,7 +200,7 @@ def to_stdout() -> Iterator[None]:
 def say(text: str) -> None:
     """Print one line of result."""
     with to_stdout():
-        put(sys.stdout, printable(text) + "\n")
+        put(sys.stdout, escaped(text) + "\n")
 
 
 def tell(text: str) -> None:
@@ -214,7 +214,7 @@ def tell(text: str) -> None:
 def complain(text: str, program: str = "npfsn") -> None:
     """Print one line of warning or error."""
     with contextlib.suppress(OSError):
-        put(sys.stderr, f"{program}: {printable(text)}\n")
+        put(sys.stderr, f"{program}: {escaped(text)}\n")
 
 
 def forget_stdout() -> None:
@@ -311,7 +311,7 @@ class StatusLine:
 
     def draw(self, text: str) -> None:
         """Show `text` in the place of what was there."""
-        text = cut(printable(text), self.room)
+        text = cut(escaped(text), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not
             put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
@@ -351,8 +351,8 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
 
 def norm_name(text: str) -> str:
     """Return the name of a norm; a type for argparse."""
-    with held_back():  # imports NumPy, for the few commands that name a norm
-        from .config import check_norm
+    from .config import check_norm
+
     try:
         return check_norm(text)
     except NormError as error:

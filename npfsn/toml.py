@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .archive import printable, shown
+from .errors import printable, shown
 
 MAX_DEPTH = 32
 _MAX_DIGITS = 40

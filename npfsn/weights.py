@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .archive import Archive, ArchiveError, Entry, open_regular, printable, shown
-from .errors import ModelError, NpfsnError
+from .archive import Archive, ArchiveError, Entry, open_regular
+from .errors import ModelError, NpfsnError, printable, shown
 from .output import complete_or_absent
 from .quantise import dequantise, quantise
 

@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npfsn import pickles
-from npfsn.archive import ArchiveError, printable, read_into
+from npfsn.archive import ArchiveError, read_into
 from npfsn.checkpoint import MAX_RATIO, read_checkpoint
-from npfsn.errors import CheckpointError
+from npfsn.errors import CheckpointError, printable
 
 # More cases on request: NPFSN_FUZZ=100 runs a hundred times as many.
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))

@@ -260,10 +260,10 @@ def _whole(model: dict[str, Any]) -> Iterator[str]:
 
 def _limits(model: dict[str, Any]) -> Iterator[str]:
     yield (
-        "Against the limits: weights that meet one row are read once per frame, recurrent ones once "
-        "for two, at the bandwidth of a buffer as large as all weights; the others are reused, and "
-        "cost operations at the tile's measured peak. The limit is one after the other; some of it "
-        "goes on at the same time."
+        "Against the limits: weights that meet one row are read once per frame, recurrent ones "
+        "once for two, at the bandwidth of a buffer as large as all weights; the others are "
+        "reused, and cost operations at the tile's measured peak. The limit is one after the "
+        "other; some of it goes on at the same time."
     )
     yield ""
     rows = []
