@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -15,9 +14,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from . import state as states
 from . import weights
 from .config import CAUSAL_NORMS
-from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError, shown
+from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
@@ -28,13 +28,8 @@ from .weights import Model, load_model
 
 STATE_FORMAT = 1
 
-# What no stream ever reaches: hops in four million years (and samples in seventeen thousand), and
-# values with room to be squared.
+# What no stream ever reaches: hops in four million years, samples in seventeen thousand.
 _LAST_HOP = 1 << 53
-_LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
-# Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a frame at most.
-_HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
-_SHOWN = 4  # names listed in a message
 
 # Which process this is: the thread that uses a stream does not exist in a forked child.
 _here = object()
@@ -206,10 +201,9 @@ class Enhancer:
         self._state = self._stream.state
         hop = config.hop_length
         self._hop = hop
-        # Samples of an incomplete hop; how many, ended or not, samples that were no number; input.
-        self._state["pending"] = self._pending = np.zeros(hop, np.float32)
-        self._state["count"] = self._count = np.zeros(3, np.int64)
-        self._state["dry"] = self._dry = np.zeros(config.latency_samples, np.float32)
+        self._pending, self._count, self._dry = (
+            self._state[name] for name in ("pending", "count", "dry")
+        )
         self._in = np.zeros(hop, np.float32)
         self._bad = np.zeros(1, np.int64)
         self._claim: dict[object, object] = {}
@@ -533,39 +527,7 @@ class Enhancer:
 
     def _check_state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the arrays of a state that fits this stream, or say why it does not."""
-        if not isinstance(state, Mapping) or "header" not in state:
-            raise StateError("this is not a state: expected what Enhancer.get_state() returned")
-        text = _entry(state, "header")
-        try:  # no str(): one that an interrupt has cut short makes NumPy print "..." later
-            header = json.loads(text.item() if text.dtype.kind == "U" and text.ndim == 0 else "")
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict):
-            raise StateError("the state's header is not JSON: it is damaged")
-        for name, expected in self._header().items():
-            if header.get(name) != expected:
-                raise StateError(
-                    f"the state is of another stream: its {name} is {shown(header.get(name))}, "
-                    f"this stream's is {shown(expected)}"
-                )
-        names = set(self._state) | {"header"}
-        wrong = sorted(map(shown, set(state) ^ names))
-        if wrong:
-            more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-            raise StateError(
-                "the state's entries are not this model's, missing or in excess: "
-                f"{', '.join(wrong[:_SHOWN])}{more}"
-            )
-        arrays = {}
-        for name, own in self._state.items():
-            array = _entry(state, name)
-            if array.shape != own.shape or array.dtype != own.dtype:
-                raise StateError(
-                    f"state entry {name} is {array.dtype.str}{list(array.shape)}: expected "
-                    f"{own.dtype.str}{list(own.shape)}"
-                )
-            _check_values(name, array)
-            arrays[name] = array
+        arrays = states.checked(state, self._state, self._header())
         hops, frames = (int(value) for value in arrays["clock"])
         half = self._stream.half_hops
         pending, ended, bad = (int(value) for value in arrays["count"])
@@ -578,30 +540,6 @@ class Enhancer:
         if not np.allclose(arrays["stft.env"], self._stream.window_sums(frames), 1e-6, 1e-9):
             raise StateError("the state's window sums are not those of its frames: it is damaged")
         return arrays
-
-
-def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return an entry of a state as an array; it may be a file that is read only now."""
-    try:
-        return np.asarray(state[name])
-    except Exception as error:  # whatever a damaged archive or a ragged list raises
-        raise StateError(f"state entry {name} cannot be read: {shown(error)}") from error
-
-
-def _check_values(name: str, array: np.ndarray) -> None:
-    """Raise StateError for values that no stream can have left there."""
-    if not np.all(np.isfinite(array)):
-        raise StateError(f"state entry {name} has values that are NaN or infinite")
-    limit = _LIMITS.get(array.dtype, math.inf)
-    if _HIDDEN.fullmatch(name):
-        limit = 1.001
-    elif _CELL.fullmatch(name):
-        limit = 1e12
-    low = -limit
-    if name.endswith((".count", ".square")):
-        low = 0.0
-    if array.size and not (np.all(array >= low) and np.all(array <= limit)):
-        raise StateError(f"state entry {name} has values out of range: it is damaged")
 
 
 def _warm_up(network: Network, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a stream remembers: a flat dict of arrays, all zeros at the start.
+"""What a stream remembers: a flat dict of arrays, all zeros at the start; and what comes as one.
 
 Each part of a network declares its own entries (`fields`); nothing else makes state. Resetting,
 saving, restoring and copying a stream are loops over the dict, so a new entry cannot be forgotten.
@@ -6,11 +6,22 @@ saving, restoring and copying a stream are loops over the dict, so a new entry c
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .errors import StateError, shown
 from .kernels.vector import aligned
+
+# Values with room to be squared. Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a
+# frame at most.
+_LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
+_HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
+_SHOWN = 4  # names listed in a message
 
 #: Name -> (shape, dtype) of every array that a part keeps between frames.
 Fields = dict[str, tuple[tuple[int, ...], Any]]
@@ -21,3 +32,79 @@ State = dict[str, np.ndarray]
 def zeros(fields: Fields) -> State:
     """Return the state of a stream that has heard nothing."""
     return {name: aligned(shape, dtype) for name, (shape, dtype) in fields.items()}
+
+
+def checked(state: Mapping[str, Any], own: State, header: Mapping[str, Any]) -> State:
+    """Return the arrays of a state that somebody gives, for a stream with such arrays.
+
+    Parameters
+    ----------
+    state : mapping
+        What `Enhancer.get_state` returned, perhaps read from a file; or anything else.
+    own : State
+        That of the stream.
+    header : mapping
+        What the state's own header, a text of JSON, must say.
+
+    Raises
+    ------
+    StateError
+        It is no state, of another stream, or damaged.
+    """
+    if not isinstance(state, Mapping) or "header" not in state:
+        raise StateError("this is not a state: expected what Enhancer.get_state() returned")
+    text = _entry(state, "header")
+    try:  # no str(): one that an interrupt has cut short makes NumPy print "..." later
+        said = json.loads(text.item() if text.dtype.kind == "U" and text.ndim == 0 else "")
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise StateError("the state's header is not JSON: it is damaged")
+    for name, expected in header.items():
+        if said.get(name) != expected:
+            raise StateError(
+                f"the state is of another stream: its {name} is {shown(said.get(name))}, "
+                f"this stream's is {shown(expected)}"
+            )
+    wrong = sorted(map(shown, set(state) ^ (set(own) | {"header"})))
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise StateError(
+            "the state's entries are not this model's, missing or in excess: "
+            f"{', '.join(wrong[:_SHOWN])}{more}"
+        )
+    arrays = {}
+    for name, mine in own.items():
+        array = _entry(state, name)
+        if array.shape != mine.shape or array.dtype != mine.dtype:
+            raise StateError(
+                f"state entry {name} is {array.dtype.str}{list(array.shape)}: expected "
+                f"{mine.dtype.str}{list(mine.shape)}"
+            )
+        _check_values(name, array)
+        arrays[name] = array
+    return arrays
+
+
+def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
+    """Return an entry of a state as an array; it may be a file that is read only now."""
+    try:
+        return np.asarray(state[name])
+    except Exception as error:  # whatever a damaged archive or a ragged list raises
+        raise StateError(f"state entry {name} cannot be read: {shown(error)}") from error
+
+
+def _check_values(name: str, array: np.ndarray) -> None:
+    """Raise StateError for values that no stream can have left there."""
+    if not np.all(np.isfinite(array)):
+        raise StateError(f"state entry {name} has values that are NaN or infinite")
+    limit = _LIMITS.get(array.dtype, math.inf)
+    if _HIDDEN.fullmatch(name):
+        limit = 1.001
+    elif _CELL.fullmatch(name):
+        limit = 1e12
+    low = -limit
+    if name.endswith((".count", ".square")):
+        low = 0.0
+    if array.size and not (np.all(array >= low) and np.all(array <= limit)):
+        raise StateError(f"state entry {name} has values out of range: it is damaged")

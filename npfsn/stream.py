@@ -100,6 +100,11 @@ class Stream:
             "clock": ((2,), np.int64),
             "began": ((1,), np.int64),
             "silent": ((1,), np.int64),
+            # Of `Enhancer`: samples of an incomplete hop; how many, ended or not, samples that were
+            # no number; input that is still to be mixed in.
+            "pending": ((self.hop,), np.float32),
+            "count": ((3,), np.int64),
+            "dry": ((self.config.latency_samples,), np.float32),
             **Stft.fields(self.config),
             **self.network.fields(),
         }
