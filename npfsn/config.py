@@ -16,6 +16,8 @@ from typing import Any
 from .errors import ModelError, NormError, printable, shown
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
+#: Those that divide by a running mean, or one of the whole signal, and do nothing else.
+DIVIDING_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "offline_laplace_norm")
 OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
 ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
 CELLS = {"LSTM": 4, "GRU": 3}  # gates per unit

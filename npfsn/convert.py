@@ -411,7 +411,8 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
     for field in dataclasses.fields(model.config):
         # The norm has a line of its own; the other is news only where a recipe asks for it.
-        if field.name == "norm_type" or (field.name == "start_at_sound" and field.name not in said):
+        ours = field.name in ("start_at_sound", "quiet_level")
+        if field.name == "norm_type" or (ours and field.name not in said):
             continue
         value = getattr(model.config, field.name)
         if field.name in _FROM_TENSORS:

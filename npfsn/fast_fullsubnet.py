@@ -11,6 +11,7 @@ import numpy as np
 
 from . import network
 from .config import (
+    DIVIDING_NORMS,
     BaseConfig,
     Sequence,
     Shapes,
@@ -50,6 +51,12 @@ class Config(BaseConfig):
         Full-band layers before and after the bottleneck.
     bottleneck : Sequence
         Runs for every mel band with shared weights.
+    quiet_level : float
+        Running mean of mel below which input is quieter than the network knows. Of a unit's
+        features the mel bands go with the level of the input, but the encoder's output does not:
+        of quiet input it is nearly all that is left, and voices are taken for noise. Below this
+        level units see as much less of it, and the result no longer depends on the level. 0: as
+        published.
     """
 
     look_ahead: int = 2
@@ -60,6 +67,7 @@ class Config(BaseConfig):
     encoder: tuple[Sequence, ...] = ()
     bottleneck: Sequence = Sequence("LSTM", 12, 384, 2, 1, "ReLU")
     decoder: tuple[Sequence, ...] = ()
+    quiet_level: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -71,6 +79,9 @@ class Config(BaseConfig):
         check_size("num_mels", self.num_mels)
         for name in ("noisy_input_num_neighbors", "encoder_output_num_neighbors"):
             check_size(name, getattr(self, name), 0, self.num_mels - 1)
+        level = self.quiet_level
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 1e6:
+            raise ModelError(f"quiet_level is {shown(level)}: expected a number from 0 to 1e6")
         units = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
         widths = [s.width for s in self.encoder] + [self.bottleneck.width]
         inputs = [s.input_size for s in self.encoder[1:]] + [self.num_mels]
@@ -138,6 +149,7 @@ class Config(BaseConfig):
             encoder=encoder,
             bottleneck=bottleneck,
             decoder=decoder,
+            quiet_level=args.get("quiet_level", 0.0),
         )
 
     @property
@@ -203,7 +215,14 @@ class Network(network.Network):
             fields |= stack.fields(1)
         fields["shrink.sum"] = ((2, n_mel), np.float32)
         fields["shrink.held"] = ((n_mel,), np.float32)
+        if self.follows_level:
+            fields["shrink.level"] = ((1,), np.float64)
         return fields
+
+    @property
+    def follows_level(self) -> bool:
+        """Whether units see less of the encoder in quiet input: if the norm divides by a mean."""
+        return self.config.quiet_level > 0 and self.config.norm_type in DIVIDING_NORMS
 
     def bind(self, state: State, frames: int) -> Pass:
         """Return the network as a function of blocks of `frames` frames."""
@@ -258,8 +277,12 @@ class Pass(network.Pass):
             enc = stack.write(program, enc)
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
-        stage, units = "neighbours", self.units
-        program.add("shrink_units", mel, enc, *self.neighbors, shrink, self.sum, units, stage=stage)
+        stage, units, seen = "neighbours", self.units, enc
+        if net.follows_level:
+            seen, level = np.zeros_like(enc), (config.quiet_level, state["shrink.level"])
+            program.add("follow_level", mel, fb_in, *level, enc, seen, stage=stage)
+        how = *self.neighbors, shrink, self.sum
+        program.add("shrink_units", mel, seen, *how, units, stage=stage)
         self.sb_norm.write(program, units, units, every=shrink)
         if frames == 1:  # a stream: between two frames, caches do not keep all weights
             self.bottleneck.meanwhile(decoder, program)

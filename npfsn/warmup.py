@@ -89,6 +89,7 @@ def _fast_fullsubnet(norm: str) -> Any:
         encoder=(Sequence("LSTM", 4, 4, 1), Sequence("LSTM", 4, 4, 1, 4, "ReLU")),
         bottleneck=Sequence("LSTM", 4, 4, 2, 1, "ReLU"),
         decoder=(Sequence("LSTM", 8, 4, 1), Sequence("LSTM", 4, 4, 1, 2 * _N_FREQ)),
+        quiet_level=1.0,
     )
 
 

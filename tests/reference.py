@@ -445,8 +445,14 @@ def fast_fullsubnet(args: Args, params: Params, mag: np.ndarray) -> np.ndarray:
     enc = sequence_model(params, "encoder.0", enc, cell)  # [1, H, T]
     enc = sequence_model(params, "encoder.1", enc, cell, "ReLU")[0]  # [B, T]
 
+    seen = enc
+    if args.get("quiet_level"):  # not of the published code: see `npfsn.fast_fullsubnet.Config`
+        level = mel.mean(axis=0).cumsum() / np.arange(1, n_frame + 1) + FLOAT32_EPS  # [T]
+        for t in np.flatnonzero(mel.sum(axis=0) == 0):  # it stays as it was
+            level[t] = level[t - 1] if t else 0.0
+        seen = enc * np.minimum(level / args["quiet_level"], 1.0)
     noisy_units = neighbors(mel, args["noisy_input_num_neighbors"])  # [B, C, T]
-    enc_units = neighbors(enc, args["encoder_output_num_neighbors"])  # [B, C, T]
+    enc_units = neighbors(seen, args["encoder_output_num_neighbors"])  # [B, C, T]
     units = np.concatenate([noisy_units, enc_units], axis=1)  # [B, C, T]
     units = norm(shrink_time(units, n_shrink))  # [B, C, K]
     sub = sequence_model(params, "bottleneck", units, cell, "ReLU")[:, 0]  # [B, K]

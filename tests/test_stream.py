@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn import enhancer as enhancer_module
+from npfsn.config import DIVIDING_NORMS
 from npfsn.kernels.layers import ASKS
 from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
@@ -692,6 +693,71 @@ def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
     monkeypatch.setattr(RecurrentPass, "meanwhile", lambda *_: None)
     plain = npfsn.Enhancer(model)
     np.testing.assert_array_equal(given, [plain.step(hop) for hop in hops])
+
+
+# --- quiet input ------------------------------------------------------------------------------
+
+
+def of_level(level: float, norm: str = "cumulative_laplace_norm") -> Model:
+    return small_model("fast_fullsubnet", norm_type=norm, quiet_level=level)
+
+
+@pytest.mark.parametrize("level", [1e-4, 0.05, 1e3])
+@pytest.mark.parametrize("name", ["fast_gru_cum", "fast_lstm_cum"])
+def test_quiet_input_is_seen_by_units_as_written_down(
+    name: str, level: float, golden_model: Callable[[str], Model]
+) -> None:
+    case, model = golden_case(name), golden_model(name)
+    model = replace(model, config=replace(model.config, quiet_level=level))
+    arguments = {**case.config["model_args"], "quiet_level": level}
+    x = 0.01 * case.x
+    x[: len(x) // 2] *= 0.1
+    want = reference.enhance({**case.config, "model_args": arguments}, case.params, x)
+    y = npfsn.enhance(x, 16000, model)
+    assert np.abs(y - want).max() < 1e-5 * np.abs(want).max()
+    published = npfsn.enhance(x, 16000, golden_model(name))
+    assert np.array_equal(y, published) == (level == 1e-4)
+
+
+@pytest.mark.parametrize("norm", ["cumulative_laplace_norm", "forgetting_norm"])
+def test_below_its_level_no_level_makes_a_difference(norm: str) -> None:
+    x = noise(16000, level=0.01)
+    y = npfsn.enhance(x, 16000, of_level(1e4, norm))
+    quiet = npfsn.enhance(0.01 * x, 16000, of_level(1e4, norm))
+    np.testing.assert_allclose(100 * quiet, y, rtol=0, atol=2e-3 * np.abs(y).max())
+    assert not np.allclose(100 * npfsn.enhance(0.01 * x, 16000, of_level(0.0, norm)), y, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", DIVIDING_NORMS[:2])
+def test_quiet_streams_are_whole_signals(norm: str) -> None:
+    model, x = of_level(0.5, norm), noise(20 * 256 + 100, level=0.02)
+    x[3000:] *= 0.03
+    x[5000:6000] = 0.0
+    whole = npfsn.enhance(x, 16000, model)
+    for size in (100, 256, 1000):
+        enhancer = npfsn.Enhancer(model)
+        np.testing.assert_array_equal(run(enhancer, x, size)[enhancer.latency_samples :], whole)
+    enhancer = npfsn.Enhancer(model)
+    given = [enhancer.process(x[:4000])]
+    other = npfsn.Enhancer(model)
+    other.set_state(enhancer.get_state())
+    given += [other.process(x[4000:]), other.flush()]
+    np.testing.assert_array_equal(np.concatenate(given)[other.latency_samples :], whole)
+
+
+def test_norms_that_do_not_divide_know_no_quiet_level() -> None:
+    x = noise(4000, level=0.001)
+    for norm in ("cumulative_layer_norm", "offline_gaussian_norm"):
+        found = [npfsn.enhance(x, 16000, of_level(level, norm)) for level in (10.0, 0.0)]
+        np.testing.assert_array_equal(*found)
+
+
+def test_the_shipped_weights_hear_quiet_voices() -> None:
+    x, rate = soundfile.read(HERE.parent / "examples" / "noisy.wav", dtype="float32")
+    y = npfsn.enhance(x, rate)
+    for gain in (0.1, 0.01, 0.002):
+        quiet = npfsn.enhance(np.float32(gain) * x, rate) / np.float32(gain)
+        assert 10 * np.log10(np.mean(y**2) / np.mean((quiet - y) ** 2)) > 20.0
 
 
 # --- a start in silence -----------------------------------------------------------------------

@@ -247,6 +247,32 @@ def unfold(x, low, first, step, n, out, at):
 
 
 @inlined
+def follow_level(mel, normed, quiet, level, enc, out):
+    """Scale the encoder's output by the running mean of mel, over quiet where that is larger.
+
+    mel     f32[T, M]
+    normed  f32[T, M]  mel over its running mean
+    quiet   f64
+    level   f64[1]     the running mean, when mel was last not all zero
+    enc     f32[T, M]
+    out     f32[T, M]
+
+    Updates: level.
+    """
+    for t in range(mel.shape[0]):
+        total, share = 0.0, 0.0
+        for m in range(mel.shape[1]):
+            total += mel[t, m]
+            share += normed[t, m]
+        if share > 0.0:
+            level[0] = total / share
+        gain = np.float32(min(level[0] / quiet, 1.0))
+        for m in range(mel.shape[1]):
+            value = enc[t, m] * gain
+            out[t, m] = value if abs(value) >= SMALLEST else np.float32(0.0)
+
+
+@inlined
 def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
     """Units at 1 / s of the rate: means over frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
 

@@ -59,6 +59,7 @@ TAKES = {
     "ask_anew": "i64_1d",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole whole f32_3d whole",
+    "follow_level": "f32_2d f32_2d real f64_1d f32_2d f32_2d",
     "shrink_units": "f32_2d f32_2d whole whole whole f32_2d f32_3d",
     "join_held": "f32_2d f32_2d whole f32_1d f32_2d",
     "gather_mask": "f32_2d whole whole whole f32_3d",
@@ -183,6 +184,14 @@ def _unfold(at, n, frame, n_frame, x, n_x, out, n_out):
     a, whole = op.arrays, op.whole
     features.unfold(f32_2d(a[0])[:n], whole[0], whole[1], whole[2], whole[3], f32_3d(a[1]),
                     whole[4])  # fmt: skip
+
+
+@kernel
+def _follow_level(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    a = op.arrays
+    features.follow_level(f32_2d(a[0])[:n], f32_2d(a[1]), op.real[0], f64_1d(a[2]), f32_2d(a[3]),
+                          f32_2d(a[4]))  # fmt: skip
 
 
 @kernel
