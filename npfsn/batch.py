@@ -55,8 +55,8 @@ MAX_PATH = 32_767
 
 _NAMES_SHOWN = 5
 
-# Below such a peak the networks take voices for noise: their features are not all normalised.
-_QUIET = 10.0 ** (-50 / 20)
+# Below such a peak networks take voices for noise: not all of their features are normalised.
+_QUIET = 10.0 ** (-60 / 20)
 
 
 @dataclass(frozen=True)

@@ -720,3 +720,10 @@ def test_a_model_with_tensors_of_another_is_refused_before_it_is_written_or_run(
         with pytest.raises(ModelError, match=name):
             use(broken)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("level", [-1.0, float("nan"), float("inf"), True, "0.1", None])
+def test_a_quiet_level_is_a_number_from_0_up(level):
+    config = drawn_models.small_model("fast_fullsubnet").config
+    with pytest.raises(ModelError, match=r"quiet_level is .*: expected a number from 0"):
+        dataclasses.replace(config, quiet_level=level)

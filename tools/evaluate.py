@@ -317,7 +317,7 @@ def starts(pairs: list[Pair], model: str | None) -> str:
         ahead[f"{seconds:g} s of dither"] = dither.astype(np.float32)
     for seconds in (2, 10, 60):
         ahead[f"itself, then {seconds} s of zeros"] = np.zeros(seconds * SAMPLE_RATE, np.float32)
-    rows = ["| ahead | as published | `start_at_sound` |", "|---|---|---|"]
+    rows = ["| ahead | without | `start_at_sound` |", "|---|---|---|"]
     for name, silence in ahead.items():
         row = f"| {name} |"
         for start_at_sound in (False, True):
@@ -329,6 +329,30 @@ def starts(pairs: list[Pair], model: str | None) -> str:
                 lead = [noisy, silence] if name.startswith("itself") else [silence]
                 out = npfsn.enhance(np.concatenate([*lead, noisy]), SAMPLE_RATE, network)
                 out = out[-len(noisy) :]
+                gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
+            row += f" {np.mean(gains):+.1f} dB |"
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def levels(pairs: list[Pair], model: str | None) -> str:
+    """Say what a quiet recording costs, with and without `quiet_level`."""
+    import npfsn
+
+    own = npfsn.load_model(model)
+    if not getattr(own.config, "quiet_level", 0.0):
+        raise ValueError("this model has no quiet_level to compare with")
+    rows = ["| peak | without | `quiet_level` |", "|---|---|---|"]
+    for decibels in (-10, -30, -40, -45, -50, -55, -60, -65, -70):
+        row = f"| {decibels} dB |"
+        for level in (0.0, own.config.quiet_level):
+            config = replace(own.config, quiet_level=level)
+            network = npfsn.Model(own.architecture, config, own.tensors)
+            gains = []
+            for pair in pairs:
+                clean, noisy = read_pair(pair)
+                scale = np.float32(10 ** (decibels / 20) / np.abs(noisy).max())
+                out = npfsn.enhance(scale * noisy, SAMPLE_RATE, network)
                 gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
             row += f" {np.mean(gains):+.1f} dB |"
         rows.append(row)
@@ -391,6 +415,10 @@ def _main(arguments: list[str] | None) -> None:
     starting.add_argument("pairs", type=Path, help=pairs_help)
     starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     starting.add_argument("--every", type=every, default=1, help="only every n-th pair")
+    levelling = commands.add_parser("levels", help="print what quiet recordings cost")
+    levelling.add_argument("pairs", type=Path, help=pairs_help)
+    levelling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
+    levelling.add_argument("--every", type=every, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path, help=pairs_help)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
@@ -400,6 +428,9 @@ def _main(arguments: list[str] | None) -> None:
         return
     if options.command == "starts":
         print(starts(find_pairs(options.pairs)[:: options.every], options.model))
+        return
+    if options.command == "levels":
+        print(levels(find_pairs(options.pairs)[:: options.every], options.model))
         return
     if options.command == "mix":
         print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")
