@@ -19,9 +19,9 @@ _KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MONO = 3
 
-# Bytes that are looked at for the first frame behind the tags, and for the next one where bytes
-# between two frames are none.
-_SEARCHED = 1 << 16
+# Bytes that are looked at for the first frame behind the tags, and for the next one where something
+# else lies between two: more than decoders do.
+_SEARCHED_FIRST, _SEARCHED_NEXT = 1 << 16, 1 << 12
 
 
 class _Frame(NamedTuple):
@@ -64,7 +64,7 @@ def _behind_tag(file: BinaryIO) -> int:
 def _next(file: BinaryIO, at: int, alike: _Frame | None) -> int | None:
     """Return where the next frame begins, in the format of another: there, or not far behind."""
     file.seek(at)
-    near = file.read(_SEARCHED)
+    near = file.read(_SEARCHED_FIRST if alike is None else _SEARCHED_NEXT)
     place = near.find(b"\xff")
     while place >= 0:
         frame = _frame(near[place : place + 4])
@@ -128,11 +128,11 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
     table = _table(file, first, model)
     if _counts(table, 1):
         return None
-    if table:  # one that nobody reads, which would be taken for sound
-        first += model.size
     # The table lies in a silent frame of the same kind: the highest rate, no checksum.
     file.seek(first)
     header = bytearray(file.read(4))
+    if table:  # one that nobody reads, which would be taken for sound
+        first += model.size
     header[1] |= 0x01
     header[2] = header[2] & 0x0D | 0xE0
     silent = _frame(bytes(header))

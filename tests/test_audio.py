@@ -7,11 +7,13 @@ output is the fault of the file handling.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import time
 import tracemalloc
 import weakref
 from pathlib import Path
@@ -838,6 +840,23 @@ def test_an_mp3_that_does_not_say_how_long_it_is(delay, tmp_path, rate, mode, ch
         (tmp_path / "c.mp3").write_bytes(src.read_bytes() + rest)
         enhance_file(tmp_path / "c.mp3", tmp_path / "c.wav", force=True)
         assert len(read(tmp_path / "c.wav")[0]) == len(got)
+
+
+def test_bytes_that_are_hardly_an_mp3(tmp_path):
+    sf.write(tmp_path / "a.mp3", noise(20000), 16000)
+    data = (tmp_path / "a.mp3").read_bytes()
+    frame = mp3._frame(data[:4])
+    vbri = (data[:4] + bytes(32) + b"VBRI").ljust(frame.size, b"\0")
+    for whole in (data[frame.size :], vbri + data[frame.size :], b"ID3" + bytes(7) + data):
+        for size in [*range(80), *range(frame.size - 10, frame.size + 50), len(whole) - 1]:
+            file = io.BytesIO(whole[:size])
+            mp3.counted(file)
+            mp3.is_followed(file)
+    lone = data[:4] + bytes(40)  # nothing where the next one should be
+    started = time.perf_counter()
+    assert mp3.counted(io.BytesIO(100_000 * lone)) is None
+    view = mp3.counted(io.BytesIO(20_000 * (2 * data[frame.size : 2 * frame.size] + b"\0")))
+    assert view is not None and time.perf_counter() - started < 30.0  # a second
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), FileExistsError(), OSError(errno.EIO, "x")])
