@@ -90,7 +90,8 @@ def _table(file: BinaryIO, first: int, frame: _Frame) -> bytes:
 
 def _counts(table: bytes, what: int) -> bool:
     """Whether a table tells the frames (1), the bytes (2) or both (3), where mpg123 reads them."""
-    return table[:4] in (b"Xing", b"Info") and table[7] & what == what
+    told = int.from_bytes(table[4:8], "big")
+    return table[:4] in (b"Xing", b"Info") and len(table) >= 16 and told & what == what
 
 
 def is_followed(file: BinaryIO) -> bool:
