@@ -166,20 +166,20 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
         finished_callback=ended.set,
     )
     started, gave_up = time.monotonic(), False
-    with stream:
-        if not args.quiet:
-            say(_introduction(sd, stream, live))
-        try:
+    try:
+        with stream:
+            if not args.quiet:
+                say(_introduction(sd, stream, live))
             while not (gave_up := ended.wait(0.05)):
                 passed = time.monotonic() - started
                 if args.seconds is not None and passed >= args.seconds:
                     break
                 if line.due:
-                    line.draw(_standing(duplex, rate, passed))
-        except KeyboardInterrupt:  # the way to end it
-            pass
-        finally:
-            line.clear()
+                    line.draw(_standing(duplex, live.sample_rate, passed))
+    except KeyboardInterrupt:  # the way to end it, from its first sound on
+        pass
+    finally:
+        line.clear()
     if duplex.error is not None:
         raise duplex.error
     if not args.quiet:
