@@ -37,7 +37,8 @@ def enhance(
     audio : float32 array, shape (N,) or (N, channels)
         Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
     sample_rate : int
-        Hz. Resampled to the model's rate and back where they differ.
+        Hz. Resampled to the model's rate and back where they differ: of a higher rate what lies
+        above half of the model's goes.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
         once more for each norm, and has no horizon.
