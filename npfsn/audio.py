@@ -219,14 +219,12 @@ def enhance_file(
             with complete_or_absent(dst, force) as partial:
                 sink = _Sink(partial, dst, source, container, subtype, endian)
                 try:
-                    n_frames, n_nonfinite, peak, ready = _run(
-                        source, sink, src, model, options, atten_lim_db, progress
-                    )
+                    heard, ready = _run(source, sink, src, model, options, atten_lim_db, progress)
                 except BaseException as error:
                     lost = error
                     sink.abandon()
                     raise
-                sink.finish(n_frames)
+                sink.finish(heard.n_frames)
         except OSError as error:
             if error is lost:  # of the progress, say, and not of the output
                 raise
@@ -237,15 +235,15 @@ def enhance_file(
     # Loading ends where the first sample begins; with norms that need all, more may be compiled.
     wall = ended - ready.time - (seconds_compiling() - ready.compiled)
     return FileReport(
-        samples=n_frames,
-        seconds=n_frames / source.samplerate,
+        samples=heard.n_frames,
+        seconds=heard.n_frames / source.samplerate,
         channels=source.channels,
         sample_rate=source.samplerate,
         n_clipped=sink.n_clipped,
-        n_nonfinite=n_nonfinite,
+        n_nonfinite=heard.n_nonfinite,
         wall_seconds=wall,
         compile_seconds=ended - started - wall,
-        peak=peak,
+        peak=heard.peak,
         tags_left_out=tuple(sink.tags_left_out),
     )
 
@@ -276,6 +274,23 @@ def quantise(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
     return steps.astype(np.int32) << (32 - bits), n_clipped
 
 
+@dataclass
+class _Heard:
+    """What has been read of a file so far.
+
+    Attributes
+    ----------
+    n_frames, n_nonfinite : int
+        Frames, and samples that were not finite.
+    peak : float
+        The largest of the others.
+    """
+
+    n_frames: int = 0
+    n_nonfinite: int = 0
+    peak: float = 0.0
+
+
 class _Ready:
     """The moment when all is loaded and the first sample comes.
 
@@ -299,15 +314,8 @@ def _run(
     options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
-) -> tuple[int, int, float, _Ready]:
-    """Enhance everything from `source` to `sink`.
-
-    Returns
-    -------
-    int, int, float
-        Frames, samples that were not finite, the largest of the others.
-    _Ready
-    """
+) -> tuple[_Heard, _Ready]:
+    """Enhance everything from `source` to `sink`."""
     from .enhancer import Enhancer
     from .weights import load_model
 
@@ -333,19 +341,14 @@ def _run(
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
         for enhancer in enhancers
     ]
-    ready = _Ready()
-    n_frames = n_nonfinite = 0
-    peak = 0.0
-    for block, n_bad in _blocks(source, src):
-        n_frames += len(block)
-        n_nonfinite += n_bad
-        peak = max(peak, float(block.max()), -float(block.min()))
+    ready, heard = _Ready(), _Heard()
+    for block in _blocks(source, src, heard):
         sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
         if progress is not None:
             rate = source.samplerate
-            progress(n_frames / rate, max(source.frames, n_frames) / rate)
+            progress(heard.n_frames / rate, max(source.frames, heard.n_frames) / rate)
     sink.write([stream.flush() for stream in streams])
-    return n_frames, n_nonfinite, peak, ready
+    return heard, ready
 
 
 def _run_whole(
@@ -355,20 +358,15 @@ def _run_whole(
     model: StrPath | Model | None,
     options: dict[str, Any],
     progress: Progress | None,
-) -> tuple[int, int, float, _Ready]:
+) -> tuple[_Heard, _Ready]:
     """Do the same with the whole signal in memory, for norms that need it."""
     from .whole import enhance
 
     _check_rate(src, source.samplerate, None)
     # Mistakes in the options are told before all is read, and all that is needed is loaded.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
-    ready = _Ready()
-    blocks: list[Samples] = []
-    n_nonfinite, peak = 0, 0.0
-    for block, n_bad in _blocks(source, src):
-        blocks.append(block)
-        n_nonfinite += n_bad
-        peak = max(peak, float(block.max()), -float(block.min()))
+    ready, heard = _Ready(), _Heard()
+    blocks = list(_blocks(source, src, heard))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
     n_frames = len(signal)
@@ -382,7 +380,7 @@ def _run_whole(
     step = max(1, BLOCK_SAMPLES // source.channels)
     for start in range(0, n_frames, step):
         sink.write(list(signal[start : start + step].T))
-    return n_frames, n_nonfinite, peak, ready
+    return heard, ready
 
 
 def _expected(src: Path) -> str:
@@ -447,26 +445,27 @@ def _check_rate(src: Path, rate: int, model_rate: int | None) -> None:
         )
 
 
-def _blocks(source: sf.SoundFile, src: Path) -> Iterator[tuple[Samples, int]]:
-    """Read block by block: float32 [frames, channels], and how many samples were not finite."""
+def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:
+    """Read block by block, float32 [frames, channels], and note it in `heard`."""
     step = max(1, BLOCK_SAMPLES // source.channels)
-    n_frames = 0
     while True:
         try:
             block = source.read(step, dtype="float32", always_2d=True)
         except (sf.SoundFileError, RuntimeError, AssertionError) as error:
-            seconds = n_frames / source.samplerate
+            seconds = heard.n_frames / source.samplerate
             raise AudioError(
                 f"{src} is damaged some {seconds:.1f} s from its start ({_reason(error)})"
             ) from error
         if not len(block):
             break
-        n_frames += len(block)
-        yield block, silence_nonfinite(block)
-    if n_frames < source.frames:
+        heard.n_frames += len(block)
+        heard.n_nonfinite += silence_nonfinite(block)
+        heard.peak = max(heard.peak, float(block.max()), -float(block.min()))
+        yield block
+    if heard.n_frames < source.frames:
         raise AudioError(
-            f"{src} is cut short: its header promises {source.frames} frames, {n_frames} could be "
-            "read; to enhance these, save the file anew with an audio editor first"
+            f"{src} is cut short: its header promises {source.frames} frames, {heard.n_frames} "
+            "could be read; to enhance these, save the file anew with an audio editor first"
         )
 
 
@@ -619,10 +618,10 @@ class _Sink:
         # one has no place for, texts that fail some of them, and those that libsndfile would write
         # into an MP3 in the wrong encoding.
         for name, text in source.copy_metadata().items():
-            fits = 0 < len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
-            readable = "\ufffd" not in text  # of another encoding than UTF-8
             if not text or name == "software":  # that made the input
                 continue
+            fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
+            readable = "\ufffd" not in text  # of another encoding than UTF-8
             if fits and readable:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)

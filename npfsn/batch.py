@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import NpfsnError
+from .errors import NpfsnError, listed
 from .output import mark_unfinished, remove_unfinished
 from .terminal import (
     REDRAW_SECONDS,
@@ -52,8 +52,6 @@ WORKER_GRACE_SECONDS = 10.0
 # Bytes of a list of paths, and of a path on any system.
 MAX_LIST = 16 << 20
 MAX_PATH = 32_767
-
-_NAMES_SHOWN = 5
 
 # Below such a peak networks take voices for noise: not all of their features are normalised.
 _QUIET = 10.0 ** (-60 / 20)
@@ -175,10 +173,10 @@ def enhance_all(args: argparse.Namespace) -> int:
         finally:
             line.clear()
         if not args.quiet:
-            _report_samples(totals)
+            _report_losses(totals)
             if plan.foreign:
                 complain(
-                    f"warning: left out {_some(plan.foreign)}: convert such files first, for "
+                    f"warning: left out {listed(plan.foreign)}: convert such files first, for "
                     "instance with ffmpeg -i IN OUT.wav"
                 )
             workers = 1 if alone else min(args.workers, len(plan.jobs))
@@ -250,7 +248,7 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
         job = _Job(src, dst, n_bytes)
         (existing if there and not args.force else plan.jobs).append(job)
     if existing:
-        names = _some([str(job.dst) for job in existing])
+        names = listed([str(job.dst) for job in existing])
         message = (
             f"{names} exist{'s' if len(existing) == 1 else ''}: choose another name or folder, "
             "overwrite with --force, or leave what is there with --resume"
@@ -451,13 +449,13 @@ def _record_failure(
         sys.stderr.write(trace)
 
 
-def _report_samples(totals: _Totals) -> None:
+def _report_losses(totals: _Totals) -> None:
     """Warn, once for all files, about what could not be kept as it was."""
     quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < _QUIET]
     if quiet:
         complain(
             f"warning: so quiet that voices may be lost, below {20 * math.log10(_QUIET):.0f} dB of "
-            f"full scale: {_some(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
+            f"full scale: {listed(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
             "-af volume=30dB OUT.wav"
         )
     tags = [
@@ -466,7 +464,7 @@ def _report_samples(totals: _Totals) -> None:
         if report.tags_left_out
     ]
     if tags:
-        complain(f"warning: tags that the output cannot hold were left out: {_some(tags)}")
+        complain(f"warning: tags that the output cannot hold were left out: {listed(tags)}")
     for attribute, what in (
         ("n_nonfinite", "NaN or infinite samples were replaced by zero"),
         ("n_clipped", "samples beyond full scale were clipped"),
@@ -474,7 +472,7 @@ def _report_samples(totals: _Totals) -> None:
         counts = [(job, getattr(report, attribute)) for job, report in totals.reports]
         hit = [(job, count) for job, count in counts if count]
         if hit:
-            names = _some([str(job.src) for job, _ in hit])
+            names = listed([str(job.src) for job, _ in hit])
             complain(f"warning: {sum(count for _, count in hit)} {what} in {names}")
 
 
@@ -501,19 +499,13 @@ def _summary(totals: _Totals, plan: _Plan, wall: float, workers: int) -> str:
     if n_done:
         outputs = [job.dst for job, _ in totals.reports]
         folders = {str(path.parent) for path in outputs}
-        where = str(outputs[0]) if n_done == 1 else _some(sorted(folders))
+        where = str(outputs[0]) if n_done == 1 else listed(sorted(folders))
         text += f"; written to {where}"
     return text
 
 
 def _failed(totals: _Totals) -> str:
-    return f"{len(totals.failures)} failed: {_some([name for name, _ in totals.failures])}"
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{len(totals.failures)} failed: {listed([name for name, _ in totals.failures])}"
 
 
 def _files(count: int) -> str:

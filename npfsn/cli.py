@@ -41,8 +41,6 @@ from .terminal import (
     to_stdout,
 )
 
-COMMANDS = ("enhance", "stream", "live", "info", "warmup", "bench")
-
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -161,6 +159,7 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
     _add_info(commands)
     _add_warmup(commands)
     _add_bench(commands, command)
+    parser.set_defaults(commands=tuple(commands.choices))
     return parser
 
 
@@ -415,13 +414,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     args = argparse.Namespace()
-    if command is not None and command not in COMMANDS and os.path.exists(command):
-        complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
-        return EXIT_USAGE
     try:
         with signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parser = _parser(command)
+            known = parser.get_default("commands")
+            if command and command not in known and os.path.exists(command):
+                complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
+                return EXIT_USAGE
             args, unknown = parser.parse_known_args(arguments)
             if unknown:  # argparse would show what it knows of all commands, and of none
                 wrong = " ".join(unknown)

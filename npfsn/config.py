@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ModelError, NormError, printable, shown
+from .errors import ModelError, NormError, listed, printable, shown
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
 #: Those that divide by a running mean, or one of the whole signal, and do nothing else.
@@ -204,9 +204,8 @@ def check_stacks(shapes: Shapes) -> None:
         needed += [f"{prefix}.fc_output_layer.weight", f"{prefix}.fc_output_layer.bias"]
     missing = [name for name in needed if name not in shapes]
     if missing:
-        names = ", ".join(map(printable, missing[:4]))
-        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names}{more})")
+        names = listed([printable(name) for name in missing], 4)
+        raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names})")
 
 
 def begins(shapes: Shapes, prefix: str) -> bool:

@@ -23,7 +23,15 @@ import numpy.typing as npt
 from . import __version__
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm, check_stacks
-from .errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError, printable
+from .errors import (
+    CheckpointError,
+    ModelError,
+    NormError,
+    NpfsnError,
+    RecipeError,
+    listed,
+    printable,
+)
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
 from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell
@@ -397,8 +405,7 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
             lines.append((title, ", ".join(values)))
     ignored = [] if origins.recipe is None else _ignored(model, origins.recipe)
     if ignored:
-        more = f" and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
-        lines.append(("not needed", f"{', '.join(ignored[:_SHOWN])}{more} (in the recipe)"))
+        lines.append(("not needed", f"{listed(ignored, _SHOWN)} (in the recipe)"))
     lines.append(
         ("written", f"{output}: {_megabytes(output.stat().st_size)}, {model.info['precision']}")
     )

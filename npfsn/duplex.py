@@ -10,7 +10,7 @@ import numpy as np
 from .aligned import AlignedStream, silence_nonfinite
 from .enhancer import Enhancer, as_samples, no_numbers
 from .errors import FrameError
-from .options import AnySamples, Samples
+from .options import AnySamples, Samples, check_rate
 from .resample import Resampler
 from .weights import Model
 
@@ -74,12 +74,10 @@ class LiveStream:
             on_nonfinite=on_nonfinite,
             norm_horizon=norm_horizon,
         )
-        self._zeros_nonfinite = on_nonfinite == "zero"
         self._atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
         rate = own if sample_rate is None else sample_rate
-        if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)):
-            raise TypeError(f"sample_rate is {rate!r}: expected a whole number of Hz")
+        check_rate(rate)
         there, back = Resampler(rate, own), Resampler(own, rate)
         self._rate = there.rate_in
         block = -(-hop * self._rate // own) if block_length is None else block_length
@@ -153,7 +151,7 @@ class LiveStream:
                 "block_length; a LiveStream with block_length=1 takes any number"
             )
         bad = silence_nonfinite(x)
-        if bad and not self._zeros_nonfinite:
+        if bad and self._enhancer.on_nonfinite == "raise":
             raise no_numbers(bad, x.size)
         self._n_nonfinite += bad
         ready = np.concatenate((self._ready, self._stream.process(x)))

@@ -22,7 +22,7 @@ from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .network import Network
-from .options import AnySamples, Samples, dry_share, horizon_frames
+from .options import AnySamples, Samples, check_nonfinite, dry_share, horizon_frames
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -182,8 +182,7 @@ class Enhancer:
                 f"causal one with norm= or --norm ({', '.join(CAUSAL_NORMS)}), or enhance whole "
                 "signals with npfsn.enhance or `npfsn enhance`"
             )
-        if on_nonfinite not in ("raise", "zero"):
-            raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+        check_nonfinite(on_nonfinite)
         self._limit = dry_share(atten_lim_db)
         self._options: dict[str, Any] = {
             "precision": precision,

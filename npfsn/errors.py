@@ -62,6 +62,12 @@ def printable(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def listed(names: list[str], most: int = 5) -> str:
+    """Join the first names, and count the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Spell a value found in a file as Python does, but not endlessly."""
     text = repr(value)

@@ -18,6 +18,7 @@ kernels are LLVM code and have no Python to fall back to.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -25,7 +26,7 @@ import pickle
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +254,20 @@ def inlined(py_func: Callable[..., None]) -> Any:
     return _dispatcher(py_func, inline="always")
 
 
-def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
-    """Return what Numba calls when `py_func` is called."""
+@contextlib.contextmanager
+def _enabled() -> Iterator[None]:
+    """Compile whatever NUMBA_DISABLE_JIT says."""
     disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
     try:
-        dispatcher = njit(nogil=True, error_model="numpy", inline=inline)(py_func)
+        yield
     finally:
         numba_config.DISABLE_JIT = disabled
+
+
+def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
+    """Return what Numba calls when `py_func` is called."""
+    with _enabled():
+        dispatcher = njit(nogil=True, error_model="numpy", inline=inline)(py_func)
     compile_for = dispatcher.compile
 
     def compile_unliteral(signature: Any) -> Any:
@@ -269,11 +277,10 @@ def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
         if _waiting[0]:  # for a kernel that needs this one
             return compile_for(signature)
         _waiting[0], started = True, time.perf_counter()
-        disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
         try:
-            return compile_for(signature)
+            with _enabled():
+                return compile_for(signature)
         finally:
-            numba_config.DISABLE_JIT = disabled
             _waited[0] += time.perf_counter() - started
             _waiting[0] = False
 

@@ -78,14 +78,29 @@ def _next(file: BinaryIO, at: int, alike: _Frame | None) -> int | None:
     return None
 
 
-def _table(file: BinaryIO, first: int, frame: _Frame) -> bytes:
-    """Return the table in the first frame, from its name on; nothing if the frame is sound."""
-    file.seek(first + 4)
-    inside = file.read(64)
+class _Start(NamedTuple):
+    """How a file begins."""
+
+    tag: int  # where a tag in front of the frames ends
+    first: int  # where the first frame is
+    frame: _Frame
+    #: The table in it, from its name on; nothing if the frame is sound.
+    table: bytes
+
+
+def _start(file: BinaryIO) -> _Start | None:
+    """Find the first frame, if there is one."""
+    tag = _behind_tag(file)
+    first = _next(file, tag, alike=None)
+    frame = None if first is None else _read(file, first)
+    if first is None or frame is None:
+        return None
+    inside, table = file.read(64), b""
     for at, names in ((frame.side, (b"Xing", b"Info")), (32, (b"VBRI",))):
         if inside[at : at + 4] in names:
-            return inside[at:]
-    return b""
+            table = inside[at:]
+            break
+    return _Start(tag, first, frame, table)
 
 
 def _counts(table: bytes, what: int) -> bool:
@@ -96,14 +111,10 @@ def _counts(table: bytes, what: int) -> bool:
 
 def is_followed(file: BinaryIO) -> bool:
     """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
-    first = _next(file, _behind_tag(file), alike=None)
-    frame = None if first is None else _read(file, first)
-    if first is None or frame is None:
+    start = _start(file)
+    if start is None or not _counts(start.table, 3):
         return False
-    table = _table(file, first, frame)
-    if not _counts(table, 3):
-        return False
-    file.seek(first + int.from_bytes(table[12:16], "big"))
+    file.seek(start.first + int.from_bytes(start.table[12:16], "big"))
     after = file.read(4)
     return after.startswith(b"ID3") or _frame(after) is not None
 
@@ -121,32 +132,27 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
     binary file or None
         None where there is nothing to add.
     """
-    tag = _behind_tag(file)
-    first = _next(file, tag, alike=None)
-    model = None if first is None else _read(file, first)
-    if first is None or model is None:
-        return None
-    table = _table(file, first, model)
-    if _counts(table, 1):
+    start = _start(file)
+    if start is None or _counts(start.table, 1):
         return None
     # The table lies in a silent frame of the same kind: the highest rate, no checksum.
-    file.seek(first)
+    file.seek(start.first)
     header = bytearray(file.read(4))
-    if table:  # one that nobody reads, which would be taken for sound
-        first += model.size
     header[1] |= 0x01
     header[2] = header[2] & 0x0D | 0xE0
     silent = _frame(bytes(header))
     if silent is None:
         return None
     begin = bytes(header) + bytes(silent.side)
-    count = (_count(file, first, model) + 1).to_bytes(4, "big")
+    # A table that nobody reads would be taken for sound.
+    first = start.first + (start.frame.size if start.table else 0)
+    count = (_count(file, first, start.frame) + 1).to_bytes(4, "big")
     # A second one, which makes up for what mpg123 leaves out: its own delay of 529 samples, and
     # what the table says besides.
     more = (1152 if silent.version == 3 else 576) - 529
     table = b"Xing\0\0\0\1" + count + b"LAME3.100" + bytes(12) + (more << 12).to_bytes(3, "big")
     frames = [(begin + inside).ljust(silent.size, b"\0") for inside in (table, b"")]
-    return _Spliced(file, tag, b"".join(frames), first)
+    return _Spliced(file, start.tag, b"".join(frames), first)
 
 
 def _count(file: BinaryIO, at: int, model: _Frame) -> int:

@@ -26,6 +26,18 @@ def dry_share(atten_lim_db: float | None) -> np.float32:
     return np.float32(share if share >= 1e-20 else 0.0)
 
 
+def check_nonfinite(on_nonfinite: str) -> None:
+    """Raise ValueError unless this says what to do with NaN and infinity."""
+    if on_nonfinite not in ("raise", "zero"):
+        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+
+
+def check_rate(sample_rate: object) -> None:
+    """Raise TypeError unless this may be a sample rate."""
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
+        raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+
+
 def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
     """Mix the input into the output of a whole signal or file, as a stream does."""
     if not share > 0.0:

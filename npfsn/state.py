@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StateError, shown
+from .errors import StateError, listed, shown
 from .kernels.vector import aligned
 
 # Values with room to be squared. Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a
 # frame at most.
 _LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
 _HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
-_SHOWN = 4  # names listed in a message
 
 #: Name -> (shape, dtype) of every array that a part keeps between frames.
 Fields = dict[str, tuple[tuple[int, ...], Any]]
@@ -68,10 +67,8 @@ def checked(state: Mapping[str, Any], own: State, header: Mapping[str, Any]) -> 
             )
     wrong = sorted(map(shown, set(state) ^ (set(own) | {"header"})))
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise StateError(
-            "the state's entries are not this model's, missing or in excess: "
-            f"{', '.join(wrong[:_SHOWN])}{more}"
+            f"the state's entries are not this model's, missing or in excess: {listed(wrong, 4)}"
         )
     arrays = {}
     for name, mine in own.items():

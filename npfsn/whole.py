@@ -10,7 +10,15 @@ import numpy as np
 from .enhancer import as_float32, check_type, no_numbers, shared_network
 from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
-from .options import AnySamples, Samples, dry_share, horizon_frames, mix_dry
+from .options import (
+    AnySamples,
+    Samples,
+    check_nonfinite,
+    check_rate,
+    dry_share,
+    horizon_frames,
+    mix_dry,
+)
 from .resample import MAX_RATE, MIN_RATE, resample
 from .stream import Stream
 from .weights import Model, load_model
@@ -69,11 +77,9 @@ def enhance(
     config = model.config if norm is None else model.config.with_norm(norm)
     limit = dry_share(atten_lim_db)
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
-    if on_nonfinite not in ("raise", "zero"):
-        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+    check_nonfinite(on_nonfinite)
     audio = _as_audio(audio)
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
-        raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+    check_rate(sample_rate)
     if sample_rate != config.sample_rate and not MIN_RATE <= sample_rate <= MAX_RATE:
         raise AudioError(f"sample_rate is {sample_rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
     stream = Stream(shared_network(model, config, precision, horizon), config)

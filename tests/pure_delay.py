@@ -32,12 +32,18 @@ class Delay:
     latency_samples = 3 * HOP
     n_nonfinite = 0
 
-    def __init__(self, model=None, *, norm=None, atten_lim_db=None, **options):
+    def __init__(
+        self, model=None, *, norm=None, atten_lim_db=None, on_nonfinite="raise", **options
+    ):
         assert atten_lim_db is None
         if norm == "offline_laplace_norm":
             from npfsn.errors import NormError
 
             raise NormError("cannot stream")
+        self.on_nonfinite = on_nonfinite
+        self.reset()
+
+    def reset(self):
         self._line = [np.zeros(self.latency_samples, np.float32)]
         self._n_in = self._n_out = 0
 
@@ -59,9 +65,6 @@ class Delay:
 
     def copy(self):
         return Delay()
-
-    def reset(self):
-        self.__init__()
 
     def _give(self, n):
         line = np.concatenate(self._line)

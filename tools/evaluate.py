@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -305,9 +306,6 @@ def starts(pairs: list[Pair], model: str | None) -> str:
 
     At a start, and in the middle, behind the same recording: a mute.
     """
-    import npfsn
-
-    own = npfsn.load_model(model)
     rng = np.random.default_rng(0)
     ahead = {"nothing": np.zeros(0, np.float32)}
     for seconds in (0.5, 5.0):
@@ -317,42 +315,52 @@ def starts(pairs: list[Pair], model: str | None) -> str:
         ahead[f"{seconds:g} s of dither"] = dither.astype(np.float32)
     for seconds in (2, 10, 60):
         ahead[f"itself, then {seconds} s of zeros"] = np.zeros(seconds * SAMPLE_RATE, np.float32)
-    rows = ["| ahead | without | `start_at_sound` |", "|---|---|---|"]
-    for name, silence in ahead.items():
-        row = f"| {name} |"
-        for start_at_sound in (False, True):
-            config = replace(own.config, start_at_sound=start_at_sound)
-            network = npfsn.Model(own.architecture, config, own.tensors)
-            gains = []
-            for pair in pairs:
-                clean, noisy = read_pair(pair)
-                lead = [noisy, silence] if name.startswith("itself") else [silence]
-                out = npfsn.enhance(np.concatenate([*lead, noisy]), SAMPLE_RATE, network)
-                out = out[-len(noisy) :]
-                gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
-            row += f" {np.mean(gains):+.1f} dB |"
-        rows.append(row)
-    return "\n".join(rows)
+
+    def heard(name: str, noisy: np.ndarray) -> np.ndarray:
+        lead = [noisy, ahead[name]] if name.startswith("itself") else [ahead[name]]
+        return np.concatenate([*lead, noisy])
+
+    return _with_and_without(pairs, model, "start_at_sound", True, "ahead", list(ahead), heard)
 
 
 def levels(pairs: list[Pair], model: str | None) -> str:
     """Say what a quiet recording costs, with and without `quiet_level`."""
     import npfsn
 
-    own = npfsn.load_model(model)
-    if not getattr(own.config, "quiet_level", 0.0):
+    level = getattr(npfsn.load_model(model).config, "quiet_level", 0.0)
+    if not level:
         raise ValueError("this model has no quiet_level to compare with")
-    rows = ["| peak | without | `quiet_level` |", "|---|---|---|"]
-    for decibels in (-10, -30, -40, -45, -50, -55, -60, -65, -70):
-        row = f"| {decibels} dB |"
-        for level in (0.0, own.config.quiet_level):
-            config = replace(own.config, quiet_level=level)
+    peaks = {f"{peak} dB": 10 ** (peak / 20) for peak in (-10, -30, *range(-40, -75, -5))}
+
+    def heard(name: str, noisy: np.ndarray) -> np.ndarray:
+        return np.float32(peaks[name] / np.abs(noisy).max()) * noisy
+
+    return _with_and_without(pairs, model, "quiet_level", level, "peak", list(peaks), heard)
+
+
+def _with_and_without(
+    pairs: list[Pair],
+    model: str | None,
+    option: str,
+    value: Any,
+    title: str,
+    cases: list[str],
+    heard: Callable[[str, np.ndarray], np.ndarray],
+) -> str:
+    """Tabulate mean gains in SI-SDR for each case: what is heard of a mixture, which comes last."""
+    import npfsn
+
+    own = npfsn.load_model(model)
+    rows = [f"| {title} | without | `{option}` |", "|---|---|---|"]
+    for case in cases:
+        row = f"| {case} |"
+        for setting in (type(value)(), value):
+            config = replace(own.config, **{option: setting})
             network = npfsn.Model(own.architecture, config, own.tensors)
             gains = []
             for pair in pairs:
                 clean, noisy = read_pair(pair)
-                scale = np.float32(10 ** (decibels / 20) / np.abs(noisy).max())
-                out = npfsn.enhance(scale * noisy, SAMPLE_RATE, network)
+                out = npfsn.enhance(heard(case, noisy), SAMPLE_RATE, network)[-len(noisy) :]
                 gains.append(si_sdr(out, clean) - si_sdr(noisy, clean))
             row += f" {np.mean(gains):+.1f} dB |"
         rows.append(row)
@@ -411,14 +419,15 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=result_file, help="also write every score")
     judging.add_argument("--picture", type=result_file, help="also draw the middle pair")
-    starting = commands.add_parser("starts", help="print what silence ahead of recordings costs")
-    starting.add_argument("pairs", type=Path, help=pairs_help)
-    starting.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
-    starting.add_argument("--every", type=every, default=1, help="only every n-th pair")
-    levelling = commands.add_parser("levels", help="print what quiet recordings cost")
-    levelling.add_argument("pairs", type=Path, help=pairs_help)
-    levelling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
-    levelling.add_argument("--every", type=every, default=1, help="only every n-th pair")
+    tables = {"starts": starts, "levels": levels}
+    for name, what in (
+        ("starts", "print what silence ahead of recordings costs"),
+        ("levels", "print what quiet recordings cost"),
+    ):
+        telling = commands.add_parser(name, help=what)
+        telling.add_argument("pairs", type=Path, help=pairs_help)
+        telling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
+        telling.add_argument("--every", type=every, default=1, help="only every n-th pair")
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path, help=pairs_help)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
@@ -426,11 +435,9 @@ def _main(arguments: list[str] | None) -> None:
     if options.command == "compare":
         print(compare(find_pairs(options.pairs), options.model))
         return
-    if options.command == "starts":
-        print(starts(find_pairs(options.pairs)[:: options.every], options.model))
-        return
-    if options.command == "levels":
-        print(levels(find_pairs(options.pairs)[:: options.every], options.model))
+    if options.command in tables:
+        pairs = find_pairs(options.pairs)[:: options.every]
+        print(tables[options.command](pairs, options.model))
         return
     if options.command == "mix":
         print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")
