@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .bench import QUICK_SECONDS, SECONDS
 from .errors import NpfsnError
 from .terminal import (
     Interrupts,
@@ -142,8 +144,7 @@ examples:
 """
 
 
-def _parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Describe the arguments; those of `bench` only if it is the command."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npfsn",
         description="Speech enhancement with the FullSubNet family, on files and live streams.",
@@ -158,7 +159,7 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
     _add_live(commands)
     _add_info(commands)
     _add_warmup(commands)
-    _add_bench(commands, command)
+    _add_bench(commands)
     parser.set_defaults(commands=tuple(commands.choices))
     return parser
 
@@ -184,16 +185,8 @@ def _add_verbosity(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help="say more, also about errors")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", metavar="PATH", help="model file (default: the built-in)")
-    parser.add_argument(
-        "-a",
-        "--atten-lim",
-        metavar="DB",
-        type=_decibels,
-        help="attenuate noise by at most DB: 0 changes nothing, 12 leaves some of the room "
-        "(default: no limit)",
-    )
     parser.add_argument(
         "--norm",
         metavar="NAME",
@@ -206,6 +199,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="arithmetic of the large products, whatever the file holds: int8 is faster and "
         "nearly as exact (default: %(default)s)",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    _add_network(parser)
+    parser.add_argument(
+        "-a",
+        "--atten-lim",
+        metavar="DB",
+        type=_decibels,
+        help="attenuate noise by at most DB: 0 changes nothing, 12 leaves some of the room "
+        "(default: no limit)",
     )
     parser.add_argument(
         "--norm-horizon",
@@ -352,13 +357,27 @@ def _add_warmup(commands: Any) -> None:
     _add_verbosity(parser)
 
 
-def _add_bench(commands: Any, command: str | None) -> None:
+def _add_bench(commands: Any) -> None:
     parser = _add(commands, "bench", _bench, "Measure what one step costs here.", _BENCH_EPILOG)
-    if command == "bench":
-        with held_back():
-            from . import bench
-
-        bench.add_arguments(parser)
+    _add_network(parser)
+    parser.add_argument(
+        "--seconds",
+        metavar="S",
+        type=number(float, 0.1, 3600.0, "a number of seconds from 0.1 to 3600"),
+        help=f"length of each signal (default: {SECONDS:g}, with --quick {QUICK_SECONDS:g})",
+    )
+    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="also time a start that must compile (10 to 20 seconds)"
+    )
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
+    parser.add_argument(
+        "--quick", action="store_true", help="as little as shows that it works; figures are rough"
+    )
 
 
 _decibels = number(float, 0.0, float("inf"), "a number of decibels from 0 up")
@@ -417,7 +436,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            parser = _parser(command)
+            parser = _parser()
             known = parser.get_default("commands")
             if command and command not in known and os.path.exists(command):
                 complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
@@ -700,6 +719,29 @@ def _warmup(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from . import bench
+    with held_back():
+        from .bench.measure import bench
+        from .bench.page import page
+        from .bench.picture import check_picture, draw
+        from .weights import load_model
 
-    return int(bench.main(args) or EXIT_OK)
+    if args.plot is not None:
+        check_picture(args.plot)  # better now than after a minute of measuring
+    result = bench(
+        load_model(args.model),
+        args.model,
+        precision=args.precision,
+        norm=args.norm,
+        seconds=args.seconds,
+        profile=args.profile or args.plot is not None,
+        cold=args.cold,
+        quick=args.quick,
+    )
+    drawings = {"steps_ms", "timeline"}
+    figures = {name: value for name, value in result.items() if name not in drawings}
+    text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
+    with to_stdout():
+        print(text, flush=True)
+    if args.plot is not None:
+        draw(result, args.plot)
+    return EXIT_OK

@@ -257,7 +257,7 @@ def test_the_engine_knows_no_files_and_no_terminal() -> None:
 def test_nothing_imports_from_outside() -> None:
     """Neither tests nor tools; and only the four packages that are declared."""
     allowed = {"numpy", "numba", "llvmlite", "scipy", "soundfile", "npfsn", "tomllib"}
-    optional = {"bench": {"matplotlib"}, "live": {"sounddevice"}}  # on request
+    optional = {"bench.picture": {"matplotlib"}, "live": {"sounddevice"}}  # on request
     for name in MODULES:
         roots = {module.split(".")[0] for module, _ in imported(name)}
         assert roots - sys.stdlib_module_names <= allowed | optional.get(name, set()), name
@@ -319,7 +319,7 @@ def test_run_time_dependencies_are_four() -> None:
 # ---------------------------------------------------------------------------------------------
 
 # The command line, and the one line about a cold start.
-SPEAKERS = {"cli", "convert", "bench", "terminal", "jit"}
+SPEAKERS = {"cli", "convert", "terminal", "jit"}
 
 
 def test_the_library_is_silent() -> None:

@@ -18,7 +18,10 @@ import numpy as np
 import torch
 
 import npfsn
-from npfsn import bench
+from npfsn.bench.limits import limits
+from npfsn.bench.machine import OtherLoad, machine
+from npfsn.bench.start import cold_start
+from npfsn.bench.steps import no_collection, signals, summary, time_steps
 from npfsn.weights import Model
 
 from .onnx_graphs import CELLS, write_graphs
@@ -69,13 +72,13 @@ class Contender:
         kind of frame has to do more than the other. And the p99 of frames over the mean of their
         own turn: without what the machine was slower in one turn than in another.
         """
-        wall, cpu = np.array(self.wall_ms), bench.summary(np.array(self.cpu_ms), HOP_MS)
+        wall, cpu = np.array(self.wall_ms), summary(np.array(self.cpu_ms), HOP_MS)
         odd = np.array(self.kept) % 2 == 1
         turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # none keeps its first
         means = [float(turn.mean()) for turn in turns]
         in_turn = np.concatenate([turn / mean for turn, mean in zip(turns, means, strict=True)])
         return {
-            **bench.summary(wall, HOP_MS),
+            **summary(wall, HOP_MS),
             "cpu_mean_ms": cpu["mean_ms"],
             "cpu_p99_ms": cpu["p99_ms"],
             "even_odd_ms": [float(np.median(wall[kind])) for kind in (~odd, odd)],
@@ -125,7 +128,7 @@ class Setting:
         for precision in PRECISIONS:
             for cells in CELLS:
                 write_graphs(self.model, cells, precision == "int8", self.onnx(precision, cells))
-        signal = bench.signals(16.0, 16000)["speech"]
+        signal = signals(16.0, 16000)["speech"]
         self.hops = signal[: signal.shape[0] // 256 * 256].reshape(-1, 256)
         window = np.hanning(513)[:512]
         frames = np.concatenate([self.hops[:-1], self.hops[1:]], axis=1)
@@ -229,11 +232,11 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users' starts find bytecode
-    result: dict[str, Any] = {**bench.machine(), "quick": quick, "models": {}}
+    result: dict[str, Any] = {**machine(), "quick": quick, "models": {}}
     for name in ("onnx", "onnxruntime", "torch"):
         result["versions"][name] = metadata.version(name)
-    started, busy = time.monotonic(), bench.OtherLoad()
-    with tempfile.TemporaryDirectory() as folder, bench.no_collection():
+    started, busy = time.monotonic(), OtherLoad()
+    with tempfile.TemporaryDirectory() as folder, no_collection():
         for name in MODELS:
             setting = Setting(name, Path(folder))
             model = result["models"][name] = _measure_model(setting, quick, say)
@@ -255,9 +258,9 @@ def _measure_alone(model: Model, quick: bool) -> dict[str, Any]:
         size = enhancer.frame_length
         noise = np.random.default_rng(0).normal(0.0, 0.1, (20 if quick else 500, size))
         frames = noise.astype(np.float32)
-        bench.time_steps(enhancer.step, frames[:20], size)
-        times = bench.time_steps(enhancer.step, frames, size)
-        found["steps"][precision] = bench.summary(times, 1e3 * size / enhancer.sample_rate)
+        time_steps(enhancer.step, frames[:20], size)
+        times = time_steps(enhancer.step, frames, size)
+        found["steps"][precision] = summary(times, 1e3 * size / enhancer.sample_rate)
     return found
 
 
@@ -303,9 +306,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
         "whole_seconds": seconds,
         "whole_ms_per_frame": whole,
         "limits": {
-            which: bench.limits(
-                setting.enhancer(which), figures[f"npfsn {which}"]["mean_ms"], quick
-            )
+            which: limits(setting.enhancer(which), figures[f"npfsn {which}"]["mean_ms"], quick)
             for which in setting.ours
         },
     }
@@ -363,7 +364,7 @@ def _starts(
     """Start fresh processes in turns; keep the quickest start and the most memory of each."""
     starts: dict[str, Callable[[], dict[str, Any]]] = {}
     for which, (_, path, precision) in setting.ours.items():
-        starts[f"npfsn {which}"] = lambda path=path, precision=precision: bench.cold_start(  # type: ignore[misc]
+        starts[f"npfsn {which}"] = lambda path=path, precision=precision: cold_start(  # type: ignore[misc]
             path, precision=precision, steps=START_STEPS
         )
     for precision, cells in onnx_cells.items():
@@ -391,7 +392,7 @@ def _starts(
     if not quick:
         say(f"{setting.name}: a start that compiles")
         with tempfile.TemporaryDirectory() as folder:
-            one = bench.cold_start(setting.ours["float32"][1], cache=folder, steps=1)
+            one = cold_start(setting.ours["float32"][1], cache=folder, steps=1)
         result["npfsn float32, compiling"] = one
     return result
 

@@ -1,0 +1,136 @@
+"""What a step could take: what it reads and computes, by what the machine can do.
+
+What is read and computed per frame is counted from the packed weights; the bandwidth and the peak
+that it is held against are measured on the spot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..enhancer import Enhancer
+from ..layers import PRODUCTS, BoundProduct, Product
+
+
+@dataclass
+class Work:
+    """What a frame needs of one kind of arithmetic, on average."""
+
+    #: Bytes of weights that meet one row: read once and used once, or read once for two frames.
+    row_bytes: float = 0.0
+    #: Bytes of weights that meet many rows, and multiplications and additions with them.
+    bytes: float = 0.0
+    operations: float = 0.0
+
+
+def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
+    """Count what the layers of a network read and compute per frame, by kind of product."""
+    work: dict[type[Product], Work] = defaultdict(Work)
+    for stack in enhancer._stream._one.network_pass.stacks:
+        spec, key = stack.weights.spec, stack.weights.key
+        shrink = getattr(enhancer.model.config, "shrink_size", 1)
+        rate = 1.0 / shrink if key == "bottleneck" else 1.0
+        # Every other frame reads what a single unit's recurrent product needs (`recur`).
+        reads = 0.5 if stack.units == 1 else 1.0
+        products = []
+        for i, layer in enumerate(stack.weights.layers):
+            products.append((layer.input, spec.hidden_size if i else spec.input_size, 1.0))
+            products.append((layer.recurrent, spec.hidden_size, reads))
+        if stack.weights.linear is not None:
+            products.append((stack.weights.linear, spec.hidden_size, 1.0))
+        for product, n_in, share in products:
+            kind = work[type(product)]
+            n_bytes = rate * share * (sum(w.nbytes for w in product.weights) + product.bias.nbytes)
+            if stack.units == 1:
+                kind.row_bytes += n_bytes
+            else:
+                kind.bytes += n_bytes
+                kind.operations += rate * 2.0 * stack.units * n_in * product.width
+    return dict(work)
+
+
+def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
+    """Hold the mean step against bytes over bandwidth plus operations over peak.
+
+    One after the other: where tiles ask memory for what comes next, a step may take less.
+    """
+    repeats = 3 if quick else 25
+    work = frame_work(enhancer)
+    row_bytes = sum(each.row_bytes for each in work.values())
+    total_bytes = row_bytes + sum(each.bytes for each in work.values())
+    bandwidth = read_bandwidth(int(total_bytes), repeats)
+    peaks = {kind: tile_peak(kind, repeats) for kind, each in work.items() if each.operations}
+    read_ms = row_bytes / bandwidth * 1e3
+    compute_ms = sum(work[kind].operations / peak for kind, peak in peaks.items()) * 1e3
+    return {
+        "bytes_per_frame": int(total_bytes),
+        "bytes_read_once": int(row_bytes),
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "memory_bandwidth_gb_s": read_bandwidth((32 if quick else 256) << 20, 3) / 1e9,
+        "operations_per_frame": int(sum(each.operations for each in work.values())),
+        "peak_gop_s": {_kind_name(kind): peak / 1e9 for kind, peak in peaks.items()},
+        "read_ms": read_ms,
+        "compute_ms": compute_ms,
+        "limit_ms": read_ms + compute_ms,
+        "mean_ms": mean_ms,
+        "share_of_limit": (read_ms + compute_ms) / mean_ms,
+    }
+
+
+def _kind_name(kind: type[Product]) -> str:
+    return next((name for name, each in PRODUCTS.items() if each is kind), kind.__name__)
+
+
+def _fastest(call: Callable[[], Any], repeats: int) -> float:
+    """Shortest of some calls, s: what the machine can do when nothing disturbs it."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def read_bandwidth(n_bytes: int, repeats: int) -> float:
+    """Bytes per second at which one core reads a buffer of that size again and again.
+
+    The better of NumPy's reduction and our own product with one row: neither is the last word.
+    """
+    n_in = 512
+    n_out = max(n_bytes // (4 * n_in) // 16 * 16, 16)
+    weight = np.ones((n_out, n_in), np.float32)
+    numpy_rate = weight.nbytes / _fastest(partial(np.max, weight), repeats)
+    product = Product(weight, np.zeros(n_out, np.float32))
+    del weight
+    x, out = np.ones((1, n_in), np.float32), np.zeros((1, product.width), np.float32)
+    bound = product.bind(1, n_in)
+    own_rate = product.weights[0].nbytes / _fastest(lambda: bound(x, out, 1), repeats)
+    return max(numpy_rate, own_rate)
+
+
+def tile_peak(kind: type[Product], repeats: int) -> float:
+    """Operations per second of a kind of product while all it needs is in the nearest caches."""
+    best = 0.0
+    for rows, n_in, n_out in ((48, 256, 192), (96, 384, 192), (64, 384, 1536)):
+        product = kind(np.ones((n_out, n_in), np.float32), np.zeros(n_out, np.float32))
+        x, out = np.ones((rows, n_in), np.float32), np.zeros((rows, n_out), np.float32)
+        bound = product.bind(rows, n_in)
+        calls = 1 + int(2e7 / (rows * n_in * n_out))
+
+        def run(
+            bound: BoundProduct = bound, x: Any = x, out: Any = out, rows: int = rows,
+            calls: int = calls,
+        ) -> None:  # fmt: skip
+            for _ in range(calls):
+                bound(x, out, rows)
+
+        run()
+        best = max(best, calls * 2.0 * rows * n_in * n_out / _fastest(run, repeats))
+    return best

@@ -1,0 +1,88 @@
+"""All figures of a model on this machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+from ..enhancer import Enhancer
+from ..weights import Model
+from . import QUICK_SECONDS, SECONDS
+from .limits import limits
+from .machine import OtherLoad, machine
+from .profile import profile as profiled
+from .start import cold_start
+from .steps import summary, time_cases
+
+# Turns that the signals take.
+_ROUNDS = 5
+
+
+def bench(
+    model: Model,
+    path: str | os.PathLike[str] | None,
+    *,
+    precision: str = "float32",
+    norm: str | None = None,
+    seconds: float | None = None,
+    profile: bool = False,
+    cold: bool = False,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Parameters
+    ----------
+    model : Model
+    path : path-like or None
+        Where fresh processes find the same model; None: the built-in one.
+    precision, norm
+        As in `Enhancer`.
+    seconds : float, optional
+        Length of each signal; default: `SECONDS`, or `QUICK_SECONDS` if `quick`.
+    profile : bool
+        Also look where the time goes.
+    cold : bool
+        Also start without compiled kernels.
+    quick : bool
+        Measure the machine and the start only roughly.
+
+    Returns
+    -------
+    dict
+        Ready for JSON, but for `steps_ms` and `timeline`, which are for drawing.
+    """
+    options: dict[str, Any] = {"precision": precision, "norm": norm}
+    config = model.config if norm is None else model.config.with_norm(norm)
+    hop_ms = 1000.0 * config.hop_length / config.sample_rate
+    seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
+    busy = OtherLoad()
+    steps = time_cases(model, options, seconds, rounds=1 if quick else _ROUNDS)
+    cases = {name: summary(times, hop_ms) for name, times in steps.items()}
+    result = {
+        **machine(),
+        "model": {
+            "architecture": model.architecture,
+            "file": None if path is None else str(path),
+            "parameters": model.n_parameters,
+            "precision": precision,
+            "norm": config.norm_type,
+            "sample_rate": config.sample_rate,
+            "hop_ms": hop_ms,
+            "latency_ms": config.latency_ms,
+        },
+        "cases": cases,
+        "limits": limits(Enhancer(model, **options), cases["speech"]["mean_ms"], quick),
+    }
+    if profile:
+        result["profile"], result["timeline"] = profiled(model, options, quick)
+    result["other_load"] = busy.share()
+    start = [cold_start(path, precision=precision, norm=norm) for _ in range(1 if quick else 3)]
+    result["start"] = min(start, key=lambda each: float(each["total_s"]))
+    if cold:
+        with tempfile.TemporaryDirectory() as folder:
+            result["cold_start"] = cold_start(path, precision=precision, norm=norm, cache=folder)
+    result["memory_mb"] = max(each["memory_mb"] for each in start)
+    result["steps_ms"] = steps
+    return result

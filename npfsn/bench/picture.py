@@ -1,0 +1,75 @@
+"""A picture of a few frames call by call, and of every step against the deadline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import NpfsnError
+from .profile import CONDUCTING
+
+
+def check_picture(path: str) -> None:
+    """Refuse what no picture can be written to."""
+    figure = _pyplot().figure()
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    _pyplot().close(figure)
+    place = Path(path)
+    if place.suffix[1:].lower() not in kinds:
+        raise NpfsnError(
+            f"--plot {path}: no kind of picture that can be drawn; expected a name that ends in "
+            f"one of .{', .'.join(kinds)}"
+        )
+    if place.is_dir() or not place.parent.is_dir():
+        what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
+        raise NpfsnError(f"--plot {path}: {what}; expected the name of a file to be written")
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise NpfsnError(
+            "--plot needs matplotlib, which is not installed: pip install matplotlib"
+        ) from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def draw(result: dict[str, Any], path: str) -> None:
+    """Draw a few frames call by call, and every step of every case against the deadline."""
+    plt = _pyplot()
+    hop_ms = result["model"]["hop_ms"]
+    timeline = result["timeline"]
+    figure, (frames, steps) = plt.subplots(2, 1, figsize=(11, 7), layout="constrained")
+    ranked = [row["stage"] for row in result["profile"]["stages"] if row["stage"] != CONDUCTING]
+    colours = {stage: plt.get_cmap("tab20")(i % 20) for i, stage in enumerate(ranked)}
+    for i, frame in enumerate(timeline):
+        frames.barh(i, frame["step_us"] / 1e3, color="0.85", height=0.8)
+        for stage, start, end in frame["parts"]:
+            frames.barh(
+                i, (end - start) / 1e3, left=start / 1e3, height=0.8,
+                color=colours.get(stage, "0.6"),
+            )  # fmt: skip
+    for stage in ranked[:12]:
+        frames.barh(0, 0, color=colours[stage], label=stage)
+    frames.barh(0, 0, color="0.85", label=CONDUCTING)
+    frames.invert_yaxis()
+    frames.set(xlabel=f"ms of {hop_ms:g}", ylabel="frame", title="Consecutive frames, call by call")
+    frames.legend(fontsize="small", ncol=2, loc="lower right")
+    for name, times in result["steps_ms"].items():
+        steps.plot(np.arange(times.shape[0]) * hop_ms / 1e3, times, ".", markersize=3, label=name)
+    steps.axhline(hop_ms, color="tab:red", linewidth=1, label="deadline")
+    steps.set(xlabel="s of signal", ylabel="ms per step", yscale="log", title="Every step")
+    steps.legend(fontsize="small")
+    model = result["model"]
+    figure.suptitle(
+        f"{model['architecture']}, {model['precision']}, {result['cpu']}, npfsn "
+        f"{result['versions']['npfsn']}"
+    )
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,102 @@
+"""Fresh processes: how long they take until sound comes, and how much memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import NpfsnError
+
+# Runs in a process of its own: how long each part of a start takes, then memory after some steps.
+_CHILD = """\
+import json, sys, time
+a = time.perf_counter()
+import numpy as np
+import npfsn
+b = time.perf_counter()
+path, precision, norm, steps = json.loads(sys.argv[1])
+model = npfsn.load_model(path)
+c = time.perf_counter()
+enhancer = npfsn.Enhancer(model, precision=precision, norm=norm)
+frame = np.zeros(enhancer.frame_length, np.float32)
+d = time.perf_counter()
+for _ in range(enhancer.latency_samples // frame.shape[0] + 1):
+    enhancer.step(frame)
+e = time.perf_counter()
+now = time.time()
+rng = np.random.default_rng(0)
+for _ in range(steps):
+    enhancer.step(rng.normal(0.0, 0.1, frame.shape[0]).astype(np.float32))
+from npfsn.bench.start import peak_memory_mb
+print(json.dumps({"import_s": b - a, "load_s": c - b, "prepare_s": d - c, "first_output_s": e - d,
+                  "ready": now, "memory_mb": peak_memory_mb()}))
+"""
+
+
+def cold_start(
+    path: str | os.PathLike[str] | None,
+    *,
+    precision: str = "float32",
+    norm: str | None = None,
+    cache: str | None = None,
+    steps: int = 200,
+) -> dict[str, Any]:
+    """Start a fresh process, and say how long it takes and how much memory it comes to need.
+
+    Parameters
+    ----------
+    path : path-like or None
+        The model; None: the built-in one.
+    precision, norm
+        As in `Enhancer`.
+    cache : str, optional
+        Another folder for compiled kernels. An empty one makes the process compile.
+    steps : int
+        Frames to stream before memory is looked at.
+
+    Returns
+    -------
+    dict
+        Seconds: `import_s`, `load_s` (the file), `prepare_s` (weights packed, kernels compiled or
+        fetched from the cache), `first_output_s` (steps until one gives what the network made), and
+        `total_s` from the start of the process to that. `memory_mb`: the most it ever held.
+    """
+    place = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "NPFSN_QUIET": "1"}
+    if cache is not None:
+        environment["NUMBA_CACHE_DIR"] = cache
+    elsewhere = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = place if not elsewhere else os.pathsep.join([place, elsewhere])
+    arguments = json.dumps([None if path is None else str(path), precision, norm, steps])
+    started = time.time()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _CHILD, arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise NpfsnError(f"a fresh process failed: {done.stderr.strip().splitlines()[-1:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result["total_s"] = result.pop("ready") - started
+    result["compiled"] = cache is not None
+    return result
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process ever held, MB; 0 where the system does not tell."""
+    # getrusage starts from what the parent held when it made this process; this does not.
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,0 +1,104 @@
+"""Whole steps, from the samples of a hop to the samples of a hop.
+
+They are timed with the standard library's clock and nothing installed in the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..enhancer import Enhancer
+from ..weights import Model
+
+WARM_UP_STEPS = 24
+
+
+def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
+    """Make the signals: something like speech, noise, and silence after speech.
+
+    Speech-like is a gliding buzz under a syllable's envelope, with pauses, in faint noise. What it
+    leaves behind in silence is where arithmetic on denormal numbers would show.
+    """
+    n = max(int(seconds * rate), 1)
+    rng = np.random.default_rng(0)
+    t = np.arange(n) / rate
+    pitch = 2 * np.pi * np.cumsum(120.0 + 40.0 * np.sin(2 * np.pi * 0.7 * t)) / rate
+    buzz = sum(np.sin(k * pitch) / k for k in range(1, 20))
+    envelope = np.maximum(np.sin(2 * np.pi * 3.0 * t), 0.0) * (np.sin(2 * np.pi * 0.3 * t) > -0.5)
+    speech = (0.1 * envelope * buzz + 1e-3 * rng.normal(size=n)).astype(np.float32)
+    return {
+        "speech": speech,
+        "noise": rng.normal(0.0, 0.1, n).astype(np.float32),
+        "silence after speech": np.concatenate([speech[: n // 2], np.zeros(n, np.float32)]),
+    }
+
+
+def time_cases(
+    model: Model, options: dict[str, Any], seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Time every step of every case, ms; the cases take turns, each with a hop at least."""
+    enhancers, hops, times = {}, {}, {}
+    seconds = max(seconds, (rounds + 1) * model.config.hop_length / model.config.sample_rate)
+    for name, signal in signals(seconds, model.config.sample_rate).items():
+        enhancer = enhancers[name] = Enhancer(model, **options)
+        hop = enhancer.frame_length
+        whole: np.ndarray = signal[: signal.shape[0] // hop * hop].reshape(-1, hop)
+        lead: np.ndarray = np.random.default_rng(1).normal(0.0, 0.1, (WARM_UP_STEPS, hop))
+        lead = lead.astype(np.float32)
+        if "silence" in name:  # only the silent part counts
+            lead, whole = whole[: whole.shape[0] // 3], whole[whole.shape[0] // 3 :]
+        for frame in lead:
+            enhancer.step(frame)
+        hops[name], times[name] = np.array_split(whole, rounds), np.zeros(0)
+    with no_collection():
+        for turn in range(rounds):
+            for name, enhancer in enhancers.items():
+                new = time_steps(enhancer.step, hops[name][turn], enhancer.frame_length)
+                times[name] = np.concatenate([times[name], new])
+    return times
+
+
+def time_steps(step: Callable[..., Any], frames: np.ndarray, size: int) -> np.ndarray:
+    """Return how long each call ``step(frame, out)`` took, ms."""
+    out, now = np.zeros(size, np.float32), time.perf_counter_ns
+    times = np.zeros(len(frames))
+    for i, frame in enumerate(frames):
+        start = now()
+        step(frame, out)
+        times[i] = now() - start
+    return times / 1e6
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of the measurement."""
+    was, _ = gc.isenabled(), gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def summary(times_ms: np.ndarray, hop_ms: float) -> dict[str, Any]:
+    """Return the figures of a series of steps."""
+    median, p95, p99 = np.percentile(times_ms, [50, 95, 99])
+    mean, worst = float(times_ms.mean()), float(times_ms.max())
+    return {
+        "steps": int(times_ms.shape[0]),
+        "median_ms": float(median),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "max_ms": worst,
+        "mean_ms": mean,
+        "deadline_share": float(p99) / hop_ms,
+        "late_steps": int((times_ms > hop_ms).sum()),
+        "real_time_factor": mean / hop_ms,
+    }
