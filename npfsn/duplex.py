@@ -10,7 +10,7 @@ import numpy as np
 from .aligned import AlignedStream, silence_nonfinite
 from .enhancer import Enhancer, as_samples, no_numbers
 from .errors import FrameError
-from .options import AnySamples, Samples, check_rate
+from .options import AnySamples, Samples, whole_rate
 from .resample import Resampler
 from .weights import Model
 
@@ -24,9 +24,9 @@ class LiveStream:
 
     Parameters
     ----------
-    sample_rate : int, optional
-        Of what goes in and of what comes out, in Hz; the model's if not given. Another one is
-        changed and changed back, which limits the band to the model's.
+    sample_rate : int or float, optional
+        Of what goes in and of what comes out, a whole number of Hz; the model's if not given.
+        Another one is changed and changed back, which limits the band to the model's.
     block_length : int, optional
         Blocks have so many samples, or twice, three times as many. A hop if not given, the best
         choice: other blocks wait for up to a hop more. With 1, blocks have any size.
@@ -57,7 +57,7 @@ class LiveStream:
 
     def __init__(
         self,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         block_length: int | None = None,
         model: str | os.PathLike[str] | Model | None = None,
         *,
@@ -76,8 +76,7 @@ class LiveStream:
         )
         self._atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
-        rate = own if sample_rate is None else sample_rate
-        check_rate(rate)
+        rate = own if sample_rate is None else whole_rate(sample_rate)
         there, back = Resampler(rate, own), Resampler(own, rate)
         self._rate = there.rate_in
         block = -(-hop * self._rate // own) if block_length is None else block_length

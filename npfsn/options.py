@@ -32,10 +32,12 @@ def check_nonfinite(on_nonfinite: str) -> None:
         raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
 
 
-def check_rate(sample_rate: object) -> None:
-    """Raise TypeError unless this may be a sample rate."""
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
+def whole_rate(sample_rate: float) -> int:
+    """Return a sample rate as an int, if it is a whole number: sound systems tell 44100.0."""
+    number = _number(sample_rate)
+    if number is None or not number.is_integer():
         raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+    return int(sample_rate)
 
 
 def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:

@@ -14,10 +14,10 @@ from .options import (
     AnySamples,
     Samples,
     check_nonfinite,
-    check_rate,
     dry_share,
     horizon_frames,
     mix_dry,
+    whole_rate,
 )
 from .resample import MAX_RATE, MIN_RATE, resample
 from .stream import Stream
@@ -29,7 +29,7 @@ MAX_CHANNELS = 255
 
 def enhance(
     audio: AnySamples,
-    sample_rate: int,
+    sample_rate: float,
     model: str | os.PathLike[str] | Model | None = None,
     *,
     precision: str = "float32",
@@ -44,9 +44,9 @@ def enhance(
     ----------
     audio : float32 array, shape (N,) or (N, channels)
         Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
-    sample_rate : int
-        Hz. Resampled to the model's rate and back where they differ: of a higher rate what lies
-        above half of the model's goes.
+    sample_rate : int or float
+        A whole number of Hz. Resampled to the model's rate and back where they differ: of a higher
+        rate what lies above half of the model's goes.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
         once more for each norm, and has no horizon.
@@ -79,15 +79,15 @@ def enhance(
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
     check_nonfinite(on_nonfinite)
     audio = _as_audio(audio)
-    check_rate(sample_rate)
-    if sample_rate != config.sample_rate and not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise AudioError(f"sample_rate is {sample_rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
+    rate = whole_rate(sample_rate)
+    if rate != config.sample_rate and not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"sample_rate is {rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
     stream = Stream(shared_network(model, config, precision, horizon), config)
     out = np.empty_like(audio)
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
         at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
         x = _finite(np.ascontiguousarray(audio[at]), on_nonfinite)
-        out[at] = _enhance_channel(stream, x, int(sample_rate), config.sample_rate, limit)
+        out[at] = _enhance_channel(stream, x, rate, config.sample_rate, limit)
     return out
 
 

@@ -434,7 +434,7 @@ def test_blocks_that_a_live_stream_refuses(delay):
     [
         ((48000, 0), ValueError, "block_length is 0"),
         ((48000, 480.0), ValueError, "block_length is 480.0"),
-        ((48000.0,), TypeError, "sample_rate is 48000.0"),
+        ((48000.5,), TypeError, "sample_rate is 48000.5"),
         ((100,), AudioError, "100 Hz"),
     ],
 )

@@ -1261,11 +1261,25 @@ def test_refused_options(option: dict, error: type, message: str) -> None:
         npfsn.enhance(np.zeros(10, np.float32), 16000, model, **option)
 
 
-@pytest.mark.parametrize("rate", [0, -16000, 999, 768_001, 16000.0, "16000", True, None])
+@pytest.mark.parametrize(
+    "rate",
+    [0, -16000, 999, 768_001, 44100.5, np.nan, np.inf, "16000", True, None],
+)
 def test_refused_rates(rate: object) -> None:
     """A rate is a whole number of Hz."""
     with pytest.raises((TypeError, npfsn.AudioError), match="sample.rate"):
         npfsn.enhance(np.zeros(10, np.float32), rate, small_model("fullband"))
+
+
+def test_rates_as_sound_systems_tell_them() -> None:
+    """Whole numbers, whatever their type."""
+    model, x = small_model("fullband"), noise(3000)
+    for rate in (44100, 16000):
+        expected = npfsn.enhance(x, rate, model)
+        for same in (float(rate), np.float32(rate), np.int32(rate)):
+            np.testing.assert_array_equal(npfsn.enhance(x, same, model), expected)
+            live = npfsn.LiveStream(same, model=model)
+            assert live.sample_rate == rate and type(live.sample_rate) is int
 
 
 @pytest.mark.parametrize("norm", ["offline_laplace_norm", "offline_gaussian_norm"])
