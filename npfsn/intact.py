@@ -85,11 +85,6 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                 f"{src} has {beyond} bytes that its header does not count, which would be lost: "
                 "repair it first, for instance with an audio editor that imports raw samples"
             )
-    if source.frames > _MOST_FRAMES:
-        raise AudioError(
-            f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
-            "into a WAV file first, such as with `flac -d`"
-        )
     if (source.format == "OGG" and _is_chained(src)) or (
         source.format == "MP3" and _is_followed(src)
     ):
@@ -101,6 +96,11 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
         raise AudioError(
             f"{src} is cut short: its last page is missing; to enhance what is there, save the "
             "file anew with an audio editor first"
+        )
+    if source.frames > _MOST_FRAMES:
+        raise AudioError(
+            f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
+            "into a WAV file first, such as with `flac -d`"
         )
     if source.frames == 0 and n_bytes > _MAX_EMPTY_BYTES:
         raise AudioError(
