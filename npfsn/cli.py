@@ -722,26 +722,29 @@ def _bench(args: argparse.Namespace) -> int:
     with held_back():
         from .bench.measure import bench
         from .bench.page import page
-        from .bench.picture import check_picture, draw
+        from .bench.picture import draw, picture_kind
+        from .output import complete_or_absent
         from .weights import load_model
 
-    if args.plot is not None:
-        check_picture(args.plot)  # better now than after a minute of measuring
-    result = bench(
-        load_model(args.model),
-        args.model,
-        precision=args.precision,
-        norm=args.norm,
-        seconds=args.seconds,
-        profile=args.profile or args.plot is not None,
-        cold=args.cold,
-        quick=args.quick,
-    )
-    drawings = {"steps_ms", "timeline"}
-    figures = {name: value for name, value in result.items() if name not in drawings}
-    text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
-    with to_stdout():
-        print(text, flush=True)
-    if args.plot is not None:
-        draw(result, args.plot)
+    with contextlib.ExitStack() as stack:
+        if args.plot is not None:  # better refused now than after a minute of measuring
+            kind = picture_kind(args.plot)
+            picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
+        result = bench(
+            load_model(args.model),
+            args.model,
+            precision=args.precision,
+            norm=args.norm,
+            seconds=args.seconds,
+            profile=args.profile or args.plot is not None,
+            cold=args.cold,
+            quick=args.quick,
+        )
+        drawings = {"steps_ms", "timeline"}
+        figures = {name: value for name, value in result.items() if name not in drawings}
+        text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
+        with to_stdout():
+            print(text, flush=True)
+        if args.plot is not None:
+            draw(result, picture, kind)
     return EXIT_OK

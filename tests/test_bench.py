@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import npfsn
-from npfsn import cli
+from npfsn import cli, output
 from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
 from npfsn.bench.profile import profile
@@ -170,8 +171,25 @@ def test_plot_needs_matplotlib(path, monkeypatch, tmp_path, capsys):
 def test_plot_is_drawn(path, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "steps.png"
-    assert run("-m", path, "--quick", "--seconds", 0.2, "--plot", picture) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    for _ in range(2):  # the second replaces the first
+        assert run("-m", path, "--quick", "--seconds", 0.2, "--plot", picture) == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(
+    path, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(measure, "bench", None)
+
+    def refuse(name, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(name))
+
+    monkeypatch.setattr(output.os, "open", refuse)
+    picture = tmp_path / "steps.png"
+    assert run("-m", path, "--quick", "--plot", picture) == 1
+    assert f"error: {picture}: Permission denied" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_stream_is_refused(tmp_path, capsys):

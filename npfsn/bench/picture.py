@@ -11,13 +11,14 @@ from ..errors import NpfsnError
 from .profile import CONDUCTING
 
 
-def check_picture(path: str) -> None:
-    """Refuse what no picture can be written to."""
+def picture_kind(path: str) -> str:
+    """Return what kind of picture a name stands for; refuse what none can be written to."""
     figure = _pyplot().figure()
     kinds = sorted(figure.canvas.get_supported_filetypes())
     _pyplot().close(figure)
     place = Path(path)
-    if place.suffix[1:].lower() not in kinds:
+    kind = place.suffix[1:].lower()
+    if kind not in kinds:
         raise NpfsnError(
             f"--plot {path}: no kind of picture that can be drawn; expected a name that ends in "
             f"one of .{', .'.join(kinds)}"
@@ -25,6 +26,7 @@ def check_picture(path: str) -> None:
     if place.is_dir() or not place.parent.is_dir():
         what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
         raise NpfsnError(f"--plot {path}: {what}; expected the name of a file to be written")
+    return kind
 
 
 def _pyplot() -> Any:
@@ -40,7 +42,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def draw(result: dict[str, Any], path: str) -> None:
+def draw(result: dict[str, Any], path: Path, kind: str) -> None:
     """Draw a few frames call by call, and every step of every case against the deadline."""
     plt = _pyplot()
     hop_ms = result["model"]["hop_ms"]
@@ -71,5 +73,5 @@ def draw(result: dict[str, Any], path: str) -> None:
         f"{model['architecture']}, {model['precision']}, {result['cpu']}, npfsn "
         f"{result['versions']['npfsn']}"
     )
-    figure.savefig(path)
+    figure.savefig(path, format=kind)
     plt.close(figure)
