@@ -773,7 +773,7 @@ def test_a_state_resumes_in_another_process(tmp_path):
 
 
 def test_copies_share_nothing_but_the_model():
-    enhancer = any_stream(atten_lim_db=20.0, on_nonfinite="zero")
+    enhancer = any_stream(atten_lim_db=20.0, on_nonfinite="zero", norm_horizon=1.0)
     enhancer.process(noise(3000))
     before = enhancer.get_state()
     for other in (enhancer.copy(), copy.copy(enhancer), copy.deepcopy(enhancer)):

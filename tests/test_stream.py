@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-import pickle
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -380,26 +375,6 @@ def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
         npfsn.enhance(broken, 16000, model)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
-@pytest.mark.parametrize(
-    "norm", ["cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm"]
-)
-def test_extreme_samples(architecture: str, norm: str) -> None:
-    """The largest floats, the smallest, silence between: finite, and forgotten by reset."""
-    model = small_model(architecture)
-    stream = npfsn.Enhancer(model, norm=norm)
-    want = run(npfsn.Enhancer(model, norm=norm), noise(3000))
-    largest = np.finfo(np.float32).max
-    for level in (largest, 1e30, 1e-38, 1e-45, 0.0, largest, 1.0):
-        chunk = (noise(2000, level=1.0) > 0).astype(np.float32) * 2 - 1
-        assert np.isfinite(stream.process(chunk * np.float32(level))).all()
-    assert np.isfinite(stream.flush()).all()
-    for array in stream.get_state().values():
-        assert array.dtype.kind in "iU" or np.isfinite(array).all()
-    stream.reset()
-    np.testing.assert_array_equal(run(stream, noise(3000)), want)
-
-
 # ---------------------------------------------------------------------------------------------
 # State
 # ---------------------------------------------------------------------------------------------
@@ -449,108 +424,6 @@ def test_state_is_a_copy(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
     assert same_state(enhancer, fresh)
 
 
-RESUME = """
-import sys
-import numpy as np
-import npfsn
-folder = sys.argv[1]
-enhancer = npfsn.Enhancer(folder + "/model.npz", atten_lim_db=15.0)
-with np.load(folder + "/state.npz", allow_pickle=False) as state:
-    enhancer.set_state(state)
-x = np.load(folder + "/x.npy")
-np.save(folder + "/y.npy", np.concatenate([enhancer.process(x), enhancer.flush()]))
-"""
-
-
-def test_state_resumes_in_another_process(
-    golden_model: Callable[[str], Model], tmp_path: Path
-) -> None:
-    """A call that moves to another machine keeps its bits."""
-    x = golden_case("fast_lstm_cum").x
-    npfsn.save_model(golden_model("fast_lstm_cum"), tmp_path / "model.npz")
-    enhancer = npfsn.Enhancer(golden_model("fast_lstm_cum"), atten_lim_db=15.0)
-    enhancer.process(x[:9001])
-    np.savez(tmp_path / "state.npz", **enhancer.get_state())
-    np.save(tmp_path / "x.npy", x[9001:])
-    subprocess.run(
-        [sys.executable, "-c", RESUME, str(tmp_path)],
-        check=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(Path(npfsn.__path__[0]).parent)},
-    )
-    want = np.concatenate([enhancer.process(x[9001:]), enhancer.flush()])
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want)
-
-
-def damaged(state: dict[str, np.ndarray], how: str) -> object:
-    """Return a state that is not this stream's any more."""
-    if how == "no mapping":
-        return [1, 2]
-    if how == "no header":
-        del state["header"]
-    elif how == "header is no JSON":
-        state["header"] = np.array("{")
-    elif how == "header is no object":
-        state["header"] = np.array("[1]")
-    elif how == "other model":
-        return npfsn.Enhancer(small_model("fullband")).get_state()
-    elif how == "other norm":
-        model = small_model("fast_fullsubnet")
-        return npfsn.Enhancer(model, norm="forgetting_norm").get_state()
-    elif how == "other weights":
-        other = npfsn.Enhancer(small_model("fast_fullsubnet", num_mels=9, look_ahead=2, cell="GRU"))
-        return other.get_state()
-    elif how == "entry missing":
-        del state["clock"]
-    elif how == "entry in excess":
-        state["more"] = np.zeros(1)
-    elif how == "wrong shape":
-        state["dry"] = state["dry"][1:]
-    elif how == "wrong type":
-        state["dry"] = state["dry"].astype(np.float64)
-    elif how == "not finite":
-        state["dry"][5] = np.nan
-    elif how == "counters contradict":
-        state["clock"][1] += 1
-    elif how == "negative sum":
-        state["fb_norm.count"][0] = -1.0
-    elif how == "too many pending":
-        state["count"][0] = 256
-    return state
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        "no mapping",
-        "no header",
-        "header is no JSON",
-        "header is no object",
-        "other model",
-        "other norm",
-        "other weights",
-        "entry missing",
-        "entry in excess",
-        "wrong shape",
-        "wrong type",
-        "not finite",
-        "counters contradict",
-        "negative sum",
-        "too many pending",
-    ],
-)
-def test_refused_states_leave_the_stream_as_it_was(how: str, x: np.ndarray) -> None:
-    """A state of another stream, or a damaged one."""
-    model = small_model("fast_fullsubnet")
-    stream, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
-    stream.process(x[:2000])
-    other.process(x[:2000])
-    with pytest.raises(npfsn.StateError, match="state"):
-        stream.set_state(damaged(stream.get_state(), how))
-    assert same_state(stream, other)
-    np.testing.assert_array_equal(run(stream, x), run(other, x))
-
-
 def test_a_state_belongs_to_its_weights_and_its_configuration() -> None:
     """Where nothing else differs, entries and shapes are the same: only the header can tell."""
     model = small_model("fast_fullsubnet")
@@ -574,47 +447,12 @@ def test_a_state_without_end_of_memory_fits_a_stream_without_horizon() -> None:
     endless.set_state(published.get_state())
 
 
-def test_undamaged_state_is_taken(x: np.ndarray) -> None:
-    """What `damaged` starts from is accepted: its refusals are its changes'."""
-    stream = npfsn.Enhancer(small_model("fast_fullsubnet"))
-    stream.process(x[:2000])
-    state = damaged(stream.get_state(), "nothing")
-    stream.reset()
-    stream.set_state(state)
-    assert int(stream.get_state()["clock"][0]) == 2000 // 256
-
-
-@pytest.mark.parametrize("duplicate", [npfsn.Enhancer.copy, copy.copy, copy.deepcopy])
-def test_copies_are_independent(
-    duplicate: Callable[[npfsn.Enhancer], npfsn.Enhancer], x: np.ndarray
-) -> None:
-    """Same state, same options, same weights; from then on a stream of its own."""
-    first = npfsn.Enhancer(
-        small_model("fast_fullsubnet"), atten_lim_db=6.0, on_nonfinite="zero", norm_horizon=1.0
-    )
-    first.process(x[:1300])
-    kept = first.get_state()
-    second = duplicate(first)
-    assert second.model is first.model
-    assert same_state(first, second)
-    second.process(np.full(1000, np.nan, np.float32))  # an option that came along
-    assert all(np.array_equal(kept[name], value) for name, value in first.get_state().items())
-    again = duplicate(first)
-    np.testing.assert_array_equal(run(first, x), run(again, x))
-
-
 def test_a_copy_computes_as_the_original(x: np.ndarray) -> None:
     """In the same precision, with the same norm."""
     first = npfsn.Enhancer(small_model("fullband"), precision="int8", norm="forgetting_norm")
     first.process(x[:1300])
     second = first.copy()
     np.testing.assert_array_equal(run(second, x[1300:]), run(first, x[1300:]))
-
-
-def test_pickling_says_what_to_send(enhancer: npfsn.Enhancer) -> None:
-    """A stream holds machine code; its state and its model travel."""
-    with pytest.raises(TypeError, match="get_state"):
-        pickle.dumps(enhancer)
 
 
 def test_streams_share_weights_and_nothing_else(x: np.ndarray) -> None:
@@ -897,28 +735,6 @@ def test_a_microphone_that_was_muted_is_enhanced_as_well() -> None:
         left.append(np.mean(y[8000:] ** 2) / np.mean(x[8000:] ** 2))
     assert left[0] < 0.01  # noise alone: hardly any of it
     assert max(left) < 2 * left[0]
-
-
-def test_threads_with_a_stream_each(golden_model: Callable[[str], Model]) -> None:
-    """Two at once give what each gives alone."""
-    model = golden_model("fast_lstm_cum")
-    inputs = [noise(16000, seed=i) for i in range(2)]
-    alone = [run(npfsn.Enhancer(model), x) for x in inputs]
-    results: list[np.ndarray | None] = [None, None]
-    start = threading.Barrier(2)
-
-    def work(i: int) -> None:
-        stream = npfsn.Enhancer(model)
-        start.wait(60)
-        results[i] = run(stream, inputs[i], 256)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    for got, want in zip(results, alone, strict=True):
-        np.testing.assert_array_equal(got, want)
 
 
 def test_one_stream_from_two_threads(
