@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ class AlignedStream:
         As of `Enhancer`, but the input is mixed in at its own rate: 0 gives all of it back, also
         what lies beyond the band of the model. The enhancer must have no limit of its own.
     keep_latency : bool
-        Leave the `enhancer.latency_samples` zeros at the start instead of taking them out.
+        Leave the zeros of the latency at the start, instead of taking them out: `lag` samples.
     """
 
     def __init__(
@@ -39,13 +40,21 @@ class AlignedStream:
     ) -> None:
         self._enhancer = enhancer
         self._there = Resampler(rate, enhancer.sample_rate)
-        self._back = Resampler(enhancer.sample_rate, rate)
         self._skip = 0 if keep_latency else enhancer.latency_samples
-        lag = -(-enhancer.latency_samples * rate // enhancer.sample_rate)
-        self._lag = lag if keep_latency else 0
+        # The latency need not be a whole number of samples at this rate. The input that is mixed in
+        # is late by one, so the output is, too.
+        shared = math.gcd(rate, enhancer.sample_rate)
+        steps = (enhancer.latency_samples - self._skip) * (rate // shared)
+        self.lag = -(-steps // (enhancer.sample_rate // shared))
+        late = self.lag * (enhancer.sample_rate // shared) - steps
+        self._back = Resampler(enhancer.sample_rate, rate, late)
         self._n_in = self._n_out = 0
+        self.limit_to(atten_lim_db)
+        self._dry: Samples = np.zeros(self.lag, np.float32)  # what has come in, but not out
+
+    def limit_to(self, atten_lim_db: float | None) -> None:
+        """Attenuate by no more than this from now on, in dB."""
         self._limit = dry_share(atten_lim_db)
-        self._dry: Samples = np.zeros(self._lag, np.float32)  # what has come in, but not out
 
     def process(self, x: Samples) -> Samples:
         """Take any number of samples in and give the enhanced ones that are ready.
@@ -60,8 +69,7 @@ class AlignedStream:
         float32 array, shape (M,)
         """
         self._n_in += x.size
-        if self._limit > 0.0:
-            self._dry = np.concatenate((self._dry, x))
+        self._dry = np.concatenate((self._dry, x))  # without a limit, too: one may come
         return self._give(self._back.process(self._enhance(self._there.process(x))))
 
     def flush(self) -> Samples:
@@ -74,7 +82,7 @@ class AlignedStream:
         last = self._enhance(self._there.flush())
         rest = self._trim(self._enhancer.flush())
         out = (self._back.process(last), self._back.process(rest), self._back.flush())
-        return self._give(np.concatenate(out)[: self._n_in + self._lag - self._n_out])
+        return self._give(np.concatenate(out)[: self._n_in + self.lag - self._n_out])
 
     def _enhance(self, x: Samples) -> Samples:
         return self._trim(self._enhancer.process(x))

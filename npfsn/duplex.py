@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from typing import Any
 
 import numpy as np
 
 from .aligned import AlignedStream, silence_nonfinite
+from .alone import Alone, alone
 from .enhancer import Enhancer, as_samples, no_numbers
 from .errors import FrameError
 from .options import AnySamples, Samples, whole_rate
@@ -15,7 +18,7 @@ from .resample import Resampler
 from .weights import Model
 
 
-class LiveStream:
+class LiveStream(Alone):
     """Answer every block with as many enhanced samples, as the callback of a sound system must.
 
     An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
@@ -54,6 +57,7 @@ class LiveStream:
     """
 
     _ready: Samples  # what can be given
+    _flushed: bool
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class LiveStream:
         on_nonfinite: str = "raise",
         norm_horizon: float | None = None,
     ) -> None:
+        super().__init__()
         self._enhancer = Enhancer(
             model,
             precision=precision,
@@ -93,6 +98,10 @@ class LiveStream:
         self._start()
 
     @property
+    def _ended(self) -> bool:
+        return self._flushed
+
+    @property
     def sample_rate(self) -> int:
         """Samples per second, Hz."""
         return self._rate
@@ -104,14 +113,18 @@ class LiveStream:
 
     @property
     def atten_lim_db(self) -> float | None:
-        """The most that is attenuated, in dB; None for no limit."""
+        """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
         return self._atten_lim_db
+
+    @atten_lim_db.setter
+    def atten_lim_db(self, value: float | None) -> None:
+        self._stream.limit_to(value)
+        self._atten_lim_db = value
 
     @property
     def latency_samples(self) -> int:
         """Samples, at this rate, the output lies behind the input."""
-        latency = self._enhancer.latency_samples * self._rate / self._enhancer.sample_rate
-        return round(latency) + self._lead + self._behind
+        return self._stream.lag + self._lead + self._behind
 
     @property
     def latency_ms(self) -> float:
@@ -123,6 +136,7 @@ class LiveStream:
         """Samples replaced so far because they were NaN or infinite."""
         return self._n_nonfinite
 
+    @alone()
     def process(self, block: AnySamples) -> Samples:
         """Enhance a block.
 
@@ -141,7 +155,7 @@ class LiveStream:
         TypeError, FrameError
             The block was refused; the stream is as it was.
         StreamEndedError, ConcurrentUseError
-            As `Enhancer.step`; `reset` starts anew.
+            As `Enhancer.step`.
         """
         x = as_samples(block, None, "block").copy()
         if x.size % self._block:
@@ -152,19 +166,90 @@ class LiveStream:
         bad = silence_nonfinite(x)
         if bad and self._enhancer.on_nonfinite == "raise":
             raise no_numbers(bad, x.size)
+        self._torn = True
         self._n_nonfinite += bad
+        out = self._answer(x)
+        self._torn = False
+        return out
+
+    def _answer(self, x: Samples) -> Samples:
+        """Give as many samples as come in."""
         ready = np.concatenate((self._ready, self._stream.process(x)))
         self._ready = ready[x.size :]
         return ready[: x.size]
 
+    @alone(ended=True)
+    def flush(self) -> Samples:
+        """End the stream and return the rest.
+
+        Returns
+        -------
+        float32 array, shape (latency_samples,)
+            What follows if silence does; all results together are `latency_samples` zeros and then
+            the enhanced signal, as long as the input. Empty if the stream has been flushed already.
+
+        Raises
+        ------
+        StreamEndedError, ConcurrentUseError
+            As `Enhancer.flush`.
+        """
+        if self._flushed:
+            return np.zeros(0, np.float32)
+        self._torn = True
+        out = self._answer(np.zeros(self.latency_samples, np.float32))
+        self._flushed, self._torn = True, False
+        return out
+
+    @alone(ended=True, torn=True)
     def reset(self) -> None:
-        """Start anew: the next sample is the first of a signal."""
+        """Start anew: the next sample is the first of a signal.
+
+        Raises
+        ------
+        ConcurrentUseError
+            Another thread is using this stream.
+        """
+        self._torn = True
         self._enhancer.reset()
         self._start()
+        self._torn = False
+
+    @alone(ended=True)
+    def copy(self) -> LiveStream:
+        """Return an independent stream that goes on as this one would, sharing the weights.
+
+        Returns
+        -------
+        LiveStream
+
+        Raises
+        ------
+        StreamEndedError, ConcurrentUseError
+            As `Enhancer.copy`.
+        """
+        other = type(self).__new__(type(self))
+        vars(other).update(copy.deepcopy({**vars(self), "_claim": {}}))
+        return other
+
+    def __copy__(self) -> LiveStream:
+        """As `copy`: two streams that share one state would be none."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LiveStream:
+        """As `copy`: the weights stay shared."""
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled: it holds machine code."""
+        raise TypeError("a LiveStream is not pickled: make one where it is to run")
+
+    def __repr__(self) -> str:
+        """Name the rate, the block and what it runs."""
+        return f"<npfsn.LiveStream {self._rate} Hz, {self._block} samples, {self._enhancer!r}>"
 
     def _start(self) -> None:
         """Begin a signal with the zeros that go ahead of it."""
-        self._n_nonfinite = 0
+        self._n_nonfinite, self._flushed = 0, False
         self._stream = AlignedStream(
             self._enhancer, self._rate, atten_lim_db=self._atten_lim_db, keep_latency=True
         )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import state as states
 from . import weights
+from .alone import Alone, alone
 from .config import CAUSAL_NORMS
-from .errors import ConcurrentUseError, FrameError, NormError, StateError, StreamEndedError
+from .errors import FrameError, NormError, StateError
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
@@ -30,21 +30,6 @@ STATE_FORMAT = 1
 
 # What no stream ever reaches: hops in four million years, samples in seventeen thousand.
 _LAST_HOP = 1 << 53
-
-# Which process this is: the thread that uses a stream does not exist in a forked child.
-_here = object()
-
-
-def _in_a_child() -> None:
-    global _here
-    _here = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 # Packed networks of the models in use: streams of one model share them. The last few of each model
 # are kept; packing one anew takes a tenth of a second.
@@ -71,53 +56,7 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
         return network
 
 
-def _alone(
-    ended: bool = False, torn: bool = False
-) -> Callable[[Callable[Concatenate[Enhancer, _P], _R]], Callable[Concatenate[Enhancer, _P], _R]]:
-    """Let a method claim its stream while it runs, or say why it cannot. Never waits.
-
-    Parameters
-    ----------
-    ended, torn : bool
-        Whether it may run after `flush`, and after something interrupted a hop half-way.
-    """
-
-    def decorate(
-        method: Callable[Concatenate[Enhancer, _P], _R],
-    ) -> Callable[Concatenate[Enhancer, _P], _R]:
-        @functools.wraps(method)
-        def run(self: Enhancer, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-            # Not a lock: a signal handler that raises could leave it locked for ever. Every claim
-            # is an object of its own, so what is in `_claim` tells whose it is at any moment.
-            claim = object()
-            try:
-                if self._claim.setdefault(_here, claim) is not claim:
-                    raise ConcurrentUseError(
-                        "this stream is being used by another thread: give every thread a stream "
-                        "of its own (copy(), or a second Enhancer with the same model)"
-                    )
-                if self._torn and not torn:
-                    raise StreamEndedError(
-                        "the stream was interrupted in the middle of a hop: call reset() to start "
-                        "a new one, or set_state() to go back"
-                    )
-                if self._count[1] and not ended:
-                    raise StreamEndedError(
-                        "the stream has been flushed: call reset() to start a new one"
-                    )
-                return method(self, *args, **kwargs)
-            finally:
-                # Without a call: the interpreter raises what a signal handler raises after calls,
-                # and one there would leave the claim behind.
-                if _here in self._claim and self._claim[_here] is claim:
-                    del self._claim[_here]
-
-        return run
-
-    return decorate
-
-
-class Enhancer:
+class Enhancer(Alone):
     """Enhance a stream hop by hop.
 
     Parameters
@@ -161,6 +100,8 @@ class Enhancer:
     (256, 768)
     """
 
+    _ways_on = "call reset() to start a new one, or set_state() to go back"
+
     def __init__(
         self,
         model: str | os.PathLike[str] | Model | None = None,
@@ -171,6 +112,7 @@ class Enhancer:
         on_nonfinite: str = "raise",
         norm_horizon: float | None = None,
     ) -> None:
+        super().__init__()
         self._model = load_model(model)
         config = self._model.config
         if norm is not None:
@@ -205,8 +147,10 @@ class Enhancer:
         )
         self._in = np.zeros(hop, np.float32)
         self._bad = np.zeros(1, np.int64)
-        self._claim: dict[object, object] = {}
-        self._torn = False  # something stopped a hop half-way
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._count[1])
 
     @property
     def model(self) -> Model:
@@ -277,7 +221,7 @@ class Enhancer:
             f"{self.sample_rate} Hz, {self._options['precision']}>"
         )
 
-    @_alone()
+    @alone()
     def step(self, frame: AnySamples, out: Samples | None = None) -> Samples:
         """Enhance one hop.
 
@@ -320,7 +264,7 @@ class Enhancer:
         self._torn = False
         return out
 
-    @_alone()
+    @alone()
     def process(self, chunk: AnySamples) -> Samples:
         """Enhance any number of samples.
 
@@ -366,7 +310,7 @@ class Enhancer:
         self._torn = False
         return out
 
-    @_alone(ended=True)
+    @alone(ended=True)
     def flush(self) -> Samples:
         """End the stream and return the rest.
 
@@ -395,7 +339,7 @@ class Enhancer:
         self._torn = False
         return out
 
-    @_alone(ended=True, torn=True)
+    @alone(ended=True, torn=True)
     def reset(self) -> None:
         """Start anew: the next sample is the first of a signal.
 
@@ -408,7 +352,7 @@ class Enhancer:
         self._stream.reset()
         self._torn = False
 
-    @_alone(ended=True)
+    @alone(ended=True)
     def get_state(self) -> dict[str, np.ndarray]:
         """Return all that the stream remembers.
 
@@ -439,7 +383,7 @@ class Enhancer:
         state["header"] = np.array(json.dumps(self._header()))
         return state
 
-    @_alone(ended=True, torn=True)
+    @alone(ended=True, torn=True)
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue where `get_state` was called, to the bit.
 
@@ -580,10 +524,9 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
             "any length"
         )
     if x.ndim != 1:
-        raise FrameError(
-            f"{name} has shape {list(x.shape)}: expected one dimension; give every channel a "
-            "stream of its own"
-        )
+        mono = x.ndim == 2 and x.shape[1] == 1
+        hint = f"give {name}[:, 0]" if mono else "give every channel a stream of its own"
+        raise FrameError(f"{name} has shape {list(x.shape)}: expected one dimension; {hint}")
     return as_float32(x)
 
 

@@ -45,6 +45,10 @@ class Resampler:
     ----------
     rate_in, rate_out : int
         Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
+    late : int
+        Make the output later by so many steps of the grid that both rates share, of which a sample
+        of the output has `rate_in / gcd(rate_in, rate_out)`: less than one sample. For what shall
+        be late by a whole number of samples after all (`AlignedStream`).
 
     Raises
     ------
@@ -61,7 +65,7 @@ class Resampler:
     334
     """
 
-    def __init__(self, rate_in: int, rate_out: int) -> None:
+    def __init__(self, rate_in: int, rate_out: int, late: int = 0) -> None:
         for rate in (rate_in, rate_out):
             if int(rate) != rate or not MIN_RATE <= rate <= MAX_RATE:
                 raise AudioError(
@@ -76,7 +80,7 @@ class Resampler:
                 f"{self._rate_in} Hz cannot be resampled to {self._rate_out} Hz: above {MAX_STEP} "
                 "Hz expected rates with a common factor, such as 384000; convert it first"
             )
-        self._half = HALF_CROSSINGS * max(self._up, self._down)
+        self._half, self._late = HALF_CROSSINGS * max(self._up, self._down), late
         no_taps: npt.NDArray[np.float64] = np.zeros(0)
         self._taps = self._filter() if self._up != self._down else no_taps
         self.reset()
@@ -124,8 +128,8 @@ class Resampler:
             return block
         self._n_in += block.size
         self._kept = np.concatenate((self._kept, block))
-        # Output m needs inputs up to floor((m * down + half) / up).
-        ready = (self._n_in * self._up - self._half - 1) // self._down + 1
+        # Output m needs inputs up to floor((m * down - late + half) / up).
+        ready = (self._n_in * self._up + self._late - self._half - 1) // self._down + 1
         return self._advance(max(ready, self._n_out))
 
     def flush(self) -> Samples:
@@ -137,23 +141,24 @@ class Resampler:
         """
         if self._up == self._down:
             return np.zeros(0, np.float32)
-        out = self._advance(-(-self._n_in * self._up // self._down))
+        out = self._advance(-(-(self._n_in * self._up + self._late) // self._down))
         self.reset()
         return out
 
     def _advance(self, stop: int) -> Samples:
         """Compute the outputs up to, but without, number `stop`; drop inputs no longer needed."""
         first, up, down, half = self._n_out, self._up, self._down, self._half
+        ahead = half - self._late  # steps of the grid, at output 0, to the last input it needs
         if stop <= first:
             return np.zeros(0, np.float32)
         from scipy.signal import upfirdn
 
-        # y[m] = sum_j x[j] taps[m * down + half - j * up]. `upfirdn` gives
+        # y[m] = sum_j x[j] taps[m * down + ahead - j * up]. `upfirdn` gives
         # z[n] = sum_i kept[i] padded[n * down - i * up] with j = start + i, so `pad` zeros before
         # the taps put m on the grid of n. Sums run over j in one order whatever the block: the
         # result is bit-identical for any blocking.
-        pad = (self._start * up - half) % down
-        shift = (pad + half - self._start * up) // down
+        pad = (self._start * up - ahead) % down
+        shift = (pad + ahead - self._start * up) // down
         padded = np.concatenate((np.zeros(pad), self._taps))
         z = upfirdn(padded, self._kept, up, down)
         z = z[first + shift : stop + shift]
@@ -162,7 +167,7 @@ class Resampler:
             out: Samples = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
-        oldest = min(max(-((half - stop * down) // up), 0), self._n_in)
+        oldest = min(max(-((half + self._late - stop * down) // up), 0), self._n_in)
         if oldest > self._start:
             self._kept = self._kept[oldest - self._start :].copy()
             self._start = oldest

@@ -28,8 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npfsn
+from npfsn.alone import _here, alone
 from npfsn.config import CAUSAL_NORMS
-from npfsn.enhancer import _alone, _here
 from npfsn.errors import ConcurrentUseError, FrameError, StateError, StreamEndedError
 from npfsn.norms import Norm
 
@@ -940,7 +940,7 @@ def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
 def test_no_interrupt_leaves_a_claim_behind(interrupts):
     # Nothing but the claim, so that most interrupts fall between its parts.
-    enhancer, nothing = any_stream(), _alone()(lambda stream: None)
+    enhancer, nothing = any_stream(), alone()(lambda stream: None)
     rng = np.random.default_rng(2)
     for _ in range(2000):
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import copy
+import pickle
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from _thread import interrupt_main
 
 import numpy as np
 import pytest
+from drawn_models import small_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pure_delay import Delay, load_model, modules
@@ -357,9 +359,8 @@ def test_as_much_comes_out_as_goes_in_as_late_as_it_says(delay, rate, block, cou
         heard.append(live.process(samples))
         assert heard[-1].shape == samples.shape
     heard = np.concatenate(heard)
-    exact = live.latency_samples - round(LATENCY * rate / 16000) + LATENCY * rate / 16000
-    settled = math.ceil(exact) + rate // 100
-    expected = np.sin(2 * np.pi * 300.0 / rate * (t[settled:] - exact))
+    settled = live.latency_samples + rate // 100
+    expected = np.sin(2 * np.pi * 300.0 / rate * (t[settled:] - live.latency_samples))
     np.testing.assert_allclose(heard[settled:], expected, atol=5e-3)
     assert live.latency_samples <= (LATENCY + 256 + 50) * rate / 16000 + 50
     assert live.latency_ms == 1000 * live.latency_samples / rate
@@ -400,20 +401,123 @@ def test_a_live_stream_is_the_enhancers_later():
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_limit_keeps_what_lies_beyond_the_band_of_the_model(delay):
+@pytest.mark.parametrize("rate", [11025, 12345, 16000, 22050, 44100, 48000])
+def test_a_limit_keeps_what_lies_beyond_the_band_of_the_model(delay, rate):
     """0 dB: all of the input, at its own rate, as late as it says."""
-    sound, live = noise(0.5, 48000), LiveStream(48000, 480, atten_lim_db=0.0)
+    sound, live = noise(0.5, rate), LiveStream(rate, 1, atten_lim_db=0.0)
     heard = live.process(sound)
     late = live.latency_samples
     np.testing.assert_array_equal(heard[:late], 0.0)
     np.testing.assert_array_equal(heard[late:], sound[:-late])
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 12345, 22050, 44100, 48000])
+def test_what_is_mixed_in_comes_when_the_enhanced_does(delay, rate):
+    """Else some of the band is lost where both meet: at 11025 Hz 0.4 samples were 6 dB."""
+    t, edge = np.arange(rate // 2), 0.7 * min(rate, 16000) / 2
+    sound = np.sin(2 * np.pi * edge / rate * t).astype(np.float32)
+    live = LiveStream(rate, 1, atten_lim_db=6.0)  # the delay passes all of it, so all is left
+    heard = live.process(sound)[live.latency_samples + rate // 100 :]
+    expected = sound[rate // 100 : rate // 100 + heard.size]
+    np.testing.assert_allclose(heard, expected, atol=5e-3)
+
+
+def test_the_limit_of_a_live_stream_may_change():
+    """From one block to the next, to none and back."""
+    quiet = small_model("fast_fullsubnet")
+    limits = (None, 6.0, 0.0)
+    live, *others = (LiveStream(model=quiet, atten_lim_db=limit) for limit in (None, *limits))
+    for i, block in enumerate(noise(0.5, 16000)[:7680].reshape(-1, 256)):
+        live.atten_lim_db = limits[i % 3]
+        assert live.atten_lim_db == limits[i % 3]
+        expected = [other.process(block) for other in others][i % 3]
+        np.testing.assert_array_equal(live.process(block), expected)
+    with pytest.raises(ValueError, match="atten_lim_db"):
+        live.atten_lim_db = -1
+    assert live.atten_lim_db == limits[i % 3]
+
+
+def test_a_live_stream_ends(delay):
+    """All that went in comes out, as late as it says; then nothing may follow but a reset."""
+    sound, live = noise(0.2, 44100), LiveStream(44100, 441)
+    heard = np.concatenate([live.process(sound), live.flush()])
+    other = LiveStream(44100, 441)
+    late = other.latency_samples
+    longer = other.process(np.concatenate([sound, np.zeros(-(-late // 441) * 441, np.float32)]))
+    assert heard.size == sound.size + late
+    np.testing.assert_array_equal(heard, longer[: heard.size])
+    assert live.flush().size == 0
+    with pytest.raises(npfsn.StreamEndedError, match="flushed"):
+        live.process(sound)
+    live.reset()
+    np.testing.assert_array_equal(live.process(sound), heard[: sound.size])
+
+
+@pytest.mark.parametrize("duplicate", [LiveStream.copy, copy.copy, copy.deepcopy])
+def test_copies_of_a_live_stream_are_independent(duplicate):
+    sound = noise(0.5, 48000)
+    live, alone = (LiveStream(48000, 480, atten_lim_db=6.0) for _ in range(2))
+    for each in (live, alone):
+        each.process(sound[:9600])
+    other = duplicate(live)
+    other.process(-sound[:4800])
+    again = duplicate(live)
+    expected = alone.process(sound[9600:])
+    np.testing.assert_array_equal(live.process(sound[9600:]), expected)
+    np.testing.assert_array_equal(again.process(sound[9600:]), expected)
+    assert repr(again).startswith("<npfsn.LiveStream 48000 Hz, 480 samples")
+    with pytest.raises(TypeError, match="LiveStream is not pickled"):
+        pickle.dumps(live)
+
+
+def test_a_live_stream_has_one_user(monkeypatch):
+    """Whoever comes second is told, and disturbs nothing, not even what is outside the Enhancer."""
+    sound = noise(0.3, 48000)
+    live, alone = (LiveStream(48000, 480, atten_lim_db=6.0) for _ in range(2))
+    calls = (lambda: live.process(sound[:480]), live.flush, live.reset, live.copy)
+    enhance, given = npfsn.Enhancer.process, []
+
+    def disturbed(self, x):
+        for call in calls if self is live._enhancer else ():
+            with pytest.raises(npfsn.ConcurrentUseError, match="another LiveStream"):
+                call()
+            given.append(call)
+        return enhance(self, x)
+
+    monkeypatch.setattr(npfsn.Enhancer, "process", disturbed)
+    for at in range(0, 9600, 480):
+        block = sound[at : at + 480]
+        np.testing.assert_array_equal(live.process(block), alone.process(block))
+    assert len(given) == 20 * len(calls)
+
+
+def test_an_interrupted_live_stream_says_so(monkeypatch):
+    """Wherever it was cut: the blocks that follow would be too short."""
+    sound = noise(0.3, 48000)
+    live = LiveStream(48000, 480)
+    expected = live.process(sound)
+    live.reset()
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(npfsn.Enhancer, "process", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            live.process(sound[:480])
+    for call in (lambda: live.process(sound[:480]), live.flush, live.copy):
+        with pytest.raises(npfsn.StreamEndedError, match="call reset"):
+            call()
+    live.reset()
+    np.testing.assert_array_equal(live.process(sound), expected)
+
+
 def test_blocks_that_a_live_stream_refuses(delay):
     live = LiveStream(48000, 480)
     for block, error, message in (
         (np.zeros(481, np.float32), FrameError, "has 481 samples: expected 480 or"),
-        (np.zeros((480, 1), np.float32), FrameError, "one dimension"),
+        (np.zeros((480, 1), np.float32), FrameError, r"one dimension; give block\[:, 0\]"),
+        (np.zeros((480, 2), np.float32), FrameError, "one dimension; give every channel"),
         (np.zeros(480, np.int16), TypeError, "int16"),
         (np.full(480, np.nan), FrameError, "480 of 480 samples are NaN"),
     ):

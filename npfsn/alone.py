@@ -1,0 +1,89 @@
+"""A stream has one user at a time, and says so when something stopped it half-way."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from .errors import ConcurrentUseError, StreamEndedError
+
+# Which process this is: the thread that uses a stream does not exist in a forked child.
+_here = object()
+
+
+def _in_a_child() -> None:
+    global _here
+    _here = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
+
+_A = TypeVar("_A", bound="Alone")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Alone:
+    """What has methods that are `alone`.
+
+    They set `_torn` while they change the stream: what stops them half-way leaves it so.
+    """
+
+    _ways_on = "call reset() to start a new one"
+
+    def __init__(self) -> None:
+        self._claim: dict[object, object] = {}
+        self._torn = False
+
+    @property
+    def _ended(self) -> bool:
+        """Whether the stream has been flushed."""
+        return False
+
+
+def alone(
+    ended: bool = False, torn: bool = False
+) -> Callable[[Callable[Concatenate[_A, _P], _R]], Callable[Concatenate[_A, _P], _R]]:
+    """Let a method claim its stream while it runs, or say why it cannot. Never waits.
+
+    Parameters
+    ----------
+    ended, torn : bool
+        Whether it may run after `flush`, and after something interrupted a hop half-way.
+    """
+
+    def decorate(
+        method: Callable[Concatenate[_A, _P], _R],
+    ) -> Callable[Concatenate[_A, _P], _R]:
+        @functools.wraps(method)
+        def run(self: _A, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            # Not a lock: a signal handler that raises could leave it locked for ever. Every claim
+            # is an object of its own, so what is in `_claim` tells whose it is at any moment.
+            claim = object()
+            try:
+                if self._claim.setdefault(_here, claim) is not claim:
+                    raise ConcurrentUseError(
+                        "this stream is being used by another thread: give every thread a stream "
+                        f"of its own (copy(), or another {type(self).__name__} of the same model)"
+                    )
+                if self._torn and not torn:
+                    raise StreamEndedError(
+                        f"the stream was interrupted in the middle of a hop: {self._ways_on}"
+                    )
+                if self._ended and not ended:
+                    raise StreamEndedError(
+                        "the stream has been flushed: call reset() to start a new one"
+                    )
+                return method(self, *args, **kwargs)
+            finally:
+                # Without a call: the interpreter raises what a signal handler raises after calls,
+                # and one there would leave the claim behind.
+                if _here in self._claim and self._claim[_here] is claim:
+                    del self._claim[_here]
+
+        return run
+
+    return decorate
