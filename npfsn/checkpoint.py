@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,12 @@ MAX_KEY_LENGTH = 200
 
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# What the published networks call the stacks of their recurrent layers. Where these begin in a name
+# ends what wrappers and training programs have put before it.
+_BEGINS = re.compile(
+    r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
+    r"(?:sb_models\.)?(?:\d{1,3}\.)?sequence_model\.weight_ih_l0$"
+)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -83,12 +90,14 @@ class Checkpoint:
     sha256 : str
         Of the whole file, hexadecimal.
     tensors : dict of str to array
-        Under their own names, without `module.`; read-only, in the stored type (bfloat16, which
-        NumPy lacks, as float32).
+        The network's, under its own names, without `module.` and what else wraps it; read-only, in
+        the stored type (bfloat16, which NumPy lacks, as float32).
     dtypes : str
         The types as stored, such as "float32" or "bfloat16, int64", the most frequent first.
     metadata : dict
         Plain numbers and strings beside the tensors, such as `epoch`.
+    left_out : list of str
+        Names of the tensors that are not the network's.
     """
 
     path: Path
@@ -98,6 +107,7 @@ class Checkpoint:
     tensors: dict[str, npt.NDArray[Any]]
     dtypes: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -308,7 +318,9 @@ def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
     else:
         raise ArchiveError(f"it {_other_kind(file, size)}")
 
-    wanted, metadata = _find_state_dict(state)
+    found, metadata = _find_state_dict(state)
+    prefix = _wrapped_in(found)
+    wanted = {name[len(prefix) :]: t for name, t in found.items() if name.startswith(prefix)}
     total = sum(tensor.nbytes for tensor in wanted.values())
     if total > MAX_RATIO * size:
         raise ArchiveError(
@@ -323,6 +335,7 @@ def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
         tensors=dict(_read_tensors(wanted, storages)),
         dtypes=", ".join(dtype for dtype, _ in counts.most_common()),
         metadata=metadata,
+        left_out=[name for name in found if not name.startswith(prefix)],
     )
 
 
@@ -388,24 +401,59 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
         if isinstance(candidate, dict) and _has_tensors(candidate):
             model = candidate
             break
+    else:
+        networks = dict(_networks(state))
+        if len(networks) > 1:
+            names = ", ".join(printable(name, 200) for name in list(networks)[:8])
+            raise PickleError(
+                f"it holds several networks ({names}): expected one, or which it is by the key "
+                f"{' or '.join(_STATE_DICT_KEYS)}"
+            )
+        model = next(iter(networks.values()), state)
     tensors = {name: value for name, value in model.items() if isinstance(value, _Tensor)}
     if not tensors:
         keys = ", ".join(printable(key, 30) for key in list(state)[:8])
         raise PickleError(
-            f"it holds no state dict (its entries: {keys or 'none'}; looked for tensors and for "
-            f"{', '.join(_STATE_DICT_KEYS)})"
+            f"it holds no state dict (its entries: {keys or 'none'}; looked for tensors in "
+            f"{', '.join(_STATE_DICT_KEYS)}, and for those of a network in all of them)"
         )
-    for name in model:
-        if type(name) is not str or (model is not state and name not in tensors):
+    for name, value in model.items():
+        known = model is state or name in tensors or _is_plain(value)
+        if type(name) is not str or not known:
             raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
-    at = _end_of_prefixes(os.path.commonprefix(list(tensors)))
-    tensors = {name[at:]: tensor for name, tensor in tensors.items()}
     plain = {
         key: value
-        for key, value in list(state.items())[:100]
+        for key, value in [*list(state.items())[:100], *list(model.items())[:100]]
         if type(key) is str and len(key) <= 100 and _is_plain(value)
     }
     return tensors, plain
+
+
+def _networks(state: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Find the dicts of tensors that are a network's, whatever they lie in."""
+    todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
+    seen = {id(state)}  # a pickle may hold one a million times
+    for path, value in todo:
+        if any(type(key) is str and _BEGINS.search(key) for key in value):
+            yield path or "the file itself", value
+            continue
+        for key, inner in value.items() if len(path) < 200 else ():  # nobody nests deeper
+            if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
+                seen.add(id(inner))
+                name = printable(key, 60)
+                todo.append((f"{path}.{name}" if path else name, inner))
+
+
+def _wrapped_in(tensors: dict[str, _Tensor]) -> str:
+    """Return what wrappers have put before the names of the network's tensors."""
+    found = {name[: match.start()] for name in tensors if (match := _BEGINS.search(name))}
+    if len(found) > 1:
+        names = ", ".join(printable(name or "none", 60) for name in sorted(found)[:8])
+        raise PickleError(f"it holds several networks, by the beginnings of names: {names}")
+    if found:
+        return found.pop()
+    common = os.path.commonprefix(list(tensors))  # a damaged network, or none
+    return common[: _end_of_prefixes(common)]
 
 
 def _end_of_prefixes(name: str) -> int:

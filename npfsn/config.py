@@ -206,6 +206,33 @@ def check_stacks(shapes: Shapes) -> None:
     if missing:
         names = listed([printable(name) for name in missing], 4)
         raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names})")
+    for prefix, last in layers.items():
+        _check_layers(shapes, prefix, last, prefix in linear)
+
+
+def _check_layers(shapes: Shapes, prefix: str, last: int, linear: bool) -> None:
+    """Raise ModelError naming a tensor of a stack that does not fit the first recurrent one."""
+    of = f"{prefix}.sequence_model."
+    rows, hidden = matrix(shapes, f"{of}weight_hh_l0")
+    expected: dict[str, tuple[int | None, ...]] = {}
+    for layer in range(last + 1):
+        expected[f"{of}weight_ih_l{layer}"] = (rows, hidden if layer else None)
+        expected[f"{of}weight_hh_l{layer}"] = (rows, hidden)
+        expected[f"{of}bias_ih_l{layer}"] = expected[f"{of}bias_hh_l{layer}"] = (rows,)
+    if linear:
+        n_out = matrix(shapes, f"{prefix}.fc_output_layer.weight")[0]
+        expected[f"{prefix}.fc_output_layer.weight"] = (n_out, hidden)
+    for name, want in expected.items():
+        shape = tuple(shapes[name])
+        fits = len(shape) == len(want) and all(
+            size is None or size == found for size, found in zip(want, shape, strict=True)
+        )
+        if not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in want)
+            raise ModelError(
+                f"tensor {printable(name)} has shape {list(shape)}: expected [{sizes}], beside "
+                f"{printable(of)}weight_hh_l0 of {[rows, hidden]}"
+            )
 
 
 def begins(shapes: Shapes, prefix: str) -> bool:

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,16 @@ def convert(
     ModelError
         Tensors do not fit together or contradict the recipe, or are not finite; or the precision is
         unknown.
+
+    Warns
+    -----
+    UserWarning
+        The recipe has a name that looks like another, which it lacks: a default stands in for that.
     """
-    return _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)[0]
+    model, origins = _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)
+    for line in _misspelt(model, origins.recipe) if origins.recipe else ():
+        warnings.warn(line, stacklevel=2)
+    return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in _report(model, origins, output):
             tell(line)
         for line in _misspelt(model, origins.recipe) if origins.recipe else ():
-            complain(line, "npfsn-convert")
+            complain(f"warning: {line}", "npfsn-convert")
     return 0
 
 
@@ -403,6 +412,9 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     for title, values in _values(model, origins.recipe).items():
         if values:
             lines.append((title, ", ".join(values)))
+    if checkpoint.left_out:
+        names = listed([printable(name) for name in checkpoint.left_out], _SHOWN)
+        lines.append(("left out", f"{names} (not the network's)"))
     ignored = [] if origins.recipe is None else _ignored(model, origins.recipe)
     if ignored:
         lines.append(("not needed", f"{listed(ignored, _SHOWN)} (in the recipe)"))
@@ -470,7 +482,7 @@ def _misspelt(model: Model, recipe: Recipe) -> Iterator[str]:
     lacking = sorted(_known(model) - recipe.args.keys() - {"norm_type"})
     for key in _ignored(model, recipe):
         for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
-            yield f"warning: the recipe has {key}, which is not known here: is {meant} meant?"
+            yield f"the recipe has {key}, which is not known here: is {meant} meant?"
 
 
 def _describe(value: Any) -> str:

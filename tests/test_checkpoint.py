@@ -137,6 +137,50 @@ def test_prefixes_and_cuda(tmp_path, file_format, prefix):
     assert_same(read(tmp_path, FORMATS[file_format]({"model": state})).tensors, params)
 
 
+WRAPPED = {
+    "averaged": lambda sd: {"n_averaged": 3, **{f"module.{k}": v for k, v in sd.items()}},
+    "beside a loss": lambda sd: {
+        "state_dict": {**{f"net.{k}": v for k, v in sd.items()}, "loss.weight": ONE}
+    },
+    "own attribute": lambda sd: {f"student.net.{k}": v for k, v in sd.items()},
+    "own key": lambda sd: {"generator": sd, "epoch": 3, "optimizer": {"state": {0: {"m": ONE}}}},
+    "nested": lambda sd: {"checkpoint": {"model": {"state_dict": sd}}},
+    "counters among the tensors": lambda sd: {"model": {**sd, "step": 3}},
+}
+ONE = tf.tensor(np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_networks_are_found_in_what_training_programs_put_around_them(tmp_path, how):
+    """By the names of their recurrent layers; what lies beside them is left out."""
+    for case in ("fast_lstm_cum", "base_lstm_cum", "improved_48k"):
+        params = load_case(case).params
+        state = WRAPPED[how]({name: tf.tensor(value) for name, value in params.items()})
+        found = read(tmp_path, tf.zip_bytes(state))
+        assert_same(found.tensors, params)
+    assert found.metadata.get("step") == (3 if "counters" in how else None)
+
+
+def test_looking_for_networks_takes_no_time(tmp_path):
+    """In dicts that hold themselves; ever deeper."""
+    many = b"".join(tf.text(f"k{i}") + b"h\x00" for i in range(2000))
+    wide = b"\x80\x02}q\x00(" + many + b"u."  # all of its entries are itself
+    assert "no state dict" in limits(tmp_path, tf.pickle_file(wide), seconds=5)
+    deep = b"\x80\x02}" + (tf.text("key") + b"}") * 100_000 + b"s" * 100_000 + b"."
+    assert "no state dict" in limits(tmp_path, tf.pickle_file(deep), seconds=5)
+
+
+@pytest.mark.parametrize("beginnings", [("", "ema."), ("student.", "teacher.")])
+def test_of_several_networks_none_is_chosen(tmp_path, beginnings):
+    tensors = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    together = {begin + name: value for begin in beginnings for name, value in tensors.items()}
+    assert "several networks, by the beginnings" in refusal(tmp_path, tf.zip_bytes(together))
+    apart = {f"net{begin}": tensors for begin in beginnings}
+    assert "several networks (net" in refusal(tmp_path, tf.zip_bytes(apart))
+    chosen = read(tmp_path, tf.zip_bytes({**apart, "model": tensors}))
+    assert_same(chosen.tensors, CASE.params)
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "i4", "i2", "i1", "u1", "?"])
 def test_types(tmp_path, file_format, dtype):

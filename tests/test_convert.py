@@ -221,6 +221,14 @@ def test_tensors_that_do_not_fit(tmp_path):
     assert cell in refusal(**{cell: np.zeros((97, 24), np.float32)})
     assert cell in refusal(**{cell: np.zeros(96, np.float32)})
     assert cell in refusal(**{cell: None})
+    inputs = "fb_model.sequence_model.weight_ih_l0"
+    assert f"tensor {inputs} has shape [257, 192]: expected [192, any]" in refusal(
+        **{inputs: np.zeros((257, 192), np.float32)}
+    )
+    deeper = "fb_model.sequence_model.weight_ih_l1"
+    assert f"tensor {deeper} has shape [192, 47]: expected [192, 48]" in refusal(
+        **{deeper: np.zeros((192, 47), np.float32)}
+    )
     many = {f"extra{i}": np.zeros(1, np.float32) for i in range(50)}
     assert "50 unexpected (extra0, extra1, extra2, extra3, ...)" in refusal(**many)
     reverse = "fb_model.sequence_model.weight_ih_l0_reverse"
@@ -416,10 +424,21 @@ def test_a_hop_that_nobody_has_said(tmp_path):
         convert(path, norm=NORM)
 
 
+def test_what_lies_beside_the_network_shows(tmp_path, capsys):
+    tensors = {f"net.{name}": value for name, value in load_case("base_lstm_cum").params.items()}
+    tensors["loss.weight"] = np.ones(1, np.float32)
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in tensors.items()}))
+    assert main([str(path), "--norm", NORM, "-o", str(tmp_path / "a.npz")]) == 0
+    assert "left out:      loss.weight (not the network's)" in capsys.readouterr().out
+
+
 def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     recipe.write_text(recipe.read_text().replace("look_ahead", "look_ahed"))
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
     captured = capsys.readouterr()
+    with pytest.warns(UserWarning, match="is look_ahead meant"):
+        assert convert(checkpoint, recipe=recipe).config.look_ahead == 2
     lines = dict(line.split(":", 1) for line in captured.out.splitlines())
     assert "look_ahead = 2" in lines["from defaults"] and "look_ahed" in lines["not needed"]
     assert captured.err == (
