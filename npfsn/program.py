@@ -136,8 +136,14 @@ class Program:
         """
         kernels.play(self._address, self._operations.shape[0], frame, n_frame, x, out)
 
-    def play_call(self, call: int, frame: int, n_frame: int, *samples: np.ndarray) -> None:
+    def play_call(
+        self,
+        call: int,
+        frame: int,
+        n_frame: int,
+        x: np.ndarray = _NO_SAMPLES,
+        out: np.ndarray = _NO_SAMPLES,
+    ) -> None:
         """Run one of the calls, as `play` does: to see what it takes."""
         at = self._address + call * self._operations.itemsize
-        x, out = samples or (_NO_SAMPLES, _NO_SAMPLES)
         kernels.play(at, 1, frame, n_frame, x, out)

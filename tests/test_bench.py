@@ -109,10 +109,13 @@ def test_profile_leaves_no_trace(path):
     np.testing.assert_array_equal(enhancer.process(x), expected)
 
 
-@pytest.mark.parametrize("architecture", ["fullsubnet", "fullband"])
-def test_page_reads_for_other_networks(architecture, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [("fullsubnet", {}), ("fullband", {"hop_length": 8}), ("fullband", {"look_ahead": 60})],
+)
+def test_page_reads_for_other_networks(architecture, sizes, tmp_path, capsys):
     path = tmp_path / "model.npz"
-    npfsn.save_model(drawn_models.small_model(architecture), path)
+    npfsn.save_model(drawn_models.small_model(architecture, **sizes), path)
     assert run("-m", path, "--quick", "--seconds", 0.2, "--profile") == 0
     page = capsys.readouterr().out
     for words in ("median", "p99 of deadline", "speech", "silence after speech", "GB/s",

@@ -194,7 +194,8 @@ def test_any_finite_input_gives_finite_output_and_a_stream_that_recovers(pair):
         out = [run(enhancer, hostile), enhancer.process(x), enhancer.process(hostile)]
         state = enhancer.get_state()
         assert all(np.all(np.isfinite(a)) for a in state.values() if a.dtype.kind == "f"), name
-        other = enhancer.copy()  # which also means: its own state is one that it accepts
+        other = stream(*pair)
+        other.set_state(state)  # its own state is one that it accepts
         out.append(enhancer.flush())
         assert all(np.all(np.isfinite(y)) for y in out), name
         assert np.array_equal(other.flush(), out[-1]), name
@@ -234,7 +235,9 @@ def test_a_mask_that_is_no_number_mutes():
         spec = np.ones((1, 2, 3))
         apply(mask, spec)
         assert np.all(np.isfinite(spec))
-    assert spec[0, 0, 0] == 0.0 and spec[0, 1, 2] == 0.0
+        spec = np.ones((1, 2, 3))
+        apply(np.full((1, 2, 3), np.nan, np.float32), spec)
+        assert not spec.any()
 
 
 def test_a_steep_compression_of_loud_frames_does_not_overflow():
@@ -242,10 +245,10 @@ def test_a_steep_compression_of_loud_frames_does_not_overflow():
 
     model = small_model("improved_fullsubnet")
     steep = npfsn.Model(model.architecture, replace(model.config, fdrc=4.0), model.tensors)
-    enhancer = npfsn.Enhancer(steep, norm="cumulative_layer_norm")
+    enhancer, other = (npfsn.Enhancer(steep, norm="cumulative_layer_norm") for _ in range(2))
     out = run(enhancer, np.full(20 * HOP, 1e30, np.float32))
     assert np.all(np.isfinite(out))
-    assert enhancer.copy().n_nonfinite == 0  # copies only a finite state
+    other.set_state(enhancer.get_state())  # accepts only a finite state
     assert not denormals(enhancer)
 
 

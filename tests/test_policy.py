@@ -319,7 +319,7 @@ def test_run_time_dependencies_are_four() -> None:
 # ---------------------------------------------------------------------------------------------
 
 # The command line, and the one line about a cold start.
-SPEAKERS = {"cli", "convert", "terminal", "jit"}
+SPEAKERS = {"cli", "jit"}
 
 
 def test_the_library_is_silent() -> None:

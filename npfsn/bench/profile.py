@@ -15,7 +15,7 @@ from ..enhancer import Enhancer
 from ..kernels import spectrum
 from ..program import Program
 from ..weights import Model
-from .steps import WARM_UP_STEPS, no_collection, signals, time_steps
+from .steps import no_collection, signals, time_steps, warm_up_steps
 
 # Frames that are looked at, those with and without timers in turns of so many, and of them those
 # that a picture draws one by one.
@@ -54,9 +54,9 @@ def _recorded(recorder: _Recorder) -> Iterator[None]:
         undo.append((owner, name, vars(owner)[name]))
         setattr(owner, name, value)
 
-    def play(program: Program, frame: int, n_frame: int, *samples: np.ndarray) -> None:
+    def play(program: Program, *frames_and_samples: Any) -> None:
         for i, (stage, name) in enumerate(program.stages):
-            recorder.wrap(program.play_call, name, stage)(i, frame, n_frame, *samples)
+            recorder.wrap(program.play_call, name, stage)(i, *frames_and_samples)
 
     try:
         replace(Program, "play", play)
@@ -75,7 +75,7 @@ def profile(
     enhancer = Enhancer(model, **options)
     config = model.config
     n_step = 40 if quick else _STEPS
-    n_warm, hop = WARM_UP_STEPS, config.hop_length
+    n_warm, hop = warm_up_steps(enhancer), config.hop_length
     n_frame = n_warm + 2 * n_step
     x = signals((n_frame + 1) * hop / config.sample_rate, config.sample_rate)
     frames = x["noise"][: n_frame * hop].reshape(-1, hop)

@@ -16,7 +16,7 @@ import numpy as np
 from ..enhancer import Enhancer
 from ..weights import Model
 
-WARM_UP_STEPS = 24
+_WARM_UP_STEPS = 24
 
 
 def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
@@ -49,7 +49,8 @@ def time_cases(
         enhancer = enhancers[name] = Enhancer(model, **options)
         hop = enhancer.frame_length
         whole: np.ndarray = signal[: signal.shape[0] // hop * hop].reshape(-1, hop)
-        lead: np.ndarray = np.random.default_rng(1).normal(0.0, 0.1, (WARM_UP_STEPS, hop))
+        n_lead = warm_up_steps(enhancer)
+        lead: np.ndarray = np.random.default_rng(1).normal(0.0, 0.1, (n_lead, hop))
         lead = lead.astype(np.float32)
         if "silence" in name:  # only the silent part counts
             lead, whole = whole[: whole.shape[0] // 3], whole[whole.shape[0] // 3 :]
@@ -62,6 +63,11 @@ def time_cases(
                 new = time_steps(enhancer.step, hops[name][turn], enhancer.frame_length)
                 times[name] = np.concatenate([times[name], new])
     return times
+
+
+def warm_up_steps(enhancer: Enhancer) -> int:
+    """Return after how many steps each is like the others: not before the latency has passed."""
+    return _WARM_UP_STEPS + enhancer.latency_samples // enhancer.frame_length
 
 
 def time_steps(step: Callable[..., Any], frames: np.ndarray, size: int) -> np.ndarray:
