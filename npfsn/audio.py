@@ -24,7 +24,7 @@ from . import mp3
 from .aligned import AlignedStream, silence_nonfinite
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact
-from .options import Samples, dry_share
+from .options import Precision, Samples, dry_share
 from .output import complete_or_absent
 from .resample import MAX_RATE, MIN_RATE
 
@@ -153,7 +153,7 @@ def enhance_file(
     model: StrPath | Model | None = None,
     *,
     norm: str | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
     atten_lim_db: float | None = None,
     norm_horizon: float | None = None,
     force: bool = False,

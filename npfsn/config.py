@@ -331,7 +331,7 @@ class BaseConfig:
         """Prefixes of the stacks whose outputs are the mask."""
         raise NotImplementedError
 
-    def with_norm(self, norm: str) -> Any:
+    def with_norm(self, norm: str) -> BaseConfig:
         """Return a copy that runs with another norm."""
         return dataclasses.replace(self, norm_type=check_norm(norm))
 

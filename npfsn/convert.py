@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ def convert(
     *,
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     norm: str | None = None,
-    precision: str = "float32",
+    precision: Literal["float32", "float16", "int8"] = "float32",
 ) -> Model:
     """Make a model of a torch checkpoint, without torch.
 

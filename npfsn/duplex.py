@@ -13,7 +13,7 @@ from .aligned import AlignedStream, silence_nonfinite
 from .alone import Alone, alone
 from .enhancer import Enhancer, as_samples, no_numbers
 from .errors import FrameError
-from .options import AnySamples, Samples, whole_rate
+from .options import AnySamples, OnNonfinite, Precision, Samples, whole_rate
 from .resample import Resampler
 from .weights import Model
 
@@ -65,10 +65,10 @@ class LiveStream(Alone):
         block_length: int | None = None,
         model: str | os.PathLike[str] | Model | None = None,
         *,
-        precision: str = "float32",
+        precision: Precision = "float32",
         norm: str | None = None,
         atten_lim_db: float | None = None,
-        on_nonfinite: str = "raise",
+        on_nonfinite: OnNonfinite = "raise",
         norm_horizon: float | None = None,
     ) -> None:
         super().__init__()

@@ -17,12 +17,20 @@ from . import state as states
 from . import weights
 from .alone import Alone, alone
 from .config import CAUSAL_NORMS
-from .errors import FrameError, NormError, StateError
+from .errors import FrameError, ModelError, NormError, StateError, shown
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .network import Network
-from .options import AnySamples, Samples, check_nonfinite, dry_share, horizon_frames
+from .options import (
+    AnySamples,
+    OnNonfinite,
+    Precision,
+    Samples,
+    check_nonfinite,
+    dry_share,
+    horizon_frames,
+)
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -46,9 +54,13 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
         key = (config, precision, horizon)
         network = known.pop(key, None)
         if network is None:
-            weights.check_tensors(config, model.tensors)
-            build = ARCHITECTURES[model.architecture].Network
-            network = build(config, model.tensors, precision, horizon)
+            module = ARCHITECTURES.get(model.architecture)
+            if module is None or not isinstance(config, module.Config):
+                raise ModelError(
+                    f"architecture {shown(model.architecture)} with the configuration of another: "
+                    f"expected one of {', '.join(ARCHITECTURES)}, with its own"
+                )
+            network = module.Network(config, model.tensors, precision, horizon)
             _warm_up(network, config)
         known[key] = network  # the last one used
         if len(known) > _NETWORKS_KEPT:
@@ -106,10 +118,10 @@ class Enhancer(Alone):
         self,
         model: str | os.PathLike[str] | Model | None = None,
         *,
-        precision: str = "float32",
+        precision: Precision = "float32",
         norm: str | None = None,
         atten_lim_db: float | None = None,
-        on_nonfinite: str = "raise",
+        on_nonfinite: OnNonfinite = "raise",
         norm_horizon: float | None = None,
     ) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,10 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float32]
 #: What callers may give for them.
 AnySamples = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+#: Arithmetic of the large products.
+Precision = Literal["float32", "int8"]
+#: What becomes of NaN and infinity.
+OnNonfinite = Literal["raise", "zero"]
 
 
 def dry_share(atten_lim_db: float | None) -> np.float32:

@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from . import __version__
 from .archive import Archive, ArchiveError, Entry, open_regular
+from .config import BaseConfig
 from .errors import ModelError, NpfsnError, printable, shown
 from .output import complete_or_absent
 from .quantise import dequantise, quantise
@@ -82,15 +83,36 @@ class Model:
         files are the float32 values that their integers stand for.
     info : mapping of str to object
         Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`.
+
+    Raises
+    ------
+    TypeError
+        The configuration is none, or a tensor of another type.
+    ModelError
+        The tensors are not those of the configuration.
+
+    Examples
+    --------
+    >>> import npfsn
+    >>> model = npfsn.load_model()
+    >>> model, model.norm, model.config.hop_length
+    (<npfsn.Model fast_fullsubnet, 5.85 M parameters>, 'cumulative_laplace_norm', 256)
     """
 
     architecture: str
-    config: Any
+    config: BaseConfig
     tensors: Mapping[str, npt.NDArray[Any]]
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make what is inside read-only."""
+        """Check what is inside, and make it read-only."""
+        if not isinstance(self.config, BaseConfig):
+            raise TypeError(f"config is a {type(self.config).__name__}: expected a Config")
+        for name, tensor in self.tensors.items():
+            if getattr(tensor, "dtype", None) not in (np.float32, np.float16):
+                found = getattr(tensor, "dtype", type(tensor).__name__)
+                raise TypeError(f"tensor {name} is {found}: expected float32 or float16")
+        check_tensors(self.config, self.tensors)
         tensors = {name: _frozen(tensor) for name, tensor in self.tensors.items()}
         object.__setattr__(self, "tensors", MappingProxyType(tensors))
         object.__setattr__(self, "info", MappingProxyType(dict(self.info)))
@@ -190,7 +212,7 @@ def default_path() -> Path:
     )
 
 
-def check_tensors(config: Any, tensors: Mapping[str, Any]) -> None:
+def check_tensors(config: BaseConfig, tensors: Mapping[str, Any]) -> None:
     """Check that tensors are exactly those that a configuration needs.
 
     Parameters
@@ -270,14 +292,22 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     TypeError
         `model` is something else.
     ModelError
-        Its tensors are not those of its configuration.
+        A tensor holds NaN or infinity.
     OSError
         The disk is full, the folder is missing or forbidden; nothing is left behind.
         FileExistsError where a file would be replaced that shall not be.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, npfsn
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "copy.npz"
+    >>> npfsn.save_model(npfsn.load_model(), path)
+    >>> npfsn.load_model(path)
+    <npfsn.Model fast_fullsubnet, 5.85 M parameters>
     """
     if not isinstance(model, Model):
         raise TypeError(f"model is a {type(model).__name__}: expected a Model, see load_model")
-    check_tensors(model.config, model.tensors)
+    check_finite(model.tensors)
     header = {
         "format": FORMAT,
         "architecture": model.architecture,
@@ -308,7 +338,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
                     )
 
 
-def is_quantised(config: Any, name: str, shape: tuple[int, ...]) -> bool:
+def is_quantised(config: BaseConfig, name: str, shape: tuple[int, ...]) -> bool:
     """Whether int8 files keep this tensor in eight bits.
 
     They do with matrices of layers, but for those that give the mask (`quantise.halved`).
@@ -316,7 +346,7 @@ def is_quantised(config: Any, name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name != "mel_scale.fb" and not gives_mask(config, name)
 
 
-def gives_mask(config: Any, name: str) -> bool:
+def gives_mask(config: BaseConfig, name: str) -> bool:
     """Whether a tensor is the matrix of a last layer."""
     return name in {f"{stack}.fc_output_layer.weight" for stack in config.mask_stacks}
 

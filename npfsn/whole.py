@@ -12,6 +12,8 @@ from .errors import AudioError, FrameError
 from .kernels import spectrum as kernels
 from .options import (
     AnySamples,
+    OnNonfinite,
+    Precision,
     Samples,
     check_nonfinite,
     dry_share,
@@ -32,10 +34,10 @@ def enhance(
     sample_rate: float,
     model: str | os.PathLike[str] | Model | None = None,
     *,
-    precision: str = "float32",
+    precision: Precision = "float32",
     norm: str | None = None,
     atten_lim_db: float | None = None,
-    on_nonfinite: str = "raise",
+    on_nonfinite: OnNonfinite = "raise",
     norm_horizon: float | None = None,
 ) -> Samples:
     """Enhance a whole signal.

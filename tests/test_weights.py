@@ -708,17 +708,50 @@ def test_what_is_no_path_is_named(path: object) -> None:
         Enhancer(path)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", ["shape", "missing"])
-def test_a_model_with_tensors_of_another_is_refused_before_it_is_written_or_run(tmp_path, change):
+def changed(name, tensor):
+    """Return a small model with one other tensor, or without it."""
     model = drawn_models.small_model("fullband")
-    name = "fullband_model.fc_output_layer.bias"
     tensors = {key: value for key, value in model.tensors.items() if key != name}
-    if change == "shape":
-        tensors[name] = np.zeros(3, np.float32)
-    broken = dataclasses.replace(model, tensors=tensors)
-    for use in (Enhancer, lambda model: save_model(model, tmp_path / "a.npz")):
-        with pytest.raises(ModelError, match=name):
-            use(broken)
+    if tensor is not None:
+        tensors[name] = tensor
+    return dataclasses.replace(model, tensors=tensors)
+
+
+BIAS = "fullband_model.fc_output_layer.bias"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "error"),
+    [
+        (np.zeros(3, np.float32), ModelError),
+        (None, ModelError),
+        (np.zeros(514), TypeError),
+        (np.zeros(514, np.int64), TypeError),
+        ([0.0] * 514, TypeError),
+    ],
+    ids=["shape", "missing", "float64", "int64", "list"],
+)
+def test_a_model_is_made_of_what_its_configuration_needs(tensor, error):
+    assert drawn_models.small_model("fullband").tensors[BIAS].shape == (514,)
+    with pytest.raises(error, match=BIAS):
+        changed(BIAS, tensor)
+
+
+def test_a_model_has_a_configuration_of_its_architecture():
+    model = drawn_models.small_model("fullband")
+    with pytest.raises(TypeError, match="config is a dict"):
+        dataclasses.replace(model, config=dataclasses.asdict(model.config))
+    for wrong in ("foo", "fullsubnet"):
+        with pytest.raises(ModelError, match=f"architecture '{wrong}'.*expected one of fast_"):
+            Enhancer(dataclasses.replace(model, architecture=wrong))
+
+
+def test_a_model_that_is_not_finite_is_not_written(tmp_path):
+    """It could not be read."""
+    tensor = np.zeros(514, np.float32)
+    tensor[3] = np.nan
+    with pytest.raises(ModelError, match=f"{BIAS} holds NaN"):
+        save_model(changed(BIAS, tensor), tmp_path / "a.npz")
     assert not list(tmp_path.iterdir())
 
 
