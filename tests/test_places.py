@@ -277,12 +277,6 @@ def test_a_cache_file_that_is_no_file_costs_only_time(cache, filled, suffix, kin
     compile_one()
 
 
-def test_code_of_another_version_is_not_run(cache, monkeypatch):
-    assert compile_one() == (0, 1)
-    monkeypatch.setattr(jit, "_source_digest", lambda: "another version")
-    assert compile_one() == (0, 1)
-
-
 @pytest.mark.parametrize("whose", ["older sources", "another signature"])
 def test_an_index_that_leads_to_the_wrong_code_is_not_followed(cache, monkeypatch, whose):
     """As when the disk fills between index and code, or two processes write at once."""

@@ -356,14 +356,19 @@ def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
     where = [3, 300, 301, 4998]
     broken[where] = [np.nan, np.inf, -np.inf, np.nan]
     silent[where] = 0.0
-    stream, clean = npfsn.Enhancer(model, on_nonfinite="zero"), npfsn.Enhancer(model)
+    stream, clean, other = (
+        npfsn.Enhancer(model, on_nonfinite=n) for n in ("zero", "raise", "raise")
+    )
     assert stream.n_nonfinite == 0
     got = []
     for at, count in ((0, 1), (256, 3), (512, 3)):
         got.append(stream.step(broken[at : at + 256]))
         assert stream.n_nonfinite == count
     got += [stream.process(broken[768:]), stream.flush()]
-    assert stream.n_nonfinite == 4
+    assert (stream.n_nonfinite, clean.n_nonfinite) == (4, 0)
+    assert np.isnan(broken[3])  # not modified
+    other.set_state(stream.get_state())
+    assert other.n_nonfinite == 4
     np.testing.assert_array_equal(np.concatenate(got), run(clean, silent))
     stream.reset()
     assert stream.n_nonfinite == 0
@@ -793,6 +798,10 @@ def test_an_interrupted_hop_is_not_hidden(
             enhancer.step(x[:256])
     with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
         enhancer.step(x[:256])
+    with pytest.raises(npfsn.StateError):
+        enhancer.set_state({})
+    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        enhancer.step(x[:256])
     enhancer.set_state(state)
     other = npfsn.Enhancer(enhancer.model)
     other.process(x[:1000])
@@ -1057,7 +1066,10 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
         ({"atten_lim_db": True}, TypeError, "atten_lim_db is True"),
         ({"precision": "float64"}, ValueError, "float64.*float32"),
         ({"on_nonfinite": "ignore"}, ValueError, "ignore.*raise.*zero"),
-        ({"norm_horizon": 0.001}, ValueError, "norm_horizon is 0.001"),
+        ({"norm_horizon": 0}, ValueError, "norm_horizon is 0"),
+        ({"norm_horizon": 0.0159}, ValueError, "norm_horizon is 0.0159"),
+        ({"norm_horizon": float("nan")}, ValueError, "norm_horizon is nan"),
+        ({"norm_horizon": True}, TypeError, "norm_horizon is True"),
         ({"norm_horizon": "1"}, TypeError, "norm_horizon is '1'"),
         ({"norm_horizon": -(10**400)}, ValueError, "norm_horizon is -1000"),
         ({"atten_lim_db": -(10**400)}, ValueError, "atten_lim_db is -1000"),
