@@ -197,10 +197,13 @@ def enhance_file(
 
     Examples
     --------
-    ::
-
-        report = npfsn.enhance_file("noisy.wav", "clean.wav", atten_lim_db=12)
-        print(f"{report.seconds:.1f} s at {report.rtf:.3f} of real time")
+    >>> import pathlib, tempfile
+    >>> import numpy as np, soundfile, npfsn
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> soundfile.write(folder / "noisy.wav", np.zeros(32000), 16000)
+    >>> report = npfsn.enhance_file(folder / "noisy.wav", folder / "clean.wav", atten_lim_db=12)
+    >>> report.seconds, soundfile.info(folder / "clean.wav").frames
+    (2.0, 32000)
     """
     from .jit import seconds_compiling  # heavy, and needed from here on only
 

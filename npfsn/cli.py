@@ -427,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0 all is well, 1 something failed, 2 wrong arguments, 130 interrupted,
-        143 terminated.
+        143 terminated, 129 the terminal is gone.
     """
     open_standard_streams()
     arguments = _with_dashes(sys.argv[1:] if argv is None else argv)

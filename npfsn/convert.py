@@ -127,6 +127,12 @@ def convert(
     -----
     UserWarning
         The recipe has a name that looks like another, which it lacks: a default stands in for that.
+
+    Examples
+    --------
+    >>> from npfsn.convert import convert
+    >>> model = convert("best_model.tar", recipe="train.toml")  # doctest: +SKIP
+    >>> npfsn.save_model(model, "best_model.npz")  # doctest: +SKIP
     """
     model, origins = _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)
     for line in _misspelt(model, origins.recipe) if origins.recipe else ():

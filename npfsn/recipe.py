@@ -124,7 +124,11 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
             f"{name} uses names of the first version of the training code: replace "
             + ", ".join(f"{key} by {_OLD_NAMES[key]}" for key in old)
         )
-    _merge(name, found, "sr", "sample_rate")
+    if "sr" in found:
+        rate = found.pop("sr")
+        if found.setdefault("sample_rate", rate) != rate:
+            said = shown(found["sample_rate"])
+            raise RecipeError(f"{name} has sr = {shown(rate)} but sample_rate = {said}")
     norm = found.pop("norm_type", None)
     if norm is not None and not isinstance(norm, str):
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
@@ -161,11 +165,3 @@ def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
                 "a switch nor a list"
             )
     return dict(args)
-
-
-def _merge(name: str, found: dict[str, Any], old: str, new: str) -> None:
-    """Rename an argument."""
-    if old in found:
-        value = found.pop(old)
-        if found.setdefault(new, value) != value:
-            raise RecipeError(f"{name} has {old} = {shown(value)} but {new} = {shown(found[new])}")

@@ -5,7 +5,7 @@ the matrices of `is_quantised` as int8, with a member NAME.scale, float32 per ro
 `npfsn_header`, a 0-d string of JSON:
 
     {"format": 1, "architecture": "fast_fullsubnet", "config": {...}, "precision": "float32",
-     "converter": "npfsn 1.0.0", "source": {"name": "best_model.tar", "sha256": "..."}}
+     "converter": "npfsn 0.1.0", "source": {"name": "best_model.tar", "sha256": "..."}}
 
 `numpy.load(path, allow_pickle=False)` reads it. The reader here does not use it: files may come
 from strangers, so every size is checked before memory is taken, and what comes back is either a

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import npfsn
+from npfsn.audio import FileReport
 from npfsn.kernels.vector import HAS_HALF
 
 PACKAGE = Path(npfsn.__path__[0])
@@ -256,7 +257,7 @@ def test_the_engine_knows_no_files_and_no_terminal() -> None:
 
 def test_nothing_imports_from_outside() -> None:
     """Neither tests nor tools; and only the four packages that are declared."""
-    allowed = {"numpy", "numba", "llvmlite", "scipy", "soundfile", "npfsn", "tomllib"}
+    allowed = {"numpy", "numba", "llvmlite", "scipy", "soundfile", "npfsn"}
     optional = {"bench.picture": {"matplotlib"}, "live": {"sounddevice"}}  # on request
     for name in MODULES:
         roots = {module.split(".")[0] for module, _ in imported(name)}
@@ -366,5 +367,12 @@ def test_examples_of_the_pages_run() -> None:
 
 
 def test_there_are_examples() -> None:
-    """Of a stream and of a whole signal at least."""
-    assert {"enhancer", "whole"} <= set(EXAMPLES)
+    """Of all that is public, but for exceptions, and of what README names besides."""
+    public = {name: getattr(npfsn, name) for name in npfsn.__all__}
+    public["convert"] = importlib.import_module("npfsn.convert").convert
+    for name, value in public.items():
+        if not isinstance(value, str) and not (
+            isinstance(value, type) and issubclass(value, (Exception, FileReport))
+        ):
+            tests = doctest.DocTestFinder(recurse=False).find(value, name)
+            assert any(test.examples for test in tests), name

@@ -294,10 +294,12 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
-    later i64[2 + 3 n]       what there is time for besides, or i64[0]. Where the next entry is; the
-                             kernel `work_ahead`; then entries: a place, of which as much is asked
-                             for as ASKED panels take, a LAYER or 0, how many of its panels to have
-                             done then
+    later i64[2 + 3 n]       what memory is asked for besides, while tiles compute; i64[0]: nothing
+                             [0]  index of the next entry; `ask_anew` sets it to 2
+                             [1]  where the code of `work_ahead` lies
+                             then for each entry: an address, of which as much is asked for as
+                             ASKED panels take; where a LAYER lies whose weights are near then, or
+                             0; how many panels of its recurrent product to have done by then
 
     Updates: out, later, the layers that it tells of.
     """
@@ -845,7 +847,10 @@ def recur(x, layer, stack, y):
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)
         for t in range(n_frame):
-            row, late = t * n_unit + first, layer.done == 0
+            row = t * n_unit + first
+            # late: nobody has begun the recurrent product of this frame; ahead: how many panels of
+            # it are done.
+            late = layer.done == 0
             if n_unit == 1 and n_frame == 1:  # at once, so that its strides follow each other
                 work_ahead(place_of(layer), gates * n_panel)
             ahead, layer.done = layer.done, 0

@@ -11,7 +11,6 @@ from npfsn.config import Sequence
 from npfsn.weights import Model
 
 MODELS = ("fast_fullsubnet", "fullsubnet")
-TITLES = {"fast_fullsubnet": "Fast FullSubNet", "fullsubnet": "FullSubNet"}
 _NORM = "cumulative_laplace_norm"
 
 
