@@ -233,11 +233,15 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
                 )
             continue
         taken[key] = src
+        if target == source:
+            message = f"{dst} is the input itself: name another output or folder with -o"
+            plan.failures.append((str(src), message))
+            continue
         there = os.path.lexists(dst)
         if args.resume and there:
             plan.n_skipped += 1
             continue
-        if target in sources and target != source:  # not even with --force
+        if target in sources:  # not even with --force
             message = f"{src} would become {dst}, which is an input too: choose another folder"
             plan.failures.append((str(src), message))
             continue

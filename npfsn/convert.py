@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
         with signals():
-            _check_output(output, source, options.force)
+            _check_output(output, source, options.config, options.force)
             model, origins = _convert(
                 source, recipe=options.config, norm=options.norm, precision=options.precision
             )
@@ -368,7 +368,7 @@ def _failed(error: object, code: int) -> int:
     return code
 
 
-def _check_output(output: Path, source: Path, force: bool) -> None:
+def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -> None:
     """Refuse an output that would replace something, before any work is done."""
     if output.is_dir():
         raise ModelError(f"{output} is a folder: name a file with -o")
@@ -379,6 +379,8 @@ def _check_output(output: Path, source: Path, force: bool) -> None:
     if output.exists():
         if source.exists() and output.samefile(source):
             raise ModelError(f"{output} is the checkpoint itself: name another file with -o")
+        if recipe is not None and os.path.exists(recipe) and output.samefile(recipe):
+            raise ModelError(f"{output} is the recipe itself: name another file with -o")
         if not force:
             raise ModelError(f"{output} exists already: name another file or add --force")
 
@@ -485,7 +487,8 @@ def _ignored(model: Model, recipe: Recipe) -> list[str]:
 
 def _misspelt(model: Model, recipe: Recipe) -> Iterator[str]:
     """Say which of them look like others that the recipe lacks: defaults stand in for these."""
-    lacking = sorted(_known(model) - recipe.args.keys() - {"norm_type"})
+    there = {*recipe.args, *(["norm_type"] if recipe.norm is not None else [])}
+    lacking = sorted(_known(model) - there)
     for key in _ignored(model, recipe):
         for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
             yield f"the recipe has {key}, which is not known here: is {meant} meant?"

@@ -8,8 +8,8 @@ it does not look at, is looked at here.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +45,12 @@ _SLACK_BYTES = 64
 _MOST_FRAMES = 1 << 62
 # No header without audio is as long as this.
 _MAX_EMPTY_BYTES = 1 << 14
+_SEVERAL = (
+    "holds several recordings one after the other, of which only the first can be read: take them "
+    "apart first, or save the file anew with an audio editor"
+)
+# Every byte with its bits in the other order.
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
@@ -85,13 +91,10 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                 f"{src} has {beyond} bytes that its header does not count, which would be lost: "
                 "repair it first, for instance with an audio editor that imports raw samples"
             )
-    if (source.format == "OGG" and _is_chained(src)) or (
-        source.format == "MP3" and _is_followed(src)
-    ):
-        raise AudioError(
-            f"{src} holds several recordings one after the other, of which only the first can be "
-            "read: take them apart first, or save the file anew with an audio editor"
-        )
+    if source.format == "MP3" and _is_followed(src):
+        raise AudioError(f"{src} {_SEVERAL}")
+    if source.format == "OGG":
+        _check_pages(src)
     if source.format == "OGG" and not _ogg_ends(src, n_bytes):
         raise AudioError(
             f"{src} is cut short: its last page is missing; to enhance what is there, save the "
@@ -132,17 +135,40 @@ def bytes_of(src: Path) -> Iterator[BinaryIO]:
         raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
 
 
-def _is_chained(src: Path) -> bool:
-    """Tell whether a stream begins in an Ogg file where another has gone before."""
-    begun = False
+def _check_pages(src: Path) -> None:
+    """Raise AudioError for an Ogg file of several recordings, or whose pages are not all whole.
+
+    libsndfile leaves a damaged page out and shifts what follows. Where the file is cut is looked at
+    by `_ogg_ends`.
+    """
+    begun, last = False, False
+    numbers: dict[bytes, int] = {}  # of the page that comes next, by stream
     with bytes_of(src) as file:
-        while len(page := file.read(27)) == 27 and page.startswith(b"OggS"):
-            first = bool(page[5] & 2)
-            if first and begun:
-                return True
-            begun = begun or not first
-            file.seek(sum(file.read(page[26])), os.SEEK_CUR)
-    return False
+        while len(head := file.read(27)) == 27:
+            if last and not head.startswith(b"OggS"):
+                return  # something else behind the sound
+            lengths = file.read(head[26])
+            body = file.read(sum(lengths))
+            if head.startswith(b"OggS") and len(body) < sum(lengths):
+                return
+            first, stream, number = head[5] & 2, head[14:18], int.from_bytes(head[18:22], "little")
+            if head.startswith(b"OggS") and first and begun:
+                raise AudioError(f"{src} {_SEVERAL}")
+            page = head[:22] + bytes(4) + head[26:] + lengths + body
+            whole = head.startswith(b"OggS") and head[22:26] == _ogg_checksum(page)
+            if not whole or number != numbers.get(stream, number):
+                raise AudioError(
+                    f"{src} is damaged: a page of it is changed, missing or there twice; to "
+                    "enhance what is left, save the file anew with an audio editor first"
+                )
+            begun, last = begun or not first, bool(head[5] & 4)
+            numbers[stream] = number + 1
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum of an Ogg page: that of zlib with all bits in the other order."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return mirrored.to_bytes(4, "big").translate(_MIRRORED)
 
 
 def _is_followed(src: Path) -> bool:

@@ -570,6 +570,36 @@ def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
     refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
 
 
+def bit_changed(pages):
+    page = bytearray(pages[len(pages) // 2])
+    page[-20] ^= 1
+    return [*pages[: len(pages) // 2], bytes(page), *pages[len(pages) // 2 + 1 :]]
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        bit_changed,
+        lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :],
+        lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 - 1 :],
+        lambda pages: [*pages[:-2], pages[-2][:-9], pages[-1]],
+    ],
+    ids=["changed", "missing", "twice", "shorter"],
+)
+def test_a_damaged_page_of_an_ogg_file_is_no_silence(delay, tmp_path, subtype, damage):
+    """It would be left out: a second is gone, what follows comes early, and none says so."""
+    if subtype not in sf.available_subtypes("OGG"):
+        pytest.skip(f"this libsndfile has no {subtype}")
+    src = write(tmp_path / "a.ogg", noise(16_000 * 20), subtype=subtype, container="OGG")
+    pages = [b"OggS" + page for page in src.read_bytes().split(b"OggS")[1:]]
+    assert len(pages) > 8
+    src.write_bytes(b"".join(damage(pages)))
+    refuse(src, tmp_path / "b.ogg", "is damaged: a page of it is changed, missing or there twice")
+    src.write_bytes(b"".join(pages) + b"TAG" + bytes(125))
+    audio.enhance_file(src, tmp_path / "b.ogg", delay)
+
+
 def test_a_length_off_by_the_header_is_no_damage(delay, tmp_path):
     """Some recorders count the header in."""
     src = write(tmp_path / "a.wav", noise(20_000))

@@ -424,6 +424,22 @@ def test_a_hop_that_nobody_has_said(tmp_path):
         convert(path, norm=NORM)
 
 
+def test_a_misspelt_norm_shows(checkpoint, recipe, capsys):
+    """It decides what the network computes; without it, recipes mean one that cannot stream."""
+    recipe.write_text(recipe.read_text().replace("norm_type", "norm_typ"))
+    assert main([str(checkpoint), "-C", str(recipe)]) == 0
+    assert "the recipe has norm_typ, which is not known here: is norm_type meant" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_recipe_is_not_overwritten(checkpoint, recipe, capsys):
+    before = recipe.read_bytes()
+    assert main([str(checkpoint), "-C", str(recipe), "-o", str(recipe), "--force"]) == 1
+    assert "is the recipe itself" in capsys.readouterr().err
+    assert recipe.read_bytes() == before
+
+
 def test_what_lies_beside_the_network_shows(tmp_path, capsys):
     tensors = {f"net.{name}": value for name, value in load_case("base_lstm_cum").params.items()}
     tensors["loss.weight"] = np.ones(1, np.float32)
