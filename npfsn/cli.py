@@ -79,9 +79,10 @@ examples:
   npfsn enhance old.sd2 --format wav           write another container
   npfsn enhance -- -odd-name.wav               a name that begins with a dash
 
-Sample rate, channels, length, bit depth, container, level and tags are kept, and the output is
-aligned with the input; the bit rates of MP3, Ogg and Opus are their encoders' own. A model for
-16 kHz passes what lies below 8 kHz, whatever the rate of the file.
+Sample rate, channels, length, bit depth, container, level and tags are kept (title, artist, comment
+and such; no pictures), and the output is aligned with the input; the bit rates of MP3, Ogg and Opus
+are their encoders' own. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the
+file.
 Outputs appear under their names only when complete. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
@@ -217,7 +218,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=_horizon,
         help="let running norms forget what is older than S seconds, 1 or more, for hours in rooms "
-        "that change (default: they remember everything, as published)",
+        "that change (default: they remember everything, as published); offline norms have none",
     )
 
 
@@ -513,6 +514,7 @@ _CONTAINERS = {
     b"caff": "a CAF file",
     b"riff": "a W64 file",
     b".snd": "an AU file",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM file",
 }
 #: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
 _HEAD = 64
@@ -523,6 +525,8 @@ def _refuse_containers(data: bytes) -> None:
     found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
     if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
         found = ["an MP3 file"]
+    if data[4:8] == b"ftyp":
+        found = ["an MP4 or M4A file"]
     if found:
         raise NpfsnError(
             f"standard input is {found[0]}, expected raw samples: use `npfsn enhance FILE`, or "

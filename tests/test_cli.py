@@ -1155,6 +1155,15 @@ def test_a_stream_is_no_sound_file(suffix, tmp_path):
     assert not out and err.count("\n") == 1 and "npfsn enhance" in err
 
 
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [(b"\0\0\0 ftypM4A \0\0", "an MP4 or M4A file"), (b"\x1aE\xdf\xa3\x9fB", "a Matroska or WebM")],
+)
+def test_a_stream_is_no_recording_of_a_phone_or_a_browser(head, what):
+    out, err = run("stream", data=head + bytes(4000), code=1)
+    assert not out and err.count("\n") == 1 and f"is {what}" in err and "ffmpeg" in err
+
+
 @posix
 def test_a_sound_file_is_told_by_more_than_its_first_read():
     process = spawn("stream", bufsize=0)

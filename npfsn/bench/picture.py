@@ -14,7 +14,8 @@ from .profile import CONDUCTING
 def picture_kind(path: str) -> str:
     """Return what kind of picture a name stands for; refuse what none can be written to."""
     figure = _pyplot().figure()
-    kinds = sorted(figure.canvas.get_supported_filetypes())
+    # Not those that are no pictures, or need programs that few have.
+    kinds = sorted({*figure.canvas.get_supported_filetypes()} - {"pgf", "raw", "rgba"})
     _pyplot().close(figure)
     place = Path(path)
     kind = place.suffix[1:].lower()
