@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,11 +42,9 @@ class AlignedStream:
         self._skip = 0 if keep_latency else enhancer.latency_samples
         # The latency need not be a whole number of samples at this rate. The input that is mixed in
         # is late by one, so the output is, too.
-        shared = math.gcd(rate, enhancer.sample_rate)
-        steps = (enhancer.latency_samples - self._skip) * (rate // shared)
-        self.lag = -(-steps // (enhancer.sample_rate // shared))
-        late = self.lag * (enhancer.sample_rate // shared) - steps
-        self._back = Resampler(enhancer.sample_rate, rate, late)
+        kept = enhancer.latency_samples - self._skip
+        self._back = Resampler(enhancer.sample_rate, rate, kept)
+        self.lag = self._back.lag
         self._n_in = self._n_out = 0
         self.limit_to(atten_lim_db)
         self._dry: Samples = np.zeros(self.lag, np.float32)  # what has come in, but not out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .errors import ConcurrentUseError, StreamEndedError
 
@@ -42,6 +42,18 @@ class Alone:
     def _ended(self) -> bool:
         """Whether the stream has been flushed."""
         return False
+
+    def copy(self: _A) -> _A:
+        """Return an independent one in the same state."""
+        raise NotImplementedError
+
+    def __copy__(self: _A) -> _A:
+        """As `copy`: two streams that share one state would be none."""
+        return self.copy()
+
+    def __deepcopy__(self: _A, memo: dict[int, Any]) -> _A:
+        """As `copy`: the weights stay shared."""
+        return self.copy()
 
 
 def alone(

@@ -135,7 +135,7 @@ def convert(
     >>> npfsn.save_model(model, "best_model.npz")  # doctest: +SKIP
     """
     model, origins = _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)
-    for line in _misspelt(model, origins.recipe) if origins.recipe else ():
+    for line in _misspelt(model, origins.recipe):
         warnings.warn(line, stacklevel=2)
     return model
 
@@ -358,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.quiet:
         for line in _report(model, origins, output):
             tell(line)
-        for line in _misspelt(model, origins.recipe) if origins.recipe else ():
+        for line in _misspelt(model, origins.recipe):
             complain(f"warning: {line}", "npfsn-convert")
     return 0
 
@@ -485,10 +485,13 @@ def _ignored(model: Model, recipe: Recipe) -> list[str]:
     return [printable(key) for key in recipe.args if key not in known]
 
 
-def _misspelt(model: Model, recipe: Recipe) -> Iterator[str]:
+def _misspelt(model: Model, recipe: Recipe | None) -> Iterator[str]:
     """Say which of them look like others that the recipe lacks: defaults stand in for these."""
-    there = {*recipe.args, *(["norm_type"] if recipe.norm is not None else [])}
-    lacking = sorted(_known(model) - there)
+    if recipe is None:
+        return
+    lacking = sorted(
+        _known(model) - recipe.args.keys() - ({"norm_type"} if recipe.norm is not None else set())
+    )
     for key in _ignored(model, recipe):
         for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
             yield f"the recipe has {key}, which is not known here: is {meant} meant?"

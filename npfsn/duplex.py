@@ -231,14 +231,6 @@ class LiveStream(Alone):
         vars(other).update(copy.deepcopy({**vars(self), "_claim": {}}))
         return other
 
-    def __copy__(self) -> LiveStream:
-        """As `copy`: two streams that share one state would be none."""
-        return self.copy()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LiveStream:
-        """As `copy`: the weights stay shared."""
-        return self.copy()
-
     def __reduce__(self) -> Any:
         """Refuse to be pickled: it holds machine code."""
         raise TypeError("a LiveStream is not pickled: make one where it is to run")

@@ -438,14 +438,6 @@ class Enhancer(Alone):
         other._go_on(self.get_state())  # nobody else has had it
         return other
 
-    def __copy__(self) -> Enhancer:
-        """As `copy`: two streams that share one state would be none."""
-        return self.copy()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Enhancer:
-        """As `copy`: the weights stay shared."""
-        return self.copy()
-
     def __reduce__(self) -> Any:
         """Refuse to be pickled: what travels between processes is the state."""
         raise TypeError(

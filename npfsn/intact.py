@@ -51,8 +51,6 @@ _SEVERAL = (
 )
 # Every byte with its bits in the other order.
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-# 27 bytes of header, 255 lacing values, 255 segments of 255 bytes.
-_MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
@@ -95,11 +93,6 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
         raise AudioError(f"{src} {_SEVERAL}")
     if source.format == "OGG":
         _check_pages(src)
-    if source.format == "OGG" and not _ogg_ends(src, n_bytes):
-        raise AudioError(
-            f"{src} is cut short: its last page is missing; to enhance what is there, save the "
-            "file anew with an audio editor first"
-        )
     if source.frames > _MOST_FRAMES:
         raise AudioError(
             f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
@@ -136,10 +129,9 @@ def bytes_of(src: Path) -> Iterator[BinaryIO]:
 
 
 def _check_pages(src: Path) -> None:
-    """Raise AudioError for an Ogg file of several recordings, or whose pages are not all whole.
+    """Raise AudioError for an Ogg file of several recordings, or whose pages are not all there.
 
-    libsndfile leaves a damaged page out and shifts what follows. Where the file is cut is looked at
-    by `_ogg_ends`.
+    libsndfile leaves a damaged page out and shifts what follows.
     """
     begun, last = False, False
     numbers: dict[bytes, int] = {}  # of the page that comes next, by stream
@@ -150,7 +142,8 @@ def _check_pages(src: Path) -> None:
             lengths = file.read(head[26])
             body = file.read(sum(lengths))
             if head.startswith(b"OggS") and len(body) < sum(lengths):
-                return
+                last = False
+                break
             first, stream, number = head[5] & 2, head[14:18], int.from_bytes(head[18:22], "little")
             if head.startswith(b"OggS") and first and begun:
                 raise AudioError(f"{src} {_SEVERAL}")
@@ -163,6 +156,11 @@ def _check_pages(src: Path) -> None:
                 )
             begun, last = begun or not first, bool(head[5] & 4)
             numbers[stream] = number + 1
+    if not last:
+        raise AudioError(
+            f"{src} is cut short: its last page is missing; to enhance what is there, save the "
+            "file anew with an audio editor first"
+        )
 
 
 def _ogg_checksum(page: bytes) -> bytes:
@@ -175,15 +173,3 @@ def _is_followed(src: Path) -> bool:
     """Tell whether another MP3 file begins where one ends."""
     with bytes_of(src) as file:
         return mp3.is_followed(file)
-
-
-def _ogg_ends(src: Path, n_bytes: int) -> bool:
-    """Tell whether the last page of an Ogg file is whole and says that it is the last."""
-    with bytes_of(src) as file:
-        file.seek(max(0, n_bytes - 2 * _MAX_OGG_PAGE))
-        tail = file.read(2 * _MAX_OGG_PAGE)
-    start = tail.rfind(b"OggS")
-    page = tail[start:]
-    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])

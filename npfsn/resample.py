@@ -45,10 +45,9 @@ class Resampler:
     ----------
     rate_in, rate_out : int
         Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
-    late : int
-        Make the output later by so many steps of the grid that both rates share, of which a sample
-        of the output has `rate_in / gcd(rate_in, rate_out)`: less than one sample. For what shall
-        be late by a whole number of samples after all (`AlignedStream`).
+    latency : int
+        Samples by which the input lies behind what else there is. The output is made later by less
+        than a sample, so that it lies a whole number behind: `lag`.
 
     Raises
     ------
@@ -65,7 +64,7 @@ class Resampler:
     334
     """
 
-    def __init__(self, rate_in: int, rate_out: int, late: int = 0) -> None:
+    def __init__(self, rate_in: int, rate_out: int, latency: int = 0) -> None:
         for rate in (rate_in, rate_out):
             if int(rate) != rate or not MIN_RATE <= rate <= MAX_RATE:
                 raise AudioError(
@@ -80,7 +79,10 @@ class Resampler:
                 f"{self._rate_in} Hz cannot be resampled to {self._rate_out} Hz: above {MAX_STEP} "
                 "Hz expected rates with a common factor, such as 384000; convert it first"
             )
-        self._half, self._late = HALF_CROSSINGS * max(self._up, self._down), late
+        self._half = HALF_CROSSINGS * max(self._up, self._down)
+        self._lag = -(-latency * self._up // self._down)
+        # In steps of the grid that both rates share.
+        self._late = self._lag * self._down - latency * self._up
         no_taps: npt.NDArray[np.float64] = np.zeros(0)
         self._taps = self._filter() if self._up != self._down else no_taps
         self.reset()
@@ -94,6 +96,11 @@ class Resampler:
     def rate_out(self) -> int:
         """Sample rate of the output in Hz."""
         return self._rate_out
+
+    @property
+    def lag(self) -> int:
+        """Samples of the output that the latency of the input has become."""
+        return self._lag
 
     @property
     def lookahead(self) -> int:

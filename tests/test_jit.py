@@ -142,8 +142,6 @@ def test_an_upgrade_runs_its_own_code(tiny: Tiny) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-# Kernel k0 has its first file damaged in the first way, and so on.
-# Prints a kernel's number, its result, hits and misses, kernel after kernel.
 def test_no_cache_can_be_written(tiny: Tiny) -> None:
     """Read-only package, no home, no NUMBA_CACHE_DIR: slow, but it runs, and says why."""
     # A file in the place of each folder: that stops the superuser, too.

@@ -252,7 +252,7 @@ def test_the_engine_knows_no_files_and_no_terminal() -> None:
             reached.add(name)
             todo += own_imports(name)
     assert len(reached) > 15
-    assert not reached & TOOLS
+    assert not {name.split(".")[0] for name in reached} & TOOLS
 
 
 def test_nothing_imports_from_outside() -> None:
