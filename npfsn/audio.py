@@ -23,7 +23,7 @@ import soundfile as sf
 from . import mp3
 from .aligned import AlignedStream, silence_nonfinite
 from .errors import AudioError, NormError
-from .intact import bytes_of, check_intact
+from .intact import bytes_of, check_intact, check_single
 from .options import Precision, Samples, dry_share
 from .output import complete_or_absent
 from .resample import MAX_RATE, MIN_RATE
@@ -414,6 +414,7 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
     try:
         source = sf.SoundFile(_native(src))
     except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+        check_single(src, found.st_size)
         raise AudioError(
             f"cannot read {src} as audio ({_reason(error)}): {_expected(src)}"
         ) from error
@@ -437,6 +438,8 @@ def _native(path: Path) -> str | bytes:
 def _reason(error: BaseException) -> str:
     """Repeat what libsndfile says is wrong, without the file name."""
     text = str(getattr(error, "error_string", error)).strip()
+    if "does not exist" in text:  # it does, but holds no MP3
+        return "nothing that decodes"
     return text.rstrip(".") or type(error).__name__
 
 

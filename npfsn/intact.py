@@ -8,6 +8,8 @@ it does not look at, is looked at here.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import BinaryIO
 
 import soundfile as sf
 
-from . import mp3
+from . import chunks, mp3
 from .errors import AudioError
 
 # libsndfile shortens a file that promises more than it holds and only tells its log.
@@ -37,14 +39,18 @@ _FRAMES_SAID = {
     "WVE": r"Data length (\d+) should be",
 }
 _GONE = "Seems to be a truncated file"
-# Lengths from here on are what programs write that do not know the length yet (pipes).
-_UNKNOWN_LENGTH = 0x7FFF0000
+# It goes on in a VOC file, and takes what stands between two recordings for sound.
+_SEGMENTS = "Seems to be a multi-segment file"
 # Headers that are off by a pad byte or by their own size are common and harmless.
 _SLACK_BYTES = 64
 # What stands for an unknown length is larger.
 _MOST_FRAMES = 1 << 62
-# No header without audio is as long as this.
-_MAX_EMPTY_BYTES = 1 << 14
+# No header without audio is as long as this, and nothing without a name behind it as that.
+_MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
+# How what players put behind a sound begins.
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
+# How FLAC begins: the marker, and the only size that its first block has.
+_FLAC = b"fLaC\0\0\0\x22"
 _SEVERAL = (
     "holds several recordings one after the other, of which only the first can be read: take them "
     "apart first, or save the file anew with an audio editor"
@@ -69,7 +75,7 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
         pattern = rf"^\s*{key}\s*:\s*(\d+) \(should be (\d+)\)"
         for said, there in re.findall(pattern, source.extra_info, re.MULTILINE):
             missing = int(said) - int(there)
-            if _SLACK_BYTES < missing and int(said) < _UNKNOWN_LENGTH:
+            if _SLACK_BYTES < missing and int(said) < chunks.UNKNOWN_LENGTH:
                 raise AudioError(
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
@@ -79,18 +85,6 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
             f"{src} is cut short: its header promises more than the {source.frames} frames that "
             "are there; to enhance these, save the file anew with an audio editor first"
         )
-    # A recorder that was stopped, or more bytes than 32 bits count: samples follow where libsndfile
-    # looks for another chunk, and it goes no further.
-    counted = re.search(r"^RIFF\s*:\s*(\d+)", source.extra_info, re.MULTILINE)
-    if source.format in ("WAV", "WAVEX") and counted and "Exiting parser" in source.extra_info:
-        beyond = n_bytes - 8 - int(counted[1])
-        if beyond > _MAX_EMPTY_BYTES:
-            raise AudioError(
-                f"{src} has {beyond} bytes that its header does not count, which would be lost: "
-                "repair it first, for instance with an audio editor that imports raw samples"
-            )
-    if source.format == "MP3" and _is_followed(src):
-        raise AudioError(f"{src} {_SEVERAL}")
     if source.format == "OGG":
         _check_pages(src)
     if source.frames > _MOST_FRAMES:
@@ -103,6 +97,56 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
             f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
             "no audio that can be found; repair it with an audio editor first"
         )
+    _check_rest(source, src, n_bytes)
+
+
+def check_single(src: Path, n_bytes: int) -> None:
+    """Raise AudioError for a file that libsndfile cannot open since a second one follows in it."""
+    with bytes_of(src) as file:
+        container = {b"RIFF": "WAV", b"FORM": "AIFF"}.get(file.read(4), "")
+        file.seek(chunks.end(file, container, n_bytes))
+        if file.read(4) in chunks.WHOLE:
+            raise AudioError(f"{src} {_SEVERAL}")
+
+
+def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
+    """Raise AudioError for a file that holds more than its header tells."""
+    container, promised = source.format, _frames_promised(source, src)
+    with bytes_of(src) as file:
+        rest = _rest(file, n_bytes - chunks.end(file, container, n_bytes))
+        if (
+            rest.startswith(chunks.WHOLE)
+            or _SEGMENTS in source.extra_info
+            or (container == "MP3" and mp3.is_followed(file))
+            or (container == "FLAC" and _is_followed(file))
+        ):
+            raise AudioError(f"{src} {_SEVERAL}")
+        if (
+            rest
+            or promised in range(1, source.frames)
+            or (container == "MP3" and mp3.is_longer(file))
+        ):
+            raise AudioError(
+                f"{src} holds more sound than its header counts, which would be lost: repair it "
+                "first, for instance with an audio editor that imports raw samples"
+            )
+
+
+def _rest(file: BinaryIO, n_bytes: int) -> bytes:
+    """Return how the last bytes of a file begin, if they may be sound."""
+    file.seek(-n_bytes, os.SEEK_END)
+    start = rest = file.read(_MAX_REST_BYTES + 1)
+    if len(start) <= _MAX_REST_BYTES or start.startswith(_TAGS):
+        return b""
+    while rest and not any(rest):  # room that a recorder took and did not fill
+        rest = file.read(1 << 20)
+    return start if rest else b""
+
+
+def _is_followed(flac: BinaryIO) -> bool:
+    """Tell whether a second FLAC file begins somewhere in one."""
+    with mmap.mmap(flac.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_FLAC, content.find(_FLAC) + 1) > 0
 
 
 def _frames_promised(source: sf.SoundFile, src: Path) -> int:
@@ -167,9 +211,3 @@ def _ogg_checksum(page: bytes) -> bytes:
     """Return the checksum of an Ogg page: that of zlib with all bits in the other order."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return mirrored.to_bytes(4, "big").translate(_MIRRORED)
-
-
-def _is_followed(src: Path) -> bool:
-    """Tell whether another MP3 file begins where one ends."""
-    with bytes_of(src) as file:
-        return mp3.is_followed(file)

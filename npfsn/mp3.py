@@ -119,6 +119,15 @@ def is_followed(file: BinaryIO) -> bool:
     return after.startswith(b"ID3") or _frame(after) is not None
 
 
+def is_longer(file: BinaryIO) -> bool:
+    """Tell whether there are more frames than a table counts."""
+    start = _start(file)
+    if start is None or not _counts(start.table, 1):
+        return False
+    there = _count(file, start.first + start.frame.size, start.frame)
+    return there > int.from_bytes(start.table[8:12], "big") + 1  # some count the table's own
+
+
 def counted(file: BinaryIO) -> io.RawIOBase | None:
     """Show a file with a table that counts its frames, if it is an MP3 without one.
 

@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -541,22 +542,63 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
     audio.enhance_file(src, tmp_path / f"b.{container.lower()}", delay)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_samples_that_a_wav_header_does_not_count_are_not_lost(delay, tmp_path, subtype):
-    """A recorder that was stopped; more than 4 GiB, which wrapped."""
-    src = write(tmp_path / "a.wav", noise(20_000), subtype=subtype)
+# Where a header counts the bytes of the sound: so far behind a name, and how it is written.
+COUNTS = {
+    "WAV": (b"data", 4, "<I"),
+    "AIFF": (b"SSND", 4, ">I"),
+    "SVX": (b"BODY", 4, ">I"),
+    "AU": (b".snd", 8, ">I"),
+    "CAF": (b"data", 4, ">Q"),
+    "RF64": (b"ds64", 16, "<Q"),
+    "W64": (b"data", 16, "<Q"),
+}
+
+
+@pytest.mark.parametrize("container, whole", [*((name, True) for name in COUNTS), ("WAV", False)])
+def test_samples_that_a_header_does_not_count_are_not_lost(delay, tmp_path, container, whole):
+    """A recorder that was stopped; more than 4 GiB, which wrapped. Some know the whole size."""
+    src = write(tmp_path / "a.x", noise(20_000), subtype="PCM_16", container=container)
     content = bytearray(src.read_bytes())
-    at = content.index(b"data") + 4
-    content[4:8] = (at - 4 + 6_000).to_bytes(4, "little")
-    content[at : at + 4] = (6_000).to_bytes(4, "little")
-    src.write_bytes(content)
-    refuse(src, tmp_path / "b.wav", "bytes that its header does not count")
+    name, behind, layout = COUNTS[container]
+    at = content.index(name) + behind
+    (size,) = struct.unpack_from(layout, content, at)
+    assert 40_000 <= size < 40_100
+    for missing in (39_000, 2_000):
+        struct.pack_into(layout, content, at, size - missing)
+        if not whole:
+            struct.pack_into(layout, content, 4, at + size - missing - 4)
+        src.write_bytes(content)
+        refuse(src, tmp_path / "b.x", "holds more sound than its header counts")
 
 
-def test_what_follows_a_wav_file_is_no_damage(delay, tmp_path):
-    """Tags, padding."""
-    for trailer in (b"TAG" + bytes(125), bytes(40_000)):
-        src = write(tmp_path / "a.wav", noise(2_000))
+def test_a_nist_header_that_counts_too_few(delay, tmp_path):
+    src = write(tmp_path / "a.sph", noise(20_000), subtype="PCM_16", container="NIST")
+    content = src.read_bytes()
+    assert b"sample_count -i 20000" in content
+    src.write_bytes(content.replace(b"sample_count -i 20000", b"sample_count -i 10000"))
+    refuse(src, tmp_path / "b.sph", "holds more sound than its header counts")
+
+
+@pytest.mark.parametrize("counted", [10, 60])
+def test_an_mp3_table_that_counts_too_few(delay, tmp_path, counted):
+    sf.write(tmp_path / "a.mp3", noise(48_000), 16000)
+    content = bytearray((tmp_path / "a.mp3").read_bytes())
+    at = next(content.index(name) for name in (b"Xing", b"Info") if name in content) + 8
+    assert int.from_bytes(content[at : at + 4], "big") > 80
+    content[at : at + 4] = counted.to_bytes(4, "big")
+    (tmp_path / "a.mp3").write_bytes(content)
+    refuse(tmp_path / "a.mp3", tmp_path / "b.mp3", "holds more sound than its header counts")
+
+
+@pytest.mark.parametrize("container", COUNTS)
+def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
+    """Tags, room that a recorder took for itself, a checksum without a name; chunks of a name."""
+    order = ">I" if container in ("AIFF", "SVX") else "<I"
+    chunk = b"LIST" + struct.pack(order, 40_000) + b"INFO" + bytes(range(1, 251)) * 160
+    trailers = [b"TAG" + bytes(125), bytes(40_000), b"ID3" + bytes(range(256)) * 8, b"\xff" * 500]
+    trailers += [chunk[:40_008]] if container in ("WAV", "AIFF", "SVX", "RF64") else []
+    for trailer in trailers:
+        src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
         with src.open("ab") as file:
             file.write(trailer)
         enhance_file(src, tmp_path / "b.wav", delay, force=True)
@@ -805,11 +847,16 @@ def test_the_filter_is_there_before_the_first_block(monkeypatch):
     assert resampler.process(np.ones(768, np.float32)).size > 200
 
 
-@pytest.mark.parametrize("name", ["a.ogg", "a.opus", "a.mp3"])
+@pytest.mark.parametrize(
+    "name", "a.ogg a.opus a.mp3 a.flac a.wav a.aiff a.svx a.au a.caf a.rf64 a.w64 a.voc".split()
+)
 def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
-    """Libsndfile reads the first of them and says nothing of the others."""
+    """Libsndfile reads the first of them and says nothing of the others, or reads nothing."""
     x = noise(48000, 1)
-    options = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+    options = {"format": audio.container_of(name[1:])}
+    options["subtype"] = {"a.opus": "OPUS", "a.ogg": "VORBIS", "a.mp3": "MPEG_LAYER_III"}.get(
+        name, "PCM_16"
+    )
     parts = []
     for size in (20000, 48000):
         sf.write(tmp_path / name, x[:size], 16000, **options)
