@@ -66,6 +66,12 @@ def check_equal(name: str, said: object, found: object, where: str) -> None:
         )
 
 
+def check_recipe(args: Mapping[str, Any], found: Mapping[str, tuple[object, str]]) -> None:
+    """Raise ModelError if a recipe contradicts what a tensor says, given with the tensor's name."""
+    for name, (value, tensor) in found.items():
+        check_equal(name, args.get(name), value, f"tensor {tensor}")
+
+
 def activation(value: object) -> str | None:
     """Return the name of an output activation as upstream's recipes spell it (false: none)."""
     if value is None or value is False or value == "":

@@ -166,8 +166,8 @@ def _convert(
     architecture, module = _recognise(checkpoint)
     if read is not None and read.architecture not in (None, architecture):
         raise RecipeError(
-            f"{read.name} is one of {read.architecture}, but {name} holds a {architecture}: give "
-            "the recipe it was trained with"
+            f"{read.name} is for {read.architecture}, but {name} holds {architecture}: give the "
+            "recipe it was trained with"
         )
     args = {**(read.args if read is not None else {}), "norm_type": norm}
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
@@ -495,6 +495,8 @@ def _misspelt(model: Model, recipe: Recipe | None) -> Iterator[str]:
     for key in _ignored(model, recipe):
         for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
             yield f"the recipe has {key}, which is not known here: is {meant} meant?"
+    for section in difflib.get_close_matches("acoustics", recipe.sections, 1, 0.8):
+        yield f"the recipe has [{printable(section)}]: is [acoustics] meant?"
 
 
 def _describe(value: Any) -> str:

@@ -17,7 +17,7 @@ from .config import (
     Shapes,
     acoustics,
     begins,
-    check_equal,
+    check_recipe,
     check_size,
     check_units,
     matrix,
@@ -125,15 +125,21 @@ class Config(BaseConfig):
         encoder = _stack(shapes, "encoder", "ReLU")
         bottleneck = Sequence.from_shapes(shapes, "bottleneck", "ReLU")
         decoder = _stack(shapes, "decoder_lstm", None)
-        check_equal("num_mels", args.get("num_mels"), num_mels, "tensor mel_scale.fb")
-        check_equal("n_fft", args.get("n_fft"), 2 * n_freq - 2, "tensor mel_scale.fb")
-        for name, found in (
-            ("sequence_model", bottleneck.cell),
-            ("bottleneck_hidden_size", bottleneck.hidden_size),
-            ("bottleneck_num_layers", bottleneck.num_layers),
-            ("encoder_input_size", n_freq),
-        ):
-            check_equal(name, args.get(name), found, "the checkpoint")
+        weight = "bottleneck.sequence_model.weight_hh_l"
+        check_recipe(
+            args,
+            {
+                "num_mels": (num_mels, "mel_scale.fb"),
+                "n_fft": (2 * n_freq - 2, "mel_scale.fb"),
+                "encoder_input_size": (n_freq, "mel_scale.fb"),
+                "sequence_model": (bottleneck.cell, f"{weight}0"),
+                "bottleneck_hidden_size": (bottleneck.hidden_size, f"{weight}0"),
+                "bottleneck_num_layers": (
+                    bottleneck.num_layers,
+                    f"{weight}{bottleneck.num_layers - 1}, the last,",
+                ),
+            },
+        )
         encoder_neighbors = args.get("encoder_output_num_neighbors", 0)
         check_size("encoder_output_num_neighbors", encoder_neighbors, 0)
         neighbors = args.get(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .config import BaseConfig, Sequence, Shapes, acoustics, begins, check_equal, sequence
+from .config import BaseConfig, Sequence, Shapes, acoustics, begins, check_recipe, sequence
 from .errors import ModelError
 from .layers import Recurrent
 from .norms import Norm
@@ -53,13 +53,16 @@ class Config(BaseConfig):
             shapes, "fullband_model", None, args, "output_activate_function"
         )
         n_freq = fullband_model.input_size
-        for name, found in (
-            ("sequence_model", fullband_model.cell),
-            ("num_freqs", n_freq),
-            ("n_fft", 2 * n_freq - 2),
-            ("hidden_size", fullband_model.hidden_size),
-        ):
-            check_equal(name, args.get(name), found, "the checkpoint")
+        weight = "fullband_model.sequence_model.weight"
+        check_recipe(
+            args,
+            {
+                "sequence_model": (fullband_model.cell, f"{weight}_hh_l0"),
+                "num_freqs": (n_freq, f"{weight}_ih_l0"),
+                "n_fft": (2 * n_freq - 2, f"{weight}_ih_l0"),
+                "hidden_size": (fullband_model.hidden_size, f"{weight}_hh_l0"),
+            },
+        )
         return cls(
             **acoustics(args, n_fft=2 * n_freq - 2),
             look_ahead=args.get("look_ahead", 2),

@@ -16,7 +16,7 @@ from .config import (
     Shapes,
     acoustics,
     begins,
-    check_equal,
+    check_recipe,
     check_size,
     check_units,
     sequence,
@@ -82,14 +82,17 @@ class Config(BaseConfig):
             shapes, "sb_model", None, args, "sb_output_activate_function"
         )
         n_freq = fb_model.input_size
-        for name, found in (
-            ("sequence_model", fb_model.cell),
-            ("num_freqs", n_freq),
-            ("n_fft", 2 * n_freq - 2),
-            ("fb_model_hidden_size", fb_model.hidden_size),
-            ("sb_model_hidden_size", sb_model.hidden_size),
-        ):
-            check_equal(name, args.get(name), found, "the checkpoint")
+        fb, sb = "fb_model.sequence_model.weight", "sb_model.sequence_model.weight"
+        check_recipe(
+            args,
+            {
+                "sequence_model": (fb_model.cell, f"{fb}_hh_l0"),
+                "num_freqs": (n_freq, f"{fb}_ih_l0"),
+                "n_fft": (2 * n_freq - 2, f"{fb}_ih_l0"),
+                "fb_model_hidden_size": (fb_model.hidden_size, f"{fb}_hh_l0"),
+                "sb_model_hidden_size": (sb_model.hidden_size, f"{sb}_hh_l0"),
+            },
+        )
         fb_neighbors = args.get("fb_num_neighbors", 0)
         check_size("fb_num_neighbors", fb_neighbors, 0)
         return cls(

@@ -18,10 +18,11 @@ from .config import (
     Shapes,
     acoustics,
     begins,
-    check_equal,
     check_norm,
+    check_recipe,
     check_size,
     check_units,
+    matrix,
     sequence,
 )
 from .errors import ModelError, shown
@@ -171,18 +172,23 @@ class Config(BaseConfig):
         sb_models: list[Sequence] = []
         while f"sb_model.sb_models.{len(sb_models)}.sequence_model.weight_ih_l0" in shapes:
             name = f"sb_model.sb_models.{len(sb_models)}"
+            matrix(shapes, f"{name}.fc_output_layer.weight")
             sb_models.append(
                 Sequence.from_shapes(shapes, name, None, args, "sb_output_activate_function")
             )
         n_fft = 2 * fb_model.input_size
-        for name, found in (
-            ("sequence_model", fb_model.cell),
-            ("num_freqs", fb_model.input_size + 1),
-            ("n_fft", n_fft),
-            ("fb_hidden_size", fb_model.hidden_size),
-            ("sb_hidden_size", sb_models[0].hidden_size),
-        ):
-            check_equal(name, args.get(name), found, "the checkpoint")
+        fb = "fb_model.sequence_model.weight"
+        sb = "sb_model.sb_models.0.sequence_model.weight"
+        check_recipe(
+            args,
+            {
+                "sequence_model": (fb_model.cell, f"{fb}_hh_l0"),
+                "num_freqs": (fb_model.input_size + 1, f"{fb}_ih_l0"),
+                "n_fft": (n_fft, f"{fb}_ih_l0"),
+                "fb_hidden_size": (fb_model.hidden_size, f"{fb}_hh_l0"),
+                "sb_hidden_size": (sb_models[0].hidden_size, f"{sb}_hh_l0"),
+            },
+        )
         centers = tuple(s.output_size // 2 for s in sb_models)
         # What a unit sees beside its own bins is shared out evenly, as published.
         neighbors = tuple(

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import toml
 from .archive import ArchiveError, open_regular, read_at
 from .errors import RecipeError, printable, shown
 
 MAX_BYTES = 1 << 20
+#: What a model takes from the acoustics.
+ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
 ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
 
 # The first part of `[model] path`, such as "fast_fullsubnet.model.Model".
@@ -56,12 +60,15 @@ class Recipe:
         `[model.args]` and the acoustics, with `sample_rate` for `sr`; without `norm_type`.
     norm : str or None
         None: the recipe names none, which means `ABSENT_NORM`.
+    sections : tuple of str
+        Its other sections, where it has no acoustics: one of them may be meant for these.
     """
 
     name: str
     architecture: str | None
     args: dict[str, Any]
     norm: str | None
+    sections: tuple[str, ...] = ()
 
 
 def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
@@ -111,9 +118,10 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
         )
         raise RecipeError(f"{name} has no [model.args]{hint}")
     found = _checked(name, args)
-    for key, value in _acoustics(name, document).items():
+    acoustics = _acoustics(name, document)
+    for key, value in (acoustics or {}).items():
         # Improved FullSubNet has its transform's sizes among its own arguments as well.
-        if found.setdefault(key, value) != value:
+        if found.setdefault(key, value) != value and key in ACOUSTICS:
             raise RecipeError(
                 f"{name} has {key} = {value} in its acoustics, but {shown(found[key])} in "
                 "[model.args]"
@@ -134,29 +142,37 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
     path = model.get("path")
     package = path.split(".")[0] if isinstance(path, str) else ""
-    return Recipe(name, _ARCHITECTURES.get(package), found, norm)
+    sections = tuple(map(str, document)) if acoustics is None else ()
+    return Recipe(name, _ARCHITECTURES.get(package), found, norm, sections)
 
 
-def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the acoustics, which older recipes keep under `[acoustic]`."""
+def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the acoustics, which older recipes keep under `[acoustic]`, if there are any."""
     sections = [key for key in ("acoustics", "acoustic") if key in document]
     if len(sections) > 1:
         raise RecipeError(f"{name} has both [acoustics] and [acoustic]: leave one of them")
-    section = document[sections[0]] if sections else {}
+    if not sections:
+        return None
+    section = document[sections[0]]
     if not isinstance(section, Mapping):
         raise RecipeError(f"{name} has {sections[0]} = {shown(section)}: expected a table")
     found = {}
-    for key in ("sr", "n_fft", "win_length", "hop_length"):
-        if key in section:
-            value = section[key]
-            if type(value) is not int:
-                raise RecipeError(f"{name} has {key} = {shown(value)}: expected a whole number")
-            found[key] = value
+    for key, value in section.items():
+        value = _plain(value)
+        if key in ACOUSTICS and type(value) is not int:
+            raise RecipeError(f"{name} has {key} = {shown(value)}: expected a whole number")
+        found[str(key)] = value
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's number for one of NumPy's, which a recipe made by a program may hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Return `[model.args]`, which holds numbers, names, switches and lists of numbers."""
+    args = {key: _plain(value) for key, value in args.items()}
     for key, value in args.items():
         items = value if isinstance(value, (list, tuple)) else [value]
         if not all(item is None or isinstance(item, (bool, int, float, str)) for item in items):
@@ -164,4 +180,4 @@ def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} has a {printable(key)} in [model.args] that is neither a number, a name, "
                 "a switch nor a list"
             )
-    return dict(args)
+    return args

@@ -313,8 +313,43 @@ def test_acoustics_are_checked(checkpoint, changes):
         convert(checkpoint, recipe=recipe)
 
 
+@pytest.mark.parametrize(
+    "name, argument, tensor",
+    [
+        ("full_lstm_cum", "num_freqs", "fb_model.sequence_model.weight_ih_l0"),
+        ("full_lstm_cum", "sb_model_hidden_size", "sb_model.sequence_model.weight_hh_l0"),
+        ("base_lstm_cum", "hidden_size", "fullband_model.sequence_model.weight_hh_l0"),
+        ("fast_lstm_cum", "encoder_input_size", "mel_scale.fb"),
+        ("fast_lstm_cum", "bottleneck_num_layers", "bottleneck.sequence_model.weight_hh_l1"),
+        ("improved_16k", "num_freqs", "fb_model.sequence_model.weight_ih_l0"),
+    ],
+)
+def test_a_recipe_of_other_sizes(tmp_path, name, argument, tensor):
+    case = load_case(name)
+    recipe = recipe_of(case)
+    recipe["model"]["args"][argument] = 77
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(state(case)))
+    message = f"the recipe says {argument} = 77, but tensor {tensor}"
+    with pytest.raises(ModelError, match=re.escape(message)):
+        convert(path, recipe=recipe)
+
+
+def test_a_section_without_its_linear_layer(tmp_path):
+    case = load_case("improved_16k")
+    lost = "sb_model.sb_models.1.fc_output_layer"
+    left = {name: tf.tensor(v) for name, v in case.params.items() if not name.startswith(lost)}
+    assert len(left) == len(case.params) - 2
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(left))
+    with pytest.raises(ModelError, match=re.escape(f"tensor {lost}.weight is missing")):
+        convert(path, recipe=recipe_of(case))
+
+
 def test_a_recipe_of_another_architecture(checkpoint):
-    with pytest.raises(RecipeError, match="one of fast_fullsubnet, but best_model.tar holds"):
+    with pytest.raises(
+        RecipeError, match="is for fast_fullsubnet, but best_model.tar holds fullsubnet"
+    ):
         convert(checkpoint, recipe=recipe_of(load_case("fast_lstm_cum")))
 
 
@@ -431,6 +466,35 @@ def test_a_misspelt_norm_shows(checkpoint, recipe, capsys):
     assert "the recipe has norm_typ, which is not known here: is norm_type meant" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    "old, new, warning",
+    [
+        ("hop_length", "hop_len", "has hop_len, which is not known here: is hop_length meant"),
+        ("[acoustics]", "[accoustics]", "has [accoustics]: is [acoustics] meant"),
+    ],
+)
+def test_misspelt_acoustics_show(checkpoint, recipe, capsys, old, new, warning):
+    """The published hop of 256 would stand in for the one it was trained with."""
+    said = recipe.read_text()
+    assert old in said
+    recipe.write_text(said.replace(old, new))
+    assert main([str(checkpoint), "-C", str(recipe)]) == 0
+    assert warning in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=re.escape(warning)):
+        convert(checkpoint, recipe=recipe)
+
+
+def test_a_rate_under_its_long_name_and_numbers_of_numpy(checkpoint):
+    recipe = recipe_of(load_case("full_lstm_cum"))
+    acoustics = recipe["acoustics"]
+    acoustics["sample_rate"] = np.int64(acoustics.pop("sr") + 8000)
+    acoustics["device"] = ["a microphone"]
+    args = recipe["model"]["args"]
+    args["look_ahead"] = np.int32(args["look_ahead"])
+    config = convert(checkpoint, recipe=recipe).config
+    assert config.sample_rate == 24000 and type(config.sample_rate) is int
 
 
 def test_the_recipe_is_not_overwritten(checkpoint, recipe, capsys):
