@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -23,9 +22,8 @@ from typing import Any
 
 from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
-from .errors import NpfsnError
+from .pipe import SAMPLE_TYPES
 from .terminal import (
-    Interrupts,
     Stopped,
     UsageError,
     complain,
@@ -46,9 +44,6 @@ from .terminal import (
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-
-# At most this much is read at once from a stream: small enough that what is ready leaves soon.
-STREAM_BYTES = 1 << 14
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -295,7 +290,7 @@ def _add_stream(commands: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=tuple(_STREAM_TYPES),
+        choices=tuple(SAMPLE_TYPES),
         default="s16le",
         help="of the samples, in and out (default: %(default)s)",
     )
@@ -473,23 +468,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-# --- npfsn stream ------------------------------------------------------------------------------
-
-_STREAM_TYPES = {"s16le": "<i2", "f32le": "<f4"}
-
-
-def _stream(args: argparse.Namespace) -> int:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError(
-            "standard input is a terminal or closed: pipe raw samples into `npfsn stream`"
-        )
-    if sys.stdout is None or sys.stdout.isatty():
-        raise UsageError(
-            "standard output is a terminal or closed: send it to a file or to a player"
-        )
-    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
-    with contextlib.redirect_stdout(sys.stderr):  # what a library prints is no sound
-        return _enhance_stream(args, source, sink)
+# --- npfsn stream, live, info, warmup, bench ---------------------------------------------------
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -503,130 +482,10 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-#: What sound files begin with.
-_CONTAINERS = {
-    b"RIFF": "a WAV file",
-    b"RF64": "a WAV file",
-    b"fLaC": "a FLAC file",
-    b"OggS": "an Ogg file",
-    b"ID3": "an MP3 file",
-    b"FORM": "an AIFF file",
-    b"caff": "a CAF file",
-    b"riff": "a W64 file",
-    b".snd": "an AU file",
-    b"\x1aE\xdf\xa3": "a Matroska or WebM file",
-}
-#: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
-_HEAD = 64
+def _stream(args: argparse.Namespace) -> int:
+    from . import pipe
 
-
-def _refuse_containers(data: bytes) -> None:
-    """Stop where a sound file comes instead of raw samples: its header is no sound."""
-    found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
-    if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
-        found = ["an MP3 file"]
-    if data[4:8] == b"ftyp":
-        found = ["an MP4 or M4A file"]
-    if found:
-        raise NpfsnError(
-            f"standard input is {found[0]}, expected raw samples: use `npfsn enhance FILE`, or "
-            "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
-        )
-
-
-def _enhance_stream(args: argparse.Namespace, source: int, sink: int) -> int:
-    """Enhance what comes from one descriptor to the other."""
-    hush_compiler(args.quiet)
-    with held_back():
-        import numpy as np
-
-        from .aligned import AlignedStream, silence_nonfinite
-        from .audio import quantise
-        from .enhancer import Enhancer
-
-    # Everything is compiled and loaded here, before the first sample is taken.
-    enhancer = Enhancer(**_options(args))
-    stream = AlignedStream(
-        enhancer,
-        args.rate or enhancer.sample_rate,
-        atten_lim_db=args.atten_lim,
-        keep_latency=args.keep_latency,
-    )
-    if os.name == "nt":
-        import msvcrt
-
-        for descriptor in (source, sink):
-            msvcrt.setmode(descriptor, os.O_BINARY)  # type: ignore[attr-defined]
-    dtype = np.dtype(_STREAM_TYPES[args.format])
-    n_clipped = n_nonfinite = 0
-    rest = b""
-
-    def put(y: Any) -> None:
-        nonlocal n_clipped
-        if dtype.kind == "i":
-            steps, n_beyond = quantise(y, 16)
-            n_clipped += n_beyond
-            y = steps >> 16
-        data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
-        while data:
-            try:
-                with to_stdout():
-                    data = data[os.write(sink, data) :]
-            except BlockingIOError:  # whoever opened it wants nobody to wait
-                select.select([], [sink], [])
-
-    def receive() -> bytes:
-        while True:
-            try:
-                return os.read(source, STREAM_BYTES)
-            except BlockingIOError:
-                select.select([source], [], [])
-
-    code, interrupts, head = EXIT_OK, Interrupts(), b""
-    with interrupts.heard():
-        while True:
-            try:
-                with interrupts.may_cut():
-                    received = receive()
-            except KeyboardInterrupt:  # what has been heard is still given
-                code = 128 + signal.SIGINT
-                break
-            if not received:
-                break
-            if len(head) < _HEAD:
-                head += received
-                _refuse_containers(head)
-            rest += received
-            whole = len(rest) - len(rest) % dtype.itemsize
-            x = np.frombuffer(rest[:whole], dtype).astype(np.float32)
-            rest = rest[whole:]
-            if dtype.kind == "i":
-                x /= 32768.0
-            else:
-                n_nonfinite += silence_nonfinite(x)
-            put(stream.process(x))
-        put(stream.flush())
-
-    if code:
-        complain("interrupted")
-    if args.quiet:
-        return code
-    if rest:
-        complain(
-            f"warning: the input ended within a sample: {len(rest)} odd bytes were left out; is it "
-            f"{args.format}, mono?"
-        )
-    if n_nonfinite:
-        complain(
-            f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
-            f"{args.format}, mono?"
-        )
-    if n_clipped:
-        complain(f"warning: {n_clipped} samples beyond full scale were clipped")
-    return code
-
-
-# --- npfsn live, info, warmup, bench -----------------------------------------------------------
+    return pipe.main(args, _options(args))
 
 
 def _live(args: argparse.Namespace) -> int:

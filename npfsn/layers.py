@@ -11,8 +11,9 @@ import numpy as np
 from .config import CELLS, Sequence
 from .jit import address
 from .kernels import layers as kernels
+from .kernels import products
 from .kernels.arrays import place
-from .kernels.layers import pack_f32, pack_i8, padded
+from .kernels.products import pack_f32, pack_i8, padded
 from .kernels.vector import HALVES_COST, PANEL, aligned
 from .program import Program
 from .quantise import halved
@@ -60,7 +61,7 @@ class Product:
         Rows that the kernel works on at once.
     """
 
-    tile = kernels.ROWS
+    tile = products.ROWS
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
@@ -108,14 +109,14 @@ class Int8Product(Product):
     They come in whole panels, zeros behind the last input.
     """
 
-    tile = kernels.BLOCK_I8
+    tile = products.BLOCK_I8
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
-        whole_tiles = -(-rows // kernels.BLOCK_I8) * kernels.BLOCK_I8
+        whole_tiles = -(-rows // products.BLOCK_I8) * products.BLOCK_I8
         return aligned((whole_tiles, columns), np.uint8), np.zeros(rows, np.float32)
 
 
@@ -129,16 +130,16 @@ class BoundProduct:
 
     Attributes
     ----------
-    table : array of `kernels.PRODUCT`, shape (1,)
+    table : array of `products.PRODUCT`, shape (1,)
         How kernels see it. It keeps nothing alive: this object does, which is why a copy of it
         would be no copy.
     """
 
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
         self.product, self.scratch = product, scratch
-        self.table = np.zeros(1, kernels.PRODUCT)
+        self.table = np.zeros(1, products.PRODUCT)
         packed = product.weights[0]
-        self.table["kernel"] = kernels.product_kernel(packed)
+        self.table["kernel"] = products.product_kernel(packed)
         self.table["quantised"] = len(scratch) > 0
         self.table["bias"] = place(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
@@ -153,7 +154,7 @@ class BoundProduct:
         All panels of the outputs, or those from the first to before the second of `panels`.
         """
         first, last = panels or (0, self.product.panels)
-        kernels.matmul(x, self.table, rows, first, last, out)
+        products.matmul(x, self.table, rows, first, last, out)
 
 
 #: Arithmetic of the products of a network.
@@ -330,9 +331,9 @@ class RecurrentPass:
         time for. Not in int8, whose weights are near as it is, and where tiles do not ask at all.
         """
         weight = self.recurrent[0].product.weights[0]
-        if not kernels.ASKS or weight.dtype == np.int8:
+        if not products.ASKS or weight.dtype == np.int8:
             return
-        size = kernels.ASKED * PANEL * weight.itemsize * weight.shape[1]  # that a tile asks for
+        size = products.ASKED * PANEL * weight.itemsize * weight.shape[1]  # that a tile asks for
         entries: list[tuple[int, int, int]] = []
 
         def add(weights: np.ndarray, layer: int = 0, panels: int = 0) -> None:
@@ -344,8 +345,8 @@ class RecurrentPass:
             for i, part in enumerate(stack.recurrent):
                 layer = stack.layers.ctypes.data + i * stack.layers.itemsize
                 packed = part.product.weights[0]
-                for first in range(0, len(packed), kernels.PANELS_ONE_ROW):
-                    stride = packed[first : first + kernels.PANELS_ONE_ROW]
+                for first in range(0, len(packed), products.PANELS_ONE_ROW):
+                    stride = packed[first : first + products.PANELS_ONE_ROW]
                     add(stride, layer, first + len(stride))
         for stack in stacks:
             for other in (*stack.inputs, stack.linear):

@@ -25,10 +25,11 @@ import soundfile as sf
 from drawn_models import golden_model, identity_model
 from pure_delay import Delay, load_model, modules
 
-from npfsn import batch, cli, weights
+from npfsn import batch, cli, pipe, weights
 from npfsn.audio import FileReport
 from npfsn.enhancer import Enhancer
 from npfsn.models import ARCHITECTURES
+from npfsn.plan import Job, Plan
 from npfsn.terminal import Stopped, duration, held_back, put, signals
 from npfsn.whole import enhance
 
@@ -672,7 +673,7 @@ def test_a_worker_that_dies_when_nothing_is_left_is_no_loss(monkeypatch):
     process = types.SimpleNamespace(
         exitcode=-9, join=lambda *_: None, terminate=lambda: None, is_alive=lambda: False
     )
-    jobs = [batch._Job(Path(f"{n}.wav"), Path(f"{n}_x.wav"), 1) for n in range(3)]
+    jobs = [Job(Path(f"{n}.wav"), Path(f"{n}_x.wav"), 1) for n in range(3)]
     late = []
 
     def serve(pipe):
@@ -701,30 +702,30 @@ def test_a_worker_that_dies_when_nothing_is_left_is_no_loss(monkeypatch):
 
 def test_the_summary_tells_what_was_not_enhancing():
     """So that its speed and its times agree."""
-    job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
+    job = Job(Path("a.wav"), Path("b.wav"), 0)
     report = FileReport(10, 10.0, 1, 1, 0, 0, 1.0, 0.2)
-    one, two = batch._Plan([job]), batch._Plan([job, job])
+    one, two = Plan([job]), Plan([job, job])
     assert "of audio in 1.0 s: real" in batch._summary(batch._Totals([(job, report)]), one, 1.0, 1)
     assert "of audio in 3.0 s, 2.0 s of which went into loading and compiling: real" in (
         batch._summary(batch._Totals([(job, report)]), one, 3.0, 1)
     )
     # Someone pressed Ctrl-C in the second file: time that went into no report.
     assert "of audio in 8.0 s: real" in batch._summary(batch._Totals([(job, report)]), two, 8.0, 1)
-    assert batch._summary(batch._Totals(), batch._Plan(), 1.0, 1).endswith("of audio in 1.0 s")
+    assert batch._summary(batch._Totals(), Plan(), 1.0, 1).endswith("of audio in 1.0 s")
 
 
 def test_workers_compile_side_by_side():
     """Their waiting is one, not a sum that may exceed all the time there was."""
-    job = batch._Job(Path("a.wav"), Path("b.wav"), 0)
+    job = Job(Path("a.wav"), Path("b.wav"), 0)
     reports = [(job, FileReport(10, 10.0, 1, 1, 0, 0, 1.0, wait)) for wait in (5.0, 6.0)]
-    text = batch._summary(batch._Totals(reports), batch._Plan(), 10.0, 2)
+    text = batch._summary(batch._Totals(reports), Plan(), 10.0, 2)
     assert "6.0 s of which went into loading and compiling: real-time factor 0.050" in text
 
 
 def test_a_worker_tells_where_if_it_is_asked_to(npfsn):
     Path("b.wav").write_bytes(b"")
     for option, told in (("-v", True), ("--force", False)):
-        jobs, sent = [batch._Job(Path("b.wav"), Path("c.wav"), 0)], []
+        jobs, sent = [Job(Path("b.wav"), Path("c.wav"), 0)], []
 
         def recv(jobs=jobs):
             if not jobs:
@@ -869,7 +870,7 @@ def test_a_terminal_gets_one_line_of_progress(tmp_path, width):
 
 
 def test_loading_is_no_measure_of_speed(monkeypatch, capsys):
-    job, now = batch._Job(Path("a.wav"), Path("b.wav"), 1), [0.0]
+    job, now = Job(Path("a.wav"), Path("b.wav"), 1), [0.0]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(batch.time, "perf_counter", lambda: now[0])
@@ -884,7 +885,7 @@ def test_loading_is_no_measure_of_speed(monkeypatch, capsys):
 
 
 def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypatch, capsys):
-    job = batch._Job(Path("a.wav"), Path("b.wav"), 1)
+    job = Job(Path("a.wav"), Path("b.wav"), 1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for term, wanted, drawn in (("xterm", True, 1), ("xterm", False, 0), ("dumb", True, 0)):
         monkeypatch.setenv("TERM", term)
@@ -894,7 +895,7 @@ def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypa
 
 def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
     """A line longer than the terminal scrolls at every redraw: columns count, not characters."""
-    job = batch._Job(Path("録音の長い名前" * 20 + ".wav"), Path("b.wav"), 1)
+    job = Job(Path("録音の長い名前" * 20 + ".wav"), Path("b.wav"), 1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
@@ -1217,7 +1218,7 @@ def test_an_interrupt_of_work_waits_until_it_is_done(tmp_path):
         rest, err = process.communicate(timeout=30)
     given = len(first) + len(rest)
     assert process.returncode == 130
-    assert given % cli.STREAM_BYTES == 0 and given < 4 * len(x)
+    assert given % pipe.READ_BYTES == 0 and given < 4 * len(x)
     assert err.splitlines() == [
         b"npfsn: interrupted",
         b"npfsn: warning: 1 NaN or infinite samples were replaced by zero; is the input "
@@ -1436,7 +1437,7 @@ def stream_files(folder, data, *options):
     (folder / "in.raw").write_bytes(data)
     args = cli._parser().parse_args(["stream", *map(str, options)])
     with open(folder / "in.raw", "rb") as source, open(folder / "out.raw", "wb") as sink:
-        assert cli._enhance_stream(args, source.fileno(), sink.fileno()) == 0
+        assert pipe.enhance_stream(args, cli._options(args), source.fileno(), sink.fileno()) == 0
     return (folder / "out.raw").read_bytes()
 
 
@@ -1666,6 +1667,6 @@ def test_a_stray_control_c_before_anything_is_quiet(npfsn, monkeypatch):
         raise KeyboardInterrupt
 
     recording("a.wav")
-    monkeypatch.setattr(batch, "_make_plan", stop)
+    monkeypatch.setattr(batch, "make_plan", stop)
     _, err = npfsn("enhance", "a.wav", code=130)
     assert err == "npfsn: interrupted\n"

@@ -16,7 +16,7 @@ from drawn_models import apply_norm, small_model
 from npfsn import fast_fullsubnet, layers, norms, state
 from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
-from npfsn.kernels import amx, features, spectrum
+from npfsn.kernels import amx, features, products, spectrum
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import place
 from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
@@ -92,7 +92,7 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
     weight.reshape(-1)[:8] = np.resize([65504, -6e-8, 6e-5, 0.0, -0.0, 3e-6, 1.0, -1e-7], 8)[
         : weight.size
     ]
-    packed = kernels.pack_f32(weight)
+    packed = products.pack_f32(weight)
     assert packed.dtype == (np.uint16 if HAS_HALF else np.float32)
     assert packed.ctypes.data % 64 == 0
     for n_row in range(1, 21):
@@ -139,11 +139,11 @@ def test_tile_registers_give_the_bits_of_vectors() -> None:
         x = normal(n_row, n_in, seed=n_row)
         q, scale = product.scratch(n_row, n_in)
         q[:] = 255  # nothing may depend on what is in the rows that are not there
-        kernels.quantise_rows(x, 0, n_row, q, scale)
+        products.quantise_rows(x, 0, n_row, q, scale)
         arguments = (n_row, *product.weights, q, scale, product.bias, first, last)
         got, want = (np.full((n_row + 2, 19 * PANEL), 5.0, np.float32) for _ in range(2))
         amx.product_amx(*arguments, got, 1, 1)
-        kernels.product_i8(*arguments, want, 1, 1)
+        products.product_i8(*arguments, want, 1, 1)
         np.testing.assert_array_equal(got, want)
         assert (want != 5.0).sum() == n_row * (last - first) * PANEL
 
@@ -178,7 +178,7 @@ def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
 
 def test_packed_weights_lie_on_cache_lines() -> None:
     """A load across two lines costs twice."""
-    packed = kernels.pack_f32(normal(40, 7))
+    packed = products.pack_f32(normal(40, 7))
     assert packed.shape == (3, 7, PANEL)
     assert packed.ctypes.data % 64 == 0
     np.testing.assert_array_equal(packed[2, :, :8], normal(40, 7)[32:].T)
@@ -394,20 +394,20 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
     bound.meanwhile([later], program)
     result = bound.write(program, x := np.zeros((64, 5), np.float32))
     asked = bound.layers["recurrent"]["later"]["rows"]
-    if kind == "int8" or not kernels.ASKS:
+    if kind == "int8" or not products.ASKS:
         assert len(program) == 2 and not asked.any()
         return
     # The first layer's inputs have too few steps to share them.
     assert asked.tolist() == [len(bound.later)] * 2
     assert bound.layers["input"]["later"]["rows"].tolist() == [0, len(bound.later)]
     entries = bound.later[2:].reshape(-1, 3).tolist()
-    step = 48 * PANEL * kernels.ASKED * (2 if kind == "float16" and HAS_HALF else 4)
+    step = 48 * PANEL * products.ASKED * (2 if kind == "float16" and HAS_HALF else 4)
     near: set[int] = set()
     work: list[tuple[int, int]] = []
     wanted = [
-        (i, panel, part.product.weights[0][panel : panel + kernels.PANELS_ONE_ROW])
+        (i, panel, part.product.weights[0][panel : panel + products.PANELS_ONE_ROW])
         for i, part in enumerate(later.recurrent)
-        for panel in range(0, part.product.panels, kernels.PANELS_ONE_ROW)
+        for panel in range(0, part.product.panels, products.PANELS_ONE_ROW)
     ]
     for start, layer, panels in entries:
         near.update(range(start // 64, (start + step) // 64))
@@ -462,12 +462,12 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, the next one to read is the bottleneck itself."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
-    for frames, count in ((1, kernels.ASKS), (2, 0)):
+    for frames, count in ((1, products.ASKS), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "ask_anew" for _, kernel in bound.program.stages) == count
     weight = network.decoder[0].layers[0].recurrent.weights[0]
     later = network.bind(state.zeros(network.fields()), 1).bottleneck.later
-    assert list(later[2:3]) == [weight.ctypes.data][: kernels.ASKS]
+    assert list(later[2:3]) == [weight.ctypes.data][: products.ASKS]
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:

@@ -154,7 +154,7 @@ import sys
 import numpy as np
 import npfsn
 from drawn_models import identity_model, noise, small_model
-from npfsn.kernels import features, layers, program, spectrum
+from npfsn.kernels import features, layers, products, program, spectrum
 from npfsn.models import ARCHITECTURES
 
 norms = ("cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm",
@@ -182,7 +182,7 @@ for architecture in ARCHITECTURES:
         enhancer.flush()
     npfsn.enhance(x, 16000, small_model(architecture, fdrc=0.3) if "improved" in architecture
                   else small_model(architecture, look_ahead=0), norm=norms[0])
-for module in (features, layers, program, spectrum):
+for module in (features, layers, products, program, spectrum):
     for name, kernel in vars(module).items():
         signatures = getattr(kernel, "nopython_signatures", None)
         if signatures is not None:
@@ -240,7 +240,7 @@ def test_imports_point_downwards() -> None:
 
 
 # What an engine inside another program does not need.
-TOOLS = {"audio", "batch", "bench", "checkpoint", "cli", "convert", "live", "terminal", "warmup"}
+TOOLS = set("audio batch bench checkpoint cli convert live pipe plan terminal warmup".split())
 
 
 def test_the_engine_knows_no_files_and_no_terminal() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import npfsn
 from npfsn import enhancer as enhancer_module
 from npfsn.config import DIVIDING_NORMS
-from npfsn.kernels.layers import ASKS
+from npfsn.kernels.products import ASKS
 from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.stream import Stream

@@ -71,7 +71,7 @@ def assembly(target: str) -> dict[str, str]:
     import numpy as np
     from numba import int64, typeof
 
-    from npfsn.kernels import layers
+    from npfsn.kernels import products
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -79,16 +79,16 @@ def assembly(target: str) -> dict[str, str]:
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
 
     out, bias = np.zeros((40, 128), np.float32), np.zeros(128, np.float32)
-    packed = layers.pack_i8(np.zeros((128, 64)))
+    packed = products.pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
-    assert layers.HALF_BITS == np.uint16, "the target has an instruction that widens halves"
+    assert products.HALF_BITS == np.uint16, "the target has an instruction that widens halves"
     whole = (int64,) * 11
     bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0, 0))
     code = {}
     for name, kernel, args in (
-        ("float32", layers.product_floats, whole),
-        ("float16", layers.product_halves, whole),
-        ("int8", layers.product_amx if target == "amx" else layers.product_i8, bytes_),
+        ("float32", products.product_floats, whole),
+        ("float16", products.product_halves, whole),
+        ("int8", products.product_amx if target == "amx" else products.product_i8, bytes_),
     ):
         text = llvm_code(kernel, args)
         text = re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text)

@@ -2,8 +2,8 @@
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of inputs, 16 rows of
 up to 16 steps of DEPTH bytes, with a tile of weights, as many steps of one panel, and adds to a
-tile of 16 x 16 sums. A packed panel (`npfsn.kernels.layers.pack_i8`) is a pile of such tiles as it
-lies, so nothing is packed anew, and the sums are the integers that every other machine has.
+tile of 16 x 16 sums. A packed panel (`npfsn.kernels.products.pack_i8`) is a pile of such tiles as
+it lies, so nothing is packed anew, and the sums are the integers that every other machine has.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _steps(n_deep):
 
 @inlined
 def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
-    """Compute what `npfsn.kernels.layers.product_i8` does, in tile registers.
+    """Compute what `npfsn.kernels.products.product_i8` does, in tile registers.
 
     The arguments as there; q has whole tiles of rows.
     """

@@ -1,0 +1,690 @@
+"""Matrix products of our own.
+
+A weight matrix `w[N, K]` (outputs, inputs) is packed into *panels* of `PANEL` outputs:
+``[ceil(N / PANEL), K, PANEL]``. A *tile* keeps some rows x panels of the result in registers and
+runs along K. Every element of the result is one chain of multiply-adds,
+
+    out[r, n] = fma(x[r, K-1], w[n, K-1], ... fma(x[r, 0], w[n, 0], bias[n])),
+
+whichever tile computes it, so one row alone and the same row among many give the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import carray
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..jit import address, inlined, kernel
+from ..quantise import levels_with_room, quantise
+from .amx import HAS_TILES, TILE, fits, product_amx
+from .arrays import ARRAY, call, f32_1d, f32_at, i64_1d, place_of, pointer
+from .vector import (
+    DEPTH,
+    FEATURES,
+    HALVES_COST,
+    HAS_BYTE_PRODUCT,
+    HAS_HALF,
+    LARGEST,
+    OFFSET,
+    PANEL,
+    TOGETHER,
+    Emit,
+    aligned,
+    const,
+    f16,
+    f32,
+    f32_panel,
+    i32_panel,
+    i64,
+    panel_of,
+)
+
+# Registers decide the tile: rows x panels accumulators, the panels' weights, one broadcast.
+if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 8
+elif "avx2" in FEATURES:  # 16 registers of 8
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
+elif "neon" in FEATURES:  # 32 registers of 4
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
+else:
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
+# Whether tiles ask memory for what comes next while they compute, and for how many panels each of
+# floats. With AVX2 no instruction is to spare.
+ASKS, ASKED = 1 if PANELS > 1 else 0, 2
+# In how many parts one row widens a panel of halves: AMD's cores are faster with two of 8.
+PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST else 1
+# Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
+# cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
+# much work, which the second level delivers in time.
+PART = 12288 if PANELS == 1 else 1 << 30
+# Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
+# instructions of one, which shows where another thread shares the core's decoders.
+UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
+# Without an instruction for byte products they need registers for what comes between. AVX2 has so
+# few that one row by the panels of a wide stride takes the fewest instructions; it needs no second
+# step at once.
+if HAS_BYTE_PRODUCT:
+    ROWS_I8 = ROWS
+elif "avx512f" in FEATURES:
+    ROWS_I8 = 4
+else:
+    ROWS_I8 = 1 if "avx2" in FEATURES else 2
+ROWS_SMALL_I8 = min(ROWS_SMALL, ROWS_I8)
+
+ZERO = np.float32(0.0)
+LEVELS = np.float32(LARGEST)
+QUIET = np.float32(1e-30)
+
+#: Rows of an int8 product that are worked on at once.
+BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
+
+# What halves are to Numba; without an instruction that widens them there are none.
+HALF_BITS = np.uint16 if HAS_HALF else np.float32
+
+#: A matrix product, K inputs and P panels of outputs.
+PRODUCT = np.dtype(
+    [
+        ("kernel", np.int64),  # `product_kernel`
+        ("quantised", np.int64),
+        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
+        ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
+        ("shift", ARRAY),  # i32[P PANEL]
+        ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
+        ("q_scale", ARRAY),  # f32[R], their scales
+        ("bias", ARRAY),  # f32[P PANEL]
+        ("later", ARRAY),  # i64[2 + 3 n], what its tiles see to besides (`product_f32`), or nothing
+    ]
+)
+
+
+def padded(n: int) -> int:
+    """Return `n` rounded up to whole panels."""
+    return -(-n // PANEL) * PANEL
+
+
+def pack_f32(weight: np.ndarray) -> np.ndarray:
+    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
+
+    Where the machine can widen them on the way, float16 stays float16: half as much to read, and
+    the same products to the bit. Numba knows no halves: the array is one of uint16, their bits.
+    """
+    n_out, n_in = weight.shape
+    n_panel = padded(n_out) // PANEL
+    dtype = np.float16 if HAS_HALF and weight.dtype == np.float16 else np.float32
+    rows = np.zeros((n_panel * PANEL, n_in), dtype)
+    rows[:n_out] = weight
+    packed = aligned((n_panel, n_in, PANEL), dtype)
+    packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
+    return packed if dtype == np.float32 else packed.view(np.uint16)
+
+
+@intrinsic(prefer_literal=True)
+def _tile_f32(
+    typingctx, rows, panels, asks, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
+    bias, bias_at, out, out_at, out_stride,
+):  # fmt: skip
+    """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
+
+    It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
+    If it `asks`, it prefetches what lies at `ahead`: in each step as much as a step of ASKED panels
+    takes or, of one row, a step of as many panels as it has.
+    """
+    n = types.int64
+    sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
+    n_row, n_panel = rows.literal_value, panels.literal_value
+    element = f32 if w.dtype == types.float32 else f16
+    steps = UNROLL if n_row == ROWS else 1
+    parts = PARTS if n_row == 1 and element == f16 else 1
+    vector, n_part = ir.VectorType(f32, PANEL // parts), n_panel * parts
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:12]
+        _, bias_at, _, out_at, out_stride = args[12:]
+        x, bias, out = (emit.pointer(i, f32) for i in (5, 12, 14))
+        w = emit.pointer(8, element)
+        x_rows, out_rows = (
+            [
+                builder.gep(base, [builder.add(at, builder.mul(stride, const(r)))])
+                for r in range(n_row)
+            ]
+            for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
+        )
+        if steps > 1:
+            x_rows = [emit.apart(row) for row in x_rows]
+        w_panels = [
+            builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
+            for p in range(n_panel)
+        ]
+        from_bias = builder.icmp_signed("==", first, const(0))
+        bias_row = builder.gep(bias, [bias_at])
+        starts = [builder.select(from_bias, bias_row, row) for row in out_rows]
+        start = [
+            [emit.load(row, const(vector.count * p), vector) for p in range(n_part)]
+            for row in starts
+        ]
+
+        before = builder.block
+        loop = builder.append_basic_block("k")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        k.add_incoming(first, before)
+        acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
+        w_k = builder.mul(k, const(PANEL))
+        panels = 1 if element == f32 else 2  # in a cache line, for a step
+        if asks.literal_value:
+            if n_row == 1:
+                step = panels
+                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels)]
+            else:
+                step, lines = ASKED, [const(PANEL * p) for p in range(0, ASKED, panels)]
+            at = builder.add(ahead, builder.mul(w_k, const(step)))
+            for line in lines:
+                emit.prefetch(builder.gep(w, [builder.add(at, line)]))
+        weights = [
+            emit.load_floats(w_panels[p], builder.add(w_k, const(vector.count * i)), vector)
+            for p in range(n_panel)
+            for i in range(parts)
+        ]
+        new = []
+        for r in range(n_row):
+            value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), vector.count)
+            new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_part)])
+        k_next = builder.add(k, const(1))
+        branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
+        emit.unroll(branch, steps)
+        k.add_incoming(k_next, loop)
+        for r in range(n_row):
+            for p in range(n_part):
+                acc[r][p].add_incoming(start[r][p], before)
+                acc[r][p].add_incoming(new[r][p], loop)
+
+        builder.position_at_end(done)
+        for r in range(n_row):
+            for p in range(n_part):
+                emit.store(new[r][p], out_rows[r], const(vector.count * p))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@intrinsic
+def _prefetch(typingctx, w, at, size, turn, turns):
+    """Ask for cache lines of size elements of w from w[at] on: the turn-th of as many shares."""
+    n = types.int64
+    sig = types.void(w, n, n, n, n)
+    element = {types.float32: f32, types.uint16: f16, types.int8: ir.IntType(8)}[w.dtype]
+    line = const(64 // (w.dtype.bitwidth // 8))
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        base, (_, at, size, turn, turns) = emit.pointer(0, element), args
+        lines = builder.sdiv(builder.add(size, builder.sub(line, const(1))), line)
+        share = builder.sdiv(builder.add(lines, builder.sub(turns, const(1))), turns)
+        first = builder.add(at, builder.mul(builder.mul(turn, share), line))
+        with cgutils.for_range(builder, share) as loop:
+            emit.prefetch(builder.gep(base, [builder.add(first, builder.mul(loop.index, line))]))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@inlined
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, later):
+    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+
+    x     f32[R, >= K]       inputs
+    w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
+    bias  f32[P PANEL]
+    out   f32[R', >= (out_panel + last - first) PANEL]
+    later i64[2 + 3 n]       what memory is asked for besides, while tiles compute; i64[0]: nothing
+                             [0]  index of the next entry; `ask_anew` sets it to 2
+                             [1]  where the code of `work_ahead` lies
+                             then for each entry: an address, of which as much is asked for as
+                             ASKED panels take; where a LAYER lies whose weights are near then, or
+                             0; how many panels of its recurrent product to have done by then
+
+    Updates: out, later, the layers that it tells of.
+    """
+    n_in = w.shape[1]
+    x_ld, ld = x.shape[1], out.shape[1]
+    size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
+    x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
+    if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
+        for row in range(n_row):
+            p = first
+            # A cell takes parts, in blocks of frames backwards in every other one (`recur`): what
+            # follows is known where the matrix ends.
+            asks = ASKS and last == w.shape[0]
+            while asks and p + 2 * PANELS_ONE_ROW <= last:
+                _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p + PANELS_ONE_ROW <= last:
+                _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, 0, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p < last:
+                _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                p += 1
+        return
+    # A few panels, or a part of one, stay in a near cache while all rows pass by; meanwhile what
+    # comes next is asked for. Beyond the last nothing is there, which does no harm. With AVX2 each
+    # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
+    # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
+    # next panels, the others ask for what is read later: memory has nothing else to do. Products of
+    # one row, which wait for memory, are done as soon as their weights are near.
+    asking = (PANELS + ASKED - 1) // ASKED  # tiles that ask for the next
+    p = first
+    while p + PANELS <= last:
+        row, k = 0, 0
+        while k < n_in:
+            row, k_end = 0, min(k + part, n_in)
+            while row + ROWS <= n_row:
+                ahead, entry = (p + PANELS + row // ROWS % asking * ASKED) * size, 0
+                if row >= asking * ROWS and 2 < later.shape[0] and later[0] < later.shape[0]:
+                    entry = later[0]
+                    later[0] += 3
+                    ahead = (later[entry] - w.ctypes.data) // w.itemsize
+                if not ASKS:
+                    _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
+                _tile_f32(ROWS, PANELS, ASKS, k, k_end, x, x_at + row * x_ld, x_ld,
+                          w, p * size, size, ahead, bias, p * PANEL,
+                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                if entry > 0 and later[entry + 1] != 0:
+                    call(later[1], (later[entry + 1], later[entry + 2]))
+                row += ROWS
+            k = k_end
+        while row + ROWS_SMALL <= n_row:
+            _tile_f32(ROWS_SMALL, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_SMALL
+        while row < n_row:
+            _tile_f32(1, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += PANELS
+    while p < last:
+        row = 0
+        while row + ROWS <= n_row:
+            _tile_f32(ROWS, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS
+        while row < n_row:
+            _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += 1
+
+
+def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantise and pack `weight` float[N, K].
+
+    Returns
+    -------
+    packed : int8 array, shape (ceil(N / PANEL), S, PANEL, DEPTH)
+        S is even, S DEPTH at least K; zeros behind K.
+    scale : float32 array, shape (ceil(N / PANEL) PANEL,)
+        weight[n] = scale[n] packed[n], rounded to as many levels as `levels_with_room` gives.
+    shift : int32 array of the same shape
+        What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
+    """
+    n_out, n_in = weight.shape
+    n_panel, n_deep = padded(n_out) // PANEL, 2 * -(-n_in // (2 * DEPTH))
+    levels = np.zeros((n_panel * PANEL, n_deep * DEPTH), np.int8)
+    scale = np.zeros(n_panel * PANEL, np.float32)
+    levels[:n_out, :n_in], scale[:n_out] = quantise(weight, levels_with_room(weight))
+    packed = aligned((n_panel, n_deep, PANEL, DEPTH), np.int8)
+    packed[...] = levels.reshape(n_panel, PANEL, n_deep, DEPTH).transpose(0, 2, 1, 3)
+    return packed, scale, OFFSET * levels.sum(axis=1, dtype=np.int32)
+
+
+@intrinsic
+def _largest(typingctx, x, at, n_vector):
+    """Largest absolute value of n_vector panels from x[at] on."""
+    sig = types.float32(x, types.int64, types.int64)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, at, n_vector = args
+        x = emit.pointer(0, f32)
+        before = builder.block
+        loop = builder.append_basic_block("max")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(i64)
+        i.add_incoming(const(0), before)
+        best = builder.phi(f32_panel)
+        best.add_incoming(panel_of(0.0), before)
+        value = emit.load(x, builder.add(at, builder.mul(i, const(PANEL))), f32_panel)
+        value = emit.call(f"llvm.fabs.v{PANEL}f32", f32_panel, value)
+        more = builder.select(builder.fcmp_ordered(">", value, best), value, best)
+        i_next = builder.add(i, const(1))
+        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
+        i.add_incoming(i_next, loop)
+        best.add_incoming(more, loop)
+        builder.position_at_end(done)
+        result = builder.extract_element(more, ir.Constant(ir.IntType(32), 0))
+        for lane in range(1, PANEL):
+            value = builder.extract_element(more, ir.Constant(ir.IntType(32), lane))
+            result = builder.select(builder.fcmp_ordered(">", value, result), value, result)
+        return result
+
+    return sig, codegen
+
+
+@intrinsic
+def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
+    """n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
+    sig = types.void(x, types.int64, types.float32, q, types.int64, types.int64)
+    narrow = ir.VectorType(ir.IntType(8), PANEL)
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, at, factor, _, q_at, n_vector = args
+        x, q = emit.pointer(0, f32), emit.pointer(3, narrow.element)
+        factor = emit.splat(factor, PANEL)
+        offset = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, OFFSET)] * PANEL)
+        before = builder.block
+        loop = builder.append_basic_block("quantise")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(i64)
+        i.add_incoming(const(0), before)
+        step = builder.mul(i, const(PANEL))
+        value = builder.fmul(emit.load(x, builder.add(at, step), f32_panel), factor)
+        value = emit.call(f"llvm.rint.v{PANEL}f32", f32_panel, value)
+        level = builder.add(builder.fptosi(value, i32_panel), offset)
+        emit.store(builder.trunc(level, narrow), q, builder.add(q_at, step))
+        i_next = builder.add(i, const(1))
+        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
+        i.add_incoming(i_next, loop)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@inlined
+def quantise_rows(x, x_row, n_row, q, scale):
+    """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 63.
+
+    x      f32[R, X]       X in whole panels, zeros behind the last input
+    q      u8[>= n_row, X]
+    scale  f32[>= n_row]
+
+    Updates: q, scale.
+    """
+    size, n_vector = x.shape[1], x.shape[1] // PANEL
+    for r in range(n_row):
+        at = (x_row + r) * size
+        largest = _largest(x, at, n_vector)
+        scale[r] = largest / LEVELS
+        # Below, 63 / largest overflows; such a row is silence.
+        factor = LEVELS / largest if largest > QUIET else ZERO
+        _quantise(x, at, factor, q, r * size, n_vector)
+
+
+@intrinsic(prefer_literal=True)
+def _tile_i8(
+    typingctx, rows, panels, n_deep, q, q_at, q_stride, x_scale, row, w, w_at, ahead,
+    w_scale, shift, bias, bias_at, out, out_at, out_stride,
+):  # fmt: skip
+    """One tile of integers, scaled to float32 at the end."""
+    n = types.int64
+    sig = types.void(
+        rows, panels, n, q, n, n, x_scale, n, w, n, n, w_scale, shift, bias, n, out, n, n
+    )  # fmt: skip
+    n_row, n_panel = rows.literal_value, panels.literal_value
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, _, n_deep, _, q_at, q_stride, _, row, _, w_at, ahead, _, _, _, bias_at = args[:15]
+        out_at, out_stride = args[16:]
+        q, w = emit.pointer(3, ir.IntType(8)), emit.pointer(8, ir.IntType(8))
+        x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (6, 11, 13, 15))
+        shift = emit.pointer(12, i32_panel.element)
+        q_rows = [
+            builder.gep(q, [builder.add(q_at, builder.mul(q_stride, const(r)))])
+            for r in range(n_row)
+        ]
+        steps = UNROLL if n_row == ROWS_I8 > 1 else 1
+        if steps > 1:
+            q_rows = [emit.apart(row) for row in q_rows]
+        panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
+        w_panels = [
+            builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
+            for p in range(n_panel)
+        ]
+        before = builder.block
+        loop = builder.append_basic_block("k")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        k.add_incoming(const(0), before)
+        acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
+        w_k = builder.mul(k, const(PANEL * DEPTH))
+        if n_row == ROWS_I8 and ASKS:
+            for step in range(TOGETHER):
+                at = builder.add(w_k, const(PANEL * DEPTH * step))
+                emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
+        weights = [
+            [
+                emit.load(at, builder.add(w_k, const(PANEL * DEPTH * step)), i32_panel)
+                for step in range(TOGETHER)
+            ]
+            for at in w_panels
+        ]
+        new = []
+        for r in range(n_row):
+            inputs = []
+            for step in range(TOGETHER):
+                at = builder.mul(builder.add(k, const(step)), const(DEPTH))
+                inputs.append(emit.splat(emit.load(q_rows[r], at, i32_panel.element), PANEL))
+            new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
+        k_next = builder.add(k, const(TOGETHER))
+        branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
+        emit.unroll(branch, steps)
+        k.add_incoming(k_next, loop)
+        zero = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, 0)] * PANEL)
+        for r in range(n_row):
+            for p in range(n_panel):
+                acc[r][p].add_incoming(zero, before)
+                acc[r][p].add_incoming(new[r][p], loop)
+
+        builder.position_at_end(done)
+        for p in range(n_panel):
+            at = builder.add(bias_at, const(PANEL * p))
+            scale = emit.load(w_scale, at, f32_panel)
+            offset, start = emit.load(shift, at, i32_panel), emit.load(bias, at, f32_panel)
+            for r in range(n_row):
+                x_s = builder.load(builder.gep(x_scale, [builder.add(row, const(r))]))
+                total = emit.scaled(new[r][p], offset, x_s, scale, start)
+                to = builder.add(out_at, builder.mul(out_stride, const(r)))
+                emit.store(total, out, builder.add(to, const(PANEL * p)))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@kernel
+def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
+    """Compute rows of out = x w^T + bias in integers: out[out_row + i] from row i of q.
+
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+
+    w, w_scale, shift                `pack_i8`
+    q        u8[>= n_row, X]         inputs (`quantise_rows`)
+    x_scale  f32[>= n_row]           their scales
+    bias     f32[P PANEL]
+    out      f32[R', >= (out_panel + last - first) PANEL]
+    """
+    n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
+    size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
+    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights pass by once, stride by stride
+        p = first
+        while p + PANELS_ONE_ROW <= last:
+            for row in range(n_row):
+                if n_row >= ROWS_SMALL:  # as in `product_f32`
+                    at = (p + PANELS_ONE_ROW) * size
+                    _prefetch(w, at, PANELS_ONE_ROW * size, row, n_row)
+                _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            p += PANELS_ONE_ROW
+        if ROWS_I8 == 1 and p + 3 == last:  # the gates of a GRU
+            for row in range(n_row):
+                if n_row >= ROWS_SMALL:
+                    _prefetch(w, last * size, 3 * size, row, n_row)
+                _tile_i8(1, 3, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            return
+        while p < last:
+            for row in range(n_row):
+                _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                         0, w_scale, shift, bias, p * PANEL,
+                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            p += 1
+        return
+    p = first
+    while p + PANELS <= last:
+        row = 0
+        while row + ROWS_I8 <= n_row:
+            ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
+            if not ASKS:  # as in `product_f32`
+                _prefetch(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
+            _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     ahead, w_scale, shift, bias, p * PANEL,
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_I8
+        while row + ROWS_SMALL_I8 <= n_row:
+            _tile_i8(ROWS_SMALL_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_SMALL_I8
+        while row < n_row:
+            _tile_i8(1, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += PANELS
+    while p < last:
+        row = 0
+        while row + ROWS_I8 <= n_row:
+            _tile_i8(ROWS_I8, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += ROWS_I8
+        while row < n_row:
+            _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
+                     0, w_scale, shift, bias, p * PANEL,
+                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            row += 1
+        p += 1
+
+
+@kernel
+def ready(x, row, n_row, w):
+    """Make rows of inputs ready for `product`: nothing to do for floats, quantise for int8."""
+    if w.quantised:
+        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
+        quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
+
+
+@kernel
+def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_f32` with weights of floats: w, x and out are where these lie, w a `PRODUCT`."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
+                i64_1d(w.later))  # fmt: skip
+
+
+@kernel
+def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_f32` with weights of halves."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
+                i64_1d(w.later))  # fmt: skip
+
+
+@kernel
+def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_i8`; x has been made ready."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    n_panel, depth = w.weight.rows, w.weight.columns
+    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
+    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
+    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
+    out = f32_at(out, out_row + n_row, ld)
+    product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+               first, last, out, out_row, out_panel)  # fmt: skip
+
+
+@kernel
+def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Run `product_amx` for many rows, `product_i8` for few; x has been made ready."""
+    w = carray(pointer(w), 1, PRODUCT)[0]
+    n_panel, depth = w.weight.rows, w.weight.columns
+    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
+    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
+    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
+    out = f32_at(out, out_row + n_row, ld)
+    if n_row < ROWS_SMALL:
+        product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+                   first, last, out, out_row, out_panel)  # fmt: skip
+    else:
+        product_amx(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
+                    first, last, out, out_row, out_panel)  # fmt: skip
+
+
+_BY_TYPE = {"float32": product_floats, "uint16": product_halves, "int8": product_bytes}
+
+
+def product_kernel(packed: np.ndarray) -> int:
+    """Return the address of the kernel that multiplies with packed weights."""
+    if packed.dtype == np.int8 and HAS_TILES and fits(packed.shape[1]):
+        return address(product_tiles)
+    if packed.dtype == np.uint16 and HALVES_COST:
+        # For blocks of many rows (`npfsn.layers.Product.for_rows`), which come in mid-stream.
+        address(product_floats)
+    return address(_BY_TYPE[packed.dtype.name])
+
+
+@kernel
+def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
+    """Compute rows of out = x w^T + bias, w a `PRODUCT` for which `ready` has been called.
+
+    The others as in `product_f32`.
+    """
+    call(w.kernel, (place_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
+                    out.ctypes.data, out.shape[1], out_row, out_panel))  # fmt: skip
+
+
+@kernel
+def matmul(x, products, n_row, first, last, out):
+    """Panels first .. last - 1 of n_row rows of out = x w^T + bias.
+
+    x         f32[R, >= K]   for int8 in whole panels, zeros behind the last input
+    products  PRODUCT[1]
+    out       f32[R, >= P PANEL]
+    """
+    ready(x, 0, n_row, products[0])
+    product(x, 0, n_row, products[0], first, last, out, 0, first)

@@ -1,0 +1,174 @@
+"""`npfsn stream`: raw samples from one descriptor to another, each hop as soon as it is ready."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+from .errors import NpfsnError
+from .terminal import Interrupts, UsageError, complain, held_back, hush_compiler, to_stdout
+
+#: Of the samples: the choices of `--format`, and what NumPy calls them.
+SAMPLE_TYPES = {"s16le": "<i2", "f32le": "<f4"}
+#: At most this much is read at once: small enough that what is ready leaves soon.
+READ_BYTES = 1 << 14
+
+#: What sound files begin with.
+_CONTAINERS = {
+    b"RIFF": "a WAV file",
+    b"RF64": "a WAV file",
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b"caff": "a CAF file",
+    b"riff": "a W64 file",
+    b".snd": "an AU file",
+    b"NIST_1A": "a NIST file",
+    b"Creative Voice": "a VOC file",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM file",
+    b"0&\xb2u\x8ef\xcf\x11": "a WMA file",
+}
+#: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
+_HEAD = 64
+
+
+def main(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Enhance what comes from standard input.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        As `npfsn.cli` makes them.
+    options : dict
+        What the `Enhancer` is to be made with.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "standard input is a terminal or closed: pipe raw samples into `npfsn stream`"
+        )
+    if sys.stdout is None or sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal or closed: send it to a file or to a player"
+        )
+    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    with contextlib.redirect_stdout(sys.stderr):  # what a library prints is no sound
+        return enhance_stream(args, options, source, sink)
+
+
+def _refuse_containers(data: bytes) -> None:
+    """Stop where a sound file comes instead of raw samples: its header is no sound."""
+    found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
+    if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
+        found = ["an MP3 file"]
+    if data[4:8] == b"ftyp":
+        found = ["an MP4 or M4A file"]
+    if found:
+        raise NpfsnError(
+            f"standard input is {found[0]}, expected raw samples: use `npfsn enhance FILE`, or "
+            "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+        )
+
+
+def enhance_stream(
+    args: argparse.Namespace, options: dict[str, Any], source: int, sink: int
+) -> int:
+    """Enhance what comes from one descriptor to the other."""
+    hush_compiler(args.quiet)
+    with held_back():
+        import numpy as np
+
+        from .aligned import AlignedStream, silence_nonfinite
+        from .audio import quantise
+        from .enhancer import Enhancer
+
+    # Everything is compiled and loaded here, before the first sample is taken.
+    enhancer = Enhancer(**options)
+    stream = AlignedStream(
+        enhancer,
+        args.rate or enhancer.sample_rate,
+        atten_lim_db=args.atten_lim,
+        keep_latency=args.keep_latency,
+    )
+    if os.name == "nt":
+        import msvcrt
+
+        for descriptor in (source, sink):
+            msvcrt.setmode(descriptor, os.O_BINARY)  # type: ignore[attr-defined]
+    dtype = np.dtype(SAMPLE_TYPES[args.format])
+    n_clipped = n_nonfinite = 0
+    rest = b""
+
+    def put(y: Any) -> None:
+        nonlocal n_clipped
+        if dtype.kind == "i":
+            steps, n_beyond = quantise(y, 16)
+            n_clipped += n_beyond
+            y = steps >> 16
+        data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
+        while data:
+            try:
+                with to_stdout():
+                    data = data[os.write(sink, data) :]
+            except BlockingIOError:  # whoever opened it wants nobody to wait
+                select.select([], [sink], [])
+
+    def receive() -> bytes:
+        while True:
+            try:
+                return os.read(source, READ_BYTES)
+            except BlockingIOError:
+                select.select([source], [], [])
+
+    code, interrupts, head = 0, Interrupts(), b""
+    with interrupts.heard():
+        while True:
+            try:
+                with interrupts.may_cut():
+                    received = receive()
+            except KeyboardInterrupt:  # what has been heard is still given
+                code = 128 + signal.SIGINT
+                break
+            if not received:
+                break
+            if len(head) < _HEAD:
+                head += received
+                _refuse_containers(head)
+            rest += received
+            whole = len(rest) - len(rest) % dtype.itemsize
+            x = np.frombuffer(rest[:whole], dtype).astype(np.float32)
+            rest = rest[whole:]
+            if dtype.kind == "i":
+                x /= 32768.0
+            else:
+                n_nonfinite += silence_nonfinite(x)
+            put(stream.process(x))
+        put(stream.flush())
+
+    if code:
+        complain("interrupted")
+    if args.quiet:
+        return code
+    if rest:
+        complain(
+            f"warning: the input ended within a sample: {len(rest)} odd bytes were left out; is it "
+            f"{args.format}, mono?"
+        )
+    if n_nonfinite:
+        complain(
+            f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
+            f"{args.format}, mono?"
+        )
+    if n_clipped:
+        complain(f"warning: {n_clipped} samples beyond full scale were clipped")
+    return code

@@ -1,0 +1,286 @@
+"""`npfsn enhance`: which files it takes, and under which names their outputs appear."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import listed
+from .terminal import UsageError
+
+# Bytes of a list of paths, and of a path on any system.
+_MAX_LIST = 16 << 20
+_MAX_PATH = 32_767
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to enhance."""
+
+    src: Path
+    dst: Path
+    n_bytes: int
+
+
+@dataclass
+class Plan:
+    """What is to be done, and what cannot be.
+
+    Attributes
+    ----------
+    n_skipped, n_outputs : int
+        Files left out: their outputs are there, or they are outputs of others.
+    foreign : list of str
+        Sounds in folders, in formats that cannot be read.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    n_skipped: int = 0
+    n_outputs: int = 0
+    foreign: list[str] = field(default_factory=list)
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Find the files and name their outputs.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        As `npfsn.cli` makes them.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    UsageError
+        If the arguments contradict each other, or name nothing.
+    """
+    from .audio import container_of
+
+    inputs = [*_inputs(args)]
+    if "" in inputs:
+        raise UsageError("an input has an empty name")
+    if not inputs:
+        raise UsageError("no input: name files, folders, -i DIR or --list FILE")
+    if "-" in inputs and not os.path.lexists("-"):
+        raise UsageError("-: files are not read from standard input: use `npfsn stream`")
+    if args.output_dir == "":
+        raise UsageError("the output folder has an empty name")
+    if args.output_dir == "-":
+        raise UsageError(
+            "-o -: files are not written to standard output: name a file or a folder (./- for "
+            "one of that name), or use `npfsn stream`"
+        )
+    if args.format and container_of(args.format) is None:
+        raise UsageError(
+            f"--format {args.format}: no container of that name can be written; expected one such "
+            "as wav, flac or ogg"
+        )
+    plan = Plan()
+    taken: dict[str, Path] = {}
+    existing: list[Job] = []
+    found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
+    if args.output_dir and _is_file_name(args.output_dir, inputs):
+        found = [(src, _the_only_output(args, inputs)) for src, _ in found]
+    places = [(_place(src), _place(dst)) for src, dst in found]
+    sources = {source for source, _ in places}
+    outputs = {target: source for source, target in places}
+    for (src, dst), (source, target) in zip(found, places, strict=True):
+        # An input that is the output of another has been made by a run before: `*.wav`, once more.
+        if args.suffix and outputs.get(source, source) != source:
+            plan.n_outputs += 1
+            continue
+        key = os.path.normcase(os.path.abspath(dst))
+        if key in taken:
+            if os.path.abspath(taken[key]) != os.path.abspath(src):
+                plan.failures.append(
+                    (
+                        str(src),
+                        f"{src} and {taken[key]} would both become {dst}: enhance them into "
+                        "folders of their own",
+                    )
+                )
+            continue
+        taken[key] = src
+        if target == source:
+            message = f"{dst} is the input itself: name another output or folder with -o"
+            plan.failures.append((str(src), message))
+            continue
+        there = os.path.lexists(dst)
+        if args.resume and there:
+            plan.n_skipped += 1
+            continue
+        if target in sources:  # not even with --force
+            message = f"{src} would become {dst}, which is an input too: choose another folder"
+            plan.failures.append((str(src), message))
+            continue
+        try:
+            n_bytes = src.stat().st_size
+        except (OSError, ValueError):
+            n_bytes = 0  # the job itself will say what is wrong
+        job = Job(src, dst, n_bytes)
+        (existing if there and not args.force else plan.jobs).append(job)
+    if existing:
+        names = listed([str(job.dst) for job in existing])
+        message = (
+            f"{names} exist{'s' if len(existing) == 1 else ''}: choose another name or folder, "
+            "overwrite with --force, or leave what is there with --resume"
+        )
+        plan.failures += [(str(job.src), message) for job in existing]
+    return plan
+
+
+def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
+    """Name the output of a file."""
+    suffix = f".{args.format}" if args.format else src.suffix
+    folder = Path(args.output_dir) / relative if args.output_dir else src.parent
+    return folder / f"{src.stem}{args.suffix}{suffix}"
+
+
+def _is_file_name(name: str, inputs: list[str]) -> bool:
+    """Whether what is to be the output is called like a sound file, and is no folder."""
+    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+
+    if name.endswith(("/", os.sep)) or os.path.isdir(name):
+        return False
+    suffix = Path(name).suffix.lower()
+    if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | {".raw", ".pcm"}:
+        return True
+    # A slip of the hand for one file, .wva: nobody would look for a folder of that name.
+    if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
+        raise UsageError(
+            f"-o {name}: {suffix} is no suffix of sound files, such as .wav, .flac or .ogg; a "
+            f"folder of that name is {name}/"
+        )
+    return False
+
+
+def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
+    """Take -o as the name of the file to write."""
+    dst = Path(args.output_dir)
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
+        what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
+        raise UsageError(f"-o {dst} names a sound file, {what}: name a folder")
+    if args.format and dst.suffix.lower() != f".{args.format}":
+        raise UsageError(f"-o {dst} and --format {args.format} name two formats: leave out one")
+    return dst
+
+
+def _place(path: Path) -> str:
+    """Return what two names of one file have in common."""
+    try:
+        return os.path.normcase(os.path.realpath(path))
+    except (OSError, ValueError):  # a name that no file can have
+        return str(path)
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str]:
+    """Spell out the inputs: arguments, the lines of lists, then folders."""
+    lists = list(args.list)
+    for name in args.inputs:
+        if name.startswith("@") and len(name) > 1:
+            lists.append(name[1:])
+        else:
+            yield from _spelled_out(name)
+    for name in lists:
+        text = _read_list(name, named=name in args.list)
+        binary = text.count(b"\0") > text.count(b"\n")
+        for number, line in enumerate(text.splitlines(), 1):
+            if len(line) > _MAX_PATH:
+                raise UsageError(
+                    f"line {number} of the list {name} has {len(line)} characters: expected one "
+                    "path a line"
+                )
+            if binary and b"\0" in line:
+                raise UsageError(f"the list {name} is no text: expected one path a line")
+            if line.strip() and not line.startswith(b"#"):
+                yield os.fsdecode(line)
+    yield from args.noisy_dir
+
+
+def _spelled_out(name: str) -> list[str]:
+    """Return the files that a pattern names, as shells do but for that of Windows; or the name."""
+    if "\0" in name or os.path.lexists(name):
+        return [name]
+    return sorted(glob.glob(name)) or [name]
+
+
+def _read_list(name: str, named: bool) -> bytes:
+    """Read a list of paths, `named` as one: a file, a pipe or, called "-", standard input."""
+    try:
+        if name == "-":
+            text = sys.stdin.buffer.read(_MAX_LIST + 1) if sys.stdin else b""  # closed: as if empty
+        else:
+            with open(name, "rb") as file:
+                text = file.read(_MAX_LIST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        hint = "" if named else f" (a sound file called @{name} is ./@{name})"
+        raise UsageError(f"cannot read the list {name}: {reason}{hint}") from error
+    if len(text) > _MAX_LIST:
+        raise UsageError(f"the list {name} is larger than {_MAX_LIST >> 20} MiB: expected paths")
+    return text.removeprefix(b"\xef\xbb\xbf")
+
+
+def _find(
+    args: argparse.Namespace, inputs: Iterable[str], plan: Plan
+) -> Iterator[tuple[Path, Path]]:
+    """Give every file with its folder relative to the input that led to it."""
+    output = Path(args.output_dir) if args.output_dir else None
+    for name in inputs:
+        path = Path(name)
+        if not os.path.isdir(name):  # unlike Path.is_dir, false for names no file can have
+            yield path, Path()
+            continue
+        n_failed = len(plan.failures)
+        found = list(_walk(path, args.recursive, output, plan))
+        stems = {(src.parent, src.stem) for src, _ in found}
+        for src, relative in found:
+            # A second run over a folder must not enhance what the first one wrote there.
+            original = src.stem.removesuffix(args.suffix)
+            named = original != src.stem and (src.parent, original) in stems
+            if named and (output is None or _place(src.parent) == _place(output / relative)):
+                plan.n_outputs += 1
+                continue
+            yield src, relative
+        if not found and len(plan.failures) == n_failed:
+            hint = "" if args.recursive else " (-r also looks into the folders inside)"
+            message = f"{path} holds no sound files{hint}"
+            plan.failures.append((str(path), message))
+
+
+def _walk(
+    top: Path, recursive: bool, output: Path | None, plan: Plan
+) -> Iterator[tuple[Path, Path]]:
+    """Give the sound files of a folder in the order of their names."""
+    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+
+    def complain(error: OSError) -> None:
+        message = f"cannot read the folder {error.filename}: {error.strerror}"
+        plan.failures.append((str(error.filename), message))
+
+    for folder, subfolders, names in os.walk(top, onerror=complain):
+        here = Path(folder)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if recursive
+            and not name.startswith(".")
+            and not (output and _place(here / name) == _place(output))
+        )
+        for name in sorted(names):
+            path = here / name
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                yield path, here.relative_to(top)
+            elif path.suffix.lower() in FOREIGN_SUFFIXES:
+                plan.foreign.append(str(path))
