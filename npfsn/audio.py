@@ -92,6 +92,9 @@ FOREIGN_SUFFIXES = frozenset(
     ).split()
 )
 
+#: Suffixes of samples without a header.
+RAW_SUFFIXES = frozenset((".raw", ".pcm"))
+
 # Containers that libsndfile writes as two files, which cannot appear in one step.
 _TWO_FILES = ("SD2",)
 
@@ -388,6 +391,8 @@ def _run_whole(
 
 def _expected(src: Path) -> str:
     """Say what can be read and, of what phones and cameras write, how to get there."""
+    if src.suffix.lower() in RAW_SUFFIXES:
+        return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
         return f"convert it first, for instance with: ffmpeg -i {src.name} {src.stem}.wav"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
@@ -657,6 +662,11 @@ class _Sink:
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written = written.frames
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+            if n_frames == 0:  # FLAC and MP3 cannot say so, or not so that libsndfile reads it
+                raise AudioError(
+                    f"cannot write {self._dst}: there is no sound in the input, and this container "
+                    "cannot hold none; --format wav can"
+                ) from error
             raise _unwritable(self._dst, error) from error
         # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: codes that
         # come in blocks fill up the last one.

@@ -440,7 +440,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args, unknown = parser.parse_known_args(arguments)
             if unknown:  # argparse would show what it knows of all commands, and of none
                 wrong = " ".join(unknown)
-                getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}")
+                dashed = [name for name in unknown if os.path.exists(name)]
+                hint = f" (a file of that name is ./{dashed[0]})" if dashed else ""
+                getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE

@@ -147,12 +147,12 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
 
 def _is_file_name(name: str, inputs: list[str]) -> bool:
     """Whether what is to be the output is called like a sound file, and is no folder."""
-    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
 
     if name.endswith(("/", os.sep)) or os.path.isdir(name):
         return False
     suffix = Path(name).suffix.lower()
-    if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | {".raw", ".pcm"}:
+    if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | RAW_SUFFIXES:
         return True
     # A slip of the hand for one file, .wva: nobody would look for a folder of that name.
     if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
@@ -267,15 +267,16 @@ def _walk(
         message = f"cannot read the folder {error.filename}: {error.strerror}"
         plan.failures.append((str(error.filename), message))
 
-    for folder, subfolders, names in os.walk(top, onerror=complain):
+    # Linked folders are entered too, but none twice: links may lead in a circle.
+    entered = {_place(top)} | ({_place(output)} if output else set())
+    for folder, subfolders, names in os.walk(top, onerror=complain, followlinks=True):
         here = Path(folder)
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if recursive
-            and not name.startswith(".")
-            and not (output and _place(here / name) == _place(output))
-        )
+        inside = [here / name for name in sorted(subfolders) if recursive and name[0] != "."]
+        subfolders.clear()
+        for path in inside:
+            if _place(path) not in entered:
+                entered.add(_place(path))
+                subfolders.append(path.name)
         for name in sorted(names):
             path = here / name
             if name.startswith("."):

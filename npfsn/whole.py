@@ -26,7 +26,7 @@ from .stream import Stream
 from .weights import Model, load_model
 
 # More channels than this, and more than samples: the axes are in the order of another library.
-MAX_CHANNELS = 255
+MAX_CHANNELS = 32
 
 
 def enhance(

@@ -481,13 +481,24 @@ def refuse(src, dst, match):
         ("text.wav", b"Hello, this is no audio.\n" * 50, "cannot read .* as audio"),
         ("noise.flac", bytes(range(256)) * 30, "cannot read .* as audio"),
         ("half.wav", b"RIFF\x24\x00", "cannot read .* as audio"),
-        ("headerless.raw", b"\0" * 3200, "cannot read .* as audio"),
+        ("headerless.raw", b"\0" * 3200, "cannot read .* as audio.*npfsn stream"),
+        ("page.mp3", b"<html>404</html>", r"cannot read .* as audio \(nothing that decodes\)"),
         ("x.npz", b"PK\x03\x04" + b"\0" * 300, "cannot read .* as audio"),
     ],
 )
 def test_what_is_no_audio_is_refused(delay, tmp_path, name, content, match):
     (tmp_path / name).write_bytes(content)
     refuse(tmp_path / name, tmp_path / f"out_{name}", match)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.ogg", "a.flac", "a.mp3"])
+def test_a_file_without_a_sample(delay, tmp_path, name):
+    """FLAC and MP3 cannot hold that: the format was blamed."""
+    src = write(tmp_path / "empty.wav", np.zeros((0, 1)))
+    if name in ("a.flac", "a.mp3"):
+        refuse(src, tmp_path / name, "there is no sound in the input.*--format wav")
+    else:
+        assert enhance_file(src, tmp_path / name).samples == len(read(tmp_path / name)[0]) == 0
 
 
 @posix

@@ -158,6 +158,21 @@ def test_a_folder_keeps_its_structure(npfsn):
     assert set(tree("out")) >= {"a.wav", "b.flac", "deep/a.wav", "deep/er/c.wav"}
 
 
+@posix
+def test_linked_folders_are_entered_once(npfsn):
+    """They were left out, without a word. Links may lead in a circle, or to the outputs."""
+    for name in ("in/a.wav", "in/deep/b.wav", "elsewhere/er/c.wav"):
+        recording(name)
+    os.symlink("../elsewhere", "in/link")
+    os.symlink("deep", "in/also")
+    os.symlink("..", "in/deep/up")
+    os.symlink("../out", "in/outputs")
+    for _ in range(2):
+        out, _ = npfsn("enhance", "in", "-r", "-o", "out", "--force")
+        assert "3 files enhanced" in out
+    assert tree("out") == ["a_enhanced.wav", "also/b_enhanced.wav", "link/er/c_enhanced.wav"]
+
+
 def test_a_second_run_does_not_enhance_what_the_first_wrote(npfsn):
     recording("in/a.wav")
     recording("in/deep/b.wav")
@@ -487,6 +502,14 @@ def test_resume_does_only_the_rest(npfsn):
 def test_wrong_arguments(npfsn, argv, message):
     _, err = npfsn(*argv, code=2)
     assert message in err
+
+
+def test_a_file_that_begins_with_a_dash(npfsn):
+    recording("-dash.wav")
+    _, err = npfsn("enhance", "-dash.wav", code=2)
+    assert "unrecognized arguments: -dash.wav (a file of that name is ./-dash.wav)" in err
+    npfsn("enhance", "./-dash.wav")
+    assert tree() == ["-dash.wav", "-dash_enhanced.wav"]
 
 
 @pytest.mark.parametrize("format_", ["txt", "sd2", "raw"])
