@@ -313,6 +313,11 @@ class BaseConfig:
         return self.n_fft // 2 + 1
 
     @property
+    def period(self) -> int:
+        """Frames after which the work of a stream repeats."""
+        return 1
+
+    @property
     def obstacle(self) -> str | None:
         """The norm that needs the whole signal, in words; None if the model streams."""
         return None if self.norm_type in CAUSAL_NORMS else f"norm ({self.norm_type})"

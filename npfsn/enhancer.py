@@ -495,7 +495,7 @@ def _warm_up(network: Network, config: Any) -> None:
         return  # it will not stream
     stream = Stream(network, config)
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
-    frames = stream.latency_hops + getattr(config, "shrink_size", 1) + 1
+    frames = stream.latency_hops + config.period + 1
     for _ in range(frames):
         kernels.check_samples(x, x, np.zeros(1, np.int64))
         stream.push(x, out)

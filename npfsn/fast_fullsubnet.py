@@ -113,6 +113,11 @@ class Config(BaseConfig):
                 f"values, but get {shown(widths)}: they do not fit together"
             )
 
+    @property
+    def period(self) -> int:
+        """Frames after which the work of a stream repeats: the bottleneck runs once in so many."""
+        return self.shrink_size
+
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are a Fast FullSubNet's."""

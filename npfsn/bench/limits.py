@@ -35,8 +35,7 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
     work: dict[type[Product], Work] = defaultdict(Work)
     for stack in enhancer._stream._one.network_pass.stacks:
         spec, key = stack.weights.spec, stack.weights.key
-        shrink = getattr(enhancer.model.config, "shrink_size", 1)
-        rate = 1.0 / shrink if key == "bottleneck" else 1.0
+        rate = 1.0 / enhancer.model.config.period if key == "bottleneck" else 1.0
         # Every other frame reads what a single unit's recurrent product needs (`recur`).
         reads = 0.5 if stack.units == 1 else 1.0
         products = []

@@ -82,8 +82,7 @@ def profile(
     out = np.zeros(hop, np.float32)
     for frame in frames[:n_warm]:
         enhancer.step(frame, out)
-    shrink = int(getattr(config, "shrink_size", 1))
-    period = shrink if shrink <= 4 else 1  # more columns than fit, or frames
+    period = config.period if config.period <= 4 else 1  # more columns than fit, or frames
     recorder = _Recorder()
     plain_ms: np.ndarray = np.zeros(0)
     plain_at: np.ndarray = np.zeros(0, int)
