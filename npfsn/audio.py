@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import stat
 import time
@@ -98,8 +100,11 @@ RAW_SUFFIXES = frozenset((".raw", ".pcm"))
 # Containers that libsndfile writes as two files, which cannot appear in one step.
 _TWO_FILES = ("SD2",)
 
-# Containers that count bytes in 32 bits, and how many those are.
-_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+# Bytes of a sample, and containers that count bytes in 32 bits.
+_SAMPLE_BYTES = {
+    **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
+    **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
+}
 _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
 # Nine tags so long fit where headers may have 16 KB.
@@ -394,7 +399,8 @@ def _expected(src: Path) -> str:
     if src.suffix.lower() in RAW_SUFFIXES:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
-        return f"convert it first, for instance with: ffmpeg -i {src.name} {src.stem}.wav"
+        names = (shlex.quote(str(name)) for name in (src, src.with_suffix(".wav")))
+        return f"convert it first, for instance with: ffmpeg -i {' '.join(names)}"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
 
 
@@ -490,7 +496,9 @@ def container_of(suffix: str) -> str | None:
 
 def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
     """Choose container, subtype and byte order of the output."""
-    if dst.suffix.lower() == src.suffix.lower():
+    # A WAV may hold what an MP3 does, and libsndfile says it writes that, but fails.
+    coded = source.subtype.startswith("MPEG_") and source.format != "MP3"
+    if dst.suffix.lower() == src.suffix.lower() and not coded:
         container, subtype, endian = source.format, source.subtype, source.endian
         if container in _TWO_FILES or not sf.check_format(container, subtype, endian):
             raise AudioError(
@@ -511,10 +519,12 @@ def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str
     wanted = [source.subtype]
     if name == "opus":  # the container is Ogg's, which may hold other codes
         wanted = ["OPUS"]
-    elif container != source.format and source.subtype.startswith("MPEG_"):
-        wanted = []  # libsndfile says that a WAV may hold what an MP3 does, and then fails
+    elif coded or (container != source.format and source.subtype.startswith("MPEG_")):
+        wanted = []
+    # Where there are fewer, the most there are.
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if _BITS[each] >= bits]
+    wanted += [each for each in reversed(integers) if 8 < _BITS[each] < bits]
     for subtype in (*wanted, sf.default_subtype(container)):
         if sf.check_format(container, subtype):
             size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
@@ -607,6 +617,8 @@ class _Sink:
         self._partial, self._dst = partial, dst
         self._channels = source.channels
         self._bits = _BITS.get(subtype)
+        said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
+        self._channel_mask = None if said is None else int(said[1], 16)
         try:
             self._file = sf.SoundFile(
                 _native(partial),
@@ -659,6 +671,7 @@ class _Sink:
         """Close the file and make sure that all of it is there."""
         try:
             self._file.close()
+            self._keep_channel_mask()
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written = written.frames
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
@@ -674,6 +687,17 @@ class _Sink:
             raise _unwritable(
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
             )
+
+    def _keep_channel_mask(self) -> None:
+        """Say which loudspeakers the channels are for, as the input did: soundfile does not."""
+        if self._channel_mask is None:
+            return
+        with open(self._partial, "r+b") as file:
+            head = file.read(512)
+            at = head.find(b"fmt ") + 8  # behind name and size
+            if at >= 8 and head[at : at + 2] == b"\xfe\xff":  # WAVE_FORMAT_EXTENSIBLE
+                file.seek(at + 20)
+                file.write(self._channel_mask.to_bytes(4, "little"))
 
     def abandon(self) -> None:
         """Close the file whatever state it is in; it is about to be removed."""

@@ -8,7 +8,6 @@ import functools
 import math
 import secrets
 import signal
-import sys
 import time
 import traceback
 import warnings
@@ -34,6 +33,7 @@ from .terminal import (
     sentence,
     signals,
     tell,
+    trace,
 )
 
 if TYPE_CHECKING:
@@ -161,8 +161,8 @@ def _run_here(
         try:
             report = work(job, functools.partial(line.update, job))
         except Exception as error:
-            trace = "".join(traceback.format_exception(error)) if args.verbose else ""
-            _record_failure(totals, line, job, sentence(error), trace)
+            origin = "".join(traceback.format_exception(error)) if args.verbose else ""
+            _record_failure(totals, line, job, sentence(error), origin)
         else:
             _record(args, totals, line, job, report)
 
@@ -182,15 +182,14 @@ def _record(
 
 
 def _record_failure(
-    totals: _Totals, line: _ProgressLine, job: Job, message: str, trace: str = ""
+    totals: _Totals, line: _ProgressLine, job: Job, message: str, origin: str = ""
 ) -> None:
     totals.failures.append((str(job.src), message))
     line.finish(job, 0.0)
     line.clear()
     # Unlike our own messages, those of the system may lack the name.
     complain(f"error: {message if str(job.src) in message else f'{job.src}: {message}'}")
-    if trace:
-        sys.stderr.write(trace)
+    trace(origin)
 
 
 def _report_losses(totals: _Totals) -> None:
@@ -448,7 +447,7 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
     hush_compiler(args.quiet)
     last = 0.0
 
-    def tell(done: float, total: float) -> None:
+    def progress(done: float, total: float) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last > REDRAW_SECONDS:
@@ -466,12 +465,12 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
             while True:
                 job = pipe.recv()
                 try:
-                    report = work(job, tell)
+                    report = work(job, progress)
                 except BrokenPipeError:
                     raise
                 except Exception as error:
-                    trace = "".join(traceback.format_exception(error)) if args.verbose else ""
-                    pipe.send(("failed", sentence(error), trace))
+                    origin = "".join(traceback.format_exception(error)) if args.verbose else ""
+                    pipe.send(("failed", sentence(error), origin))
                 else:
                     pipe.send(("done", report))
 

@@ -438,6 +438,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
                 return EXIT_USAGE
             args, unknown = parser.parse_known_args(arguments)
+            # Names that come behind an option, which argparse takes for more than a command has.
+            if args.command == "enhance":
+                end = unknown.index("--") if "--" in unknown else len(unknown)
+                if not any(word.startswith("-") for word in unknown[:end]):
+                    args.inputs += unknown[:end] + unknown[end + 1 :]
+                    unknown = []
             if unknown:  # argparse would show what it knows of all commands, and of none
                 wrong = " ".join(unknown)
                 dashed = [name for name in unknown if os.path.exists(name)]

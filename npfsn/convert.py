@@ -284,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         "npfsn. PyTorch is not needed, and nothing in the checkpoint is run.",
         epilog=_EXAMPLES.format(causal=", ".join(CAUSAL_NORMS), offline=", ".join(OFFLINE_NORMS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="file that torch.save wrote")
     parser.add_argument(

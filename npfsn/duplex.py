@@ -123,7 +123,10 @@ class LiveStream(Alone):
 
     @property
     def latency_samples(self) -> int:
-        """Samples, at this rate, the output lies behind the input."""
+        """Samples, at this rate, the output lies behind the input: the block not counted.
+
+        Whoever speaks hears it a block later, which the sound system must gather first.
+        """
         return self._stream.lag + self._lead + self._behind
 
     @property
@@ -196,7 +199,10 @@ class LiveStream(Alone):
         if self._flushed:
             return np.zeros(0, np.float32)
         self._torn = True
-        out = self._answer(np.zeros(self.latency_samples, np.float32))
+        # Whole blocks: only for these is all ready that is promised.
+        latency = self.latency_samples
+        blocks = -(-latency // self._block)
+        out = self._answer(np.zeros(blocks * self._block, np.float32))[:latency]
         self._flushed, self._torn = True, False
         return out
 

@@ -428,13 +428,16 @@ class Enhancer(Alone):
         Returns
         -------
         Enhancer
+            Of the same class; what a subclass adds is shared, as by `copy.copy`.
 
         Raises
         ------
         StreamEndedError, ConcurrentUseError
             As `get_state`.
         """
-        other = Enhancer(self._model, **self._options)
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        Enhancer.__init__(other, self._model, **self._options)
         other._go_on(self.get_state())  # nobody else has had it
         return other
 

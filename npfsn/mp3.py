@@ -19,9 +19,8 @@ _KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MONO = 3
 
-# Bytes that are looked at for the first frame behind the tags, and for the next one where something
-# else lies between two: more than decoders do.
-_SEARCHED_FIRST, _SEARCHED_NEXT = 1 << 16, 1 << 12
+# Bytes that are looked at for the first frame behind the tags, more than decoders do, and at once.
+_SEARCHED = 1 << 16
 
 
 class _Frame(NamedTuple):
@@ -61,10 +60,10 @@ def _behind_tag(file: BinaryIO) -> int:
     return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
 
 
-def _next(file: BinaryIO, at: int, alike: _Frame | None) -> int | None:
+def _next(file: BinaryIO, at: int, alike: _Frame | None = None) -> int | None:
     """Return where the next frame begins, in the format of another: there, or not far behind."""
     file.seek(at)
-    near = file.read(_SEARCHED_FIRST if alike is None else _SEARCHED_NEXT)
+    near = file.read(_SEARCHED)
     place = near.find(b"\xff")
     while place >= 0:
         frame = _frame(near[place : place + 4])
@@ -91,7 +90,7 @@ class _Start(NamedTuple):
 def _start(file: BinaryIO) -> _Start | None:
     """Find the first frame, if there is one."""
     tag = _behind_tag(file)
-    first = _next(file, tag, alike=None)
+    first = _next(file, tag)
     frame = None if first is None else _read(file, first)
     if first is None or frame is None:
         return None
@@ -170,10 +169,9 @@ def _count(file: BinaryIO, at: int, model: _Frame) -> int:
     while at < size:
         frame = _read(file, at)
         if frame is None or frame[:2] != model[:2]:
+            # Behind what was damaged, or two recordings' tags; to the end, lest any be lost.
             found = _next(file, at + 1, alike=model)
-            if found is None:  # tags
-                break
-            at = found
+            at = at + _SEARCHED - 3 if found is None else found
         elif at + frame.size > size:  # not whole: no decoder gives it
             break
         else:

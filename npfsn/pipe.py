@@ -66,7 +66,7 @@ def main(args: argparse.Namespace, options: dict[str, Any]) -> int:
         return enhance_stream(args, options, source, sink)
 
 
-def _refuse_containers(data: bytes) -> None:
+def _refuse_containers(data: bytes, form: str, rate: int) -> None:
     """Stop where a sound file comes instead of raw samples: its header is no sound."""
     found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
     if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
@@ -76,7 +76,7 @@ def _refuse_containers(data: bytes) -> None:
     if found:
         raise NpfsnError(
             f"standard input is {found[0]}, expected raw samples: use `npfsn enhance FILE`, or "
-            "decode it first, for instance with: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+            f"decode it first, for instance with: ffmpeg -i FILE -f {form} -ac 1 -ar {rate} -"
         )
 
 
@@ -94,11 +94,9 @@ def enhance_stream(
 
     # Everything is compiled and loaded here, before the first sample is taken.
     enhancer = Enhancer(**options)
+    rate = args.rate or enhancer.sample_rate
     stream = AlignedStream(
-        enhancer,
-        args.rate or enhancer.sample_rate,
-        atten_lim_db=args.atten_lim,
-        keep_latency=args.keep_latency,
+        enhancer, rate, atten_lim_db=args.atten_lim, keep_latency=args.keep_latency
     )
     if os.name == "nt":
         import msvcrt
@@ -143,7 +141,7 @@ def enhance_stream(
                 break
             if len(head) < _HEAD:
                 head += received
-                _refuse_containers(head)
+                _refuse_containers(head, args.format, rate)
             rest += received
             whole = len(rest) - len(rest) % dtype.itemsize
             x = np.frombuffer(rest[:whole], dtype).astype(np.float32)

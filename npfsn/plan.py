@@ -263,13 +263,13 @@ def _walk(
     """Give the sound files of a folder in the order of their names."""
     from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 
-    def complain(error: OSError) -> None:
+    def unreadable(error: OSError) -> None:
         message = f"cannot read the folder {error.filename}: {error.strerror}"
         plan.failures.append((str(error.filename), message))
 
     # Linked folders are entered too, but none twice: links may lead in a circle.
     entered = {_place(top)} | ({_place(output)} if output else set())
-    for folder, subfolders, names in os.walk(top, onerror=complain, followlinks=True):
+    for folder, subfolders, names in os.walk(top, onerror=unreadable, followlinks=True):
         here = Path(folder)
         inside = [here / name for name in sorted(subfolders) if recursive and name[0] != "."]
         subfolders.clear()

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from .errors import AudioError
 from .options import Samples
 
-# The filter has 20 x max(rate_in, rate_out) / gcd taps, and every block passes all of them. The
-# last bound, which only rates beyond it can exceed, keeps a header that lies about its rate from
-# taking gigabytes and hours; the lowest one keeps it from stretching a second into hours.
+# The filter has 20 x max(rate_in, rate_out) / gcd taps. The last bound, which only rates beyond it
+# can exceed, keeps a header that lies about its rate from taking gigabytes; the lowest one keeps it
+# from stretching a second into hours.
 MIN_RATE = 1_000
 MAX_RATE = 768_000
 MAX_STEP = 200_000
@@ -28,11 +28,9 @@ KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-# Filters in use, by step up and step down. At odd rates one takes a hundred megabytes and a second,
-# and a file may have a thousand channels.
-_filters: weakref.WeakValueDictionary[tuple[int, int], npt.NDArray[np.float64]] = (
-    weakref.WeakValueDictionary()
-)
+# Filters of more steps are long; of their outputs so many are computed at once, and what these need
+# of input and filter stays in a cache.
+_LONG, _TOGETHER = 1000, 512
 
 
 class Resampler:
@@ -83,8 +81,8 @@ class Resampler:
         self._lag = -(-latency * self._up // self._down)
         # In steps of the grid that both rates share.
         self._late = self._lag * self._down - latency * self._up
-        no_taps: npt.NDArray[np.float64] = np.zeros(0)
-        self._taps = self._filter() if self._up != self._down else no_taps
+        # Before the first block: that of a live stream must not wait for it.
+        self._filter = None if self._up == self._down else _filter_of(self._up, self._down)
         self.reset()
 
     @property
@@ -158,20 +156,13 @@ class Resampler:
         ahead = half - self._late  # steps of the grid, at output 0, to the last input it needs
         if stop <= first:
             return np.zeros(0, np.float32)
-        from scipy.signal import upfirdn
-
-        # y[m] = sum_j x[j] taps[m * down + ahead - j * up]. `upfirdn` gives
-        # z[n] = sum_i kept[i] padded[n * down - i * up] with j = start + i, so `pad` zeros before
-        # the taps put m on the grid of n. Sums run over j in one order whatever the block: the
-        # result is bit-identical for any blocking.
-        pad = (self._start * up - ahead) % down
-        shift = (pad + ahead - self._start * up) // down
-        padded = np.concatenate((np.zeros(pad), self._taps))
-        z = upfirdn(padded, self._kept, up, down)
-        z = z[first + shift : stop + shift]
+        assert self._filter is not None
+        # y[m] = sum_j x[j] taps[m * down + ahead - j * up]. Sums run over j in one order whatever
+        # the block: the result is bit-identical for any blocking.
+        y = self._filter.outputs(self._kept, self._start, first, stop, ahead)
         # Loud input may overshoot what float32 can hold.
         with np.errstate(under="ignore"):
-            out: Samples = np.clip(z, -_LARGEST, _LARGEST).astype(np.float32)
+            out: Samples = np.clip(y, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
         oldest = min(max(-((half + self._late - stop * down) // up), 0), self._n_in)
@@ -180,20 +171,74 @@ class Resampler:
             self._start = oldest
         return out
 
-    def _filter(self) -> npt.NDArray[np.float64]:
-        """Design the anti-aliasing low-pass, or take it over: Kaiser-windowed sinc, gain `up`.
 
-        Before the first block: that of a live stream must not wait for it.
-        """
-        key = (self._up, self._down)
-        taps = _filters.get(key)
-        if taps is None:
-            from scipy.signal import firwin
+class _Filter:
+    """The anti-aliasing low-pass of a change of rate: a Kaiser-windowed sinc of gain `up`.
 
-            cutoff = 1.0 / max(key)
-            taps = firwin(2 * self._half + 1, cutoff, window=("kaiser", KAISER_BETA))
-            _filters[key] = taps = np.asarray(taps, np.float64) * self._up
-        return taps
+    Parameters
+    ----------
+    up, down : int
+        Its taps are a step of the grid apart that both rates share.
+    """
+
+    def __init__(self, up: int, down: int) -> None:
+        from scipy.signal import firwin
+
+        self._up, self._down = up, down
+        steps = max(up, down)
+        taps = firwin(2 * HALF_CROSSINGS * steps + 1, 1.0 / steps, window=("kaiser", KAISER_BETA))
+        self._taps = np.asarray(taps, np.float64) * up
+        if steps > _LONG:
+            # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
+            n_tap = -(-taps.size // up)
+            padded = np.zeros(n_tap * up)
+            padded[: taps.size] = self._taps
+            self._taps = np.ascontiguousarray(padded.reshape(n_tap, up)[::-1].T)
+
+    def outputs(
+        self, x: npt.NDArray[np.float64], start: int, first: int, stop: int, ahead: int
+    ) -> npt.NDArray[np.float64]:
+        """Compute outputs first .. stop - 1 of the input from sample `start` on."""
+        up, down = self._up, self._down
+        if self._taps.ndim == 1:
+            from scipy.signal import upfirdn
+
+            # It gives z[n] = sum_i x[i] padded[n * down - i * up], j = start + i, so `pad` zeros
+            # before the taps put m on the grid of n.
+            pad = (start * up - ahead) % down
+            shift = (pad + ahead - start * up) // down
+            z = upfirdn(np.concatenate((np.zeros(pad), self._taps)), x, up, down)
+            found: npt.NDArray[np.float64] = z[first + shift : stop + shift]
+            return found
+        # It would lay out the whole filter anew for every block.
+        n_tap = self._taps.shape[1]
+        newest, phase = np.divmod(np.arange(first, stop) * down + ahead, up)
+        before = max(start - int(newest[0]) + n_tap - 1, 0)
+        behind = max(int(newest[-1]) + 1 - start - x.size, 0)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, (before, behind)), n_tap)
+        oldest = newest - (n_tap - 1 + start - before)
+        y = np.empty(stop - first)
+        for at in range(0, y.size, _TOGETHER):
+            some = np.s_[at : at + _TOGETHER]
+            y[some] = np.einsum("mn,mn->m", windows[oldest[some]], self._taps[phase[some]])
+        return y
+
+    def __deepcopy__(self, memo: object) -> _Filter:
+        """Itself: nobody writes to it."""
+        return self
+
+
+# Filters in use, by step up and step down. At odd rates one takes tens of megabytes and a second,
+# and a file may have a thousand channels.
+_filters: weakref.WeakValueDictionary[tuple[int, int], _Filter] = weakref.WeakValueDictionary()
+
+
+def _filter_of(up: int, down: int) -> _Filter:
+    """Design a filter, or take it over from others that use it."""
+    made = _filters.get((up, down))
+    if made is None:
+        _filters[up, down] = made = _Filter(up, down)
+    return made
 
 
 def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Samples:

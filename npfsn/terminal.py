@@ -149,7 +149,13 @@ def sentence(error: BaseException) -> str:
 
 def details(error: BaseException) -> None:
     """Print where an error came from."""
-    sys.stderr.write("".join(traceback.format_exception(error)))
+    trace("".join(traceback.format_exception(error)))
+
+
+def trace(text: str) -> None:
+    """Print lines that are made already: of a traceback."""
+    with contextlib.suppress(OSError):
+        put(sys.stderr, text)
 
 
 def escaped(text: str) -> str:
@@ -213,8 +219,7 @@ def tell(text: str) -> None:
 
 def complain(text: str, program: str = "npfsn") -> None:
     """Print one line of warning or error."""
-    with contextlib.suppress(OSError):
-        put(sys.stderr, f"{program}: {escaped(text)}\n")
+    trace(f"{program}: {escaped(text)}\n")
 
 
 def forget_stdout() -> None:
@@ -329,7 +334,7 @@ class StatusLine:
 
 def duration(seconds: float) -> str:
     """Spell a duration as people do."""
-    if seconds < 120.0:
+    if round(seconds, 1) < 120.0:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import types
 import weakref
 from pathlib import Path
 
@@ -79,7 +80,10 @@ def test_resampling_is_resample_poly(rate_in, rate_out):
 
 
 @pytest.mark.parametrize("block", [1, 37, 256, 1000, 4999])
-@pytest.mark.parametrize("rates", [(44100, 16000), (16000, 44100), (8000, 48000), (96000, 24000)])
+@pytest.mark.parametrize(
+    "rates",
+    [(44100, 16000), (16000, 44100), (8000, 48000), (96000, 24000), (15999, 16000), (16000, 44099)],
+)
 def test_resampling_does_not_depend_on_blocks(rates, block):
     x = noise(5003)[:, 0]
     resampler = Resampler(*rates)
@@ -128,10 +132,22 @@ def test_resamplers_share_their_filter():
     first, second = Resampler(15999, 16000), Resampler(15999, 16000)
     for resampler in (first, second):
         resampler.process(noise(100)[:, 0])
-    assert first._filter() is second._filter()
-    kept = weakref.ref(first._filter())
+    assert first._filter is second._filter
+    kept = weakref.ref(first._filter)
     del first, second, resampler
     assert kept() is None
+
+
+def test_a_long_filter_is_laid_out_once():
+    """Not for every block: at 44,099 Hz one took longer than it lasted."""
+    resampler, x = Resampler(44099, 16000), noise(441)[:, 0]
+    assert resampler._filter._taps.nbytes > 6 << 20
+    resampler.process(x)
+    tracemalloc.start()
+    resampler.process(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_channels_are_resampled_one_by_one():
@@ -842,6 +858,51 @@ def test_names_that_are_no_unicode(delay, tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("container, channels, mask", [("WAVEX", 6, 0x60F), ("RF64", 3, 0x7)])
+def test_the_layout_of_channels_is_kept(delay, tmp_path, container, channels, mask):
+    """Side loudspeakers came back as rear ones."""
+    src = write(tmp_path / "a.wav", noise(1000, channels), container=container)
+    content = bytearray(src.read_bytes())
+    at = content.index(b"fmt ") + 8 + 20
+    assert content[at : at + 4] != mask.to_bytes(4, "little")
+    content[at : at + 4] = mask.to_bytes(4, "little")
+    src.write_bytes(content)
+    enhance_file(src, tmp_path / "b.wav")
+    assert f"Channel Mask  : 0x{mask:X}" in sf.SoundFile(tmp_path / "b.wav").extra_info
+    enhance_file(src, tmp_path / "b.flac")  # has none
+
+
+def test_a_wav_that_holds_an_mp3(delay, tmp_path):
+    """Libsndfile reads these and writes none."""
+    sf.write(tmp_path / "a.mp3", noise(16000), 16000)
+    sound = (tmp_path / "a.mp3").read_bytes()
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16000, 4000, 1, 0, 12, 1, 2, 288, 1, 1393)
+    chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", 16000)), (b"data", sound)]
+    body = b"".join(name + struct.pack("<I", len(data)) + data for name, data in chunks)
+    src = tmp_path / "a.wav"
+    src.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body)
+    assert sf.info(src).subtype == "MPEG_LAYER_III"
+    enhance_file(src, tmp_path / "b.wav")
+    assert read(tmp_path / "b.wav")[1][2:] == ("WAV", "PCM_16")
+
+
+def test_a_container_with_fewer_bits_gets_all_it_has(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000), subtype="PCM_32")
+    enhance_file(src, tmp_path / "b.flac")
+    assert read(tmp_path / "b.flac")[1][2:] == ("FLAC", "PCM_24")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_S8", "ULAW", "PCM_16"])
+def test_a_small_container_for_a_large_file(subtype):
+    source = types.SimpleNamespace(
+        format="W64", subtype=subtype, endian="FILE", frames=5 << 30, channels=1
+    )
+    with pytest.raises(AudioError, match="more than a (WAV|AIFF) file can hold"):
+        audio._target_format(
+            source, Path("a.w64"), Path("b.aiff" if subtype == "PCM_S8" else "b.wav")
+        )
+
+
 @pytest.mark.parametrize(
     ("suffix", "subtype"), [("flac", "PCM_S8"), ("caf", "PCM_S8"), ("ogg", "VORBIS")]
 )
@@ -935,6 +996,25 @@ def test_an_mp3_that_does_not_say_how_long_it_is(delay, tmp_path, rate, mode, ch
         (tmp_path / "c.mp3").write_bytes(src.read_bytes() + rest)
         enhance_file(tmp_path / "c.mp3", tmp_path / "c.wav", force=True)
         assert len(read(tmp_path / "c.wav")[0]) == len(got)
+
+
+def test_nothing_behind_a_hole_of_an_mp3_is_lost(delay, tmp_path):
+    """All frames are counted, also those behind tags, or what is none: then decoders give up."""
+    src = tmp_path / "a.mp3"
+    sf.write(src, noise(48000), 16000)
+    data = src.read_bytes()
+    sound = data[mp3._frame(data[:4]).size :]
+    size = mp3._frame(sound[:4]).size
+    middle = len(sound) // 2 // size * size
+    src.write_bytes(sound)
+    samples = enhance_file(src, tmp_path / "b.wav").samples
+    src.write_bytes(sound + b"TAG" + bytes(125) + sound)
+    assert enhance_file(src, tmp_path / "c.wav").samples == 2 * samples
+    src.write_bytes(sound + b"APETAGEX" + np.random.default_rng(0).bytes(200_000))
+    assert enhance_file(src, tmp_path / "d.wav").samples == samples
+    for hole in (bytes(6_000), b"\x55" * 200_000):
+        src.write_bytes(sound[:middle] + hole + sound[middle:])
+        refuse(src, tmp_path / "e.wav", "damaged|cut short")
 
 
 def test_bytes_that_are_hardly_an_mp3(tmp_path):

@@ -307,7 +307,10 @@ def test_sounds_that_cannot_be_read_are_named(npfsn):
     out, err = npfsn("enhance", "in", "-o", "out")
     assert "1 file enhanced" in out and "left out in/memo.m4a" in err and "ffmpeg" in err
     _, err = npfsn("enhance", "in/memo.m4a", code=1)
-    assert "ffmpeg -i memo.m4a memo.wav" in err
+    assert "ffmpeg -i in/memo.m4a in/memo.wav" in err
+    Path("my memo.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    _, err = npfsn("enhance", "my memo.m4a", code=1)
+    assert "ffmpeg -i 'my memo.m4a' 'my memo.wav'" in err
     Path("in/a.wav").unlink()
     out, err = npfsn("enhance", "in", code=1)
     assert "left out in/memo.m4a" in err
@@ -502,6 +505,20 @@ def test_resume_does_only_the_rest(npfsn):
 def test_wrong_arguments(npfsn, argv, message):
     _, err = npfsn(*argv, code=2)
     assert message in err
+
+
+def test_names_may_come_behind_options(npfsn):
+    for name in ("a.wav", "b.wav", "-c.wav"):
+        recording(name)
+    for argv in (
+        ("a.wav", "-o", "out", "b.wav", "-a", "12", "--", "-c.wav"),
+        ("-o", "out", "--force", "a.wav", "--", "b.wav", "-c.wav"),
+        ("a.wav", "--force", "b.wav", "-o", "out", "./-c.wav"),
+    ):
+        out, _ = npfsn("enhance", *argv)
+        assert "3 files enhanced" in out
+    _, err = npfsn("enhance", "a.wav", "-o", "out", "b.wav", "--no-such-option", code=2)
+    assert "unrecognized arguments: b.wav --no-such-option" in err
 
 
 def test_a_file_that_begins_with_a_dash(npfsn):
@@ -988,6 +1005,21 @@ def test_closed_outputs_are_no_crash(tmp_path):
         (tmp_path / "a_enhanced.wav").unlink()
 
 
+@full_device
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_origin_of_errors_that_nobody_reads_stops_nothing(tmp_path, redirect, workers):
+    (tmp_path / "0.wav").write_bytes(b"no sound at all")
+    recording(tmp_path / "a.wav")
+    program = shlex.join([sys.executable, str(WITH_DELAY[1])])
+    command = f"{program} enhance 0.wav a.wav -o out -v --workers {workers} {redirect}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, env=os.environ
+    )
+    assert done.returncode == 1 and b"1 file enhanced" in done.stdout
+    assert tree(tmp_path / "out") == ["a_enhanced.wav"]
+
+
 def test_what_is_said_is_seen_at_once():
     """A line that will be drawn anew has no end that would send it off."""
     screen = io.BytesIO()
@@ -1008,8 +1040,9 @@ def test_an_error_that_nobody_can_read_is_still_a_code(npfsn, monkeypatch):
 
 def test_durations_are_rounded_once():
     """Not 2:60, and not a second short."""
-    assert [duration(seconds) for seconds in (119.94, 179.6, 3599.6)] == [
+    assert [duration(seconds) for seconds in (119.94, 119.96, 179.6, 3599.6)] == [
         "119.9 s",
+        "2:00 min",
         "3:00 min",
         "1:00:00 h",
     ]
@@ -1170,13 +1203,15 @@ def test_odd_bytes_at_the_end_of_a_stream():
     assert err == ""
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "caf", "w64", "au", "mp3"])
+@pytest.mark.parametrize("suffix", "wav flac ogg aiff caf w64 au mp3 rf64 sph voc".split())
 def test_a_stream_is_no_sound_file(suffix, tmp_path):
     """Its header would be enhanced, too."""
-    sf.write(tmp_path / f"a.{suffix}", np.zeros(2000), 16000)
+    container = {"sph": "NIST"}.get(suffix, suffix)
+    sf.write(tmp_path / f"a.{suffix}", np.zeros(2000), 16000, format=container)
     data = (tmp_path / f"a.{suffix}").read_bytes()
-    out, err = run("stream", data=data, code=1)
+    out, err = run("stream", "--format", "f32le", "--rate", "48000", data=data, code=1)
     assert not out and err.count("\n") == 1 and "npfsn enhance" in err
+    assert "-f f32le -ac 1 -ar 48000 -" in err
 
 
 @pytest.mark.parametrize(

@@ -769,6 +769,19 @@ def test_copies_share_nothing_but_the_model():
     assert same(enhancer.get_state(), before)
 
 
+@pytest.mark.parametrize("duplicate", [npfsn.Enhancer.copy, copy.copy, copy.deepcopy])
+def test_a_copy_is_of_the_same_class(duplicate):
+    class Named(npfsn.Enhancer):
+        name = "none"
+
+    enhancer = Named(any_stream().model)
+    enhancer.name = "left"
+    enhancer.process(noise(3000))
+    other = duplicate(enhancer)
+    assert type(other) is Named and other.name == "left"
+    np.testing.assert_array_equal(other.process(noise(3000)), enhancer.process(noise(3000)))
+
+
 # --- threads and interrupts ----------------------------------------------------------------------
 
 

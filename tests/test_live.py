@@ -437,13 +437,20 @@ def test_the_limit_of_a_live_stream_may_change():
     assert live.atten_lim_db == limits[i % 3]
 
 
-def test_a_live_stream_ends(delay):
+@pytest.mark.parametrize(
+    "rate, block",
+    [(44100, 441), (48000, None), (48000, 480), (48000, 960), (24000, None), (8000, None),
+     (32000, 320), (192000, 1920), (44099, 441), (16000, 1), (48000, 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("blocks", [0, 1, 20, 21, 22, 23, 24, 25, 26, 27])
+def test_a_live_stream_ends(delay, rate, block, blocks):
     """All that went in comes out, as late as it says; then nothing may follow but a reset."""
-    sound, live = noise(0.2, 44100), LiveStream(44100, 441)
+    live, other = LiveStream(rate, block), LiveStream(rate, block)
+    late, length = other.latency_samples, other.block_length
+    sound = np.resize(noise(0.3, rate), blocks * length)
     heard = np.concatenate([live.process(sound), live.flush()])
-    other = LiveStream(44100, 441)
-    late = other.latency_samples
-    longer = other.process(np.concatenate([sound, np.zeros(-(-late // 441) * 441, np.float32)]))
+    rest = -(-late // length) * length
+    longer = other.process(np.concatenate([sound, np.zeros(rest, np.float32)]))
     assert heard.size == sound.size + late
     np.testing.assert_array_equal(heard, longer[: heard.size])
     assert live.flush().size == 0
@@ -462,6 +469,8 @@ def test_copies_of_a_live_stream_are_independent(duplicate):
     other = duplicate(live)
     other.process(-sound[:4800])
     again = duplicate(live)
+    # The filter is the one large thing that a stream at another rate has.
+    assert again._stream._there._filter is live._stream._there._filter is not None
     expected = alone.process(sound[9600:])
     np.testing.assert_array_equal(live.process(sound[9600:]), expected)
     np.testing.assert_array_equal(again.process(sound[9600:]), expected)
