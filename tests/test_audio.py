@@ -7,7 +7,6 @@ output is the fault of the file handling.
 from __future__ import annotations
 
 import errno
-import inspect
 import io
 import os
 import shutil
@@ -949,10 +948,7 @@ def test_the_next_mp3_may_begin_with_a_tag(delay, tmp_path):
     refuse(tmp_path / "c.mp3", tmp_path / "d.mp3", "several recordings")
 
 
-# Of MP3; before 0.13 soundfile writes one of them.
-MODES = [{}]
-if "bitrate_mode" in inspect.signature(sf.write).parameters:
-    MODES += [{"bitrate_mode": "CONSTANT"}, {"bitrate_mode": "VARIABLE"}]
+MODES = [{}, {"bitrate_mode": "CONSTANT"}, {"bitrate_mode": "VARIABLE"}]  # of MP3
 
 
 def without_table(path, x, rate, mode, tag=b"", junk=b"", table=b""):
