@@ -312,9 +312,23 @@ def test_channels_do_not_mix(delay, tmp_path):
     assert not y[:, 1].any() and y[:, 0].any() and y[:, 2].any()
 
 
-def test_many_channels_take_small_blocks(delay, tmp_path):
-    src = write(tmp_path / "a.wav", noise(300, 700))
-    assert enhance_file(src, tmp_path / "b.wav").channels == 700
+@pytest.mark.parametrize("limit, n", [(700 * 100, 300), (600, 3)])
+def test_many_channels_take_small_blocks(delay, tmp_path, monkeypatch, limit, n):
+    """Memory is for samples of all channels; a block has a frame at least."""
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", limit)
+    src = write(tmp_path / "a.wav", noise(n, 700))
+    seen, frames = [], max(limit // 700, 1)
+    report = enhance_file(src, tmp_path / "b.wav", progress=lambda *seconds: seen.append(seconds))
+    assert report.channels == 700
+    assert seen[0] == (frames / 16000, n / 16000) and len(seen) == n // frames
+
+
+def test_the_peak_is_that_of_both_signs(delay, tmp_path):
+    x = np.zeros((1000, 1))
+    x[500] = -0.5
+    report = enhance_file(write(tmp_path / "a.wav", x), tmp_path / "b.wav")
+    assert report.peak == 0.5
+    assert report.rtf == pytest.approx(report.wall_seconds / (1000 / 16000))
 
 
 def test_a_whole_signal_that_does_not_fit_is_told(delay, tmp_path, monkeypatch):

@@ -695,7 +695,7 @@ def test_workers_that_cannot_start_are_no_success(npfsn, monkeypatch):
     assert "could not start (signal 9)" in err
 
 
-def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+def test_a_worker_that_does_not_end_is_killed(monkeypatch, tmp_path):
     """One that is stuck in a decoder, say, does not hear SIGTERM."""
     monkeypatch.setattr(batch, "WORKER_GRACE_SECONDS", 0.0)
     done = []
@@ -703,8 +703,14 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch):
     process = types.SimpleNamespace(
         **calls, join=lambda *_: None, is_alive=lambda: "kill" not in done
     )
-    batch._end([batch._Process(process, io.BytesIO(), "mark")])
-    assert done == ["terminate", "kill"]
+    job = Job(Path("a.wav"), tmp_path / "b.wav", 1)
+    (tmp_path / ".npfsn-mark-1.part").touch()
+    batch._end([batch._Process(process, io.BytesIO(), "mark", job)])
+    assert done == ["terminate", "kill"] and not [*tmp_path.iterdir()]
+    done.clear()
+    process.is_alive = lambda: False
+    batch._end([batch._Process(process, io.BytesIO(), "mark", job)])
+    assert done == ["terminate"]
 
 
 def test_a_worker_that_dies_when_nothing_is_left_is_no_loss(monkeypatch):
@@ -935,17 +941,19 @@ def test_progress_is_drawn_only_where_a_line_can_be_wiped_and_is_wanted(monkeypa
 
 def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
     """A line longer than the terminal scrolls at every redraw: columns count, not characters."""
-    job = Job(Path("録音の長い名前" * 20 + ".wav"), Path("b.wav"), 1)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
-    line = batch._ProgressLine([job], wanted=True)
-    line.start(job)
-    drawn = capsys.readouterr().err.strip()
-    assert "録音の長" in drawn and drawn.endswith("...")
-    assert 37 <= sum(1 if c.isascii() else 2 for c in drawn) <= 39
-    line._line.clear()
-    assert capsys.readouterr().err.count(" ") >= 37
+    # The second one has fewer letters than there is room for, and more columns.
+    for name in ("録音の長い名前" * 20, "録音の長い名前" * 2):
+        job = Job(Path(name + ".wav"), Path("b.wav"), 1)
+        line = batch._ProgressLine([job], wanted=True)
+        line.start(job)
+        drawn = capsys.readouterr().err.strip()
+        assert "録音の長" in drawn and drawn.endswith("...")
+        assert 37 <= sum(1 if c.isascii() else 2 for c in drawn) <= 39
+        line._line.clear()
+        assert capsys.readouterr().err.count(" ") >= 37
 
 
 def test_a_terminal_that_is_gone_stops_nothing(npfsn, monkeypatch):
@@ -1618,7 +1626,9 @@ def test_info_of_what_is_no_model(npfsn):
 def test_info_into_a_closed_pipe(models):
     program = shlex.join([sys.executable, "-m", "npfsn", "info", str(models["fast"])])
     command = f"{program} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT)
+    # With it nothing is left to be written at exit.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=ROOT, env=env)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -1687,7 +1697,7 @@ def test_whose_norm_does_not_stream(models, argv, whose):
     assert f"{whose} (offline_laplace_norm) needs the whole signal" in err
 
 
-@pytest.mark.parametrize("command", ["enhance", "stream", "info", "warmup", "bench"])
+@pytest.mark.parametrize("command", ["enhance", "stream", "live", "info", "warmup", "bench"])
 def test_help_teaches_with_examples(npfsn, command):
     out, _ = npfsn(command, "--help")
     assert "examples:" in out and f"npfsn {command}" in out

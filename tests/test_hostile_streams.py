@@ -945,6 +945,35 @@ def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_st
     )  # fmt: skip
 
 
+def test_a_fork_while_another_thread_makes_a_stream_locks_nobody_out():
+    """The lock it holds has no owner in the child."""
+    program = (
+        "import os, sys, threading, npfsn, drawn_models\n"
+        "from npfsn import weights\n"
+        "inside, done = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with weights.loading:\n"
+        "        inside.set()\n"
+        "        done.wait()\n"
+        "thread = threading.Thread(target=hold)\n"
+        "thread.start()\n"
+        "inside.wait()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    npfsn.Enhancer(drawn_models.small_model('fullband'))\n"
+        "    os._exit(0)\n"
+        "code = os.waitpid(pid, 0)[1]\n"
+        "done.set()\n"
+        "thread.join()\n"
+        "sys.exit(code != 0)\n"
+    )
+    path = f"{Path(__file__).parent}:{Path(npfsn.__file__).parents[1]}"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
 def test_streams_that_are_dropped_are_freed():
     model = small_model("fullband")
     npfsn.Enhancer(model).process(noise(20000))

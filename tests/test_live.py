@@ -74,6 +74,7 @@ def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause
 
         def _play(self):
             size, channels = sd.opened["blocksize"], sd.opened["channels"]
+            assert channels[0] == 1  # the fake microphone, and real ones, have no more
             try:
                 for number, at in enumerate(range(0, len(sound) - size + 1, size)):
                     out = np.full((size, channels[1]), np.nan, np.float32)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import npfsn
 from npfsn import enhancer as enhancer_module
 from npfsn.config import DIVIDING_NORMS
+from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
 from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
@@ -254,7 +255,7 @@ def test_results_are_the_callers(enhancer: npfsn.Enhancer, x: np.ndarray) -> Non
         lambda x: np.repeat(x, 2)[::2],
         lambda x: x[::-1].copy()[::-1],
         lambda x: np.frombuffer(x.tobytes(), np.float32),
-        lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32),
+        lambda x: np.frombuffer(bytearray(b"\0" + x.tobytes()), np.uint8)[1:].view(np.float32),
         lambda x: np.stack([x, -x], axis=1)[:, 0],
     ],
     ids=["float64", "strided", "reversed", "read-only", "unaligned", "column"],
@@ -266,10 +267,12 @@ def test_other_layouts_of_samples(
     model = small_model("fast_fullsubnet")
     want = run(npfsn.Enhancer(model), x)
     stream = npfsn.Enhancer(model)
+    compiled = len(spectrum.check_samples.nopython_signatures)
     given = [stream.step(change(x[at : at + 256])) for at in range(0, 4096, 256)]
     given += [stream.process(change(x[4096:])), stream.flush()]
     np.testing.assert_array_equal(np.concatenate(given), want)
     np.testing.assert_array_equal(npfsn.enhance(change(x), 16000, model), want[768:])
+    assert len(spectrum.check_samples.nopython_signatures) == compiled  # nothing in mid-stream
 
 
 BAD_FRAMES = {
@@ -504,6 +507,11 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
         npfsn.Enhancer(model, norm_horizon=seconds)
     assert len(enhancer_module._networks[model]) == 4
     assert len(made) == 21
+    # Those used last, not those made last.
+    npfsn.Enhancer(model, norm_horizon=16)
+    npfsn.Enhancer(model, norm_horizon=20)
+    npfsn.Enhancer(model, norm_horizon=16)
+    assert len(made) == 22
 
 
 @pytest.mark.parametrize("limits", [(None, 6.0), (6.0, None), (6.0, 20.0)])
@@ -612,6 +620,19 @@ def starting_at_sound(architecture: str) -> Model:
     model = causal(architecture)
     config = replace(model.config, start_at_sound=True)
     return Model(model.architecture, config, model.tensors)
+
+
+def test_sound_in_less_than_a_last_hop_is_heard() -> None:
+    """However long the silence before it."""
+    model, tail = starting_at_sound("fast_fullsubnet"), noise(100)
+    ends = []
+    for hops in (30, 40):
+        enhancer = npfsn.Enhancer(model)
+        enhancer.process(np.zeros(hops * 256, np.float32))
+        assert enhancer.process(tail).size == 0
+        ends.append(enhancer.flush())
+    assert np.abs(ends[0]).max() > 0
+    np.testing.assert_array_equal(*ends)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -876,14 +897,16 @@ def test_tail_under_a_thin_window(
 
 
 def test_what_waits_for_its_hop_is_the_same_however_it_came() -> None:
-    model, x = small_model("fullband"), noise(2 * 256 + 100)
-    once, twice = npfsn.Enhancer(model), npfsn.Enhancer(model)
-    once.process(x)
-    twice.process(x[:100])
-    twice.step(x[100:356])
-    twice.process(x[356:])
-    for name, array in once.get_state().items():
-        np.testing.assert_array_equal(twice.get_state()[name], array, err_msg=name)
+    model, x = small_model("fullband"), noise(3 * 256 + 100)
+    state = npfsn.Enhancer(model)
+    state.process(x)
+    # With `step` last, with more samples waiting before than at the end, and hop by hop.
+    for cuts in ((100, 356, 612), (200, 256), (100, 600, 768), (256, 512, 768)):
+        other = npfsn.Enhancer(model)
+        for part in np.split(x, cuts):
+            (other.step if part.size == 256 else other.process)(part)
+        for name, array in state.get_state().items():
+            np.testing.assert_array_equal(other.get_state()[name], array, err_msg=name)
 
 
 def test_no_memory_for_a_chunk_is_no_end_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
