@@ -56,6 +56,11 @@ def test_json_holds_every_figure(path, capsys, precision):
              "operations_per_frame", "read_ms", "compute_ms", "limit_ms", "mean_ms",
              "share_of_limit")  # fmt: skip
     assert all(limits[name] > 0 for name in names)
+    assert limits["limit_ms"] == pytest.approx(limits["read_ms"] + limits["compute_ms"])
+    assert limits["share_of_limit"] == pytest.approx(limits["limit_ms"] / limits["mean_ms"])
+    read = limits["bytes_read_once"] / limits["bandwidth_gb_s"]
+    assert limits["read_ms"] == pytest.approx(read / 1e6, rel=1e-3)
+    assert limits["bytes_read_once"] < limits["bytes_per_frame"]
     assert limits["peak_gop_s"] and all(rate > 0 for rate in limits["peak_gop_s"].values())
     start = result["start"]
     assert all(start[name] > 0 for name in ("import_s", "load_s", "prepare_s", "first_output_s"))
