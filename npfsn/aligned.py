@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .options import Samples, dry_share, mix_dry
+from .options import dry_share
 from .resample import Resampler
+from .samples import Samples, mix_dry
 
 if TYPE_CHECKING:
     from .enhancer import Enhancer
@@ -95,28 +96,3 @@ class AlignedStream:
         self._n_out += y.size
         dry, self._dry = self._dry[: y.size], self._dry[y.size :]
         return mix_dry(dry, y, self._limit)
-
-
-def silence_nonfinite(x: Samples) -> int:
-    """Replace NaN and infinity by zero, in place.
-
-    A filter would spread them over its whole length, so they must go before any resampling.
-
-    Parameters
-    ----------
-    x : float32 array
-        Modified.
-
-    Returns
-    -------
-    int
-        How many samples were replaced.
-    """
-    # A sum is finite only if every sample is, and costs no second array; one that overflows is
-    # looked at closely.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum()):
-            return 0
-    bad = ~np.isfinite(x)
-    x[bad] = 0.0
-    return int(np.count_nonzero(bad))

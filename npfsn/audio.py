@@ -23,12 +23,13 @@ import numpy.typing as npt
 import soundfile as sf
 
 from . import mp3
-from .aligned import AlignedStream, silence_nonfinite
+from .aligned import AlignedStream
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact, check_single
-from .options import Precision, Samples, dry_share
+from .options import Precision, dry_share
 from .output import complete_or_absent
 from .resample import MAX_RATE, MIN_RATE
+from .samples import Samples, silence_nonfinite, to_steps
 
 if TYPE_CHECKING:
     from .weights import Model
@@ -257,32 +258,6 @@ def enhance_file(
         peak=heard.peak,
         tags_left_out=tuple(sink.tags_left_out),
     )
-
-
-def quantise(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
-    """Round to the nearest of 2^bits steps from -1 to 1 and clip what lies beyond.
-
-    Parameters
-    ----------
-    y : float32 array
-        Finite.
-    bits : int
-        At most 32.
-
-    Returns
-    -------
-    int32 array, shape of `y`
-        The steps in the upper `bits` bits, as soundfile takes them.
-    int
-        How many samples were clipped.
-    """
-    # soundfile would truncate towards minus infinity, which adds an offset of half a step and
-    # turns 0.99999 of a step into none.
-    scale = 2.0 ** (bits - 1)
-    steps = np.rint(np.asarray(y, np.float64) * scale)
-    n_clipped = int(np.count_nonzero((steps > scale - 1.0) | (steps < -scale)))
-    np.clip(steps, -scale, scale - 1.0, out=steps)
-    return steps.astype(np.int32) << (32 - bits), n_clipped
 
 
 @dataclass
@@ -658,7 +633,7 @@ class _Sink:
             return
         data: npt.NDArray[Any] = block
         if self._bits is not None:
-            data, n_clipped = quantise(block, self._bits)
+            data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
         try:
             # The lossy encoders keep a block on the stack.

@@ -18,20 +18,18 @@ from typing import TYPE_CHECKING
 from .errors import NpfsnError, listed
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
+from .signals import Stopped, held_back, signals
 from .terminal import (
     REDRAW_SECONDS,
     StatusLine,
-    Stopped,
     columns,
     complain,
     cut,
     duration,
     escaped,
-    held_back,
     hush_compiler,
     libraries_silenced,
     sentence,
-    signals,
     tell,
     trace,
 )

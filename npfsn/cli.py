@@ -23,21 +23,19 @@ from typing import Any
 from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
 from .pipe import SAMPLE_TYPES
+from .signals import Stopped, held_back, signals
 from .terminal import (
-    Stopped,
     UsageError,
     complain,
     details,
     duration,
     forget_stdout,
-    held_back,
     hush_compiler,
     norm_name,
     number,
     open_standard_streams,
     say,
     sentence,
-    signals,
     to_stdout,
 )
 

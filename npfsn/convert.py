@@ -35,7 +35,8 @@ from .errors import (
 )
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Recipe, read_recipe
-from .terminal import Stopped, complain, details, open_standard_streams, sentence, signals, tell
+from .signals import Stopped, signals
+from .terminal import complain, details, open_standard_streams, sentence, tell
 from .weights import (
     FORMAT,
     PRECISIONS,

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .aligned import AlignedStream, silence_nonfinite
+from .aligned import AlignedStream
 from .alone import Alone, alone
-from .enhancer import Enhancer, as_samples, no_numbers
+from .enhancer import Enhancer
 from .errors import FrameError
-from .options import AnySamples, OnNonfinite, Precision, Samples, whole_rate
+from .options import OnNonfinite, Precision, whole_rate
 from .resample import Resampler
+from .samples import AnySamples, Samples, as_samples, no_numbers, silence_nonfinite
 from .weights import Model
 
 

@@ -11,26 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import state as states
-from . import weights
 from .alone import Alone, alone
 from .config import CAUSAL_NORMS
-from .errors import FrameError, ModelError, NormError, StateError, shown
+from .errors import NormError, StateError
 from .kernels import spectrum as kernels
-from .layers import PRODUCTS
-from .models import ARCHITECTURES
-from .network import Network
-from .options import (
-    AnySamples,
-    OnNonfinite,
-    Precision,
-    Samples,
-    check_nonfinite,
-    dry_share,
-    horizon_frames,
-)
+from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
+from .packed import shared_network
+from .samples import AnySamples, Samples, as_out, as_samples, no_numbers
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -38,34 +27,6 @@ STATE_FORMAT = 1
 
 # What no stream ever reaches: hops in four million years, samples in seventeen thousand.
 _LAST_HOP = 1 << 53
-
-# Packed networks of the models in use: streams of one model share them. The last few of each model
-# are kept; packing one anew takes a tenth of a second.
-_networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
-_NETWORKS_KEPT = 4
-
-
-def shared_network(model: Model, config: Any, precision: str, horizon: float) -> Network:
-    """Return the packed network of a model, made at the first request and ready to run."""
-    if precision not in tuple(PRODUCTS):  # a list, say, has no hash
-        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
-    with weights.loading:
-        known = _networks.setdefault(model, {})
-        key = (config, precision, horizon)
-        network = known.pop(key, None)
-        if network is None:
-            module = ARCHITECTURES.get(model.architecture)
-            if module is None or not isinstance(config, module.Config):
-                raise ModelError(
-                    f"architecture {shown(model.architecture)} with the configuration of another: "
-                    f"expected one of {', '.join(ARCHITECTURES)}, with its own"
-                )
-            network = module.Network(config, model.tensors, precision, horizon)
-            _warm_up(network, config)
-        known[key] = network  # the last one used
-        if len(known) > _NETWORKS_KEPT:
-            del known[next(iter(known))]
-        return network
 
 
 class Enhancer(Alone):
@@ -260,7 +221,7 @@ class Enhancer(Alone):
             Another thread is using this stream.
         """
         frame = as_samples(frame, (self._hop,), "frame")
-        out = _as_out(out, self._hop)
+        out = as_out(out, self._hop)
         bad = self._check(frame, self._in)
         self._torn = True
         self._count[2] += bad
@@ -492,19 +453,6 @@ class Enhancer(Alone):
         return arrays
 
 
-def _warm_up(network: Network, config: Any) -> None:
-    """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
-    if any(norm.offline for norm in network.norms):
-        return  # it will not stream
-    stream = Stream(network, config)
-    x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
-    frames = stream.latency_hops + config.period + 1
-    for _ in range(frames):
-        kernels.check_samples(x, x, np.zeros(1, np.int64))
-        stream.push(x, out)
-        kernels.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)
-
-
 def _digest(model: Model) -> str:
     """Return a SHA-256 of a model's configuration and tensors."""
     known = _digests.get(model)
@@ -519,72 +467,3 @@ def _digest(model: Model) -> str:
 
 
 _digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
-
-
-def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
-    """Return float32 samples in one piece, or raise for another type or shape."""
-    check_type(x, name)
-    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
-    if shape is not None and x.shape != shape:
-        raise FrameError(
-            f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
-            "any length"
-        )
-    if x.ndim != 1:
-        mono = x.ndim == 2 and x.shape[1] == 1
-        hint = f"give {name}[:, 0]" if mono else "give every channel a stream of its own"
-        raise FrameError(f"{name} has shape {list(x.shape)}: expected one dimension; {hint}")
-    return as_float32(x)
-
-
-def no_numbers(bad: int, size: int) -> FrameError:
-    """Say that `bad` of `size` samples are none."""
-    return FrameError(
-        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; mend the source, "
-        "or use on_nonfinite='zero' to replace them by silence"
-    )
-
-
-def _is_array(x: Any) -> bool:
-    """Whether this is an array all of which counts: a mask would hide what is read or written."""
-    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
-
-
-def check_type(x: Any, name: str) -> None:
-    """Raise TypeError unless this is an array of float32 or float64."""
-    if not _is_array(x):
-        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
-    if x.dtype == np.float32 or x.dtype == np.float64:
-        return
-    found = f"{x.dtype}" if x.dtype.isnative else f"{x.dtype}, bytes in the order of other machines"
-    raise TypeError(
-        f"{name} has dtype {found}: expected float32 with full scale +-1 (float64 is cast; divide "
-        "16-bit samples by 32768)"
-    )
-
-
-def as_float32(x: npt.NDArray[Any]) -> Samples:
-    """Cast samples. What float32 cannot hold is infinite, or zero; neither is worth a warning.
-
-    Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
-    would be compiled anew, in mid-stream.
-    """
-    with np.errstate(all="ignore"):
-        return np.require(np.asarray(x), np.float32, ["C", "A", "W"])
-
-
-def _as_out(out: Any, hop: int) -> Samples:
-    """Return where a hop goes, or raise if it does not fit there."""
-    if out is None:
-        return np.empty(hop, np.float32)
-    if not _is_array(out) or out.dtype != np.float32:
-        found = out.dtype if _is_array(out) else type(out).__name__
-        raise TypeError(f"out is {found}: expected a float32 NumPy array")
-    if out.shape != (hop,):
-        raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")
-    flags = out.flags
-    if not (flags.c_contiguous and flags.writeable and flags.aligned):
-        raise FrameError(
-            "out is not contiguous, not aligned or not writeable: expected an ordinary array"
-        )
-    return np.asarray(out)

@@ -18,7 +18,7 @@ import numpy as np
 
 from .duplex import LiveStream
 from .errors import AudioError, NpfsnError
-from .options import Samples
+from .samples import Samples
 from .terminal import StatusLine, complain, duration, hush_compiler, say
 
 # Rates that sound cards have, tried where the model's own is refused.

@@ -6,11 +6,7 @@ import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Samples = npt.NDArray[np.float32]
-#: What callers may give for them.
-AnySamples = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 #: Arithmetic of the large products.
 Precision = Literal["float32", "int8"]
 #: What becomes of NaN and infinity.
@@ -43,14 +39,6 @@ def whole_rate(sample_rate: float) -> int:
     if number is None or not number.is_integer():
         raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
     return int(sample_rate)
-
-
-def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
-    """Mix the input into the output of a whole signal or file, as a stream does."""
-    if not share > 0.0:
-        return y
-    with np.errstate(all="ignore"):  # what is too small for float32 may vanish
-        return share * dry + (np.float32(1.0) - share) * y
 
 
 def _number(value: object) -> float | None:

@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from .errors import NpfsnError
-from .terminal import Interrupts, UsageError, complain, held_back, hush_compiler, to_stdout
+from .signals import Interrupts, held_back
+from .terminal import UsageError, complain, hush_compiler, to_stdout
 
 #: Of the samples: the choices of `--format`, and what NumPy calls them.
 SAMPLE_TYPES = {"s16le": "<i2", "f32le": "<f4"}
@@ -88,9 +89,9 @@ def enhance_stream(
     with held_back():
         import numpy as np
 
-        from .aligned import AlignedStream, silence_nonfinite
-        from .audio import quantise
+        from .aligned import AlignedStream
         from .enhancer import Enhancer
+        from .samples import silence_nonfinite, to_steps
 
     # Everything is compiled and loaded here, before the first sample is taken.
     enhancer = Enhancer(**options)
@@ -110,7 +111,7 @@ def enhance_stream(
     def put(y: Any) -> None:
         nonlocal n_clipped
         if dtype.kind == "i":
-            steps, n_beyond = quantise(y, 16)
+            steps, n_beyond = to_steps(y, 16)
             n_clipped += n_beyond
             y = steps >> 16
         data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")

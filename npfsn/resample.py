@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import AudioError
-from .options import Samples
+from .samples import Samples
 
 # The filter has 20 x max(rate_in, rate_out) / gcd taps. The last bound, which only rates beyond it
 # can exceed, keeps a header that lies about its rate from taking gigabytes; the lowest one keeps it

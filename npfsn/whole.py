@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
-from .enhancer import as_float32, check_type, no_numbers, shared_network
-from .errors import AudioError, FrameError
+from .errors import AudioError
 from .kernels import spectrum as kernels
 from .options import (
-    AnySamples,
     OnNonfinite,
     Precision,
-    Samples,
     check_nonfinite,
     dry_share,
     horizon_frames,
-    mix_dry,
     whole_rate,
 )
+from .packed import shared_network
 from .resample import MAX_RATE, MIN_RATE, resample
+from .samples import AnySamples, Samples, as_audio, mix_dry, no_numbers
 from .stream import Stream
 from .weights import Model, load_model
-
-# More channels than this, and more than samples: the axes are in the order of another library.
-MAX_CHANNELS = 32
 
 
 def enhance(
@@ -80,7 +74,7 @@ def enhance(
     limit = dry_share(atten_lim_db)
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
     check_nonfinite(on_nonfinite)
-    audio = _as_audio(audio)
+    audio = as_audio(audio)
     rate = whole_rate(sample_rate)
     if rate != config.sample_rate and not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"sample_rate is {rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
@@ -91,19 +85,6 @@ def enhance(
         x = _finite(np.ascontiguousarray(audio[at]), on_nonfinite)
         out[at] = _enhance_channel(stream, x, rate, config.sample_rate, limit)
     return out
-
-
-def _as_audio(audio: Any) -> Samples:
-    """Return float32 audio of one or two dimensions, or raise."""
-    check_type(audio, "audio")
-    if audio.ndim not in (1, 2):
-        raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
-    if audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):
-        raise FrameError(
-            f"audio has shape {list(audio.shape)}, which is {audio.shape[1]} channels: expected "
-            "[N, channels]; if it is [channels, N], give audio.T"
-        )
-    return as_float32(audio)
 
 
 def _finite(x: Samples, on_nonfinite: str) -> Samples:

@@ -27,10 +27,11 @@ from pure_delay import Delay, load_model, modules
 from scipy.signal import resample_poly
 
 from npfsn import audio, mp3, weights
-from npfsn.aligned import AlignedStream, silence_nonfinite
-from npfsn.audio import enhance_file, quantise
+from npfsn.aligned import AlignedStream
+from npfsn.audio import enhance_file
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
+from npfsn.samples import silence_nonfinite, to_steps
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and names are POSIX's")
 
@@ -442,14 +443,14 @@ def test_tags_that_nobody_can_read_are_left_out(delay, tmp_path):
 def test_quantising_rounds_and_counts(bits):
     step = 2.0 ** (1 - bits)
     y = np.array([0.0, 0.4, 0.6, -0.4, -0.6], np.float64) * step
-    found, n_clipped = quantise(y, bits)
+    found, n_clipped = to_steps(y, bits)
     assert n_clipped == 0
     assert [int(v) >> (32 - bits) for v in found] == [0, 0, 1, 0, -1]
-    found, n_clipped = quantise(np.array([-1.0, 1.0, 1.5, -1.5, 3e38]), bits)
+    found, n_clipped = to_steps(np.array([-1.0, 1.0, 1.5, -1.5, 3e38]), bits)
     assert n_clipped == 4
     top = 2 ** (bits - 1) - 1
     assert [int(v) >> (32 - bits) for v in found] == [-top - 1, top, top, -top - 1, top]
-    _, n_clipped = quantise(np.array([top, -top - 1]) * step, bits)
+    _, n_clipped = to_steps(np.array([top, -top - 1]) * step, bits)
     assert n_clipped == 0  # a recording at full scale is no reason to warn
 
 

@@ -30,7 +30,8 @@ from npfsn.audio import FileReport
 from npfsn.enhancer import Enhancer
 from npfsn.models import ARCHITECTURES
 from npfsn.plan import Job, Plan
-from npfsn.terminal import Stopped, duration, held_back, put, signals
+from npfsn.signals import Stopped, held_back, signals
+from npfsn.terminal import duration, put
 from npfsn.whole import enhance
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from npfsn.checkpoint import read_checkpoint
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
-from npfsn.terminal import Stopped
+from npfsn.signals import Stopped
 from npfsn.weights import load_model, save_model
 
 ARCHITECTURES = {

@@ -242,7 +242,9 @@ def test_imports_point_downwards() -> None:
 
 
 # What an engine inside another program does not need.
-TOOLS = set("audio batch bench checkpoint cli convert live pipe plan terminal warmup".split())
+TOOLS = set(
+    "audio batch bench checkpoint cli convert live pipe plan signals terminal warmup".split()
+)
 
 
 def test_the_engine_knows_no_files_and_no_terminal() -> None:

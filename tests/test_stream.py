@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npfsn
-from npfsn import enhancer as enhancer_module
+from npfsn import packed
 from npfsn.config import DIVIDING_NORMS
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
@@ -487,7 +487,7 @@ def test_streams_share_weights_and_nothing_else(x: np.ndarray) -> None:
 def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither an interrupt nor many settings leave anything behind."""
     made = []
-    warm_up = enhancer_module._warm_up
+    warm_up = packed._warm_up
 
     def interrupted(*args: object) -> None:
         made.append(args)
@@ -495,7 +495,7 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         warm_up(*args)
 
-    monkeypatch.setattr(enhancer_module, "_warm_up", interrupted)
+    monkeypatch.setattr(packed, "_warm_up", interrupted)
     known = small_model("fast_fullsubnet")
     model = Model(known.architecture, known.config, known.tensors)
     with pytest.raises(KeyboardInterrupt):
@@ -505,7 +505,7 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
     assert npfsn.Enhancer(model)._stream.network is first._stream.network
     for seconds in range(1, 20):
         npfsn.Enhancer(model, norm_horizon=seconds)
-    assert len(enhancer_module._networks[model]) == 4
+    assert len(packed._networks[model]) == 4
     assert len(made) == 21
     # Those used last, not those made last.
     npfsn.Enhancer(model, norm_horizon=16)

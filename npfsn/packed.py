@@ -1,0 +1,57 @@
+"""Packed networks of the models in use, which the streams of a model share."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from . import weights
+from .errors import ModelError, shown
+from .kernels import spectrum as kernels
+from .layers import PRODUCTS
+from .models import ARCHITECTURES
+from .network import Network
+from .stream import Stream
+from .weights import Model
+
+# The last few of each model are kept; packing one anew takes a tenth of a second.
+_networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
+_NETWORKS_KEPT = 4
+
+
+def shared_network(model: Model, config: Any, precision: str, horizon: float) -> Network:
+    """Return the packed network of a model, made at the first request and ready to run."""
+    if precision not in tuple(PRODUCTS):  # a list, say, has no hash
+        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
+    with weights.loading:
+        known = _networks.setdefault(model, {})
+        key = (config, precision, horizon)
+        network = known.pop(key, None)
+        if network is None:
+            module = ARCHITECTURES.get(model.architecture)
+            if module is None or not isinstance(config, module.Config):
+                raise ModelError(
+                    f"architecture {shown(model.architecture)} with the configuration of another: "
+                    f"expected one of {', '.join(ARCHITECTURES)}, with its own"
+                )
+            network = module.Network(config, model.tensors, precision, horizon)
+            _warm_up(network, config)
+        known[key] = network  # the last one used
+        if len(known) > _NETWORKS_KEPT:
+            del known[next(iter(known))]
+        return network
+
+
+def _warm_up(network: Network, config: Any) -> None:
+    """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
+    if any(norm.offline for norm in network.norms):
+        return  # it will not stream
+    stream = Stream(network, config)
+    x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
+    frames = stream.latency_hops + config.period + 1
+    for _ in range(frames):
+        kernels.check_samples(x, x, np.zeros(1, np.int64))
+        stream.push(x, out)
+        kernels.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)

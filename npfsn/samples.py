@@ -1,0 +1,158 @@
+"""Arrays of samples: their types and checks, and what is done to them outside the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FrameError
+
+Samples = npt.NDArray[np.float32]
+#: What callers may give for them.
+AnySamples = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+# More channels than this, and more than samples: the axes are in the order of another library.
+MAX_CHANNELS = 32
+
+
+def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
+    """Return float32 samples in one piece, or raise for another type or shape."""
+    check_type(x, name)
+    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
+    if shape is not None and x.shape != shape:
+        raise FrameError(
+            f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
+            "any length"
+        )
+    if x.ndim != 1:
+        mono = x.ndim == 2 and x.shape[1] == 1
+        hint = f"give {name}[:, 0]" if mono else "give every channel a stream of its own"
+        raise FrameError(f"{name} has shape {list(x.shape)}: expected one dimension; {hint}")
+    return as_float32(x)
+
+
+def no_numbers(bad: int, size: int) -> FrameError:
+    """Say that `bad` of `size` samples are none."""
+    return FrameError(
+        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; mend the source, "
+        "or use on_nonfinite='zero' to replace them by silence"
+    )
+
+
+def _is_array(x: Any) -> bool:
+    """Whether this is an array all of which counts: a mask would hide what is read or written."""
+    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
+
+
+def check_type(x: Any, name: str) -> None:
+    """Raise TypeError unless this is an array of float32 or float64."""
+    if not _is_array(x):
+        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
+    if x.dtype == np.float32 or x.dtype == np.float64:
+        return
+    found = f"{x.dtype}" if x.dtype.isnative else f"{x.dtype}, bytes in the order of other machines"
+    raise TypeError(
+        f"{name} has dtype {found}: expected float32 with full scale +-1 (float64 is cast; divide "
+        "16-bit samples by 32768)"
+    )
+
+
+def as_float32(x: npt.NDArray[Any]) -> Samples:
+    """Cast samples. What float32 cannot hold is infinite, or zero; neither is worth a warning.
+
+    Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
+    would be compiled anew, in mid-stream.
+    """
+    with np.errstate(all="ignore"):
+        return np.require(np.asarray(x), np.float32, ["C", "A", "W"])
+
+
+def as_out(out: Any, hop: int) -> Samples:
+    """Return where a hop goes, or raise if it does not fit there."""
+    if out is None:
+        return np.empty(hop, np.float32)
+    if not _is_array(out) or out.dtype != np.float32:
+        found = out.dtype if _is_array(out) else type(out).__name__
+        raise TypeError(f"out is {found}: expected a float32 NumPy array")
+    if out.shape != (hop,):
+        raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")
+    flags = out.flags
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        raise FrameError(
+            "out is not contiguous, not aligned or not writeable: expected an ordinary array"
+        )
+    return np.asarray(out)
+
+
+def as_audio(audio: Any) -> Samples:
+    """Return float32 audio of one or two dimensions, or raise."""
+    check_type(audio, "audio")
+    if audio.ndim not in (1, 2):
+        raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
+    if audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):
+        raise FrameError(
+            f"audio has shape {list(audio.shape)}, which is {audio.shape[1]} channels: expected "
+            "[N, channels]; if it is [channels, N], give audio.T"
+        )
+    return as_float32(audio)
+
+
+def silence_nonfinite(x: Samples) -> int:
+    """Replace NaN and infinity by zero, in place.
+
+    A filter would spread them over its whole length, so they must go before any resampling.
+
+    Parameters
+    ----------
+    x : float32 array
+        Modified.
+
+    Returns
+    -------
+    int
+        How many samples were replaced.
+    """
+    # A sum is finite only if every sample is, and costs no second array; one that overflows is
+    # looked at closely.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):
+            return 0
+    bad = ~np.isfinite(x)
+    x[bad] = 0.0
+    return int(np.count_nonzero(bad))
+
+
+def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
+    """Mix the input into the output of a whole signal or file, as a stream does."""
+    if not share > 0.0:
+        return y
+    with np.errstate(all="ignore"):  # what is too small for float32 may vanish
+        return share * dry + (np.float32(1.0) - share) * y
+
+
+def to_steps(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
+    """Round to the nearest of 2^bits steps from -1 to 1 and clip what lies beyond.
+
+    Parameters
+    ----------
+    y : float32 array
+        Finite.
+    bits : int
+        At most 32.
+
+    Returns
+    -------
+    int32 array, shape of `y`
+        The steps in the upper `bits` bits, as soundfile takes them.
+    int
+        How many samples were clipped.
+    """
+    # soundfile would truncate towards minus infinity, which adds an offset of half a step and
+    # turns 0.99999 of a step into none.
+    scale = 2.0 ** (bits - 1)
+    steps = np.rint(np.asarray(y, np.float64) * scale)
+    n_clipped = int(np.count_nonzero((steps > scale - 1.0) | (steps < -scale)))
+    np.clip(steps, -scale, scale - 1.0, out=steps)
+    return steps.astype(np.int32) << (32 - bits), n_clipped
