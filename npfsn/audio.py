@@ -24,11 +24,11 @@ import soundfile as sf
 
 from . import mp3
 from .aligned import AlignedStream
+from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact, check_single
 from .options import Precision, dry_share
 from .output import complete_or_absent
-from .resample import MAX_RATE, MIN_RATE
 from .samples import Samples, silence_nonfinite, to_steps
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from typing import Any
 
 from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
+from .config import MAX_RATE, MIN_RATE
 from .pipe import SAMPLE_TYPES
 from .signals import Stopped, held_back, signals
 from .terminal import (
@@ -378,7 +379,7 @@ _decibels = number(float, 0.0, float("inf"), "a number of decibels from 0 up")
 _above_zero = number(float, sys.float_info.min, sys.float_info.max, "a number above 0")
 _horizon = number(float, 1.0, sys.float_info.max, "a number of seconds from 1 up")
 _count = number(int, 1, 256, "a whole number from 1 to 256")
-_rate = number(int, 1_000, 768_000, "a sample rate from 1000 to 768000 Hz")
+_rate = number(int, MIN_RATE, MAX_RATE, f"a sample rate from {MIN_RATE} to {MAX_RATE} Hz")
 
 
 def _suffix(text: str) -> str:

@@ -22,6 +22,9 @@ OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
 ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
 CELLS = {"LSTM": 4, "GRU": 3}  # gates per unit
 
+#: Sample rates in Hz, of models and of what they enhance. A header may lie about its own: a second
+#: would become hours.
+MIN_RATE, MAX_RATE = 1_000, 768_000
 # Sizes beyond these are no speech enhancer but an attempt to take all the memory there is.
 MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
@@ -297,7 +300,7 @@ class BaseConfig:
                 f"start_at_sound is {shown(self.start_at_sound)}: expected true or false"
             )
         check_norm(self.norm_type)
-        check_size("sample_rate", self.sample_rate, 1000, 768000)
+        check_size("sample_rate", self.sample_rate, MIN_RATE, MAX_RATE)
         check_size("n_fft", self.n_fft, 4, 1 << 14)
         check_size("hop_length", self.hop_length, 1, self.n_fft // 2)
         check_size("look_ahead", self.look_ahead, 0, 1000)

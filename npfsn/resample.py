@@ -12,14 +12,12 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
+from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError
 from .samples import Samples
 
-# The filter has 20 x max(rate_in, rate_out) / gcd taps. The last bound, which only rates beyond it
-# can exceed, keeps a header that lies about its rate from taking gigabytes; the lowest one keeps it
-# from stretching a second into hours.
-MIN_RATE = 1_000
-MAX_RATE = 768_000
+# The filter has 20 x max(rate_in, rate_out) / gcd taps. This bound, which only rates beyond it can
+# exceed, keeps a header that lies about its rate from taking gigabytes.
 MAX_STEP = 200_000
 
 # Zero crossings of the sinc on each side, and the Kaiser parameter: those of `resample_poly`.

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError
 from .kernels import spectrum as kernels
 from .options import (
@@ -17,7 +18,7 @@ from .options import (
     whole_rate,
 )
 from .packed import shared_network
-from .resample import MAX_RATE, MIN_RATE, resample
+from .resample import resample
 from .samples import AnySamples, Samples, as_audio, mix_dry, no_numbers
 from .stream import Stream
 from .weights import Model, load_model

@@ -29,8 +29,9 @@ from scipy.signal import resample_poly
 from npfsn import audio, mp3, weights
 from npfsn.aligned import AlignedStream
 from npfsn.audio import enhance_file
+from npfsn.config import MAX_RATE, MIN_RATE
 from npfsn.errors import AudioError, NormError
-from npfsn.resample import MAX_RATE, MIN_RATE, Resampler, resample
+from npfsn.resample import Resampler, resample
 from npfsn.samples import silence_nonfinite, to_steps
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links and names are POSIX's")
