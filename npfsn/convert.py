@@ -34,7 +34,7 @@ from .errors import (
     printable,
 )
 from .quantise import dequantise, halved, quantise
-from .recipe import ABSENT_NORM, Recipe, read_recipe
+from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
 from .signals import Stopped, signals
 from .terminal import complain, details, open_standard_streams, sentence, tell
 from .weights import (
@@ -78,14 +78,6 @@ _FIRST_NEIGHBORS = {
     "fast_fullsubnet": "encoder_output_num_neighbors",
     "fullsubnet": "fb_num_neighbors",
 }
-# Arguments of a recipe that are compared with the tensors, but are no fields of a Config.
-_COMPARED = {
-    "fast_fullsubnet": {"encoder_input_size", "bottleneck_hidden_size", "bottleneck_num_layers"},
-    "fullsubnet": {"num_freqs", "fb_model_hidden_size", "sb_model_hidden_size"},
-    "fullband": {"num_freqs", "hidden_size"},
-    "improved_fullsubnet": {"num_freqs", "fb_hidden_size", "sb_hidden_size"},
-}
-_COMPARED_ALWAYS = {"sequence_model", "win_length"}
 
 
 def convert(
@@ -136,18 +128,29 @@ def convert(
     >>> npfsn.save_model(model, "best_model.npz")  # doctest: +SKIP
     """
     model, origins = _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)
-    for line in _misspelt(model, origins.recipe):
+    for line in _misspelt(origins):
         warnings.warn(line, stacklevel=2)
     return model
 
 
 @dataclasses.dataclass(frozen=True)
 class _Origins:
-    """Where a model came from, for the report."""
+    """Where a model came from, for the report.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    recipe : Recipe or None
+    norm : str
+        Who says what norm it is.
+    asked : set of str
+        Names of the arguments that this model has a use for.
+    """
 
     checkpoint: Checkpoint
     recipe: Recipe | None
     norm: str
+    asked: frozenset[str]
 
 
 def _convert(
@@ -170,7 +173,7 @@ def _convert(
             f"{read.name} is for {read.architecture}, but {name} holds {architecture}: give the "
             "recipe it was trained with"
         )
-    args = {**(read.args if read is not None else {}), "norm_type": norm}
+    args = Arguments(read.args if read is not None else {}, norm_type=norm)
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     try:
         check_stacks(shapes)
@@ -187,7 +190,7 @@ def _convert(
         "source": {"name": printable(name, 200), "sha256": checkpoint.sha256},
     }
     model = Model(architecture, config, tensors, info)
-    return model, _Origins(checkpoint, read, norm_origin)
+    return model, _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
 
 
 def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
@@ -360,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.quiet:
         for line in _report(model, origins, output):
             tell(line)
-        for line in _misspelt(model, origins.recipe):
+        for line in _misspelt(origins):
             complain(f"warning: {line}", "npfsn-convert")
     return 0
 
@@ -419,13 +422,13 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
         ("streams", streams),
         ("latency", delay),
     ]
-    for title, values in _values(model, origins.recipe).items():
+    for title, values in _values(model, origins).items():
         if values:
             lines.append((title, ", ".join(values)))
     if checkpoint.left_out:
         names = listed([printable(name) for name in checkpoint.left_out], _SHOWN)
         lines.append(("left out", f"{names} (not the network's)"))
-    ignored = [] if origins.recipe is None else _ignored(model, origins.recipe)
+    ignored = _ignored(origins)
     if ignored:
         lines.append(("not needed", f"{listed(ignored, _SHOWN)} (in the recipe)"))
     lines.append(
@@ -434,9 +437,10 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     return [f"{title + ':':<15}{text}" for title, text in lines]
 
 
-def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
+def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
     """Every value of the configuration, by where it came from."""
-    said = recipe.args if recipe is not None else {}
+    args = origins.recipe.args if origins.recipe is not None else {}
+    said = {name: value for name, value in args.items() if name in origins.asked}
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
     for field in dataclasses.fields(model.config):
         # The norm has a line of its own; the other is news only where a recipe asks for it.
@@ -474,27 +478,20 @@ def _values(model: Model, recipe: Recipe | None) -> dict[str, list[str]]:
     return found
 
 
-def _known(model: Model) -> set[str]:
-    """Names of arguments that this model has a use for."""
-    fields = {field.name for field in dataclasses.fields(model.config)}
-    activations = {key for name, key in _ACTIVATIONS.items() if name in fields}
-    return fields | activations | _COMPARED[model.architecture] | _COMPARED_ALWAYS
-
-
-def _ignored(model: Model, recipe: Recipe) -> list[str]:
+def _ignored(origins: _Origins) -> list[str]:
     """Arguments of the recipe that this model has no use for."""
-    known = _known(model)
-    return [printable(key) for key in recipe.args if key not in known]
+    args = origins.recipe.args if origins.recipe is not None else {}
+    return [printable(name) for name in args if name not in origins.asked]
 
 
-def _misspelt(model: Model, recipe: Recipe | None) -> Iterator[str]:
+def _misspelt(origins: _Origins) -> Iterator[str]:
     """Say which of them look like others that the recipe lacks: defaults stand in for these."""
+    recipe = origins.recipe
     if recipe is None:
         return
-    lacking = sorted(
-        _known(model) - recipe.args.keys() - ({"norm_type"} if recipe.norm is not None else set())
-    )
-    for key in _ignored(model, recipe):
+    named = {*recipe.args, *(["norm_type"] if recipe.norm is not None else [])}
+    lacking = sorted(origins.asked - named)
+    for key in _ignored(origins):
         for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
             yield f"the recipe has {key}, which is not known here: is {meant} meant?"
     for section in difflib.get_close_matches("acoustics", recipe.sections, 1, 0.8):

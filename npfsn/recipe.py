@@ -46,6 +46,19 @@ _OLD_NAMES = {
 }
 
 
+class Arguments(dict[str, Any]):
+    """What a recipe says, by name; it remembers what was asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what the recipe says of this, or `default`."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a recipe says.

@@ -335,6 +335,32 @@ def test_a_recipe_of_other_sizes(tmp_path, name, argument, tensor):
         convert(path, recipe=recipe)
 
 
+@pytest.mark.parametrize(
+    "name", ["fast_lstm_cum", "full_lstm_cum", "base_lstm_cum", "improved_16k"]
+)
+def test_the_report_tells_what_was_asked_for(tmp_path, capsys, name):
+    """All that recipes say is compared, used or called not needed; never used and not needed."""
+    case = load_case(name)
+    recipe = recipe_of(case)
+    args = recipe["model"]["args"]
+    args.setdefault("look_ahead", 2)
+    args["weight_init"] = False
+    (tmp_path / "x.tar").write_bytes(tf.zip_bytes(state(case)))
+    (tmp_path / "x.toml").write_text(toml_of(recipe))
+    out = str(tmp_path / "x.npz")
+    assert main([str(tmp_path / "x.tar"), "-C", str(tmp_path / "x.toml"), "-o", out]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    ignored = set(lines["not needed"].split("(")[0].replace(",", " ").split())
+    used = set(re.findall(r"(\w+) = ", lines["from recipe"]))
+    assert not ignored & used and "weight_init" in ignored
+    # Without a future of its own this one looks ahead by nothing.
+    assert ("look_ahead" in ignored) == (name == "improved_16k")
+    other = recipe_of(case)
+    for argument in ignored - {"weight_init", "look_ahead"}:
+        other["model"]["args"].pop(argument)
+    assert convert(tmp_path / "x.tar", recipe=other).config == load_model(out).config
+
+
 def test_a_section_without_its_linear_layer(tmp_path):
     case = load_case("improved_16k")
     lost = "sb_model.sb_models.1.fc_output_layer"
