@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .config import OFFLINE_NORMS
 from .errors import NpfsnError, listed
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
@@ -75,6 +76,9 @@ class _Worker:
 
         self._model: Model = load_model(args.model)
         self._args = args
+        norm = args.norm or self._model.norm
+        if args.norm_horizon is not None and norm in OFFLINE_NORMS and not args.quiet:
+            complain(f"warning: --norm-horizon changes nothing: {norm} takes the whole signal")
 
     def __call__(self, job: Job, progress: Callable[[float, float], None] | None) -> FileReport:
         from .audio import enhance_file

@@ -1698,6 +1698,18 @@ def test_whose_norm_does_not_stream(models, argv, whose):
     assert f"{whose} (offline_laplace_norm) needs the whole signal" in err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_horizon_of_an_offline_norm_is_told_to_be_none(models, tmp_path, workers):
+    for name in "ab":
+        recording(tmp_path / f"{name}.wav")
+    argv = ("enhance", "a.wav", "b.wav", "-m", models["offline"], "--norm-horizon", 5, "--force")
+    argv += ("--workers", workers)
+    _, err = run(*argv, base=NPFSN, cwd=tmp_path)
+    assert err.count("--norm-horizon changes nothing: offline_laplace_norm takes the whole") == 1
+    _, err = run(*argv, "--norm", "cumulative_laplace_norm", base=NPFSN, cwd=tmp_path)
+    assert "changes nothing" not in err
+
+
 @pytest.mark.parametrize("command", ["enhance", "stream", "live", "info", "warmup", "bench"])
 def test_help_teaches_with_examples(npfsn, command):
     out, _ = npfsn(command, "--help")
