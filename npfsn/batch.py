@@ -76,9 +76,10 @@ class _Worker:
 
         self._model: Model = load_model(args.model)
         self._args = args
-        norm = args.norm or self._model.norm
-        if args.norm_horizon is not None and norm in OFFLINE_NORMS and not args.quiet:
-            complain(f"warning: --norm-horizon changes nothing: {norm} takes the whole signal")
+        if args.norm_horizon is not None and not args.quiet:
+            norm = args.norm or self._model.norm
+            if norm in OFFLINE_NORMS:
+                complain(f"warning: --norm-horizon changes nothing: {norm} takes the whole signal")
 
     def __call__(self, job: Job, progress: Callable[[float, float], None] | None) -> FileReport:
         from .audio import enhance_file

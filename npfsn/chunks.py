@@ -87,6 +87,12 @@ def _end(file: BinaryIO, layout: _Layout, n_bytes: int) -> int:
             long = int.from_bytes(file.read(16)[8:], "little")
         if name == b"data" and size >= UNKNOWN_LENGTH:
             size = n_bytes if long is None else long
+        if layout.own and size < head:  # damaged
+            break
         at += size if layout.own else head + size
-        at += -at % layout.even
+        if at >= n_bytes:
+            break
+        file.seek(at)
+        if not _NAME.match(file.read(4)):  # else its padding has been forgotten
+            at += -at % layout.even
     return at

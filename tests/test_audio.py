@@ -26,7 +26,7 @@ import soundfile as sf
 from pure_delay import Delay, load_model, modules
 from scipy.signal import resample_poly
 
-from npfsn import audio, mp3, weights
+from npfsn import audio, chunks, mp3, weights
 from npfsn.aligned import AlignedStream
 from npfsn.audio import enhance_file
 from npfsn.config import MAX_RATE, MIN_RATE
@@ -611,6 +611,29 @@ def test_samples_that_a_header_does_not_count_are_not_lost(delay, tmp_path, cont
             struct.pack_into(layout, content, 4, at + size - missing - 4)
         src.write_bytes(content)
         refuse(src, tmp_path / "b.x", "holds more sound than its header counts")
+
+
+@pytest.mark.parametrize("container", COUNTS)
+def test_damaged_sizes_of_chunks_end_somewhere(container):
+    """Whatever they say: each chunk begins behind the one before."""
+    stream = io.BytesIO()
+    sf.write(stream, noise(500), 16000, format=container, subtype="PCM_16")
+    content = stream.getvalue()
+    for at in range(len(content) - 1_000):
+        for value in (b"\0" * 8, b"\xff" * 8, b"\7" + b"\0" * 7):
+            damaged = content[:at] + value + content[at + 8 :]
+            assert 0 <= chunks.end(io.BytesIO(damaged), container, len(damaged)) <= len(damaged)
+
+
+def test_a_chunk_behind_an_odd_one_without_its_padding(delay, tmp_path):
+    """Some programs forget it; the sound is all there."""
+    src = write(tmp_path / "a.wav", noise(2001), subtype="PCM_U8")
+    content = src.read_bytes()
+    assert len(content) % 2 == 0  # with padding
+    chunk = b"LIST" + struct.pack("<I", 4_000) + b"INFO" + b"\1" * 3_996
+    for whole in (content, content[:-1]):
+        src.write_bytes(whole + chunk)
+        assert enhance_file(src, tmp_path / "b.wav", force=True).samples == 2001
 
 
 def test_a_nist_header_that_counts_too_few(delay, tmp_path):
