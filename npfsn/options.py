@@ -59,8 +59,8 @@ def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
     if number is None:
         raise TypeError(f"norm_horizon is {seconds!r}: expected a number of seconds or None")
     frames = number * sample_rate / hop
-    if not frames >= 1.0:
+    if not frames >= 1.0 - 1e-9:  # a hop is seldom a round number of seconds
         raise ValueError(
-            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.4f} s"
+            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.6f} s"
         )
-    return frames
+    return max(frames, 1.0)

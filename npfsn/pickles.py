@@ -208,10 +208,10 @@ class _Machine:
         if len(items) % 2:
             raise IndexError
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str and not (type(key) is int and abs(key) < _MAX_KEY):
-                raise PickleError(
-                    "its pickle has a dict whose keys are neither names nor whole numbers"
-                )
+            # Quick to hash, whatever their value: names, and what scores may be kept by.
+            plain = key is None or type(key) in (str, float, bool)
+            if not plain and not (type(key) is int and abs(key) < _MAX_KEY):
+                raise PickleError("its pickle has a dict whose keys are neither names nor numbers")
             target[key] = value
 
     def name(self, module: object, name: object) -> None:

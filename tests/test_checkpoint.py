@@ -329,6 +329,7 @@ def test_files_of_torch(tmp_path, options):
         "best_score": np.float64(0.5),
         "history": [0.1] * 50,
         "when": "now",
+        "scores": {-5.0: 1.2, 0.0: 2.5, float("nan"): 0.0, None: 0.1, True: 3, 7: "x"},
         "optimizer": optimizer.state_dict(),
         "size": torch.Size([1, 2]),
         "device": torch.device("cpu"),
@@ -494,8 +495,8 @@ def test_hostile_pickles(tmp_path, attack, file_format):
     ("code", "reason"),
     [
         (b"ctorch\ndevice\n(" + b"N" * 17 + b"tR", "wrong arguments"),
-        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fNs", "neither names nor whole numbers"),
-        (b"})Ns", "neither names nor whole numbers"),
+        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fNs", "neither names nor numbers"),
+        (b"})Ns", "neither names nor numbers"),
         (b"(}", "ends in the middle"),
         (b"}}", "ends in the middle"),
         (b"cos\n", "damaged near byte"),

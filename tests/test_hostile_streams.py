@@ -32,6 +32,7 @@ from npfsn.alone import alone
 from npfsn.config import CAUSAL_NORMS
 from npfsn.errors import FrameError, StateError, StreamEndedError
 from npfsn.norms import Norm
+from npfsn.options import horizon_frames
 
 HOP = 256
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
@@ -506,6 +507,15 @@ def seconds_to_recover(horizon: float | None, loud: float, limit: float) -> floa
         apply_norm(norm, x, out)
         frames += 1
     return frames / 62.5
+
+
+def test_a_horizon_of_one_hop_is_one_in_any_rounding():
+    """49 samples at 24 kHz were refused: expected 0.0020 s, found 0.00204."""
+    for hop in range(1, 2000):
+        for rate in (16000, 24000, 44100, 48000):
+            assert horizon_frames(hop / rate, rate, hop) == pytest.approx(1.0)
+            with pytest.raises(ValueError, match="at least one hop"):
+                horizon_frames(0.999 * hop / rate, rate, hop)
 
 
 def test_with_a_horizon_the_norm_recovers_from_a_loud_burst():
