@@ -62,6 +62,8 @@ _DTYPES = {
     "uint32": "<u4",
     "uint64": "<u8",
     "bool": "|u1",
+    "complex64": "<c8",
+    "complex128": "<c16",
 }
 _STORAGE_DTYPES = {
     "FloatStorage": "float32",
@@ -74,6 +76,30 @@ _STORAGE_DTYPES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+# What training programs keep beside a network: options, scores, clocks, paths, windows of a loss.
+# Python writes pathlib's own module in one of two ways, NumPy too.
+_BESIDE = {
+    "argparse": ("Namespace",),
+    "builtins": ("set", "frozenset", "complex", "slice", "range", "bytearray"),
+    "collections": ("Counter", "deque"),
+    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "numpy.core.multiarray": ("_reconstruct",),
+    "numpy._core.multiarray": ("_reconstruct",),
+    "numpy.core.numeric": ("_frombuffer",),
+    "numpy._core.numeric": ("_frombuffer",),
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "torch": ("device",),
+    "torch._utils": ("_rebuild_sparse_tensor",),
+    "torch.serialization": ("_get_layout",),
+    "types": ("SimpleNamespace",),
+    "uuid": ("UUID",),
 }
 
 
@@ -364,7 +390,10 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
         raise ArchiveError("it is a TorchScript program, which has no plain state dict")
     entry = archive.entries[pickles[0]]
     if entry.size > MAX_BYTES:
-        raise ArchiveError(f"its pickle has {entry.size:,} bytes, at most {MAX_BYTES:,} are read")
+        raise ArchiveError(
+            f"its pickle has {entry.size:,} bytes, at most {MAX_BYTES:,} are read: what lies "
+            "beside the network, such as a log, is too large"
+        )
     data = archive.read(entry).tobytes()
     storages = _ZipStorages(file, archive, prefix)
     state, end = load(data, 0, _NAMES, storages.register)
@@ -395,21 +424,7 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
     """Find the model's tensors in what was saved, and the plain values beside them."""
     if not isinstance(state, dict):
         raise PickleError("it holds no dict")
-    model = state
-    for key in _STATE_DICT_KEYS:
-        candidate = state.get(key)
-        if isinstance(candidate, dict) and _has_tensors(candidate):
-            model = candidate
-            break
-    else:
-        networks = dict(_networks(state))
-        if len(networks) > 1:
-            names = ", ".join(printable(name, 200) for name in list(networks)[:8])
-            raise PickleError(
-                f"it holds several networks ({names}): expected one, or which it is by the key "
-                f"{' or '.join(_STATE_DICT_KEYS)}"
-            )
-        model = next(iter(networks.values()), state)
+    model = _find_model(state)
     tensors = {name: value for name, value in model.items() if isinstance(value, _Tensor)}
     if not tensors:
         keys = ", ".join(printable(key, 30) for key in list(state)[:8])
@@ -429,12 +444,29 @@ def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]
     return tensors, plain
 
 
+def _find_model(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Find the dict of the network's tensors: under a usual key, or by their names."""
+    usual = [state[key] for key in _STATE_DICT_KEYS if isinstance(state.get(key), dict)]
+    for candidate in usual:
+        if _holds_network(candidate):
+            return candidate
+    networks = dict(_networks(state))
+    if len(networks) > 1:
+        names = ", ".join(printable(name, 200) for name in list(networks)[:8])
+        raise PickleError(
+            f"it holds several networks ({names}): expected one, or which it is by the key "
+            f"{' or '.join(_STATE_DICT_KEYS)}"
+        )
+    # If there is none: what is called one, for a message that says what it lacks.
+    return next(iter([*networks.values(), *filter(_has_tensors, usual)]), state)
+
+
 def _networks(state: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Find the dicts of tensors that are a network's, whatever they lie in."""
     todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
     seen = {id(state)}  # a pickle may hold one a million times
     for path, value in todo:
-        if any(type(key) is str and _BEGINS.search(key) for key in value):
+        if _holds_network(value):
             yield path or "the file itself", value
             continue
         for key, inner in value.items() if len(path) < 200 else ():  # nobody nests deeper
@@ -462,6 +494,10 @@ def _end_of_prefixes(name: str) -> int:
     while found := [p for p in _PREFIXES if name.startswith(p, at)]:
         at += len(found[0])
     return at
+
+
+def _holds_network(value: Mapping[Any, Any]) -> bool:
+    return any(type(key) is str and _BEGINS.search(key) for key in value)
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:
@@ -672,30 +708,35 @@ def _opaque(*ignored: object) -> Opaque:
     return Opaque()
 
 
+def _in_python_2(name: str) -> str:
+    """Return the name that pickles of version 2 use, which Python 2 was to read, too."""
+    return name.replace("builtins.range", "builtins.xrange").replace("builtins.", "__builtin__.")
+
+
 def _table() -> dict[str, Name]:
     """Every name that may occur in a checkpoint."""
     names = {
         "collections.OrderedDict": Name(_ordered_dict),
         "collections.defaultdict": Name(_default_dict),
-        "collections.Counter": Name(_opaque),  # milestones of a learning rate
         "torch._utils._rebuild_tensor": Name(_rebuild_tensor),
         "torch._utils._rebuild_tensor_v2": Name(_rebuild_tensor),
         "torch._utils._rebuild_tensor_v3": Name(_rebuild_tensor_v3),
         "torch._utils._rebuild_parameter": Name(_rebuild_parameter),
         "torch.Size": Name(_size),
-        "torch.device": Name(_opaque),
         "_codecs.encode": Name(_encode),
         "numpy.dtype": Name(_numpy_dtype),
         "numpy.ndarray": Name(),
     }
     for module in ("__builtin__", "builtins"):  # of Python 2 and 3
         names[f"{module}.bytes"] = Name(_empty_bytes)
-        names[f"{module}.set"] = Name(_opaque)
         for factory in ("dict", "list", "int", "float"):  # of a defaultdict
             names[f"{module}.{factory}"] = Name()
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray.scalar"] = Name(_numpy_scalar)
-        names[f"{core}.multiarray._reconstruct"] = Name(_opaque)
+    for module, kinds in _BESIDE.items():
+        for kind in kinds:
+            full = f"{module}.{kind}"
+            names[full] = names[_in_python_2(full)] = Name(_opaque, Opaque)
     for dtype in _DTYPES:
         names[f"torch.{dtype}"] = Name(value=_Dtype(dtype))
     for storage, dtype in _STORAGE_DTYPES.items():

@@ -189,10 +189,33 @@ class Sequence:
 _OF_A_STACK = re.compile(
     r"(.+)\.(?:sequence_model\.(?:weight|bias)_(?:ih|hh)_l(\d{1,3})|fc_output_layer\.(?:weight|bias))"
 )
+#: Tensors of layers that no network here has, what these are, and what to do about it.
+_OTHER_LAYERS = (
+    (
+        r"parametrizations\..+|\w+_(?:g|v|u|orig|mask)",
+        "a layer whose weights are computed from it, as with weight norm or pruning: make them "
+        "plain before saving (torch.nn.utils.remove_weight_norm, prune.remove, or "
+        "parametrize.remove_parametrizations)",
+    ),
+    (
+        r"(?:weight|bias)_\w+_l\d+_reverse",
+        "a layer that runs both ways through time: layers here run forward, as the published ones "
+        "do",
+    ),
+    (
+        r"weight_hr_l\d+",
+        "a layer that projects its states (proj_size): layers here do not, as the published ones "
+        "do not",
+    ),
+)
 
 
 def check_stacks(shapes: Shapes) -> None:
     """Raise ModelError naming tensors that stacks lack, before sizes are read from the others."""
+    for tensors, what in _OTHER_LAYERS:
+        other = re.compile(rf".+\.(?:sequence_model|fc_output_layer)\.(?:{tensors})")
+        for name in filter(other.fullmatch, shapes):
+            raise ModelError(f"its tensor {printable(name)} is of {what}")
     layers: dict[str, int] = {}
     linear: dict[str, None] = {}
     for name in shapes:

@@ -18,7 +18,7 @@ from .errors import NpfsnError, printable
 MAX_BYTES = 8 << 20
 MAX_STEPS = 400_000
 _MAX_NAME = 512
-_MAX_ARGUMENTS = 16
+_MAX_ARGUMENTS = 64
 _MAX_KEY = 1 << 60  # beyond it, whole numbers can be made to share one hash
 
 
@@ -45,7 +45,10 @@ class Name:
 
 
 class Opaque:
-    """Stands for an object that is in a file but of no interest, such as an array."""
+    """Stands for an object that is in a file but of no interest, such as an array or a path.
+
+    What it holds is left out, too.
+    """
 
     __slots__ = ()
 
@@ -138,7 +141,10 @@ class _Machine:
                     f"{self.position - 1:,}, which no plain state dict needs"
                 )
             instruction(self)
-        raise PickleError(f"its pickle has more than {MAX_STEPS:,} instructions")
+        raise PickleError(
+            f"its pickle has more than {MAX_STEPS:,} instructions: what lies beside the network, "
+            "such as a log, is too long"
+        )
 
     # Reading operands.
 
@@ -197,22 +203,29 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if type(target) is not list:
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is not Opaque:
             raise PickleError("its pickle appends to what is no list")
-        target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        if type(target) not in (dict, Dict):
-            raise PickleError("its pickle sets an item of what is no dict")
         if len(items) % 2:
             raise IndexError
+        if type(target) is Opaque:
+            return
+        if type(target) not in (dict, Dict):
+            raise PickleError("its pickle sets an item of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Quick to hash, whatever their value: names, and what scores may be kept by.
+            # Quick to hash, whatever their value: names, and what scores may be kept by. What lies
+            # under other keys is nothing that is looked for.
             plain = key is None or type(key) in (str, float, bool)
-            if not plain and not (type(key) is int and abs(key) < _MAX_KEY):
-                raise PickleError("its pickle has a dict whose keys are neither names nor numbers")
-            target[key] = value
+            if plain or (type(key) is int and abs(key) < _MAX_KEY):
+                target[key] = value
+
+    def frozen_set(self) -> None:
+        self.close_mark()
+        self.push(Opaque())
 
     def name(self, module: object, name: object) -> None:
         full = None
@@ -243,6 +256,12 @@ class _Machine:
             self.push(function.call(*arguments))
         except TypeError:
             raise PickleError("its pickle calls a function with wrong arguments") from None
+
+    def new(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack[-1]
+        if type(kind) is not Name or kind.value is not Opaque or type(arguments) is not tuple:
+            raise PickleError("its pickle makes what is none of the kinds that are known")
+        self.stack[-1] = Opaque()
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -277,6 +296,7 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     0x8C: lambda m: m.push(m.take(m.number("<B")).decode("utf-8")),
     ord("B"): lambda m: m.push(m.take(m.number("<L"))),
     ord("C"): lambda m: m.push(m.take(m.number("<B"))),
+    0x96: lambda m: m.push(m.take(m.number("<Q"))),
     # Containers.
     ord("}"): lambda m: m.push({}),
     ord("]"): lambda m: m.push([]),
@@ -289,6 +309,9 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("e"): lambda m: m.append(m.close_mark()),
     ord("s"): lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     ord("u"): lambda m: m.set_items(m.close_mark()),
+    0x8F: lambda m: m.push(Opaque()),  # a set
+    0x90: lambda m: m.append(m.close_mark()),
+    0x91: _Machine.frozen_set,
     # Memo.
     ord("q"): lambda m: m.memoize(m.number("<B")),
     ord("r"): lambda m: m.memoize(m.number("<L")),
@@ -299,6 +322,7 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     ord("c"): lambda m: m.name(m.line(), m.line()),
     0x93: _Machine.stack_name,
     ord("R"): _Machine.call,
+    0x81: _Machine.new,
     ord("b"): _Machine.build,
     ord("Q"): _Machine.persistent_id,
 }

@@ -232,11 +232,30 @@ def test_tensors_that_do_not_fit(tmp_path):
     many = {f"extra{i}": np.zeros(1, np.float32) for i in range(50)}
     assert "50 unexpected (extra0, extra1, extra2, extra3, ...)" in refusal(**many)
     reverse = "fb_model.sequence_model.weight_ih_l0_reverse"
-    assert reverse in refusal(**{reverse: np.zeros((192, 257), np.float32)})
+    assert f"{reverse} is of a layer that runs both ways" in refusal(
+        **{reverse: np.zeros((192, 257), np.float32)}
+    )
+    projection = "sb_model.sequence_model.weight_hr_l1"
+    assert "(proj_size)" in refusal(**{projection: np.zeros((4, 24), np.float32)})
 
     (tmp_path / "other.tar").write_bytes(tf.zip_bytes({"conv.weight": tf.tensor(np.ones(3))}))
     with pytest.raises(CheckpointError, match=r"none of the models known here .*conv\.weight"):
         convert(tmp_path / "other.tar", norm=NORM)
+
+
+@pytest.mark.parametrize("parts", ["{}_g {}_v", "{}_orig {}_mask", "parametrizations.{}.original0"])
+@pytest.mark.parametrize(
+    ("layer", "weight"), [("sequence_model", "weight_hh_l0"), ("fc_output_layer", "weight")]
+)
+def test_weights_that_are_computed_from_others(tmp_path, parts, layer, weight):
+    """The refusal names a tensor that is there and says what to do before saving."""
+    layer = f"sb_model.{layer}"
+    shape = load_case("full_lstm_cum").params[f"{layer}.{weight}"].shape
+    names = [f"{layer}.{part.format(weight)}" for part in parts.split()]
+    changes = dict.fromkeys(names, np.ones(shape, np.float32))
+    with pytest.raises(ModelError, match=r"before saving \(torch") as info:
+        convert(altered(tmp_path, **{f"{layer}.{weight}": None}, **changes), norm=NORM)
+    assert names[0] in str(info.value)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values())
