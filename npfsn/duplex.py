@@ -103,6 +103,31 @@ class LiveStream(Alone):
         return self._flushed
 
     @property
+    def model(self) -> Model:
+        """The model, to be shared with other streams."""
+        return self._enhancer.model
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the layers' products."""
+        return self._enhancer.precision
+
+    @property
+    def norm(self) -> str:
+        """Norm that the network runs with."""
+        return self._enhancer.norm
+
+    @property
+    def norm_horizon(self) -> float | None:
+        """Seconds that running norms remember; None for all."""
+        return self._enhancer.norm_horizon
+
+    @property
+    def on_nonfinite(self) -> str:
+        """What becomes of NaN and infinity in the input."""
+        return self._enhancer.on_nonfinite
+
+    @property
     def sample_rate(self) -> int:
         """Samples per second, Hz."""
         return self._rate

@@ -402,6 +402,14 @@ def test_a_live_stream_is_the_enhancers_later():
     np.testing.assert_array_equal(first, second)
 
 
+def test_a_live_stream_tells_what_it_runs_with():
+    options = {"precision": "int8", "norm": "forgetting_norm", "on_nonfinite": "zero"}
+    live = LiveStream(48000, 480, **options, norm_horizon=3.0, atten_lim_db=12.0)
+    assert {name: getattr(live, name) for name in options} == options
+    assert (live.norm_horizon, live.atten_lim_db, live.sample_rate) == (3.0, 12.0, 48000)
+    assert LiveStream(model=live.model).model is live.model
+
+
 @pytest.mark.parametrize("rate", [11025, 12345, 16000, 22050, 44100, 48000])
 def test_a_limit_keeps_what_lies_beyond_the_band_of_the_model(delay, rate):
     """0 dB: all of the input, at its own rate, as late as it says."""
