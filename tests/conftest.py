@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import signal
+import sys
 from collections.abc import Callable
 
 import drawn_models
@@ -12,8 +13,10 @@ import llvmlite
 import numba
 import numpy as np
 import pytest
+from pure_delay import load_model, modules
 
 import npfsn
+from npfsn import cli, weights
 from npfsn.jit import host_features
 from npfsn.weights import Model
 
@@ -45,3 +48,56 @@ def pytest_report_header() -> list[str]:
 def golden_model() -> Callable[[str], Model]:
     """Model of a golden case, by name."""
     return drawn_models.golden_model
+
+
+@pytest.fixture
+def delay(monkeypatch):
+    """Put `Delay` in the place of the engine, and the identity where a whole signal is needed."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(weights, "load_model", load_model)
+
+
+@pytest.fixture(name="npfsn")
+def _npfsn(delay, monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder, with an engine that delays."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv, code=0):
+        found = cli.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Write models of the golden cases, and one whose mask is one, to files."""
+    folder = tmp_path_factory.mktemp("models")
+    names = {
+        "fast": drawn_models.golden_model("fast_lstm_cum"),
+        "full": drawn_models.golden_model("full_gru_cum"),
+        "offline": drawn_models.golden_model("base_gru_offline"),
+        "wide": drawn_models.golden_model("improved_48k"),
+        "identity": drawn_models.identity_model("fullband"),
+    }
+    for name, model in names.items():
+        weights.save_model(model, folder / f"{name}.npz")
+    return {name: folder / f"{name}.npz" for name in names}
+
+
+@pytest.fixture
+def engine(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder, with the real engine."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = cli.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out, err
+
+    return run

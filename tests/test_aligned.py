@@ -1,0 +1,61 @@
+"""One channel at any rate, with the latency taken out."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from pure_delay import Delay
+from sounds import noise, write
+
+from npfsn.aligned import AlignedStream
+from npfsn.audio import enhance_file
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+@pytest.mark.parametrize("n", [0, 1, 255, 257, 5003])
+def test_aligned_stream_has_the_length_of_its_input(n, rate, keep):
+    x = noise(n)[:, 0]
+    stream = AlignedStream(Delay(), rate, keep_latency=keep)
+    parts = [stream.process(x[i : i + 100]) for i in range(0, n, 100)]
+    y = np.concatenate([*parts, stream.flush()])
+    latency = -(-768 * rate // 16000) if keep else 0
+    assert y.size == n + latency
+    if rate == 16000:
+        assert np.array_equal(y[latency:], x)
+        assert not y[:latency].any()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_no_attenuation_gives_all_of_the_input_back(rate, keep):
+    x = noise(20_011)[:, 0]
+    stream = AlignedStream(Delay(), rate, atten_lim_db=0.0, keep_latency=keep)
+    parts = [stream.process(x[i : i + 1000]) for i in range(0, x.size, 1000)]
+    y = np.concatenate([*parts, stream.flush()])
+    latency = y.size - x.size
+    assert np.array_equal(y[latency:], x) and not y[:latency].any()
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(-6.0, ValueError), (float("nan"), ValueError), ("6", TypeError)]
+)
+def test_a_limit_that_is_none_is_refused(tmp_path, delay, limit, error):
+    """A negative one would amplify."""
+    src = write(tmp_path / "a.wav", noise(1000))
+    with pytest.raises(error, match="atten_lim_db is"):
+        enhance_file(src, tmp_path / "b.wav", atten_lim_db=limit)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_attenuation_mixes_the_input_in():
+    class Mute(Delay):
+        def _give(self, n):
+            return 0 * Delay._give(self, n)
+
+    x = noise(5000)[:, 0]
+    stream = AlignedStream(Mute(), 44100, atten_lim_db=20.0)
+    y = np.concatenate([stream.process(x), stream.flush()])
+    np.testing.assert_allclose(y, 0.1 * x, rtol=1e-6)

@@ -1,0 +1,235 @@
+"""Sound files that are cut short or damaged, or hold more than they say, are refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile as sf
+from sounds import noise, read, refuse, write
+
+from npfsn import audio, chunks
+from npfsn.audio import enhance_file
+from npfsn.errors import AudioError
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("WAV", "FLOAT"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("RF64", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("OGG", "VORBIS"),
+        ("NIST", "PCM_16"),
+        ("SVX", "PCM_16"),
+        ("VOC", "PCM_16"),
+        ("AVR", "PCM_16"),
+    ],
+)
+def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
+    if container not in sf.available_formats():
+        pytest.skip(f"this libsndfile has no {container}")
+    src = write(tmp_path / "a.x", noise(20_000), subtype=subtype, container=container)
+    content = src.read_bytes()
+    src.write_bytes(content[: len(content) // 2])
+    refuse(src, tmp_path / "b.x", "cut short|damaged")
+    src.write_bytes(content)
+    audio.enhance_file(src, tmp_path / f"b.{container.lower()}", delay)
+
+
+# Where a header counts the bytes of the sound: so far behind a name, and how it is written.
+COUNTS = {
+    "WAV": (b"data", 4, "<I"),
+    "AIFF": (b"SSND", 4, ">I"),
+    "SVX": (b"BODY", 4, ">I"),
+    "AU": (b".snd", 8, ">I"),
+    "CAF": (b"data", 4, ">Q"),
+    "RF64": (b"ds64", 16, "<Q"),
+    "W64": (b"data", 16, "<Q"),
+}
+
+
+@pytest.mark.parametrize("container, whole", [*((name, True) for name in COUNTS), ("WAV", False)])
+def test_samples_that_a_header_does_not_count_are_not_lost(delay, tmp_path, container, whole):
+    """A recorder that was stopped; more than 4 GiB, which wrapped. Some know the whole size."""
+    src = write(tmp_path / "a.x", noise(20_000), subtype="PCM_16", container=container)
+    content = bytearray(src.read_bytes())
+    name, behind, layout = COUNTS[container]
+    at = content.index(name) + behind
+    (size,) = struct.unpack_from(layout, content, at)
+    assert 40_000 <= size < 40_100
+    for missing in (39_000, 2_000):
+        struct.pack_into(layout, content, at, size - missing)
+        if not whole:
+            struct.pack_into(layout, content, 4, at + size - missing - 4)
+        src.write_bytes(content)
+        refuse(src, tmp_path / "b.x", "holds more sound than its header counts")
+
+
+@pytest.mark.parametrize("container", COUNTS)
+def test_damaged_sizes_of_chunks_end_somewhere(container):
+    """Whatever they say: each chunk begins behind the one before."""
+    stream = io.BytesIO()
+    sf.write(stream, noise(500), 16000, format=container, subtype="PCM_16")
+    content = stream.getvalue()
+    for at in range(len(content) - 1_000):
+        for value in (b"\0" * 8, b"\xff" * 8, b"\7" + b"\0" * 7):
+            damaged = content[:at] + value + content[at + 8 :]
+            assert 0 <= chunks.end(io.BytesIO(damaged), container, len(damaged)) <= len(damaged)
+
+
+def test_a_chunk_behind_an_odd_one_without_its_padding(delay, tmp_path):
+    """Some programs forget it; the sound is all there."""
+    src = write(tmp_path / "a.wav", noise(2001), subtype="PCM_U8")
+    content = src.read_bytes()
+    assert len(content) % 2 == 0  # with padding
+    chunk = b"LIST" + struct.pack("<I", 4_000) + b"INFO" + b"\1" * 3_996
+    for whole in (content, content[:-1]):
+        src.write_bytes(whole + chunk)
+        assert enhance_file(src, tmp_path / "b.wav", force=True).samples == 2001
+
+
+def test_a_nist_header_that_counts_too_few(delay, tmp_path):
+    src = write(tmp_path / "a.sph", noise(20_000), subtype="PCM_16", container="NIST")
+    content = src.read_bytes()
+    assert b"sample_count -i 20000" in content
+    src.write_bytes(content.replace(b"sample_count -i 20000", b"sample_count -i 10000"))
+    refuse(src, tmp_path / "b.sph", "holds more sound than its header counts")
+
+
+@pytest.mark.parametrize("container", COUNTS)
+def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
+    """Tags, room that a recorder took for itself, a checksum without a name; chunks of a name."""
+    order = ">I" if container in ("AIFF", "SVX") else "<I"
+    chunk = b"LIST" + struct.pack(order, 40_000) + b"INFO" + bytes(range(1, 251)) * 160
+    trailers = [b"TAG" + bytes(125), bytes(40_000), b"ID3" + bytes(range(256)) * 8, b"\xff" * 500]
+    trailers += [chunk[:40_008]] if container in ("WAV", "AIFF", "SVX", "RF64") else []
+    for trailer in trailers:
+        src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
+        with src.open("ab") as file:
+            file.write(trailer)
+        enhance_file(src, tmp_path / "b.wav", delay, force=True)
+
+
+def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
+    """All of its pages are whole, but the last does not say that it is the last."""
+    src = write(tmp_path / "a.ogg", noise(50_000), subtype="VORBIS", container="OGG")
+    content = src.read_bytes()
+    src.write_bytes(content[: content.rfind(b"OggS")])
+    refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
+
+
+def bit_changed(pages):
+    page = bytearray(pages[len(pages) // 2])
+    page[-20] ^= 1
+    return [*pages[: len(pages) // 2], bytes(page), *pages[len(pages) // 2 + 1 :]]
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        bit_changed,
+        lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :],
+        lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 - 1 :],
+        lambda pages: [*pages[:-2], pages[-2][:-9], pages[-1]],
+    ],
+    ids=["changed", "missing", "twice", "shorter"],
+)
+def test_a_damaged_page_of_an_ogg_file_is_no_silence(delay, tmp_path, subtype, damage):
+    """It would be left out: a second is gone, what follows comes early, and none says so."""
+    if subtype not in sf.available_subtypes("OGG"):
+        pytest.skip(f"this libsndfile has no {subtype}")
+    src = write(tmp_path / "a.ogg", noise(16_000 * 20), subtype=subtype, container="OGG")
+    pages = [b"OggS" + page for page in src.read_bytes().split(b"OggS")[1:]]
+    assert len(pages) > 8
+    src.write_bytes(b"".join(damage(pages)))
+    refuse(src, tmp_path / "b.ogg", "is damaged: a page of it is changed, missing or there twice")
+    src.write_bytes(b"".join(pages) + b"TAG" + bytes(125))
+    audio.enhance_file(src, tmp_path / "b.ogg", delay)
+
+
+def test_a_length_off_by_the_header_is_no_damage(delay, tmp_path):
+    """Some recorders count the header in."""
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = len(content).to_bytes(4, "little")
+    src.write_bytes(content)
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_length_unknown_to_its_writer_is_no_damage(delay, tmp_path, size):
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    content[4:8] = (size - 36 if size < 0x80000000 else size).to_bytes(4, "little")
+    src.write_bytes(content)
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
+
+
+def test_a_recording_that_was_never_closed_is_refused(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = bytearray(src.read_bytes())
+    content[40:44] = bytes(4)
+    src.write_bytes(content)
+    refuse(src, tmp_path / "b.wav", "never closed")
+
+
+def test_damaged_files_are_refused_or_read(delay, tmp_path):
+    """Bytes changed at random: a clear error or a whole output, nothing else."""
+    rng = np.random.default_rng(5)
+    for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS")):
+        src = write(tmp_path / "a.x", noise(8000), subtype=subtype, container=container)
+        content = np.frombuffer(src.read_bytes(), np.uint8)
+        for _ in range(40):
+            broken = content.copy()
+            where = rng.integers(0, min(broken.size, 4000), rng.integers(1, 20))
+            broken[where] = rng.integers(0, 256, where.size)
+            src.write_bytes(broken.tobytes())
+            try:
+                report = enhance_file(src, tmp_path / "b.x", force=True)
+            except AudioError as error:
+                assert "\n" not in str(error)
+            else:
+                assert read(tmp_path / "b.x")[0].shape[0] >= report.samples
+                os.unlink(tmp_path / "b.x")
+            assert os.listdir(tmp_path) == ["a.x"]
+
+
+@pytest.mark.parametrize(
+    "name", "a.ogg a.opus a.mp3 a.flac a.wav a.aiff a.svx a.au a.caf a.rf64 a.w64 a.voc".split()
+)
+def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
+    """Libsndfile reads the first of them and says nothing of the others, or reads nothing."""
+    x = noise(48000, 1)
+    options = {"format": audio.container_of(name[1:])}
+    options["subtype"] = {"a.opus": "OPUS", "a.ogg": "VORBIS", "a.mp3": "MPEG_LAYER_III"}.get(
+        name, "PCM_16"
+    )
+    parts = []
+    for size in (20000, 48000):
+        sf.write(tmp_path / name, x[:size], 16000, **options)
+        parts.append((tmp_path / name).read_bytes())
+        enhance_file(tmp_path / name, tmp_path / f"{size}-{name}")
+    (tmp_path / name).write_bytes(b"".join(parts))
+    with pytest.raises(AudioError, match="several recordings one after the other"):
+        enhance_file(tmp_path / name, tmp_path / f"both-{name}")
+
+
+def test_flac_of_unknown_length(delay, tmp_path):
+    sf.write(tmp_path / "a.flac", noise(20000, 1), 16000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0  # the length's 36 bits, in the block that comes first
+    data[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(AudioError, match="does not say how long it is"):
+        enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")

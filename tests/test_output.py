@@ -1,0 +1,268 @@
+"""Output files are complete or absent, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+from needs import posix
+from sounds import noise, read, refuse, write
+
+from npfsn import audio
+from npfsn.audio import enhance_file
+from npfsn.errors import AudioError
+
+
+def test_nothing_is_overwritten_unasked(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    (tmp_path / "b.wav").write_text("precious")
+    refuse(src, tmp_path / "b.wav", "exists")
+    assert (tmp_path / "b.wav").read_text() == "precious"
+    enhance_file(src, tmp_path / "b.wav", force=True)
+    assert read(tmp_path / "b.wav")[0].shape == (1000, 1)
+    (tmp_path / "dir.wav").mkdir()
+    with pytest.raises(AudioError, match="folder of this name"):
+        enhance_file(src, tmp_path / "dir.wav", force=True)
+
+
+def test_an_output_that_appears_meanwhile_is_kept(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    with pytest.raises(AudioError, match="exists"):
+        enhance_file(
+            src, tmp_path / "b.wav", progress=lambda *_: (tmp_path / "b.wav").write_text("mine")
+        )
+    assert (tmp_path / "b.wav").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav"]
+
+
+@posix
+def test_what_is_there_is_kept_where_there_are_no_hard_links(delay, tmp_path, monkeypatch):
+    """As on FAT and many network drives: files can be written, and none is replaced."""
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "b.wav")
+    with pytest.raises(AudioError, match="exists"):
+        enhance_file(
+            src, tmp_path / "c.wav", progress=lambda *_: (tmp_path / "c.wav").write_text("mine")
+        )
+    assert (tmp_path / "c.wav").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "b.wav", "c.wav"]
+
+
+@posix
+def test_the_disk_holds_the_content_before_the_name_and_then_the_name(delay, tmp_path, monkeypatch):
+    """After a power cut the output is complete or absent, and after a report it is there."""
+    src, dst, synced = write(tmp_path / "a.wav", noise(1000)), tmp_path / "b.wav", []
+
+    def fsync(handle):
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), dst.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    enhance_file(src, dst)
+    assert synced == [(False, False), (True, True)]
+
+
+@posix
+def test_the_source_is_never_the_output(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    content = src.read_bytes()
+    os.link(src, tmp_path / "hard.wav")
+    os.symlink(src, tmp_path / "soft.wav")
+    for name in ("a.wav", "hard.wav", "soft.wav"):
+        with pytest.raises(AudioError, match="is the input itself"):
+            enhance_file(src, tmp_path / name, force=True)
+    assert src.read_bytes() == content
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "hard.wav", "soft.wav"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_a_half_written_output_goes(delay, tmp_path, error):
+    src = write(tmp_path / "a.wav", noise(200_000))
+
+    def stop(done, total):
+        assert [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+        raise error
+
+    with pytest.raises(error):
+        enhance_file(src, tmp_path / "b.wav", progress=stop)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_folders_are_made_and_forbidden_ones_named(delay, tmp_path, monkeypatch):
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "new" / "deep" / "b.wav")
+    assert (tmp_path / "new" / "deep" / "b.wav").exists()
+    (tmp_path / "file").write_text("no folder")
+    # /proc and /sys have no space either, but that is not what is wrong there.
+    monkeypatch.setattr(audio.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
+    with pytest.raises(AudioError, match="cannot write .*: .* is a file, not a folder"):
+        enhance_file(src, tmp_path / "file" / "b.wav")
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o555)
+        with pytest.raises(AudioError, match="Permission denied"):
+            enhance_file(src, tmp_path / "locked" / "b.wav")
+
+
+@posix
+def test_an_input_deleted_meanwhile_does_no_harm(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(200_000))
+    enhance_file(src, tmp_path / "b.wav", progress=lambda *_: src.unlink(missing_ok=True))
+    assert os.listdir(tmp_path) == ["b.wav"]
+
+
+def test_permissions_follow_the_umask(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    enhance_file(src, tmp_path / "b.wav")
+    assert (tmp_path / "b.wav").stat().st_mode == src.stat().st_mode
+
+
+@posix
+@pytest.mark.parametrize(
+    "name", ["with space.wav", "ünïcödé 🎤.wav", "-dash.wav", "a'\"b.wav", "new\nline.wav"]
+)
+def test_odd_names(delay, tmp_path, name):
+    src = write(tmp_path / "a.wav", noise(1000))
+    odd = tmp_path / name
+    src.rename(odd)
+    enhance_file(odd, tmp_path / f"out{name}")
+    enhance_file(tmp_path / f"out{name}", tmp_path / ("x" * 251 + ".wav"))
+    assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no Unicode exist on Linux")
+def test_names_that_are_no_unicode(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    src.rename(odd)
+    enhance_file(odd, tmp_path / os.fsdecode(b"\xff\xfe.wav"))
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), FileExistsError(), OSError(errno.EIO, "x")])
+def test_errors_of_the_progress_are_not_those_of_the_output(delay, tmp_path, error):
+    def progress(done, total):
+        raise error
+
+    src, open_before = write(tmp_path / "a.wav", noise(1000)), open_files()
+    with pytest.raises(OSError) as caught:
+        enhance_file(src, tmp_path / "b.wav", progress=progress)
+    assert caught.value is error
+    assert open_files() == open_before  # though the traceback keeps everything alive
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def open_files():
+    folder = "/proc/self/fd"
+    return len(os.listdir(folder)) if os.path.isdir(folder) else 0
+
+
+def test_a_folder_that_cannot_be_synced_holds_its_files(delay, tmp_path, monkeypatch):
+    """It need not be readable, and some file systems sync none."""
+    really = {name: getattr(os, name) for name in ("open", "fsync")}
+    refused = []
+
+    def refuse_to(name, is_folder):
+        def refuse_folders(what, *rest):
+            if is_folder(what):
+                refused.append(name)
+                raise PermissionError(errno.EACCES, "no")
+            return really[name](what, *rest)
+
+        return refuse_folders
+
+    src = write(tmp_path / "a.wav", noise(1000))
+    for name, is_folder in {
+        "open": os.path.isdir,
+        "fsync": lambda handle: stat.S_ISDIR(os.fstat(handle).st_mode),
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"npfsn.output.os.{name}", refuse_to(name, is_folder))
+            enhance_file(src, tmp_path / f"{name}.wav")
+        assert refused.pop() == name and (tmp_path / f"{name}.wav").exists()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """Mount a file system of 128 KiB, where that is allowed."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("AIFF", "FLOAT"),
+        ("OGG", "VORBIS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("CAF", "ALAC_16"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(delay, tmp_path, tiny_disk, container, subtype):
+    if container not in sf.available_formats():
+        pytest.skip(f"this libsndfile has no {container}")
+    x = noise(1_000_000)
+    src = write(tmp_path / "a.x", x, subtype=subtype, container=container)
+    with pytest.raises(AudioError, match="no space left"):
+        enhance_file(src, tiny_disk / "b.x")
+    assert os.listdir(tiny_disk) == []
+
+
+def test_a_limit_of_file_sizes_is_named(delay, tmp_path):
+    """Of which soundfile says "System error"."""
+    resource = pytest.importorskip("resource", reason="not a Unix")
+    src = write(tmp_path / "a.wav", noise(100_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(AudioError, match=r"larger than 20000 bytes \(ulimit -f\)"):
+            enhance_file(src, tmp_path / "b.wav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("failing", ["open", "write", "close", "sync"])
+def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
+    """The same without a disk to fill: whatever step fails, one sentence and no output."""
+    src = write(tmp_path / "a.wav", noise(1000))
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if failing == "open":  # libsndfile says "System error" alone
+        real = sf.SoundFile
+
+        def cannot_open(file, mode="r", *args, **kwargs):
+            if mode == "w":
+                raise sf.LibsndfileError(2)
+            return real(file, mode, *args, **kwargs)
+
+        monkeypatch.setattr(sf, "SoundFile", cannot_open)
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    elif failing == "write":
+        monkeypatch.setattr(sf.SoundFile, "write", fail)
+    elif failing == "close":
+        monkeypatch.setattr(audio._Sink, "finish", fail)
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):
+        enhance_file(src, tmp_path / "b.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]

@@ -1,0 +1,113 @@
+"""The change of sample rate: `resample_poly`, block by block."""
+
+from __future__ import annotations
+
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from scipy.signal import resample_poly
+from sounds import RATES, noise
+
+from npfsn.config import MAX_RATE, MIN_RATE
+from npfsn.errors import AudioError
+from npfsn.resample import Resampler, resample
+
+
+@pytest.mark.parametrize("rate_out", [16000, 24000, 48000])
+@pytest.mark.parametrize("rate_in", [*RATES, 15999])
+def test_resampling_is_resample_poly(rate_in, rate_out):
+    for n in (1, 2, 257, 5003):
+        x = noise(n)[:, 0]
+        gcd = np.gcd(rate_in, rate_out)
+        expected = resample_poly(x.astype("f8"), rate_out // gcd, rate_in // gcd)
+        found = resample(x, rate_in, rate_out)
+        assert found.dtype == np.float32
+        assert found.size == expected.size == -(-n * rate_out // rate_in)
+        np.testing.assert_allclose(found, expected, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 37, 256, 1000, 4999])
+@pytest.mark.parametrize(
+    "rates",
+    [(44100, 16000), (16000, 44100), (8000, 48000), (96000, 24000), (15999, 16000), (16000, 44099)],
+)
+def test_resampling_does_not_depend_on_blocks(rates, block):
+    x = noise(5003)[:, 0]
+    resampler = Resampler(*rates)
+    for _ in range(2):  # flush makes it ready for another signal
+        parts = [resampler.process(x[i : i + block]) for i in range(0, x.size, block)]
+        assert np.array_equal(np.concatenate([*parts, resampler.flush()]), resample(x, *rates))
+
+
+def test_equal_rates_touch_nothing():
+    x = noise(1000)[:, 0]
+    resampler = Resampler(16000, 16000)
+    assert resampler.process(x) is x
+    assert resampler.flush().size == 0
+    assert resample(x, 44100, 44100) is x
+
+
+def test_resampling_keeps_little():
+    resampler = Resampler(44100, 16000)
+    for _ in range(50):
+        resampler.process(noise(10_000)[:, 0])
+    assert resampler._kept.size < 2_000
+
+
+def test_resampling_survives_the_largest_floats():
+    x = np.full(1000, np.finfo(np.float32).max, np.float32) * np.tile([1, -1], 500).astype("f4")
+    assert np.isfinite(resample(x, 8000, 48000)).all()
+
+
+@pytest.mark.parametrize("rate", [0, -1, MIN_RATE - 1, MAX_RATE + 1, 2**31 - 1, 16000.5])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(AudioError, match="cannot be resampled"):
+        Resampler(rate, 16000)
+
+
+def test_high_rates_must_share_a_factor():
+    """A header may say any rate: the filter of 767,999 Hz took seconds for every block."""
+    for rates in ((767_999, 16_000), (16_000, 767_999), (200_001, 16_000)):
+        with pytest.raises(AudioError, match="common factor"):
+            Resampler(*rates)
+    for rate in (384_000, 768_000, 199_999):
+        Resampler(rate, 16_000)
+
+
+def test_resamplers_share_their_filter():
+    """A header of 60 bytes may promise a thousand channels, at a rate whose filter is large."""
+    first, second = Resampler(15999, 16000), Resampler(15999, 16000)
+    for resampler in (first, second):
+        resampler.process(noise(100)[:, 0])
+    assert first._filter is second._filter
+    kept = weakref.ref(first._filter)
+    del first, second, resampler
+    assert kept() is None
+
+
+def test_a_long_filter_is_laid_out_once():
+    """Not for every block: at 44,099 Hz one took longer than it lasted."""
+    resampler, x = Resampler(44099, 16000), noise(441)[:, 0]
+    assert resampler._filter._taps.nbytes > 6 << 20
+    resampler.process(x)
+    tracemalloc.start()
+    resampler.process(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_channels_are_resampled_one_by_one():
+    x = noise(3000, 3)
+    found = resample(x, 48000, 16000)
+    for c in range(3):
+        assert np.array_equal(found[:, c], resample(x[:, c], 48000, 16000))
+
+
+def test_the_filter_is_there_before_the_first_block(monkeypatch):
+    """Designing it takes longer than a live stream has."""
+    resampler = Resampler(48000, 16000)
+    monkeypatch.setattr("scipy.signal.firwin", None)
+    assert resampler.process(np.ones(768, np.float32)).size > 200

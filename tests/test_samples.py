@@ -1,0 +1,29 @@
+"""Arrays of samples: their steps, and what is no number in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npfsn.samples import silence_nonfinite, to_steps
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+def test_quantising_rounds_and_counts(bits):
+    step = 2.0 ** (1 - bits)
+    y = np.array([0.0, 0.4, 0.6, -0.4, -0.6], np.float64) * step
+    found, n_clipped = to_steps(y, bits)
+    assert n_clipped == 0
+    assert [int(v) >> (32 - bits) for v in found] == [0, 0, 1, 0, -1]
+    found, n_clipped = to_steps(np.array([-1.0, 1.0, 1.5, -1.5, 3e38]), bits)
+    assert n_clipped == 4
+    top = 2 ** (bits - 1) - 1
+    assert [int(v) >> (32 - bits) for v in found] == [-top - 1, top, top, -top - 1, top]
+    _, n_clipped = to_steps(np.array([top, -top - 1]) * step, bits)
+    assert n_clipped == 0  # a recording at full scale is no reason to warn
+
+
+def test_silencing_leaves_finite_samples_alone():
+    x = np.array([3e38, 3e38, -3e38, 1e-45], np.float32)
+    assert silence_nonfinite(x) == 0
+    assert x.tolist() == np.array([3e38, 3e38, -3e38, 1e-45], np.float32).tolist()

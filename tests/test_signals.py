@@ -1,0 +1,84 @@
+"""What ends a program from outside is an exception, and comes when it does no harm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+from needs import posix
+from sounds import recording
+
+from npfsn import batch
+from npfsn.signals import Stopped, held_back, signals
+
+
+@posix
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
+    """Python drops what is raised there, such as while soundfile closes a file."""
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signum)
+            time.sleep(0.1)
+
+    hook = sys.unraisablehook
+    with pytest.raises(error), signals():
+        Dying()
+        for _ in range(500):
+            time.sleep(0.01)
+    assert sys.unraisablehook is hook
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+@posix
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_signals_wait_while_libraries_are_imported(signum, error):
+    """NumPy, for one, loses them there, or ends with pages on a bad installation."""
+    reached = []
+    with signals():
+        before = signal.getsignal(signum)
+        with pytest.raises(error), held_back():
+            os.kill(os.getpid(), signum)
+            os.kill(os.getpid(), signum)
+            time.sleep(0.01)
+            reached.append("end")
+        assert reached == ["end"] and signal.getsignal(signum) is before
+        with held_back():
+            reached.append("quiet")
+    assert reached == ["end", "quiet"]
+
+
+@posix
+def test_signals_that_end_a_program_are_exceptions_while_it_runs():
+    """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
+    found = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with signals():
+            for signum in found:
+                with pytest.raises(Stopped):
+                    signal.getsignal(signum)(signum, None)
+        assert {signal.getsignal(signum) for signum in found} == {signal.SIG_DFL}
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for signum, handler in found.items():
+            signal.signal(signum, handler)
+
+
+def test_a_stray_control_c_before_anything_is_quiet(npfsn, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    recording("a.wav")
+    monkeypatch.setattr(batch, "make_plan", stop)
+    _, err = npfsn("enhance", "a.wav", code=130)
+    assert err == "npfsn: interrupted\n"
