@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .archive import Archive, ArchiveError, open_regular, read_at, read_into
-from .errors import CheckpointError, printable
-from .pickles import MAX_BYTES, Dict, Name, Opaque, PickleError, described, load
+from .errors import CheckpointError, listed, printable
+from .pickles import MAX_BYTES, CutOff, Dict, Name, Opaque, PickleError, described, load
 
 MAX_RATIO = 4.0  # tensors may share a storage, and bfloat16 becomes float32
 MAX_DIMENSIONS = 8
@@ -35,13 +35,33 @@ MAX_EXTENT = 1 << 40
 MAX_KEY_LENGTH = 200
 
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# What training programs put before the names of a network that is not known by them.
+_IN_FRONT = re.compile(r"(?:model\.)*")
+# What a network is called that lies under no key.
+_TOP = "top"
+_MOST_NETWORKS = 16
+# What DataParallel, torch.compile and the like put into names, before a network or within it.
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+)
+# What programs that count operations leave in every layer: no part of what it computes.
+_COUNTERS = re.compile(r"(?:.+\.)?total_(?:ops|params)")
 # What the published networks call the stacks of their recurrent layers. Where these begin in a name
-# ends what wrappers and training programs have put before it.
+# ends what training programs have put before it.
 _BEGINS = re.compile(
     r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
     r"(?:sb_models\.)?(?:\d{1,3}\.)?sequence_model\.weight_ih_l0$"
 )
+# Other files that are taken for one: how they begin.
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+    b"(\xb5/\xfd": "compressed with zstd: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"version https://git-lfs": "a Git LFS pointer in the place of the file: git lfs pull gets it",
+    b"<": "a web page: download the file itself",
+}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -98,6 +118,7 @@ _BESIDE = {
     "torch": ("device",),
     "torch._utils": ("_rebuild_sparse_tensor",),
     "torch.serialization": ("_get_layout",),
+    "torch.torch_version": ("TorchVersion",),
     "types": ("SimpleNamespace",),
     "uuid": ("UUID",),
 }
@@ -122,8 +143,12 @@ class Checkpoint:
         The types as stored, such as "float32" or "bfloat16, int64", the most frequent first.
     metadata : dict
         Plain numbers and strings beside the tensors, such as `epoch`.
+    network : str
+        Where in the file it was: keys of dicts, and what names of tensors begin with.
+    others : list of str
+        The same of other networks, which were passed over.
     left_out : list of str
-        Names of the tensors that are not the network's.
+        Names of the tensors beside it that are not the network's.
     """
 
     path: Path
@@ -133,10 +158,12 @@ class Checkpoint:
     tensors: dict[str, npt.NDArray[Any]]
     dtypes: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    network: str = ""
+    others: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) -> Checkpoint:
     """Read the tensors of a model from a file that `torch.save` wrote.
 
     The file may be a whole training state, whose model is under "model", "state_dict" or
@@ -146,6 +173,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Parameters
     ----------
     path : path-like
+    network : str, optional
+        Which one, where there are several: its `name`, as the refusal lists them.
 
     Returns
     -------
@@ -160,7 +189,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         file, size = open_regular(path)
         with file:
-            return _read(path, file, size)
+            return _read(path, file, size, network)
     except (ArchiveError, PickleError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a torch checkpoint: {error}; expected a file written by "
@@ -331,7 +360,7 @@ class _LegacyStorages(_Storages):
         return out
 
 
-def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
+def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpoint:
     """Read an open file of either format."""
     magic = read_at(file, 0, min(size, 4))
     storages: _Storages
@@ -344,9 +373,8 @@ def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
     else:
         raise ArchiveError(f"it {_other_kind(file, size)}")
 
-    found, metadata = _find_state_dict(state)
-    prefix = _wrapped_in(found)
-    wanted = {name[len(prefix) :]: t for name, t in found.items() if name.startswith(prefix)}
+    found, others = _find_network(state, network)
+    wanted = found.tensors
     total = sum(tensor.nbytes for tensor in wanted.values())
     if total > MAX_RATIO * size:
         raise ArchiveError(
@@ -360,8 +388,10 @@ def _read(path: Path, file: BinaryIO, size: int) -> Checkpoint:
         sha256=_sha256(file, size),
         tensors=dict(_read_tensors(wanted, storages)),
         dtypes=", ".join(dtype for dtype, _ in counts.most_common()),
-        metadata=metadata,
-        left_out=[name for name in found if not name.startswith(prefix)],
+        metadata=_plain_values(state, found.within),
+        network=found.name,
+        others=others,
+        left_out=found.beside,
     )
 
 
@@ -372,9 +402,19 @@ def _other_kind(file: BinaryIO, size: int) -> str:
         return "is empty"
     if head[257:262] == b"ustar":
         return "is a tar archive of other files: unpack it first"
-    if head[:2] == b"\x1f\x8b":
-        return "is compressed with gzip: unpack it first"
+    if head[8:10] == b'{"':
+        return "is a safetensors file, which is not read: load it and torch.save what it holds"
+    for begin, what in _OTHER_KINDS.items():
+        if head.lstrip().startswith(begin):
+            return f"is {what}"
     return "is neither a zip archive nor a pickle"
+
+
+def _too_large(size: str) -> str:
+    return (
+        f"its pickle has {size} bytes, at most {MAX_BYTES:,} are read: what lies beside the "
+        "network, such as a log, is too large"
+    )
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
@@ -384,16 +424,15 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     if len(pickles) != 1:
         if any(name.endswith(".npy") for name in archive.entries):
             raise ArchiveError("it is a NumPy archive (.npz), perhaps already converted")
+        if any(name.endswith((".pt", ".pth", ".tar", ".ckpt")) for name in archive.entries):
+            raise ArchiveError("it is a zip archive of other files: unpack it first")
         raise ArchiveError("it is a zip archive, but has no data.pkl")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
         raise ArchiveError("it is a TorchScript program, which has no plain state dict")
     entry = archive.entries[pickles[0]]
     if entry.size > MAX_BYTES:
-        raise ArchiveError(
-            f"its pickle has {entry.size:,} bytes, at most {MAX_BYTES:,} are read: what lies "
-            "beside the network, such as a log, is too large"
-        )
+        raise ArchiveError(_too_large(f"{entry.size:,}"))
     data = archive.read(entry).tobytes()
     storages = _ZipStorages(file, archive, prefix)
     state, end = load(data, 0, _NAMES, storages.register)
@@ -406,7 +445,10 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     """Read the five pickles of a legacy file and find its storages."""
     data = read_at(file, 0, min(size, MAX_BYTES))
     storages = _LegacyStorages(file)
-    magic, end = load(data, 0, {}, storages.register)
+    try:
+        magic, end = load(data, 0, {}, storages.register)
+    except PickleError:
+        magic = None
     if magic != _LEGACY_MAGIC:
         raise PickleError("it is a pickle, but none of torch's")
     protocol, end = load(data, end, {}, storages.register)
@@ -414,94 +456,131 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
         raise PickleError(f"it has format {described(protocol)}, expected {_LEGACY_PROTOCOL}")
     # The third tells the writer's byte order, but storages are little-endian whatever it says.
     _, end = load(data, end, {}, storages.register)
-    state, end = load(data, end, _NAMES, storages.register)
+    try:
+        state, end = load(data, end, _NAMES, storages.register)
+    except CutOff:
+        if len(data) < size:
+            raise ArchiveError(_too_large(f"more than {MAX_BYTES:,}")) from None
+        raise
     keys, end = load(data, end, {}, storages.register)
     storages.locate(keys, end, size)
     return state, storages
 
 
-def _find_state_dict(state: object) -> tuple[dict[str, _Tensor], dict[str, Any]]:
-    """Find the model's tensors in what was saved, and the plain values beside them."""
+@dataclass(frozen=True)
+class _Found:
+    """A network in what was saved.
+
+    Attributes
+    ----------
+    name : str
+        The keys on the way to its dict and what its tensors' names begin with, joined by dots.
+    within : dict
+        Where its tensors are, perhaps among others.
+    tensors : dict of str to _Tensor
+        Under its own names.
+    beside : list of str
+        Names of the other tensors there.
+    """
+
+    name: str
+    within: dict[Any, Any]
+    tensors: dict[str, _Tensor]
+    beside: list[str]
+
+
+def _named(value: Mapping[Any, Any]) -> dict[str, _Tensor]:
+    """Return the tensors of a dict, without counters and what wrappers have put into names."""
+    tensors = {
+        name: item
+        for name, item in value.items()
+        if type(name) is str and type(item) is _Tensor and not _COUNTERS.fullmatch(name)
+    }
+    plain = {_WRAPPERS.sub("", name): item for name, item in tensors.items()}
+    return plain if len(plain) == len(tensors) else tensors
+
+
+def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
+    """Find the network, by its name if there is one; return the names of the others, too."""
     if not isinstance(state, dict):
         raise PickleError("it holds no dict")
-    model = _find_model(state)
-    tensors = {name: value for name, value in model.items() if isinstance(value, _Tensor)}
-    if not tensors:
-        keys = ", ".join(printable(key, 30) for key in list(state)[:8])
+    networks = list(_networks(state))
+    names = listed([each.name for each in networks], 8)
+    if name is not None:
+        chosen = [each for each in networks if each.name == name]
+    elif len(networks) > 1:
+        usual = [
+            [each for each in networks if each.within is state.get(k)] for k in _STATE_DICT_KEYS
+        ]
+        chosen = next(filter(None, usual), networks)
+    else:
+        chosen = networks or [_what_may_be_one(state)]
+    if not chosen:
         raise PickleError(
-            f"it holds no state dict (its entries: {keys or 'none'}; looked for tensors in "
-            f"{', '.join(_STATE_DICT_KEYS)}, and for those of a network in all of them)"
+            f"it holds no network that is called {printable(name)}: expected "
+            f"{names or 'none, as it has none that is known by its names'}"
         )
-    for name, value in model.items():
-        known = model is state or name in tensors or _is_plain(value)
-        if type(name) is not str or not known:
-            raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
-    plain = {
-        key: value
-        for key, value in [*list(state.items())[:100], *list(model.items())[:100]]
-        if type(key) is str and len(key) <= 100 and _is_plain(value)
-    }
-    return tensors, plain
-
-
-def _find_model(state: dict[Any, Any]) -> dict[Any, Any]:
-    """Find the dict of the network's tensors: under a usual key, or by their names."""
-    usual = [state[key] for key in _STATE_DICT_KEYS if isinstance(state.get(key), dict)]
-    for candidate in usual:
-        if _holds_network(candidate):
-            return candidate
-    networks = dict(_networks(state))
-    if len(networks) > 1:
-        names = ", ".join(printable(name, 200) for name in list(networks)[:8])
+    if len(chosen) > 1:
         raise PickleError(
-            f"it holds several networks ({names}): expected one, or which it is by the key "
-            f"{' or '.join(_STATE_DICT_KEYS)}"
+            f"it holds several networks: {names}; say which (--network NAME, or network= of "
+            "npfsn.convert.convert)"
         )
-    # If there is none: what is called one, for a message that says what it lacks.
-    return next(iter([*networks.values(), *filter(_has_tensors, usual)]), state)
+    return chosen[0], [each.name for each in networks if each is not chosen[0]]
 
 
-def _networks(state: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Find the dicts of tensors that are a network's, whatever they lie in."""
+def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
+    """Find the tensors that are a network's by their names, whatever they lie in."""
     todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
     seen = {id(state)}  # a pickle may hold one a million times
     for path, value in todo:
-        if _holds_network(value):
-            yield path or "the file itself", value
+        tensors = _named(value)
+        begins = {
+            name[: match.start()]: None for name in tensors if (match := _BEGINS.search(name))
+        }
+        if len(begins) > _MOST_NETWORKS:
+            raise PickleError(f"it holds more than {_MOST_NETWORKS} networks in one dict")
+        # A name is of the network whose beginning it shares the most of.
+        longest = sorted(begins, key=len, reverse=True)
+        of = {name: next(filter(name.startswith, longest), None) for name in tensors}
+        for begin in begins:
+            parts = [part for part in (path, begin.rstrip(".")) if part]
+            yield _Found(
+                printable(".".join(parts), 200) if parts else _TOP,
+                value,
+                {name[len(begin) :]: item for name, item in tensors.items() if of[name] == begin},
+                [name for name in tensors if of[name] is None],
+            )
+        if begins:
             continue
         for key, inner in value.items() if len(path) < 200 else ():  # nobody nests deeper
             if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
                 seen.add(id(inner))
-                name = printable(key, 60)
-                todo.append((f"{path}.{name}" if path else name, inner))
+                todo.append((f"{path}.{key}" if path else key, inner))
 
 
-def _wrapped_in(tensors: dict[str, _Tensor]) -> str:
-    """Return what wrappers have put before the names of the network's tensors."""
-    found = {name[: match.start()] for name in tensors if (match := _BEGINS.search(name))}
-    if len(found) > 1:
-        names = ", ".join(printable(name or "none", 60) for name in sorted(found)[:8])
-        raise PickleError(f"it holds several networks, by the beginnings of names: {names}")
-    if found:
-        return found.pop()
-    common = os.path.commonprefix(list(tensors))  # a damaged network, or none
-    return common[: _end_of_prefixes(common)]
+def _what_may_be_one(state: dict[Any, Any]) -> _Found:
+    """Return what is called a network, for a message that says what it lacks."""
+    usual = [state.get(key) for key in _STATE_DICT_KEYS]
+    for within in [value for value in usual if isinstance(value, dict)] + [state]:
+        if tensors := _named(within):
+            in_front = _IN_FRONT.match(os.path.commonprefix(list(tensors)))
+            n = in_front.end() if in_front else 0
+            return _Found("", within, {name[n:]: item for name, item in tensors.items()}, [])
+    keys = ", ".join(printable(key, 30) for key in list(state)[:8])
+    raise PickleError(
+        f"it holds no state dict (its entries: {keys or 'none'}; looked for tensors in "
+        f"{', '.join(_STATE_DICT_KEYS)}, and for those of a network in all of them)"
+    )
 
 
-def _end_of_prefixes(name: str) -> int:
-    """Return where what wrappers have put before a name ends: DataParallel, torch.compile, ..."""
-    at = 0
-    while found := [p for p in _PREFIXES if name.startswith(p, at)]:
-        at += len(found[0])
-    return at
-
-
-def _holds_network(value: Mapping[Any, Any]) -> bool:
-    return any(type(key) is str and _BEGINS.search(key) for key in value)
-
-
-def _has_tensors(value: Mapping[Any, Any]) -> bool:
-    return any(isinstance(item, _Tensor) for item in value.values())
+def _plain_values(*dicts: Any) -> dict[str, Any]:
+    """Return numbers and strings beside the tensors, such as `epoch`."""
+    return {
+        key: value
+        for each in dicts
+        for key, value in list(each.items())[:100]
+        if type(key) is str and len(key) <= 100 and _is_plain(value)
+    }
 
 
 def _is_plain(value: object) -> bool:
@@ -558,9 +637,10 @@ def _cut(tensor: _Tensor, raw: npt.NDArray[np.uint8], big_endian: bool) -> npt.N
             writeable=False,
         )
     if tensor.dtype == _BFLOAT16:
-        array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        array = np.left_shift(array, 16, dtype=np.uint32, out=np.empty(array.shape, np.uint32))
+        array = array.view(np.float32)
     elif tensor.dtype == "bool":
-        array = array != 0
+        array = np.not_equal(array, 0, out=np.empty(array.shape, bool))
     array.flags.writeable = False
     return array
 
@@ -644,7 +724,7 @@ def _rebuild_tensor_v3(
 
 
 def _rebuild_parameter(data: object, *ignored: object) -> _Tensor:
-    # Ignored: requires_grad, hooks.
+    # Ignored: requires_grad, hooks, attributes.
     if type(data) is not _Tensor:
         raise PickleError("its pickle has a parameter that is no tensor")
     return data
@@ -722,6 +802,7 @@ def _table() -> dict[str, Name]:
         "torch._utils._rebuild_tensor_v2": Name(_rebuild_tensor),
         "torch._utils._rebuild_tensor_v3": Name(_rebuild_tensor_v3),
         "torch._utils._rebuild_parameter": Name(_rebuild_parameter),
+        "torch._utils._rebuild_parameter_with_state": Name(_rebuild_parameter),
         "torch.Size": Name(_size),
         "_codecs.encode": Name(_encode),
         "numpy.dtype": Name(_numpy_dtype),

@@ -86,6 +86,7 @@ def convert(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     norm: str | None = None,
     precision: Literal["float32", "float16", "int8"] = "float32",
+    network: str | None = None,
 ) -> Model:
     """Make a model of a torch checkpoint, without torch.
 
@@ -99,6 +100,8 @@ def convert(
         The norm it was trained with; needed where there is no recipe.
     precision : {"float32", "float16", "int8"}
         Type the weights are kept in. Computation is in float32 either way.
+    network : str, optional
+        Which network, where the checkpoint holds several: a name that the refusal lists.
 
     Returns
     -------
@@ -127,7 +130,9 @@ def convert(
     >>> model = convert("best_model.tar", recipe="train.toml")  # doctest: +SKIP
     >>> npfsn.save_model(model, "best_model.npz")  # doctest: +SKIP
     """
-    model, origins = _convert(checkpoint_path, recipe=recipe, norm=norm, precision=precision)
+    model, origins = _convert(
+        checkpoint_path, recipe=recipe, norm=norm, precision=precision, network=network
+    )
     for line in _misspelt(origins):
         warnings.warn(line, stacklevel=2)
     return model
@@ -159,11 +164,12 @@ def _convert(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None,
     norm: str | None,
     precision: str,
+    network: str | None,
 ) -> tuple[Model, _Origins]:
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
     read = None if recipe is None else read_recipe(recipe)
-    checkpoint = read_checkpoint(checkpoint_path)
+    checkpoint = read_checkpoint(checkpoint_path, network)
     norm, norm_origin = _find_norm(read, norm)
     name = checkpoint.path.name
 
@@ -177,7 +183,7 @@ def _convert(
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     try:
         check_stacks(shapes)
-        config = build_config(lambda: module.Config.from_tensors(shapes, args))
+        config = _build_config(module, shapes, args, read)
         check_tensors(config, checkpoint.tensors)
         check_finite(checkpoint.tensors)
         tensors = {key: _cast(config, key, checkpoint.tensors[key], precision) for key in shapes}
@@ -191,6 +197,21 @@ def _convert(
     }
     model = Model(architecture, config, tensors, info)
     return model, _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
+
+
+def _build_config(
+    module: Any, shapes: Mapping[str, Any], args: Arguments, recipe: Recipe | None
+) -> Any:
+    """Make the configuration; defaults that do not fit the tensors are not the user's mistake."""
+    try:
+        return build_config(lambda: module.Config.from_tensors(shapes, args))
+    except ModelError as error:
+        if recipe is not None or "recipe" in str(error):
+            raise
+        raise ModelError(
+            f"{error}; without a recipe, published defaults stand in for what tensors do not tell: "
+            "give the recipe it was trained with (-C train.toml)"
+        ) from None
 
 
 def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
@@ -277,7 +298,7 @@ These need the whole signal:
   {offline}
 
 exit codes: 0 converted, 1 something is wrong with a file, 2 wrong arguments or an unknown norm,
-130 interrupted, 143 terminated. Without 0 no file is left behind.
+130 interrupted, 143 terminated. Without 0 no incomplete file is left behind.
 """
 
 
@@ -302,6 +323,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="of the file (default: float32)"
+    )
+    parser.add_argument(
+        "--network", metavar="NAME", help="which one, where the checkpoint holds several"
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -335,7 +359,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals():
             _check_output(output, source, options.config, options.force)
             model, origins = _convert(
-                source, recipe=options.config, norm=options.norm, precision=options.precision
+                source,
+                recipe=options.config,
+                norm=options.norm,
+                precision=options.precision,
+                network=options.network,
             )
             save_model(model, output, overwrite=options.force)
     except NormError as error:
@@ -425,6 +453,9 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     for title, values in _values(model, origins).items():
         if values:
             lines.append((title, ", ".join(values)))
+    if checkpoint.others:
+        names = listed(checkpoint.others, _SHOWN)
+        lines.append(("taken", f"{checkpoint.network}; also there: {names} (--network NAME)"))
     if checkpoint.left_out:
         names = listed([printable(name) for name in checkpoint.left_out], _SHOWN)
         lines.append(("left out", f"{names} (not the network's)"))

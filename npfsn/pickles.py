@@ -26,6 +26,10 @@ class PickleError(NpfsnError, ValueError):
     """A pickle is damaged or names what is not read; always reported as a CheckpointError."""
 
 
+class CutOff(PickleError):
+    """A pickle goes on behind the end of the data."""
+
+
 class Name:
     """A name that a file mentions: what its call does here, or what it stands for.
 
@@ -98,14 +102,20 @@ def load(
     machine = _Machine(data, start, names, persistent)
     try:
         return machine.run()
+    except _Ends:
+        raise CutOff(f"its pickle is cut off near byte {machine.position:,}") from None
     except (IndexError, KeyError, struct.error, UnicodeDecodeError):
-        # A stack or memo that is empty, a string that is none, an instruction cut off.
+        # A stack or memo that is empty, a string that is none.
         raise PickleError(f"its pickle is damaged near byte {machine.position:,}") from None
 
 
 def described(value: object) -> str:
     """Name a value of a pickle: one that holds itself, or others twice and twice, has no end."""
     return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
+
+
+class _Ends(Exception):
+    """The data has no more bytes."""
 
 
 class _Machine:
@@ -128,8 +138,7 @@ class _Machine:
 
     def run(self) -> tuple[Any, int]:
         for _ in range(MAX_STEPS):
-            code = self.data[self.position]
-            self.position += 1
+            code = self.take(1)[0]
             if code == _STOP:
                 if len(self.stack) != 1 or self.outer:
                     raise PickleError("its pickle ends in the middle")
@@ -151,7 +160,7 @@ class _Machine:
     def take(self, size: int) -> bytes:
         piece = self.data[self.position : self.position + size]
         if len(piece) != size:
-            raise IndexError
+            raise _Ends
         self.position += size
         return piece
 

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from . import __version__
 from .archive import Archive, ArchiveError, Entry, open_regular
 from .config import BaseConfig
-from .errors import ModelError, NpfsnError, printable, shown
+from .errors import ModelError, NpfsnError, listed, printable, shown
 from .output import complete_or_absent
 from .quantise import dequantise, quantise
 
@@ -46,7 +46,6 @@ MAX_RATIO = 20.0
 _SCALE = ".scale"
 MAX_HEADER_CHARS = 1 << 16
 _HEADER = "npfsn_header"
-_SHOWN = 4  # names listed in a message
 
 #: Held while the default weights are read or a model is made ready.
 loading = threading.RLock()
@@ -232,13 +231,18 @@ def check_tensors(config: BaseConfig, tensors: Mapping[str, Any]) -> None:
     unexpected = [name for name in tensors if name not in needed]
     if missing or unexpected:
         parts = [
-            f"{len(names)} {what} ({_some(names)})"
+            f"{len(names)} {what} ({listed([printable(name) for name in names], 4)})"
             for what, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
+        remedy = (
+            ""
+            if missing
+            else "; one that changes nothing, such as a window, is to be left out before saving"
+        )
         raise ModelError(
             f"its tensors are not those of its configuration: {' and '.join(parts)}; expected "
-            f"{len(needed)} tensors"
+            f"{len(needed)} tensors{remedy}"
         )
     for name, shape in needed.items():
         if tuple(tensors[name].shape) != tuple(shape):
@@ -262,11 +266,6 @@ def check_finite(tensors: Mapping[str, npt.NDArray[Any]]) -> None:
                 f"its tensor {printable(name)} holds NaN or infinity, which training that went "
                 "wrong leaves behind: use an earlier checkpoint"
             )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(printable(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown}, ..."
 
 
 # Writing.
@@ -521,9 +520,9 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
     _check_plain(arguments)
     fields = {item.name for item in dataclasses.fields(ARCHITECTURES[architecture].Config)}
     if unknown := sorted(arguments.keys() - fields):
+        names = listed([printable(name) for name in unknown], 4)
         raise ModelError(
-            f"its configuration has entries that this npfsn does not know ({_some(unknown)}): "
-            "upgrade npfsn"
+            f"its configuration has entries that this npfsn does not know ({names}): upgrade npfsn"
         )
     config = build_config(lambda: ARCHITECTURES[architecture].Config(**arguments))
     return architecture, config, precision

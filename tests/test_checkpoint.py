@@ -128,7 +128,7 @@ def test_a_model_without_tensors_is_no_state_dict(tmp_path, beside):
 
 
 def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
-    params = {"module.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
+    params = {"model.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
     state = {name: tf.tensor(value) for name, value in params.items()}
     assert_same(read(tmp_path, tf.zip_bytes(state)).tensors, params)
 
@@ -180,26 +180,115 @@ def test_looking_for_networks_takes_no_time(tmp_path):
 def test_of_several_networks_none_is_chosen(tmp_path, beginnings):
     tensors = {name: tf.tensor(value) for name, value in CASE.params.items()}
     together = {begin + name: value for begin in beginnings for name, value in tensors.items()}
-    assert "several networks, by the beginnings" in refusal(tmp_path, tf.zip_bytes(together))
+    names = ", ".join(begin.rstrip(".") or "top" for begin in beginnings)
+    message = refusal(tmp_path, tf.zip_bytes(together))
+    assert f"several networks: {names}; say which (--network NAME" in message
     apart = {f"net{begin}": tensors for begin in beginnings}
-    assert "several networks (net" in refusal(tmp_path, tf.zip_bytes(apart))
+    assert "several networks: net" in refusal(tmp_path, tf.zip_bytes(apart))
+    within = {"model": {f"model.{name}": value for name, value in together.items()}}
+    assert "several networks: model.model" in refusal(tmp_path, tf.zip_bytes(within))
     chosen = read(tmp_path, tf.zip_bytes({**apart, "model": tensors}))
     assert_same(chosen.tensors, CASE.params)
+    assert chosen.network == "model" and chosen.others == list(apart)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_network_of_several_that_is_named(tmp_path, file_format):
+    """By keys of dicts, by how names of tensors begin, by both."""
+    one = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    other = {name: tf.tensor(value + 1) for name, value in CASE.params.items()}
+    named = {"model": CASE.params, "ema.shadow": {k: v + 1 for k, v in CASE.params.items()}}
+    states = [
+        {**{f"model.{k}": v for k, v in one.items()}, **with_prefix("ema.module.shadow.", other)},
+        {"model": one, "ema": with_prefix("shadow.", other)},
+        {"model": one, "ema": {"shadow": with_prefix("module.", other)}},
+    ]
+    path = tmp_path / "x.tar"
+    for state in states:
+        path.write_bytes(FORMATS[file_format](state))
+        for name, params in named.items():
+            found = read_checkpoint(path, name)
+            assert_same(found.tensors, params)
+            assert (found.network, {found.network, *found.others}) == (name, {*named})
+            assert found.left_out == []
+        with pytest.raises(CheckpointError, match=r"called student: expected .*ema\.shadow"):
+            read_checkpoint(path, "student")
+    path.write_bytes(FORMATS[file_format]({**one, **with_prefix("ema.", other)}))
+    assert_same(read_checkpoint(path, "top").tensors, CASE.params)
+    path.write_bytes(FORMATS[file_format]({"x": one["sb_model.fc_output_layer.bias"]}))
+    with pytest.raises(CheckpointError, match="expected none, as it has none"):
+        read_checkpoint(path, "top")
+
+
+def test_two_networks_of_one_name(tmp_path):
+    """A key may have dots in it."""
+    tensors = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    state = {"a": {"b": tensors}, "a.b": tensors}
+    (tmp_path / "x.tar").write_bytes(tf.zip_bytes(state))
+    with pytest.raises(CheckpointError, match=r"several networks: a\.b, a\.b;"):
+        read_checkpoint(tmp_path / "x.tar", "a.b")
+
+
+def test_only_tensors_make_a_network(tmp_path):
+    """Optimisers and logs are kept by the names of parameters, too."""
+    state = {
+        "net": {name: tf.tensor(value) for name, value in CASE.params.items()},
+        "optim": {"state": {name: {"step": 3} for name in CASE.params}},
+        "shapes": {name: value.shape for name, value in CASE.params.items()},
+        "grad_norms": dict.fromkeys(CASE.params, 0.1),
+    }
+    found = read(tmp_path, tf.zip_bytes(state))
+    assert_same(found.tensors, CASE.params)
+    assert found.others == []
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["module.", "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."]
+)
+def test_wrappers_within_a_network(tmp_path, wrapper):
+    """torch.compile and the like of one stack, or of one layer; of the whole as well."""
+    for part in ("sb_model.", "sb_model.sequence_model.", ""):
+        state = {
+            name.replace(part, part + wrapper) if part else f"net.{wrapper}{name}": tf.tensor(value)
+            for name, value in CASE.params.items()
+        }
+        assert_same(read(tmp_path, tf.zip_bytes({"model": state})).tensors, CASE.params)
+    twice = {"module.x": ONE, "x": ONE}
+    assert list(read(tmp_path, tf.zip_bytes(twice)).tensors) == list(twice)
+
+
+def test_what_is_no_weight_beside_the_weights(tmp_path):
+    """Counters of operations in each layer, and what is no tensor, wherever the state dict lies."""
+    state = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    state |= {"total_ops": ONE, "fb_model.sequence_model.total_params": ONE}
+    state |= {"_extra_state": None, "notes": {"a": 1}, "log": "x" * 1000}
+    for outer in (state, {"model": state}, {"state_dict": with_prefix("net.", state)}):
+        found = read(tmp_path, tf.zip_bytes(outer))
+        assert_same(found.tensors, CASE.params)
+        assert found.left_out == []
+
+
+def with_prefix(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "i4", "i2", "i1", "u1", "?"])
 def test_types(tmp_path, file_format, dtype):
     value = np.arange(-3, 9).reshape(3, 4).astype(dtype)
-    found = read(tmp_path, FORMATS[file_format]({"x": tf.tensor(value)}))
-    assert_same(found.tensors, {"x": value})
+    number = value[2, 1].reshape(())
+    state = {"x": tf.tensor(value), "n": tf.tensor(number)}
+    found = read(tmp_path, FORMATS[file_format](state))
+    assert_same(found.tensors, {"x": value, "n": number})
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_bfloat16_becomes_float32_exactly(tmp_path, file_format):
     bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
     value = bits.view(np.float32).reshape(256, 256)
-    found = read(tmp_path, FORMATS[file_format]({"x": tf.bfloat16(value)}))
+    state = {"x": tf.bfloat16(value), "n": tf.bfloat16(np.array(1.5))}
+    found = read(tmp_path, FORMATS[file_format](state))
+    assert found.tensors["n"].shape == () and found.tensors["n"] == 1.5
     assert found.dtypes == "bfloat16"
     assert found.tensors["x"].dtype == np.float32
     np.testing.assert_array_equal(found.tensors["x"].view(np.uint32), bits.reshape(256, 256))
@@ -799,16 +888,44 @@ def test_one_storage_described_twice(tmp_path):
 # Archives.
 
 
+def test_a_long_log_is_no_damage(tmp_path):
+    """In neither format; a file that is cut off is told as one."""
+    state = {"model": small_tensors(), "log": "x" * (9 << 20)}
+    for write in FORMATS.values():
+        assert "beside the network, such as a log, is too large" in refusal(tmp_path, write(state))
+    short = tf.legacy_bytes({"model": small_tensors(), "log": "x" * 1000})
+    assert "its pickle is cut off near byte" in refusal(tmp_path, short[:700])
+
+
+def small_tensors():
+    return {name: tf.tensor(value) for name, value in small_state().items()}
+
+
 def test_other_files(tmp_path):
     assert "is empty" in refusal(tmp_path, b"")
     assert "neither" in refusal(tmp_path, b"hello")
     assert "neither" in refusal(tmp_path, b"\x89HDF\r\n\x1a\n" + bytes(100))
-    assert "gzip" in refusal(tmp_path, b"\x1f\x8b" + bytes(100))
+    for begin, what in {
+        b"\x1f\x8b": "gzip: unpack it first",
+        b"BZh9": "bzip2: unpack it first",
+        b"\xfd7zXZ\0": "xz: unpack it first",
+        b"(\xb5/\xfd": "zstd: unpack it first",
+        b"7z\xbc\xaf'\x1c": "7z archive: unpack it first",
+        b"version https://git-lfs.github.com/spec/v1\noid": "Git LFS pointer",
+        b"\n<!DOCTYPE html>": "web page",
+        struct.pack("<Q", 60) + b'{"x": {"dtype": "F32"': "safetensors",
+    }.items():
+        assert what in refusal(tmp_path, begin + bytes(100))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("folder/best_model.tar", b"x")
+    assert "zip archive of other files: unpack it" in refusal(tmp_path, packed.getvalue())
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("model.pth"))
     assert "unpack it first" in refusal(tmp_path, buffer.getvalue())
-    assert "none of torch's" in refusal(tmp_path, pickle.dumps([1, 2], protocol=2))
+    for other in ([1, 2], collections.OrderedDict(a=1), {"a": np.ones(3)}):
+        assert "none of torch's" in refusal(tmp_path, pickle.dumps(other, protocol=2))
     assert "TorchScript" in refusal(
         tmp_path, tf.zip_bytes({}, extra={"constants.pkl": b"\x80\x02)."})
     )

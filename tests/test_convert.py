@@ -201,7 +201,7 @@ def altered(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-BIAS = "sb_model.fc_output_layer.bias"
+BIAS, WEIGHT = "sb_model.fc_output_layer.bias", "sb_model.fc_output_layer.weight"
 
 
 def test_tensors_that_do_not_fit(tmp_path):
@@ -212,7 +212,10 @@ def test_tensors_that_do_not_fit(tmp_path):
         return str(info.value)
 
     assert f"1 missing ({BIAS})" in refusal(**{BIAS: None})
-    assert "1 unexpected (extra)" in refusal(extra=np.zeros(3, np.float32))
+    message = refusal(extra=np.zeros(3, np.float32))
+    assert "1 unexpected (extra)" in message and "left out before saving" in message
+    message = refusal(extra=np.zeros(3, np.float32), **{BIAS: None, WEIGHT: None})
+    assert "left out before" not in message
     assert "[3], expected [2]" in refusal(**{BIAS: np.zeros(3, np.float32)})
     assert "floating point" in refusal(**{BIAS: np.zeros(2, np.int32)})
     assert "holds NaN" in refusal(**{BIAS: np.array([0, np.nan], np.float32)})
@@ -230,7 +233,7 @@ def test_tensors_that_do_not_fit(tmp_path):
         **{deeper: np.zeros((192, 47), np.float32)}
     )
     many = {f"extra{i}": np.zeros(1, np.float32) for i in range(50)}
-    assert "50 unexpected (extra0, extra1, extra2, extra3, ...)" in refusal(**many)
+    assert "50 unexpected (extra0, extra1, extra2, extra3 and 46 more)" in refusal(**many)
     reverse = "fb_model.sequence_model.weight_ih_l0_reverse"
     assert f"{reverse} is of a layer that runs both ways" in refusal(
         **{reverse: np.zeros((192, 257), np.float32)}
@@ -558,6 +561,44 @@ def test_what_lies_beside_the_network_shows(tmp_path, capsys):
     assert "left out:      loss.weight (not the network's)" in capsys.readouterr().out
 
 
+def test_which_of_several_networks_shows(tmp_path, capsys):
+    """And another one can be named."""
+    one, other = load_case("full_lstm_cum"), load_case("base_lstm_cum")
+    state = {
+        "model": {name: tf.tensor(value) for name, value in one.params.items()},
+        "teacher": {f"net.{name}": tf.tensor(value) for name, value in other.params.items()},
+    }
+    path, out = tmp_path / "a.ckpt", tmp_path / "a.npz"
+    path.write_bytes(tf.zip_bytes(state))
+    assert main([str(path), "--norm", NORM, "-o", str(out)]) == 0
+    assert "taken:         model; also there: teacher.net (--network" in capsys.readouterr().out
+    assert load_model(out).architecture == "fullsubnet"
+    assert (
+        main([str(path), "--norm", NORM, "-o", str(out), "--network=teacher.net", "--force"]) == 0
+    )
+    assert "taken:         teacher.net; also there: model" in capsys.readouterr().out
+    assert load_model(out).architecture == "fullband"
+    assert convert(path, norm=NORM, network="teacher.net").architecture == "fullband"
+    assert main([str(path), "--norm", NORM, "-o", str(out), "--network", "ema", "--force"]) == 1
+    assert "expected model, teacher.net" in capsys.readouterr().err
+
+
+def test_defaults_that_do_not_fit_are_nobodys_mistake(tmp_path):
+    """What tensors do not tell is asked for; a recipe that contradicts itself is told as it is."""
+    model = small_model("fullsubnet", n_fft=768, hop_length=384)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in model.tensors.items()}))
+    with pytest.raises(ModelError, match=r"hop_length = 256: .*; without a recipe, .*-C train"):
+        convert(path, norm=NORM)
+    recipe = {
+        "acoustics": {"n_fft": 768, "hop_length": 256},
+        "model": {"args": {"norm_type": NORM}},
+    }
+    with pytest.raises(ModelError, match="hop_length = 256: ") as info:
+        convert(path, recipe=recipe)
+    assert "without a recipe" not in str(info.value)
+
+
 def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     recipe.write_text(recipe.read_text().replace("look_ahead", "look_ahed"))
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
@@ -632,9 +673,9 @@ def test_a_forbidden_folder(checkpoint, capsys):
 def test_an_output_that_appears_meanwhile_is_kept(checkpoint, capsys, monkeypatch):
     """It was not there when this was looked at, and nobody said --force."""
 
-    def slow(path):
+    def slow(path, network):
         Path("best_model.npz").write_text("mine")
-        return read_checkpoint(path)
+        return read_checkpoint(path, network)
 
     monkeypatch.setattr("npfsn.convert.read_checkpoint", slow)
     assert main([str(checkpoint), "--norm", NORM]) == 1
