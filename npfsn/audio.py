@@ -320,7 +320,7 @@ def _run(
                 f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
             ) from None
 
-    _check_rate(src, source.samplerate, enhancers[0].sample_rate)
+    _check_rate(src, source.samplerate)
     while len(enhancers) < source.channels:
         enhancers.append(Enhancer(model, **options, on_nonfinite="zero"))
     streams = [
@@ -348,7 +348,7 @@ def _run_whole(
     """Do the same with the whole signal in memory, for norms that need it."""
     from .whole import enhance
 
-    _check_rate(src, source.samplerate, None)
+    _check_rate(src, source.samplerate)
     # Mistakes in the options are told before all is read, and all that is needed is loaded.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready, heard = _Ready(), _Heard()
@@ -429,9 +429,9 @@ def _reason(error: BaseException) -> str:
     return text.rstrip(".") or type(error).__name__
 
 
-def _check_rate(src: Path, rate: int, model_rate: int | None) -> None:
+def _check_rate(src: Path, rate: int) -> None:
     """Refuse a rate that cannot be changed to the model's."""
-    if rate != model_rate and not MIN_RATE <= rate <= MAX_RATE:
+    if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(
             f"{src} has a sample rate of {rate} Hz: expected one from {MIN_RATE} to {MAX_RATE} Hz"
         )

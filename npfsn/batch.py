@@ -191,7 +191,8 @@ def _record_failure(
     line.finish(job, 0.0)
     line.clear()
     # Unlike our own messages, those of the system may lack the name.
-    complain(f"error: {message if str(job.src) in message else f'{job.src}: {message}'}")
+    named = str(NpfsnError(job.src)) in message
+    complain(f"error: {message if named else f'{job.src}: {message}'}")
     trace(origin)
 
 
@@ -354,7 +355,7 @@ def _run_workers(
     from multiprocessing import connection
 
     waiting = list(reversed(jobs))
-    workers = [_launch(args, index) for index in range(min(args.workers, len(jobs)))]
+    workers = [_launch(args, index == 0) for index in range(min(args.workers, len(jobs)))]
     try:
         while workers:
             for pipe in connection.wait([worker.pipe for worker in workers]):
@@ -375,7 +376,7 @@ def _run_workers(
                         )
                         _record_failure(totals, line, worker.job, message)
                         if waiting:
-                            workers.append(_launch(args, len(jobs)))
+                            workers.append(_launch(args, first=False))
                     elif waiting and not workers:  # the others, if there are any, do its share
                         raise NpfsnError(f"the worker processes could not start ({how})") from None
                     continue
@@ -402,8 +403,8 @@ def _run_workers(
         _end(workers)
 
 
-def _launch(args: argparse.Namespace, index: int) -> _Process:
-    """Start one worker."""
+def _launch(args: argparse.Namespace, first: bool) -> _Process:
+    """Start a worker: the first, or one of the others."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks
@@ -412,7 +413,7 @@ def _launch(args: argparse.Namespace, index: int) -> _Process:
     settings = argparse.Namespace(**vars(args))
     del settings.run, settings.parser
     # One voice is enough to say that kernels are being compiled.
-    settings.quiet = args.quiet or index > 0
+    settings.quiet = args.quiet or not first
     mark = secrets.token_hex(8)
     process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
     # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the

@@ -11,7 +11,7 @@ import re
 from typing import BinaryIO, Literal, NamedTuple
 
 # What a whole file is called, in front of its chunks: another one has no place among them.
-WHOLE = (b"RIFF", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"dns.")
+WHOLE = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"dns.")
 # No sample that a voice has looks like this.
 _NAME = re.compile(rb"[\w ()]{4}")
 # Programs that do not know a length yet (pipes) write one that is not exceeded: this or more.

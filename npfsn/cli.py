@@ -92,7 +92,8 @@ examples:
 
 Raw mono samples in, raw mono samples out, each hop as soon as it is ready. The output is as long
 as the input and aligned with it: the latency is not padded with zeros, the last samples come when
-the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out.
+the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out (at the
+model's rate; at another, filters wait, too).
 
 exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments,
 130 interrupted (what had been heard is given), 143 terminated, 129 the terminal is gone.
@@ -523,7 +524,7 @@ def _info(args: argparse.Namespace) -> int:
         ("norm", config.norm_type),
         ("streams", _streaming(config)),
         ("latency", _latency(config)),
-        ("starts", "at the first sound" if config.start_at_sound else "with the first sample"),
+        ("starts", "at the first sound" if config.starts_at_sound else "with the first sample"),
         ("made from", str(source.get("name", "unknown"))),
         ("its sha-256", str(source.get("sha256", "unknown"))),
         ("converter", str(model.info.get("converter", "unknown"))),

@@ -20,7 +20,7 @@ CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_
 DIVIDING_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "offline_laplace_norm")
 OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
 ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
-CELLS = {"LSTM": 4, "GRU": 3}  # gates per unit
+GATES = {"LSTM": 4, "GRU": 3}  # gates per unit
 
 #: Sample rates in Hz, of models and of what they enhance. A header may lie about its own: a second
 #: would become hours.
@@ -44,11 +44,10 @@ def check_norm(name: object) -> str:
     return str(name)
 
 
-def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> int:
-    """Return `value` if it is an integer in [low, high], else raise ModelError."""
+def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> None:
+    """Raise ModelError unless `value` is an integer in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ModelError(f"{name} is {shown(value)}: expected a whole number from {low} to {high}")
-    return value
 
 
 def check_units(n_unit: int, n_feature: int) -> None:
@@ -108,7 +107,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network has."""
-        if self.cell not in CELLS:
+        if self.cell not in GATES:
             raise ModelError(f"unknown recurrent cell {shown(self.cell)}: expected LSTM or GRU")
         check_size("input_size", self.input_size)
         check_size("hidden_size", self.hidden_size)
@@ -149,7 +148,7 @@ class Sequence:
         )
         w_ih = matrix(shapes, rnn + "weight_ih_l0")
         w_hh = matrix(shapes, rnn + "weight_hh_l0")
-        gates = {gates: cell for cell, gates in CELLS.items()}
+        gates = {gates: cell for cell, gates in GATES.items()}
         if w_hh[1] == 0 or w_hh[0] % w_hh[1] or w_hh[0] // w_hh[1] not in gates:
             raise ModelError(
                 f"tensor {rnn}weight_hh_l0 has shape {list(w_hh)}: expected [4 H, H] (LSTM) or "
@@ -168,7 +167,7 @@ class Sequence:
 
     def tensor_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """Every tensor of this stack under the checkpoint's own names."""
-        rows = CELLS[self.cell] * self.hidden_size
+        rows = GATES[self.cell] * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in range(self.num_layers):
             n_in = self.input_size if layer == 0 else self.hidden_size
@@ -352,6 +351,11 @@ class BaseConfig:
     def streams(self) -> bool:
         """Whether the model needs nothing from the future."""
         return self.obstacle is None
+
+    @property
+    def starts_at_sound(self) -> bool:
+        """Whether a stream starts the network anew at a sound: not where a norm needs all of it."""
+        return self.start_at_sound and self.streams
 
     @property
     def latency_samples(self) -> int:

@@ -357,6 +357,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
         with signals():
+            if not options.checkpoint:
+                raise CheckpointError("no checkpoint is named: the name is empty")
             _check_output(output, source, options.config, options.force)
             model, origins = _convert(
                 source,
@@ -403,6 +405,8 @@ def _failed(error: object, code: int) -> int:
 
 def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -> None:
     """Refuse an output that would replace something, before any work is done."""
+    if str(output) == "-":
+        raise ModelError("a model is not written to standard output: name a file with -o")
     if output.is_dir():
         raise ModelError(f"{output} is a folder: name a file with -o")
     if output.exists() and not output.is_file():

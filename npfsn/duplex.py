@@ -24,7 +24,8 @@ class LiveStream(Alone):
 
     An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
     another rate, and gives zeros first, once, for as long as filters and hops wait for samples:
-    `latency_samples` tells it, and never grows.
+    `latency_samples` tells it, and never grows. (At another rate the last of the zeros, some 3 ms,
+    are nearly such: there a filter begins to ring.)
 
     Parameters
     ----------
@@ -32,8 +33,9 @@ class LiveStream(Alone):
         Of what goes in and of what comes out, a whole number of Hz; the model's if not given.
         Another one is changed and changed back, which limits the band to the model's.
     block_length : int, optional
-        Blocks have so many samples, or twice, three times as many. A hop if not given, the best
-        choice: other blocks wait for up to a hop more. With 1, blocks have any size.
+        Blocks have so many samples, or twice, three times as many. A hop if not given, which is the
+        best choice where it is a whole number of samples, as at 48 kHz: other blocks wait for up to
+        a hop more. At 44.1 kHz, 441 wait less than a hop, rounded up. With 1, blocks have any size.
     model, precision, norm, on_nonfinite, norm_horizon
         As of `Enhancer`.
     atten_lim_db : float, optional
@@ -86,8 +88,10 @@ class LiveStream(Alone):
         there, back = Resampler(rate, own), Resampler(own, rate)
         self._rate = there.rate_in
         block = -(-hop * self._rate // own) if block_length is None else block_length
-        if isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1:
-            raise ValueError(f"block_length is {block!r}: expected a number of samples, 1 or more")
+        if isinstance(block, bool) or not isinstance(block, (int, np.integer)):
+            raise TypeError(f"block_length is {block!r}: expected a whole number of samples")
+        if block < 1:
+            raise ValueError(f"block_length is {block}: expected 1 sample or more")
         self._block = int(block)
         # Filters wait for samples to come. Zeros ahead of the input make up for the first of them,
         # so that a hop of input completes a hop, zeros ahead of the output for the second, and for
@@ -108,7 +112,7 @@ class LiveStream(Alone):
         return self._enhancer.model
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Arithmetic of the layers' products."""
         return self._enhancer.precision
 
@@ -123,7 +127,7 @@ class LiveStream(Alone):
         return self._enhancer.norm_horizon
 
     @property
-    def on_nonfinite(self) -> str:
+    def on_nonfinite(self) -> OnNonfinite:
         """What becomes of NaN and infinity in the input."""
         return self._enhancer.on_nonfinite
 
@@ -225,10 +229,13 @@ class LiveStream(Alone):
         if self._flushed:
             return np.zeros(0, np.float32)
         self._torn = True
-        # Whole blocks: only for these is all ready that is promised.
+        # Whole blocks: only for these is all ready that is promised. Where they are long, what it
+        # takes and a hop.
         latency = self.latency_samples
         blocks = -(-latency // self._block)
-        out = self._answer(np.zeros(blocks * self._block, np.float32))[:latency]
+        hop = -(-self._enhancer.frame_length * self._rate // self._enhancer.sample_rate)
+        some = min(blocks * self._block, latency + hop)
+        out = self._answer(np.zeros(some, np.float32))[:latency]
         self._flushed, self._torn = True, False
         return out
 
@@ -253,6 +260,7 @@ class LiveStream(Alone):
         Returns
         -------
         LiveStream
+            Of the same class; what a subclass adds is shared, as by `copy.copy`.
 
         Raises
         ------
@@ -260,7 +268,11 @@ class LiveStream(Alone):
             As `Enhancer.copy`.
         """
         other = type(self).__new__(type(self))
-        vars(other).update(copy.deepcopy({**vars(self), "_claim": {}}))
+        vars(other).update(vars(self))
+        # Together, for the one to go on using the other.
+        other._claim, other._enhancer, other._stream, other._ready = copy.deepcopy(
+            ({}, self._enhancer, self._stream, self._ready)
+        )
         return other
 
     def __reduce__(self) -> Any:

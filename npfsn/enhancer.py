@@ -151,9 +151,10 @@ class Enhancer(Alone):
         return float(self._config.latency_ms)
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Arithmetic of the layers' products."""
-        return str(self._options["precision"])
+        precision: Precision = self._options["precision"]
+        return precision
 
     @property
     def norm(self) -> str:
@@ -167,9 +168,10 @@ class Enhancer(Alone):
         return seconds
 
     @property
-    def on_nonfinite(self) -> str:
+    def on_nonfinite(self) -> OnNonfinite:
         """What becomes of NaN and infinity in the input."""
-        return str(self._options["on_nonfinite"])
+        what: OnNonfinite = self._options["on_nonfinite"]
+        return what
 
     @property
     def atten_lim_db(self) -> float | None:
@@ -194,7 +196,6 @@ class Enhancer(Alone):
             f"{self.sample_rate} Hz, {self._options['precision']}>"
         )
 
-    @alone()
     def step(self, frame: AnySamples, out: Samples | None = None) -> Samples:
         """Enhance one hop.
 
@@ -220,6 +221,11 @@ class Enhancer(Alone):
         ConcurrentUseError
             Another thread is using this stream.
         """
+        # By position: Python would keep memory for the names of keywords, hop by hop, up to 10 KB.
+        return self._step(frame, out)
+
+    @alone()
+    def _step(self, frame: AnySamples, out: Samples | None) -> Samples:
         frame = as_samples(frame, (self._hop,), "frame")
         out = as_out(out, self._hop)
         bad = self._check(frame, self._in)

@@ -12,8 +12,14 @@ class NpfsnError(Exception):
     """Base class of everything npfsn refuses."""
 
     def __str__(self) -> str:
-        """Return the message; what no encoding can hold, as in some names of files, is escaped."""
-        return super().__str__().encode("utf-8", "backslashreplace").decode()
+        """Return the message, one line: what cannot be printed, as in some names, is escaped."""
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in text
+        )
 
 
 class ModelError(NpfsnError, ValueError):

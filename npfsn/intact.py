@@ -8,6 +8,7 @@ it does not look at, is looked at here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import re
@@ -49,8 +50,8 @@ _MOST_FRAMES = 1 << 62
 _MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
 # How what players put behind a sound begins.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
-# How FLAC begins: the marker, and the only size that its first block has.
-_FLAC = b"fLaC\0\0\0\x22"
+# How FLAC begins: the marker, and the only size of its first block, which may be the last, too.
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 _SEVERAL = (
     "holds several recordings one after the other, of which only the first can be read: take them "
     "apart first, or save the file anew with an audio editor"
@@ -146,7 +147,7 @@ def _rest(file: BinaryIO, n_bytes: int) -> bytes:
 def _is_followed(flac: BinaryIO) -> bool:
     """Tell whether a second FLAC file begins somewhere in one."""
     with mmap.mmap(flac.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(_FLAC, content.find(_FLAC) + 1) > 0
+        return len(list(itertools.islice(_FLAC.finditer(content), 2))) > 1
 
 
 def _frames_promised(source: sf.SoundFile, src: Path) -> int:

@@ -287,6 +287,6 @@ def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
     dispatcher.compile = compile_unliteral
     try:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
-    except Exception:
+    except (RuntimeError, OSError):  # there is no place for one
         dispatcher._cache = _NoCache()
     return dispatcher

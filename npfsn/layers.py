@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import CELLS, Sequence
+from .config import GATES, Sequence
 from .jit import address
 from .kernels import layers as kernels
 from .kernels import products
@@ -182,7 +182,7 @@ class RecurrentLayer:
         precision: str,
         features: bool,
     ) -> None:
-        gates = CELLS[cell]
+        gates = GATES[cell]
         w_ih, w_hh, b_ih, b_hh = (
             tensors[f"{prefix}.sequence_model.{part}_l{layer}"]
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -273,7 +273,7 @@ class RecurrentPass:
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
         n_p = frames if units == 1 else block
-        p_width = gates if units == 1 else CELLS[spec.cell] * kernels.CELLS * PANEL
+        p_width = gates if units == 1 else GATES[spec.cell] * kernels.CELL_PANELS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
             layer.input.for_rows(rows).bind(n_p, n)
@@ -306,7 +306,7 @@ class RecurrentPass:
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
         self.stack = np.zeros(1, kernels.STACK)
-        self.stack["gates"] = CELLS[spec.cell]
+        self.stack["gates"] = GATES[spec.cell]
         self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
         self.stack["p"], self.stack["r"] = place(self.p), place(self.r_few)
         self.linear = weights.linear.bind(rows, size) if weights.linear else None

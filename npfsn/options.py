@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from .errors import AudioError
+
 #: Arithmetic of the large products.
 Precision = Literal["float32", "int8"]
 #: What becomes of NaN and infinity.
@@ -36,8 +38,10 @@ def check_nonfinite(on_nonfinite: str) -> None:
 def whole_rate(sample_rate: float) -> int:
     """Return a sample rate as an int, if it is a whole number: sound systems tell 44100.0."""
     number = _number(sample_rate)
-    if number is None or not number.is_integer():
+    if number is None:
         raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+    if not number.is_integer():
+        raise AudioError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
     return int(sample_rate)
 
 

@@ -23,6 +23,7 @@ READ_BYTES = 1 << 14
 _CONTAINERS = {
     b"RIFF": "a WAV file",
     b"RF64": "a WAV file",
+    b"RIFX": "a WAV file",
     b"fLaC": "a FLAC file",
     b"OggS": "an Ogg file",
     b"ID3": "an MP3 file",
@@ -30,10 +31,15 @@ _CONTAINERS = {
     b"caff": "a CAF file",
     b"riff": "a W64 file",
     b".snd": "an AU file",
+    b"dns.": "an AU file",
     b"NIST_1A": "a NIST file",
     b"Creative Voice": "a VOC file",
     b"\x1aE\xdf\xa3": "a Matroska or WebM file",
     b"0&\xb2u\x8ef\xcf\x11": "a WMA file",
+    b"#!AMR": "an AMR file",
+    b"wvpk": "a WavPack file",
+    b"MAC ": "a Monkey's Audio file",
+    b"TTA1": "a TTA file",
 }
 #: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
 _HEAD = 64

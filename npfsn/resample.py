@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError
+from .kernels import resample as kernels
 from .samples import Samples
 
 # The filter has 20 x max(rate_in, rate_out) / gcd taps. This bound, which only rates beyond it can
@@ -25,10 +26,6 @@ HALF_CROSSINGS = 10
 KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
-
-# Filters of more steps are long; of their outputs so many are computed at once, and what these need
-# of input and filter stays in a cache.
-_LONG, _TOGETHER = 1000, 512
 
 
 class Resampler:
@@ -173,6 +170,8 @@ class Resampler:
 class _Filter:
     """The anti-aliasing low-pass of a change of rate: a Kaiser-windowed sinc of gain `up`.
 
+    Designed here and not by SciPy: to import `scipy.signal` takes longer than all else in a start.
+
     Parameters
     ----------
     up, down : int
@@ -180,45 +179,35 @@ class _Filter:
     """
 
     def __init__(self, up: int, down: int) -> None:
-        from scipy.signal import firwin
-
         self._up, self._down = up, down
         steps = max(up, down)
-        taps = firwin(2 * HALF_CROSSINGS * steps + 1, 1.0 / steps, window=("kaiser", KAISER_BETA))
-        self._taps = np.asarray(taps, np.float64) * up
-        if steps > _LONG:
-            # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
-            n_tap = -(-taps.size // up)
-            padded = np.zeros(n_tap * up)
-            padded[: taps.size] = self._taps
-            self._taps = np.ascontiguousarray(padded.reshape(n_tap, up)[::-1].T)
+        half = HALF_CROSSINGS * steps
+        taps = np.sinc(np.arange(-half, half + 1) / steps) * np.kaiser(2 * half + 1, KAISER_BETA)
+        taps *= up / taps.sum()
+        # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
+        n_tap = -(-taps.size // up)
+        n_tap += -n_tap % kernels.TOGETHER
+        padded = np.zeros(n_tap * up)
+        padded[: taps.size] = taps
+        self._taps = np.ascontiguousarray(padded.reshape(n_tap, up)[::-1].T)
+        self._steps = np.array([up, down], np.int64)
+        self.outputs(np.zeros(1), 0, 0, 1, 0)  # compiled now: no first block waits for it
 
     def outputs(
         self, x: npt.NDArray[np.float64], start: int, first: int, stop: int, ahead: int
     ) -> npt.NDArray[np.float64]:
         """Compute outputs first .. stop - 1 of the input from sample `start` on."""
         up, down = self._up, self._down
-        if self._taps.ndim == 1:
-            from scipy.signal import upfirdn
-
-            # It gives z[n] = sum_i x[i] padded[n * down - i * up], j = start + i, so `pad` zeros
-            # before the taps put m on the grid of n.
-            pad = (start * up - ahead) % down
-            shift = (pad + ahead - start * up) // down
-            z = upfirdn(np.concatenate((np.zeros(pad), self._taps)), x, up, down)
-            found: npt.NDArray[np.float64] = z[first + shift : stop + shift]
-            return found
-        # It would lay out the whole filter anew for every block.
         n_tap = self._taps.shape[1]
-        newest, phase = np.divmod(np.arange(first, stop) * down + ahead, up)
-        before = max(start - int(newest[0]) + n_tap - 1, 0)
-        behind = max(int(newest[-1]) + 1 - start - x.size, 0)
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, (before, behind)), n_tap)
-        oldest = newest - (n_tap - 1 + start - before)
+        newest, last = ((m * down + ahead) // up for m in (first, stop - 1))
+        oldest = newest - n_tap + 1
+        before, behind = max(start - oldest, 0), max(last + 1 - start - x.size, 0)
+        if before or behind:
+            x = np.concatenate((np.zeros(before), x, np.zeros(behind)))
         y = np.empty(stop - first)
-        for at in range(0, y.size, _TOGETHER):
-            some = np.s_[at : at + _TOGETHER]
-            y[some] = np.einsum("mn,mn->m", windows[oldest[some]], self._taps[phase[some]])
+        at = oldest - (start - before)
+        place = at * up + (first * down + ahead) % up
+        kernels.outputs(x, self._taps, self._steps, place, y)
         return y
 
     def __deepcopy__(self, memo: object) -> _Filter:

@@ -91,7 +91,7 @@ def as_audio(audio: Any) -> Samples:
     check_type(audio, "audio")
     if audio.ndim not in (1, 2):
         raise FrameError(f"audio has shape {list(audio.shape)}: expected [N] or [N, channels]")
-    if audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):
+    if audio.size and audio.ndim == 2 and audio.shape[1] > max(audio.shape[0], MAX_CHANNELS):
         raise FrameError(
             f"audio has shape {list(audio.shape)}, which is {audio.shape[1]} channels: expected "
             "[N, channels]; if it is [channels, N], give audio.T"

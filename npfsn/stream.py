@@ -78,7 +78,7 @@ class Stream:
         # Where the network last started anew at a sound: 0 before the first, then 1 and the frame
         # it was; and hops of silence since the last sound.
         self.began, self.silent = self.state["began"], self.state["silent"]
-        self._waits = config.start_at_sound and config.streams
+        self._waits = config.starts_at_sound
         self.patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
@@ -164,7 +164,7 @@ class Stream:
         """Take one hop that has been listened to."""
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
-            self._hop_program.play(self._count(frame), 1, x, out)
+            self._hop_program.play(self._network_frame(frame), 1, x, out)
             return
         self._take.play(0, 1, x)
         hops = int(self.clock[0]) + 1
@@ -225,7 +225,7 @@ class Stream:
             kernels.find_start(x, *where)
         return int(self._hops_before[0])
 
-    def _count(self, frame: int) -> int:
+    def _network_frame(self, frame: int) -> int:
         """Count frames as the network does, from where it began: blocks of frames start there."""
         return frame - max(int(self.began[0]) - 1, 0)
 
@@ -263,9 +263,9 @@ class Stream:
         if not block.network_pass.fitted:
             block.network_pass(frame, n)
         elif frame < self.config.look_ahead:
-            block.look_ahead.play(self._count(frame), n)
+            block.look_ahead.play(self._network_frame(frame), n)
         else:
-            block.program.play(self._count(frame), n, out=block.out)
+            block.program.play(self._network_frame(frame), n, out=block.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.

@@ -15,6 +15,7 @@ from .enhancer import Enhancer
 from .kernels.spectrum import check_samples
 from .kernels.vector import PANEL
 from .layers import PRODUCTS
+from .resample import Resampler
 from .weights import Model, load_model
 from .whole import enhance
 
@@ -45,6 +46,7 @@ def warm_up(
     ):  # fmt: skip
         product = PRODUCTS[precision](weight, one[0, :1]).bind(*weight.shape)
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
+    Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()
         config = each.config

@@ -136,6 +136,9 @@ class Model:
 
 
 def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the tensor, read-only; a copy of one that others may write to."""
+    if tensor.flags.writeable:
+        tensor = tensor.copy()
     view: npt.NDArray[Any] = np.asarray(tensor, order="C").view()
     view.flags.writeable = False
     return view
@@ -470,7 +473,9 @@ class _Npy:
         array: npt.NDArray[Any] = np.frombuffer(data, self._file_dtype)
         array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
         # A copy only where needed: kernels want the values aligned, in C order, in native bytes.
-        return np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
+        array = np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
+        array.flags.writeable = False  # nobody else has it
+        return array
 
 
 def _read_header(archive: Archive, entry: Entry) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def enhance(
     check_nonfinite(on_nonfinite)
     audio = as_audio(audio)
     rate = whole_rate(sample_rate)
-    if rate != config.sample_rate and not MIN_RATE <= rate <= MAX_RATE:
+    if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"sample_rate is {rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
     stream = Stream(shared_network(model, config, precision, horizon), config)
     out = np.empty_like(audio)

@@ -806,3 +806,19 @@ def test_as_a_module_and_without_torch(checkpoint, recipe):
     assert again.returncode == 1 and "exists already" in again.stderr
     forced = subprocess.run([*module, "--force"], env=environment, **run)
     assert forced.returncode == 0 and forced.stdout == first.stdout
+
+
+def test_names_that_are_none(checkpoint, capsys):
+    assert main([str(checkpoint), "--norm", NORM, "-o", "-"]) == 1
+    assert "not written to standard output" in capsys.readouterr().err
+    assert main(["", "--norm", NORM]) == 1
+    assert "no checkpoint is named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\0", "a\x85b", "\u2028"])
+def test_messages_are_one_line_whatever_a_file_is_called(name):
+    """Of Python, too: a server may log them."""
+    for action in (convert, load_model):
+        with pytest.raises(NpfsnError) as info:
+            action(name + ".npz")
+        assert str(info.value).isprintable()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -244,11 +246,37 @@ def test_blocks_that_a_live_stream_refuses(delay):
     ("arguments", "error", "message"),
     [
         ((48000, 0), ValueError, "block_length is 0"),
-        ((48000, 480.0), ValueError, "block_length is 480.0"),
-        ((48000.5,), TypeError, "sample_rate is 48000.5"),
+        ((48000, 480.0), TypeError, "block_length is 480.0"),
+        ((48000, "480"), TypeError, "block_length is '480'"),
+        ((48000.5,), AudioError, "sample_rate is 48000.5"),
+        (("48000",), TypeError, "sample_rate is '48000'"),
         ((100,), AudioError, "100 Hz"),
     ],
 )
 def test_what_no_live_stream_can_have(delay, arguments, error, message):
     with pytest.raises(error, match=message):
         LiveStream(*arguments)
+
+
+@pytest.mark.parametrize(("rate", "block"), [(16000, 10**6), (44100, 10**6), (8000, 10**5)])
+def test_the_end_of_long_blocks_is_short(delay, rate, block):
+    """It takes what the latency takes, and is what it is with short ones."""
+    sound = hiss(block / rate, rate)
+    ends = []
+    for length in (block, 1):
+        live = LiveStream(rate, length)
+        heard = live.process(sound)
+        tracemalloc.start()
+        rest = live.flush()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 20 and rest.size == live.latency_samples
+        ends.append(np.concatenate([heard, rest])[live.latency_samples :])
+    np.testing.assert_array_equal(*ends)
+
+
+def test_copies_share_what_others_have_added(delay):
+    live = LiveStream(48000, 480)
+    live.lock, live.log = threading.Lock(), []
+    other = live.copy()
+    assert other.lock is live.lock and other.log is live.log

@@ -225,6 +225,24 @@ def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
         enhance_file(tmp_path / name, tmp_path / f"both-{name}")
 
 
+def test_flac_files_one_after_the_other_without_a_comment(delay, tmp_path):
+    """Their first block is their last one."""
+    parts = []
+    for size in (20000, 30000):
+        path = write(tmp_path / "a.flac", noise(size))
+        data = path.read_bytes()
+        at = 4
+        while not data[at] & 0x80:
+            at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")
+        sound = at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
+        parts.append(data[:4] + b"\x80" + data[5:42] + data[sound:])
+        path.write_bytes(parts[-1])
+        enhance_file(path, tmp_path / f"{size}.flac")
+        assert read(tmp_path / f"{size}.flac")[0].shape[0] == size
+    path.write_bytes(b"".join(parts))
+    refuse(path, tmp_path / "b.flac", "several recordings one after the other")
+
+
 def test_flac_of_unknown_length(delay, tmp_path):
     sf.write(tmp_path / "a.flac", noise(20000, 1), 16000)
     data = bytearray((tmp_path / "a.flac").read_bytes())

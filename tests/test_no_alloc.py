@@ -49,7 +49,7 @@ def test_steps_after_part_of_a_hop_allocate_nothing() -> None:
 
 
 def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
-    """Measure a thousand steps after a thousand."""
+    """Measure a thousand steps after twenty."""
     x = noise(enhancer.frame_length)
     out = x.copy()
 
@@ -62,16 +62,12 @@ def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
         after, peak = tracemalloc.get_traced_memory()
         return after - before, peak - before
 
-    run(20)
-    # A collection empties Python's lists of tuples to be used again, which then fill up once more:
-    # no growth of a stream's. Nor is what measuring leaves behind at its first use.
-    gc.disable()
+    gc.collect()
     tracemalloc.start()
     try:
-        run(STEPS)
+        run(20)
         growth, peak = run(STEPS)
     finally:
         tracemalloc.stop()
-        gc.enable()
-    assert growth <= 64  # the integers that hold the numbers
+    assert growth <= 128  # the integers that hold the numbers
     assert peak < TEMPORARY

@@ -18,7 +18,7 @@ from needs import full_device, posix
 from pure_delay import Delay
 from sounds import noise, speech
 
-from npfsn import cli, pipe
+from npfsn import chunks, cli, pipe
 from npfsn.enhancer import Enhancer
 
 
@@ -108,6 +108,12 @@ def test_a_stream_is_no_sound_file(suffix, tmp_path):
     out, err = run("stream", "--format", "f32le", "--rate", "48000", data=data, code=1)
     assert not out and err.count("\n") == 1 and "npfsn enhance" in err
     assert "-f f32le -ac 1 -ar 48000 -" in err
+
+
+@pytest.mark.parametrize("begin", [*chunks.WHOLE, b"#!AMR\n", b"wvpk", b"MAC ", b"TTA1"])
+def test_a_stream_is_none_of_the_containers_that_files_are_checked_for(begin):
+    _, err = run("stream", data=begin + bytes(2000), code=1)
+    assert "npfsn enhance" in err
 
 
 @pytest.mark.parametrize(

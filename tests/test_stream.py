@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn import packed
-from npfsn.config import DIVIDING_NORMS
+from npfsn.config import DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
 from npfsn.layers import RecurrentPass
@@ -620,6 +620,20 @@ def starting_at_sound(architecture: str) -> Model:
     model = causal(architecture)
     config = replace(model.config, start_at_sound=True)
     return Model(model.architecture, config, model.tensors)
+
+
+@pytest.mark.parametrize("norm", OFFLINE_NORMS)
+def test_a_norm_of_the_whole_signal_starts_with_it(norm: str) -> None:
+    """Whatever a configuration says: it counts the silence, too."""
+    model = causal("fast_fullsubnet")
+    x = np.concatenate([np.zeros(3000, np.float32), noise(3000)])
+    found = [
+        npfsn.enhance(x, 16000, Model(model.architecture, config, model.tensors))
+        for config in (
+            replace(model.config, norm_type=norm, start_at_sound=starts) for starts in (True, False)
+        )
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_sound_in_less_than_a_last_hop_is_heard() -> None:

@@ -761,3 +761,14 @@ def test_a_quiet_level_is_a_number_from_0_up(level):
     config = drawn_models.small_model("fast_fullsubnet").config
     with pytest.raises(ModelError, match=r"quiet_level is .*: expected a number from 0"):
         dataclasses.replace(config, quiet_level=level)
+
+
+def test_a_model_keeps_what_it_was_given():
+    """Whoever made the arrays may go on writing to them."""
+    config = drawn_models.small_model("fullband").config
+    tensors = {name: np.ones(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    model = Model("fullband", config, tensors)
+    for name, tensor in tensors.items():
+        tensor[...] = 2.0
+        assert (model.tensors[name] == 1.0).all()
+        assert not model.tensors[name].flags.writeable

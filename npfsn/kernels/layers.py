@@ -26,7 +26,7 @@ from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
 #: nearest cache.
-CELLS = PANELS
+CELL_PANELS = PANELS
 # The fewest panels of one unit's cell whose gates fill whole strides through the weights.
 ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
 ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
@@ -57,8 +57,11 @@ LAYER = np.dtype(
 STACK = np.dtype(
     [
         ("gates", np.int64),  # 4: LSTM, 3: GRU
-        ("p", ARRAY),  # f32[T, G H] for one unit, else f32[n, G CELLS PANEL], the input product
-        ("r", ARRAY),  # f32[n, G CELLS PANEL] for many units, the recurrent product
+        (
+            "p",
+            ARRAY,
+        ),  # f32[T, G H] for one unit, else f32[n, G CELL_PANELS PANEL], the input product
+        ("r", ARRAY),  # f32[n, G CELL_PANELS PANEL] for many units, the recurrent product
         ("linear", PRODUCT),
         ("z", ARRAY),  # f32[T U, P PANEL], what it gives
         ("activation", np.int64),
@@ -128,10 +131,6 @@ def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
     return sig, codegen
 
 
-# int8: weights of eight bits, inputs of seven, a float scale for each row of either, sums in int32.
-# Integers add up exactly, so every tier of instructions gives the same result to the bit.
-
-
 @kernel
 def work_ahead(layer, last):
     """Have the first `last` panels of the next cell's recurrent product done, for r's units.
@@ -169,7 +168,7 @@ def recur(x, layer, stack, y):
         product(x, 0, n_frame, w_ih, 0, gates * n_panel, p, 0, 0)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = r.shape[0]
-    step = CELLS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
+    step = CELL_PANELS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
     n_step = -(-n_panel // step)
     for first in range(0, n_unit, block):
         n = min(block, n_unit - first)

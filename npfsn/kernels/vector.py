@@ -34,7 +34,7 @@ HALVES_COST = "avx512f" in FEATURES and "sse4a" not in FEATURES
 # that adds in 32 bits it is quickest to add four there (`npfsn.quantise.levels_with_room`): two
 # steps at a time.
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
-HAS_AVX_VNNI = "avxvnni" in FEATURES or ("avx512vnni" in FEATURES and "avx512vl" in FEATURES)
+HAS_AVX_VNNI = "avxvnni" in FEATURES
 HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
 #: Whether one instruction multiplies and adds four bytes at a time.
 HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
