@@ -40,7 +40,7 @@ from numba.core.types.misc import unliteral
 #: Whether a cold start says on stderr what it is doing.
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 
-_said: list[str] = []
+_compiles = [False]
 # Seconds spent so far, by this process, until kernels were there; whether one is on its way.
 _waited, _waiting = [0.0], [False]
 
@@ -48,6 +48,11 @@ _waited, _waiting = [0.0], [False]
 def seconds_compiling() -> float:
     """Return how long this process has waited for kernels, compiled or loaded, so far."""
     return _waited[0]
+
+
+def compiles() -> bool:
+    """Whether this process has found a kernel in no cache so far."""
+    return _compiles[0]
 
 
 @functools.cache
@@ -79,9 +84,11 @@ def _source_digest() -> str:
 
 def _say_compiling(cached: bool) -> None:
     """Tell on stderr, once, that this start is slow and whether the next one will be too."""
-    if _said or not announce:
+    if _compiles[0]:
         return
-    _said.append("compiling")
+    _compiles[0] = True
+    if not announce:
+        return
     hope = (
         "once per version and machine"
         if cached

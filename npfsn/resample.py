@@ -26,6 +26,8 @@ HALF_CROSSINGS = 10
 KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
+# Taps that are designed at once: a filter may have millions.
+_TOGETHER = 1 << 16
 
 
 class Resampler:
@@ -182,7 +184,11 @@ class _Filter:
         self._up, self._down = up, down
         steps = max(up, down)
         half = HALF_CROSSINGS * steps
-        taps = np.sinc(np.arange(-half, half + 1) / steps) * np.kaiser(2 * half + 1, KAISER_BETA)
+        taps = np.empty(2 * half + 1)
+        for first in range(0, taps.size, _TOGETHER):
+            some = taps[first : first + _TOGETHER]
+            t = np.arange(first - half, first - half + some.size) / half  # from -1 to 1
+            some[:] = np.sinc(HALF_CROSSINGS * t) * np.i0(KAISER_BETA * np.sqrt(1.0 - t * t))
         taps *= up / taps.sum()
         # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
         n_tap = -(-taps.size // up)
@@ -215,8 +221,8 @@ class _Filter:
         return self
 
 
-# Filters in use, by step up and step down. At odd rates one takes tens of megabytes and a second,
-# and a file may have a thousand channels.
+# Filters in use, by step up and step down. At odd rates one takes tens of megabytes and half a
+# second, and a file may have a thousand channels.
 _filters: weakref.WeakValueDictionary[tuple[int, int], _Filter] = weakref.WeakValueDictionary()
 
 

@@ -15,6 +15,7 @@ import npfsn
 from npfsn import cli, output
 from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
+from npfsn.bench.page import _start_line
 from npfsn.bench.profile import profile
 from npfsn.bench.start import cold_start
 from npfsn.bench.steps import summary, time_cases
@@ -212,6 +213,15 @@ def test_a_model_that_cannot_stream_is_refused(tmp_path, capsys):
 def test_seconds_are_checked(seconds, capsys):
     assert run("--seconds", seconds) == 2
     assert "number of seconds" in capsys.readouterr().err
+
+
+def test_a_start_says_whether_it_compiled(path, tmp_path):
+    """The first one with an empty cache does; the next one does not."""
+    starts = [cold_start(path, cache=str(tmp_path / "cache"), steps=1) for _ in range(2)]
+    assert [start["compiled"] for start in starts] == [True, False]
+    assert _start_line(starts[0]).startswith("start, compiling ")
+    assert _start_line(starts[1]).startswith("start, kernels cached ")
+    assert starts[0]["prepare_s"] > starts[1]["prepare_s"]
 
 
 def test_a_failing_start_is_told(tmp_path):
