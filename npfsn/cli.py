@@ -32,11 +32,13 @@ from .terminal import (
     duration,
     forget_stdout,
     hush_compiler,
+    latency,
     norm_name,
     number,
     open_standard_streams,
     say,
     sentence,
+    streaming,
     to_stdout,
 )
 
@@ -522,8 +524,8 @@ def _info(args: argparse.Namespace) -> int:
         ("window, hop", f"{config.n_fft}, {config.hop_length} samples"),
         ("look-ahead", f"{config.look_ahead} frames"),
         ("norm", config.norm_type),
-        ("streams", _streaming(config)),
-        ("latency", _latency(config)),
+        ("streams", streaming(config)),
+        ("latency", latency(config)),
         ("starts", "at the first sound" if config.starts_at_sound else "with the first sample"),
         ("made from", str(source.get("name", "unknown"))),
         ("its sha-256", str(source.get("sha256", "unknown"))),
@@ -538,26 +540,6 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in rows:
         say(f"{name:<{width}}{value}")
     return EXIT_OK
-
-
-def _streaming(config: Any) -> str:
-    from .config import CAUSAL_NORMS
-
-    if config.streams:
-        return "yes"
-    norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
-    return (
-        f"no: its {config.obstacle} needs the whole signal; `npfsn stream --norm {norm}` does not"
-    )
-
-
-def _latency(config: Any) -> str:
-    """Say what the latency is and, since two numbers are in use, what each of them counts."""
-    hop_ms = 1000.0 * config.hop_length / config.sample_rate
-    return ("" if config.streams else "the whole signal; with a causal norm ") + (
-        f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
-        f"{config.latency_ms + hop_ms:g} ms end to end with the {hop_ms:g} ms of the hop itself"
-    )
 
 
 def _warmup(args: argparse.Namespace) -> int:

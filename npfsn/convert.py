@@ -36,7 +36,15 @@ from .errors import (
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
 from .signals import Stopped, signals
-from .terminal import complain, details, open_standard_streams, sentence, tell
+from .terminal import (
+    complain,
+    details,
+    latency,
+    open_standard_streams,
+    sentence,
+    streaming,
+    tell,
+)
 from .weights import (
     FORMAT,
     PRECISIONS,
@@ -429,19 +437,6 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     """Say what was found, and where each value came from."""
     config, checkpoint = model.config, origins.checkpoint
     beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
-    latency = config.latency_samples + config.hop_length
-    delay = (
-        f"{config.latency_samples} samples = {config.latency_ms:g} ms, with the hop of "
-        f"{config.hop_length} samples {latency} = {1000 * latency / config.sample_rate:g} ms "
-        "end to end"
-    )
-    streams = "yes"
-    if not config.streams:
-        delay = f"the whole signal; with a causal norm {delay}"
-        streams = (
-            f"no: its {config.obstacle} needs the whole signal; npfsn.Enhancer(norm=...) or "
-            "`npfsn enhance --norm` runs it with a causal one"
-        )
     lines = [
         (
             "checkpoint",
@@ -451,8 +446,8 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
         ),
         ("model", f"{model.architecture}, {model.n_parameters:,} parameters"),
         ("norm", f"{model.norm} ({origins.norm})"),
-        ("streams", streams),
-        ("latency", delay),
+        ("streams", streaming(config)),
+        ("latency", latency(config)),
     ]
     for title, values in _values(model, origins).items():
         if values:

@@ -269,6 +269,7 @@ class RecurrentPass:
         self, weights: Recurrent, state: State, units: int, frames: int, turn: int = 0
     ) -> None:
         self.weights, self.units, self.turn = weights, units, turn
+        self.every = 1  # frames of which one has a result (`write`)
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
@@ -374,6 +375,7 @@ class RecurrentPass:
         float32 array, shape (frames U, output_size), or with hidden_size in whole panels
             Where its results will be: scratch of this pass, valid until its next frames.
         """
+        self.every = every
         how: dict[str, Any] = {"stage": self.weights.key, "every": every, "owner": self}
         for i in range(len(self.layers)):
             y = self.y[i % 2]

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from .config import CAUSAL_NORMS, BaseConfig
 from .errors import NormError, NpfsnError
 
 #: How often a line that tells how things stand is drawn.
@@ -30,6 +31,25 @@ def sentence(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     return f"unexpected {type(error).__name__}: {error} (-v shows where)"
+
+
+def streaming(config: BaseConfig) -> str:
+    """Say whether a model streams, and what helps if it does not."""
+    if config.streams:
+        return "yes"
+    norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
+    return (
+        f"no: its {config.obstacle} needs the whole signal; `npfsn stream --norm {norm}` does not"
+    )
+
+
+def latency(config: BaseConfig) -> str:
+    """Say what the latency is and, since two numbers are in use, what each of them counts."""
+    hop_ms = 1000.0 * config.hop_length / config.sample_rate
+    return ("" if config.streams else "the whole signal; with a causal norm ") + (
+        f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
+        f"{config.latency_ms + hop_ms:g} ms end to end with the {hop_ms:g} ms of the hop itself"
+    )
 
 
 def details(error: BaseException) -> None:

@@ -449,7 +449,7 @@ def test_the_report(checkpoint, recipe, capsys):
     assert lines["model"].strip() == "fullsubnet, 100,771 parameters"
     assert lines["norm"].strip() == f"{NORM} (recipe)"
     assert lines["streams"].strip() == "yes"
-    assert "768 samples = 48 ms" in lines["latency"] and "1024 = 64 ms" in lines["latency"]
+    assert "768 samples (48 ms)" in lines["latency"] and "64 ms end to end" in lines["latency"]
     assert "fb_model = LSTM 257-2x48-257" in lines["from tensors"]
     assert "look_ahead = 2" in lines["from recipe"]
     assert "fb_output_activate_function = ReLU" in lines["from recipe"]

@@ -253,13 +253,13 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
         array.tobytes()  # touches every element
 
 
-def run_checkpoint(path: Path, whole: bool) -> Outcome:
+def run_checkpoint(path: Path) -> Outcome:
     """Read a checkpoint."""
     _check_arrays(dict(read_checkpoint(path).tensors))
     return "read"
 
 
-def run_model(path: Path, whole: bool) -> Outcome:
+def run_model(path: Path) -> Outcome:
     """Load a model and let it enhance."""
     model = load_model(path)
     needed = model.config.tensor_shapes()
@@ -279,7 +279,7 @@ def run_model(path: Path, whole: bool) -> Outcome:
     return "read"
 
 
-def run_audio(path: Path, whole: bool) -> Outcome:
+def run_audio(path: Path) -> Outcome:
     """Enhance a sound file; there is a complete output, or none."""
     target = path.with_name("out" + path.suffix)
     try:
@@ -295,13 +295,13 @@ def run_audio(path: Path, whole: bool) -> Outcome:
     return "read"
 
 
-def run_recipe(path: Path, whole: bool) -> Outcome:
+def run_recipe(path: Path) -> Outcome:
     """Read a training recipe."""
     json.dumps(read_recipe(path).args, default=str)
     return "read"
 
 
-def run_state(path: Path, whole: bool) -> Outcome:
+def run_state(path: Path) -> Outcome:
     """Set a stream to what a file says; it takes it and goes on, or stays as it was."""
     enhancer = npfsn.Enhancer(drawn_models.small_model("fast_fullsubnet"))
     enhancer.process(drawn_models.noise(1000))
@@ -322,7 +322,7 @@ def run_state(path: Path, whole: bool) -> Outcome:
     return "read"
 
 
-READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path, bool], Outcome]]] = {
+READERS: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[Path], Outcome]]] = {
     "checkpoint": (checkpoints, run_checkpoint),
     "model": (models, run_model),
     "audio": (sounds, run_audio),
@@ -360,7 +360,7 @@ def run_case(
     started = time.monotonic()
     watch.folder = str(folder)
     try:
-        outcome = READERS[reader][1](path, data == files[name])
+        outcome = READERS[reader][1](path)
     except NpfsnError as error:
         message = str(error)
         if "\n" in message or not message.isprintable() or not 10 < len(message) < 2000:
@@ -476,7 +476,7 @@ def whole_files(reader: str) -> dict[str, bytes]:
             path = Path(folder, "whole" + suffix)
             path.write_bytes(files[name])
             try:
-                READERS[reader][1](path, True)
+                READERS[reader][1](path)
             except NpfsnError as error:
                 if reader != "state":
                     print(f"{reader}: {name} as it is: {error}", file=sys.stderr)

@@ -34,8 +34,7 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
     """Count what the layers of a network read and compute per frame, by kind of product."""
     work: dict[type[Product], Work] = defaultdict(Work)
     for stack in enhancer._stream._one.network_pass.stacks:
-        spec, key = stack.weights.spec, stack.weights.key
-        rate = 1.0 / enhancer.model.config.period if key == "bottleneck" else 1.0
+        spec, rate = stack.weights.spec, 1.0 / stack.every
         # Every other frame reads what a single unit's recurrent product needs (`recur`).
         reads = 0.5 if stack.units == 1 else 1.0
         products = []

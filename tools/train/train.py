@@ -107,9 +107,10 @@ def batches(
 
     The batches are the same, however many processes mix them.
     """
-    for number in itertools.count(first) if not workers else ():
-        noisy, target, share = batch(mixer, number, config.batch_seconds, rank, ranks)
-        yield torch.from_numpy(noisy), torch.from_numpy(target), share
+    if not workers:
+        for number in itertools.count(first):
+            noisy, target, share = batch(mixer, number, config.batch_seconds, rank, ranks)
+            yield torch.from_numpy(noisy), torch.from_numpy(target), share
     loader = torch.utils.data.DataLoader(
         _Batches(mixer, config.batch_seconds),
         batch_size=None,
