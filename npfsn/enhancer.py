@@ -20,6 +20,7 @@ from .kernels import spectrum as kernels
 from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
 from .packed import shared_network
 from .samples import AnySamples, Samples, as_out, as_samples, no_numbers
+from .state import Fields
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -111,19 +112,26 @@ class Enhancer(Alone):
             self._options["norm_horizon"] = float(norm_horizon)
         network = shared_network(self._model, config, precision, horizon)
         self._config = config
-        self._stream = Stream(network, config)
-        self._state = self._stream.state
         hop = config.hop_length
         self._hop = hop
-        self._pending, self._count, self._dry = (
-            self._state[name] for name in ("pending", "count", "dry")
+        own: Fields = {
+            "pending": ((hop,), np.float32),  # samples of an incomplete hop
+            "n_pending": ((1,), np.int64),
+            "ended": ((1,), np.int64),  # 1 after `flush`
+            "n_nonfinite": ((1,), np.int64),
+            "dry": ((config.latency_samples,), np.float32),  # input that is still to be mixed in
+        }
+        self._stream = Stream(network, config, own)
+        self._state = self._stream.state
+        self._pending, self._n_pending, self._end, self._n_bad, self._dry = (
+            self._state[name] for name in own
         )
         self._in = np.zeros(hop, np.float32)
         self._bad = np.zeros(1, np.int64)
 
     @property
     def _ended(self) -> bool:
-        return bool(self._count[1])
+        return bool(self._end[0])
 
     @property
     def model(self) -> Model:
@@ -187,7 +195,7 @@ class Enhancer(Alone):
     @property
     def n_nonfinite(self) -> int:
         """Samples replaced so far because they were NaN or infinite."""
-        return int(self._count[2])
+        return int(self._n_bad[0])
 
     def __repr__(self) -> str:
         """Name the model and the norm."""
@@ -230,8 +238,8 @@ class Enhancer(Alone):
         out = as_out(out, self._hop)
         bad = self._check(frame, self._in)
         self._torn = True
-        self._count[2] += bad
-        pending = int(self._count[0])
+        self._n_bad[0] += bad
+        pending = int(self._n_pending[0])
         if pending:  # `process` has left part of a hop
             missing = self._hop - pending
             self._pending[pending:] = self._in[:missing]
@@ -274,18 +282,18 @@ class Enhancer(Alone):
         chunk = as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
         bad = self._check(chunk, x)
-        pending = int(self._count[0])
+        pending = int(self._n_pending[0])
         x = np.concatenate([self._pending[:pending], x]) if pending else x
         whole = x.size // self._hop * self._hop
         out = np.empty(whole, np.float32)
         self._torn = True
-        self._count[2] += bad
+        self._n_bad[0] += bad
         if whole:
             self._push(x[:whole], out)
         rest = x.size - whole
         self._pending[:rest] = x[whole:]
         self._pending[rest:] = 0
-        self._count[0] = rest
+        self._n_pending[0] = rest
         self._torn = False
         return out
 
@@ -306,15 +314,15 @@ class Enhancer(Alone):
         ConcurrentUseError
             Another thread is using this stream.
         """
-        if self._count[1]:
+        if self._end[0]:
             return np.zeros(0, np.float32)
-        tail = self._pending[: int(self._count[0])].copy()
+        tail = self._pending[: int(self._n_pending[0])].copy()
         self._torn = True
         out = self._stream.finish(tail)
         x = np.zeros(out.shape[0], np.float32)
         x[: tail.shape[0]] = tail
         kernels.mix_dry(x, self._limit, self._dry, out)
-        self._count[1] = 1
+        self._end[0] = 1
         self._torn = False
         return out
 
@@ -447,7 +455,7 @@ class Enhancer(Alone):
         arrays = states.checked(state, self._state, self._header())
         hops, frames = (int(value) for value in arrays["clock"])
         half = self._stream.half_hops
-        pending, ended, bad = (int(value) for value in arrays["count"])
+        pending, ended, bad = (int(arrays[n][0]) for n in ("n_pending", "ended", "n_nonfinite"))
         fits = bool(ended) or frames == max(hops - half + 1, 0) * (hops > half)
         fits = fits and all(0 <= count <= _LAST_HOP for count in (hops, frames, bad))
         fits = fits and 0 <= int(arrays["began"][0]) <= frames + 1

@@ -64,14 +64,16 @@ class Stream:
     ----------
     network : Network
     config : Config
+    more : Fields, optional
+        What else is to be kept, saved and reset with its state.
     """
 
-    def __init__(self, network: Network, config: BaseConfig) -> None:
+    def __init__(self, network: Network, config: BaseConfig, more: Fields | None = None) -> None:
         self.network, self.config = network, config
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
-        self.state = states.zeros(self.fields())
+        self.state = states.zeros({**self.fields(), **(more or {})})
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
@@ -100,11 +102,6 @@ class Stream:
             "clock": ((2,), np.int64),
             "began": ((1,), np.int64),
             "silent": ((1,), np.int64),
-            # Of `Enhancer`: samples of an incomplete hop; how many, ended or not, samples that were
-            # no number; input that is still to be mixed in.
-            "pending": ((self.hop,), np.float32),
-            "count": ((3,), np.int64),
-            "dry": ((self.config.latency_samples,), np.float32),
             **Stft.fields(self.config),
             **self.network.fields(),
         }

@@ -316,7 +316,7 @@ def run_state(path: Path) -> Outcome:
         if isinstance(error, NpfsnError):
             raise
         return "refused by numpy"  # it never became a mapping
-    if enhancer.get_state()["count"][1] == 0:
+    if enhancer.get_state()["ended"][0] == 0:
         if not np.all(np.isfinite(enhancer.process(drawn_models.noise(5000)))):
             raise Violation("output is not finite")
     return "read"
