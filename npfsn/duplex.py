@@ -24,8 +24,8 @@ class LiveStream(Alone):
 
     An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
     another rate, and gives zeros first, once, for as long as filters and hops wait for samples:
-    `latency_samples` tells it, and never grows. (At another rate the last of the zeros, some 3 ms,
-    are nearly such: there a filter begins to ring.)
+    `latency_samples` tells it, and never grows. (At another rate the last of the zeros, 1 to 3 ms,
+    are nearly such: a filter rings before a sound, too.)
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ STACK = np.dtype(
         (
             "p",
             ARRAY,
-        ),  # f32[T, G H] for one unit, else f32[n, G CELL_PANELS PANEL], the input product
-        ("r", ARRAY),  # f32[n, G CELL_PANELS PANEL] for many units, the recurrent product
+        ),  # the input product: f32[T, G H] for one unit, else f32[n, G CELL_PANELS PANEL]
+        ("r", ARRAY),  # the recurrent product, for many units: f32[n, G CELL_PANELS PANEL]
         ("linear", PRODUCT),
         ("z", ARRAY),  # f32[T U, P PANEL], what it gives
         ("activation", np.int64),
