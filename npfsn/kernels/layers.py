@@ -57,11 +57,8 @@ LAYER = np.dtype(
 STACK = np.dtype(
     [
         ("gates", np.int64),  # 4: LSTM, 3: GRU
-        (
-            "p",
-            ARRAY,
-        ),  # the input product: f32[T, G H] for one unit, else f32[n, G CELL_PANELS PANEL]
-        ("r", ARRAY),  # the recurrent product, for many units: f32[n, G CELL_PANELS PANEL]
+        ("p", ARRAY),  # the input product: f32[T, G H], of many units f32[n, G CELL_PANELS PANEL]
+        ("r", ARRAY),  # the recurrent product, of many units: f32[n, G CELL_PANELS PANEL]
         ("linear", PRODUCT),
         ("z", ARRAY),  # f32[T U, P PANEL], what it gives
         ("activation", np.int64),
