@@ -236,7 +236,9 @@ def check_stacks(shapes: Shapes) -> None:
     missing = [name for name in needed if name not in shapes]
     if missing:
         names = listed([printable(name) for name in missing], 4)
-        raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names})")
+        without = all(".bias" in name for name in missing)
+        remedy = "; a layer that has no biases needs zeros in their place" if without else ""
+        raise ModelError(f"its layers are incomplete: {len(missing)} missing ({names}){remedy}")
     for prefix, last in layers.items():
         _check_layers(shapes, prefix, last, prefix in linear)
 

@@ -202,6 +202,7 @@ def altered(tmp_path: Path, **changes: object) -> Path:
 
 
 BIAS, WEIGHT = "sb_model.fc_output_layer.bias", "sb_model.fc_output_layer.weight"
+CELL = "sb_model.sequence_model.weight_hh_l0"
 
 
 def test_tensors_that_do_not_fit(tmp_path):
@@ -211,7 +212,9 @@ def test_tensors_that_do_not_fit(tmp_path):
         assert "altered.tar" in str(info.value) and "\n" not in str(info.value)
         return str(info.value)
 
-    assert f"1 missing ({BIAS})" in refusal(**{BIAS: None})
+    message = refusal(**{BIAS: None})
+    assert f"1 missing ({BIAS}); a layer that has no biases needs zeros" in message
+    assert "zeros" not in refusal(**{BIAS: None, CELL: None})
     message = refusal(extra=np.zeros(3, np.float32))
     assert "1 unexpected (extra)" in message and "left out before saving" in message
     message = refusal(extra=np.zeros(3, np.float32), **{BIAS: None, WEIGHT: None})
@@ -220,10 +223,9 @@ def test_tensors_that_do_not_fit(tmp_path):
     assert "floating point" in refusal(**{BIAS: np.zeros(2, np.int32)})
     assert "holds NaN" in refusal(**{BIAS: np.array([0, np.nan], np.float32)})
     assert "too large for float32" in refusal(**{BIAS: np.array([0, 1e300])})
-    cell = "sb_model.sequence_model.weight_hh_l0"
-    assert cell in refusal(**{cell: np.zeros((97, 24), np.float32)})
-    assert cell in refusal(**{cell: np.zeros(96, np.float32)})
-    assert cell in refusal(**{cell: None})
+    assert CELL in refusal(**{CELL: np.zeros((97, 24), np.float32)})
+    assert CELL in refusal(**{CELL: np.zeros(96, np.float32)})
+    assert CELL in refusal(**{CELL: None})
     inputs = "fb_model.sequence_model.weight_ih_l0"
     assert f"tensor {inputs} has shape [257, 192]: expected [192, any]" in refusal(
         **{inputs: np.zeros((257, 192), np.float32)}
