@@ -36,22 +36,24 @@ MAX_KEY_LENGTH = 200
 
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
 # What training programs put before the names of a network that is not known by them.
-_IN_FRONT = re.compile(r"(?:model\.)*")
+_IN_FRONT = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 # What a network is called that lies under no key.
 _TOP = "top"
 _MOST_NETWORKS = 16
 # What DataParallel, torch.compile and the like put into names, before a network or within it.
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
-)
+_WRAPPER = r"(?:(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.)"
+_WRAPPERS = re.compile(rf"(?:^|(?<=\.)){_WRAPPER}")
 # What programs that count operations leave in every layer: no part of what it computes.
 _COUNTERS = re.compile(r"(?:.+\.)?total_(?:ops|params)")
 # What the published networks call the stacks of their recurrent layers. Where these begin in a name
-# ends what training programs have put before it.
+# ends what wrappers and training programs have put before it.
 _BEGINS = re.compile(
     r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
-    r"(?:sb_models\.)?(?:\d{1,3}\.)?sequence_model\.weight_ih_l0$"
+    rf"{_WRAPPER}*(?:sb_models\.)?{_WRAPPER}*(?:\d{{1,3}}\.)?{_WRAPPER}*"
+    rf"sequence_model\.{_WRAPPER}*weight_ih_l0$"
 )
+# What is in a name of a tensor of such a stack.
+_OF_A_LAYER = re.compile(r"(?:^|\.)(?:sequence_model|fc_output_layer|activate_function)\.")
 # Other files that are taken for one: how they begin.
 _OTHER_KINDS = {
     b"\x1f\x8b": "compressed with gzip: unpack it first",
@@ -375,6 +377,10 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
 
     found, others = _find_network(state, network)
     wanted = found.tensors
+    for name, value in found.within.items():
+        of_a_layer = type(name) is str and _OF_A_LAYER.search(name)
+        if of_a_layer and type(value) is not _Tensor and not name.endswith("_extra_state"):
+            raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
     total = sum(tensor.nbytes for tensor in wanted.values())
     if total > MAX_RATIO * size:
         raise ArchiveError(
@@ -490,12 +496,16 @@ class _Found:
 
 
 def _named(value: Mapping[Any, Any]) -> dict[str, _Tensor]:
-    """Return the tensors of a dict, without counters and what wrappers have put into names."""
-    tensors = {
+    """Return the tensors of a dict that are no counters."""
+    return {
         name: item
         for name, item in value.items()
         if type(name) is str and type(item) is _Tensor and not _COUNTERS.fullmatch(name)
     }
+
+
+def _unwrapped(tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    """Leave out what wrappers have put into names, unless two become one."""
     plain = {_WRAPPERS.sub("", name): item for name, item in tensors.items()}
     return plain if len(plain) == len(tensors) else tensors
 
@@ -543,11 +553,12 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         longest = sorted(begins, key=len, reverse=True)
         of = {name: next(filter(name.startswith, longest), None) for name in tensors}
         for begin in begins:
-            parts = [part for part in (path, begin.rstrip(".")) if part]
+            own = {name[len(begin) :]: item for name, item in tensors.items() if of[name] == begin}
+            parts = [part for part in (path, _WRAPPERS.sub("", begin).rstrip(".")) if part]
             yield _Found(
                 printable(".".join(parts), 200) if parts else _TOP,
                 value,
-                {name[len(begin) :]: item for name, item in tensors.items() if of[name] == begin},
+                _unwrapped(own),
                 [name for name in tensors if of[name] is None],
             )
         if begins:

@@ -10,6 +10,7 @@ nothing in a file can make it recurse, and every instruction takes a bounded amo
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,9 @@ MAX_BYTES = 8 << 20
 MAX_STEPS = 400_000
 _MAX_NAME = 512
 _MAX_ARGUMENTS = 64
-_MAX_KEY = 1 << 60  # beyond it, whole numbers can be made to share one hash
+# Longer texts are logs, not names. Of the others one letter beyond the first 65,536 makes all of
+# its text take four times the room.
+_MAX_TEXT, _MAX_TEXTS = 512, 16 << 20
 
 
 class PickleError(NpfsnError, ValueError):
@@ -134,7 +137,8 @@ class _Machine:
         self.persistent = persistent
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open mark
-        self.memo: dict[int, Any] = {}
+        self.memo: list[Any] = []
+        self.texts = 0  # bytes in memory
 
     def run(self) -> tuple[Any, int]:
         for _ in range(MAX_STEPS):
@@ -175,6 +179,19 @@ class _Machine:
         self.position = end + 1
         return text
 
+    def text(self, size: int) -> object:
+        data = self.take(size)
+        if size > _MAX_TEXT:
+            return Opaque()
+        text = data.decode("utf-8")
+        self.texts += sys.getsizeof(text)
+        if self.texts > _MAX_TEXTS:
+            raise PickleError(
+                "its pickle has too much text: what lies beside the network, such as a log, is too "
+                "long"
+            )
+        return text
+
     def close_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.outer.pop()
         return items
@@ -200,8 +217,11 @@ class _Machine:
     def integer(self) -> None:
         self.push(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
 
-    def memoize(self, key: int) -> None:
-        self.memo[key] = self.stack[-1]
+    def memoize(self, number: int) -> None:
+        if number == len(self.memo):  # as they are written
+            self.memo.append(self.stack[-1])
+        else:
+            self.memo[number] = self.stack[-1]
 
     def tuple_of(self, size: int) -> None:
         if len(self.stack) < size:
@@ -226,10 +246,9 @@ class _Machine:
         if type(target) not in (dict, Dict):
             raise PickleError("its pickle sets an item of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Quick to hash, whatever their value: names, and what scores may be kept by. What lies
-            # under other keys is nothing that is looked for.
-            plain = key is None or type(key) in (str, float, bool)
-            if plain or (type(key) is int and abs(key) < _MAX_KEY):
+            # What lies under other keys is nothing that is looked for; and numbers can be chosen so
+            # that a dict of them takes hours.
+            if type(key) is str:
                 target[key] = value
 
     def frozen_set(self) -> None:
@@ -301,8 +320,8 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     0x8A: _Machine.integer,
     ord("G"): lambda m: m.push(m.number(">d")),
     # Strings.
-    ord("X"): lambda m: m.push(m.take(m.number("<L")).decode("utf-8")),
-    0x8C: lambda m: m.push(m.take(m.number("<B")).decode("utf-8")),
+    ord("X"): lambda m: m.push(m.text(m.number("<L"))),
+    0x8C: lambda m: m.push(m.text(m.number("<B"))),
     ord("B"): lambda m: m.push(m.take(m.number("<L"))),
     ord("C"): lambda m: m.push(m.take(m.number("<B"))),
     0x96: lambda m: m.push(m.take(m.number("<Q"))),

@@ -128,7 +128,7 @@ def test_a_model_without_tensors_is_no_state_dict(tmp_path, beside):
 
 
 def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
-    params = {"model.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
+    params = {"module.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
     state = {name: tf.tensor(value) for name, value in params.items()}
     assert_same(read(tmp_path, tf.zip_bytes(state)).tensors, params)
 
@@ -144,6 +144,14 @@ def test_prefixes_and_cuda(tmp_path, file_format, prefix):
 
 
 WRAPPED = {
+    "averaged by torch": lambda sd: {
+        "n_averaged": tf.tensor(np.int64(3)),
+        **{f"module.{k}": v for k, v in sd.items()},
+    },
+    "parallel, beside a loss": lambda sd: {
+        **{f"module.{k}": v for k, v in sd.items()},
+        "criterion.w": ONE,
+    },
     "averaged": lambda sd: {"n_averaged": 3, **{f"module.{k}": v for k, v in sd.items()}},
     "beside a loss": lambda sd: {
         "state_dict": {**{f"net.{k}": v for k, v in sd.items()}, "loss.weight": ONE}
@@ -647,6 +655,7 @@ def test_hostile_pickles(tmp_path, attack, file_format):
         (b"}}", "ends in the middle"),
         (b"cos\n", "damaged near byte"),
         (b"}h\x01", "damaged near byte"),
+        (b"}q\x01", "damaged near byte"),
         (b"ctorch\nfloat32\n)R", "calls what is no function"),
         (b"ctorch\nfloat32\n}b", "changes what cannot be changed"),
         (b"\x82\x01", "instruction 0x82 at byte 2"),
@@ -727,6 +736,15 @@ def bombs() -> dict[str, bytes]:
         + b"".join(b"\x8a\x0b" + key.to_bytes(11, "little") + b"N" for key in equal_hashes)
         + b"u",
         "wide text": listed(b"", tf.text("x" * 50_000 + "\N{GRINNING FACE}") * 100),
+        "long keys": b"}("
+        + (tf.text("k" * (4 << 20)) + b"q\x00N")
+        + b"".join(tf.text(str(i)) + b"}h\x00}s" for i in range(300))
+        + b"u",
+        "long names": b"}("
+        + (tf.text("t") + tf.Writer().code(ONE) + b"q\x00")
+        + (tf.text("encoder." * (1 << 19)) + b"q\x01N")
+        + b"".join(tf.text(str(i)) + b"}h\x01h\x00s" for i in range(100))
+        + b"u",
         "numpy types": listed(
             b"cnumpy\ndtype\nq\x00X\x02\x00\x00\x00f8\x85q\x01", b"h\x00h\x01R" * (n // 3)
         ),
@@ -774,10 +792,32 @@ def test_values_without_end_are_not_spelt(tmp_path, place, kind):
 
 
 def test_a_name_of_prefixes_alone(tmp_path):
-    state = {"model." * 200_000 + "w": tf.tensor(np.ones(4, np.float32))}
-    data = tf.zip_bytes(state)
-    assert limits(tmp_path, data, seconds=5) == "read"
-    assert list(read(tmp_path, data).tensors) == ["w"]
+    """One that no tensor of a network has is none, if it is too long."""
+    for n, outcome in ((80, "read"), (200_000, "no state dict")):
+        state = {"model." * n + "w": tf.tensor(np.ones(4, np.float32))}
+        assert outcome in limits(tmp_path, tf.zip_bytes(state), seconds=5)
+    found = read(tmp_path, tf.zip_bytes({"model." * 80 + "w": ONE}))
+    assert list(found.tensors) == ["w"]
+
+
+def test_numbers_are_no_keys():
+    """They can be chosen so that each takes all the places of those before it."""
+    value = {1: 2, "a": {7: 8, "b": 9}, 2.5: 4, None: 5, False: 6, b"x": 1, (1, 2): 3}
+    for protocol in (2, 3, 4, 5):
+        data = pickle.dumps(value, protocol)
+        names = {"_codecs.encode": pickles.Name(lambda *_: pickles.Opaque())}
+        assert pickles.load(data, 0, names, lambda _: None) == ({"a": {"b": 9}}, len(data))
+
+
+@pytest.mark.parametrize(
+    ("layer", "value"), [("activate_function", [0.25]), ("fc_output_layer", None)]
+)
+def test_a_weight_that_is_no_tensor_is_not_passed_over(tmp_path, layer, value):
+    state = {name: tf.tensor(array) for name, array in CASE.params.items()}
+    state[f"fb_model.{layer}.weight"] = value
+    for outer in (state, {"model": state}, {"x": {f"net.{k}": v for k, v in state.items()}}):
+        message = refusal(tmp_path, tf.zip_bytes(outer))
+        assert f"fb_model.{layer}.weight of its state dict is no tensor" in message
 
 
 def test_nothing_in_more_dimensions_than_there_is_room_for(tmp_path):
