@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .config import OFFLINE_NORMS
-from .errors import NpfsnError, listed
+from .errors import NpfsnError, listed, one_line
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
 from .signals import Stopped, held_back, signals
@@ -191,7 +191,7 @@ def _record_failure(
     line.finish(job, 0.0)
     line.clear()
     # Unlike our own messages, those of the system may lack the name.
-    named = str(NpfsnError(job.src)) in message
+    named = one_line(str(job.src)) in message
     complain(f"error: {message if named else f'{job.src}: {message}'}")
     trace(origin)
 

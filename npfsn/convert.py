@@ -280,9 +280,10 @@ def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> n
                 f"its tensor {printable(name)} has values too large for {out.dtype}"
             ) from None
     if precision == "int8" and is_quantised(config, name, out.shape):
-        return dequantise(*quantise(out))
-    if precision == "int8" and gives_mask(config, name):
-        return halved(out)
+        out = dequantise(*quantise(out))
+    elif precision == "int8" and gives_mask(config, name):
+        out = halved(out)
+    out.flags.writeable = False  # nobody else has it
     return out
 
 

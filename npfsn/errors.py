@@ -12,14 +12,8 @@ class NpfsnError(Exception):
     """Base class of everything npfsn refuses."""
 
     def __str__(self) -> str:
-        """Return the message, one line: what cannot be printed, as in some names, is escaped."""
-        text = super().__str__()
-        if text.isprintable():
-            return text
-        return "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-            for letter in text
-        )
+        """Return the message, one line whatever names are in it."""
+        return one_line(super().__str__())
 
 
 class ModelError(NpfsnError, ValueError):
@@ -66,6 +60,16 @@ def printable(value: object, limit: int = 80) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = text[: limit + 1].encode("unicode_escape").decode("ascii")
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def one_line(text: str) -> str:
+    """Escape what cannot be printed, such as line breaks and what no encoding can hold."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def listed(names: list[str], most: int = 5) -> str:

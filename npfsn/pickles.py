@@ -30,7 +30,7 @@ class PickleError(NpfsnError, ValueError):
 
 
 class CutOff(PickleError):
-    """A pickle goes on behind the end of the data."""
+    """A pickle goes on behind the end of the data, of which there may be more."""
 
 
 class Name:
@@ -105,9 +105,7 @@ def load(
     machine = _Machine(data, start, names, persistent)
     try:
         return machine.run()
-    except _Ends:
-        raise CutOff(f"its pickle is cut off near byte {machine.position:,}") from None
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+    except (IndexError, UnicodeDecodeError):
         # A stack or memo that is empty, a string that is none.
         raise PickleError(f"its pickle is damaged near byte {machine.position:,}") from None
 
@@ -115,10 +113,6 @@ def load(
 def described(value: object) -> str:
     """Name a value of a pickle: one that holds itself, or others twice and twice, has no end."""
     return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
-
-
-class _Ends(Exception):
-    """The data has no more bytes."""
 
 
 class _Machine:
@@ -164,7 +158,7 @@ class _Machine:
     def take(self, size: int) -> bytes:
         piece = self.data[self.position : self.position + size]
         if len(piece) != size:
-            raise _Ends
+            raise CutOff(f"its pickle is cut off near byte {self.position:,}")
         self.position += size
         return piece
 

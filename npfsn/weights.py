@@ -420,7 +420,9 @@ def _read_int8(name: str, array: _Npy, scale: _Npy) -> npt.NDArray[np.float32]:
     check_finite({name + _SCALE: values})
     if values.size and values.min() < 0:
         raise ModelError(f"its tensor {printable(name + _SCALE)} holds negative scales")
-    return dequantise(array.read(), values)
+    matrix = dequantise(array.read(), values)
+    matrix.flags.writeable = False  # nobody else has it
+    return matrix
 
 
 class _Npy:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,17 @@ def test_half_precision_is_rounded_once(checkpoint):
 # One sentence.
 
 
+def written(tmp_path: Path, tensors: Mapping[str, np.ndarray], name: str = "x.tar") -> Path:
+    """Write a checkpoint of these tensors."""
+    path = tmp_path / name
+    path.write_bytes(tf.zip_bytes({key: tf.tensor(value) for key, value in tensors.items()}))
+    return path
+
+
 def altered(tmp_path: Path, **changes: object) -> Path:
     """Write a checkpoint some of whose tensors are replaced, added, or (None) missing."""
     params = load_case("full_lstm_cum").params | changes
-    path = tmp_path / "altered.tar"
-    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in params.items() if v is not None}))
-    return path
+    return written(tmp_path, {k: v for k, v in params.items() if v is not None}, "altered.tar")
 
 
 BIAS, WEIGHT = "sb_model.fc_output_layer.bias", "sb_model.fc_output_layer.weight"
@@ -503,8 +509,7 @@ def test_the_report_of_a_fast_fullsubnet(tmp_path, capsys, monkeypatch):
 def test_a_hop_that_nobody_has_said(tmp_path):
     """The published one is not guessed where it cannot be."""
     model = small_model("fullband", n_fft=320, hop_length=160)
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in model.tensors.items()}))
+    path = written(tmp_path, model.tensors)
     with pytest.raises(ModelError, match=r"hop is not known.*-C.*hop_length"):
         convert(path, norm=NORM)
 
@@ -557,8 +562,7 @@ def test_the_recipe_is_not_overwritten(checkpoint, recipe, capsys):
 def test_what_lies_beside_the_network_shows(tmp_path, capsys):
     tensors = {f"net.{name}": value for name, value in load_case("base_lstm_cum").params.items()}
     tensors["loss.weight"] = np.ones(1, np.float32)
-    path = tmp_path / "a.ckpt"
-    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in tensors.items()}))
+    path = written(tmp_path, tensors)
     assert main([str(path), "--norm", NORM, "-o", str(tmp_path / "a.npz")]) == 0
     assert "left out:      loss.weight (not the network's)" in capsys.readouterr().out
 
@@ -588,8 +592,7 @@ def test_which_of_several_networks_shows(tmp_path, capsys):
 def test_defaults_that_do_not_fit_are_nobodys_mistake(tmp_path):
     """What tensors do not tell is asked for; a recipe that contradicts itself is told as it is."""
     model = small_model("fullsubnet", n_fft=768, hop_length=384)
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes({k: tf.tensor(v) for k, v in model.tensors.items()}))
+    path = written(tmp_path, model.tensors)
     with pytest.raises(ModelError, match=r"hop_length = 256: .*; without a recipe, .*-C train"):
         convert(path, norm=NORM)
     recipe = {
