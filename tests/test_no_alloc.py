@@ -69,5 +69,5 @@ def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
         growth, peak = run(STEPS)
     finally:
         tracemalloc.stop()
-    assert growth <= 128  # the integers that hold the numbers
+    assert growth <= 64  # the integers that hold the numbers
     assert peak < TEMPORARY
