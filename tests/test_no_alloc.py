@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from npfsn.weights import Model
 TEMPORARY = 2000
 LONG = {"n_fft": 8192, "hop_length": 4096}
 STEPS = 1000
+# Python 3.10 gives a function that has run 1,024 times a cache of its own, of some hundred bytes.
+WARM_UP = 20 if sys.version_info >= (3, 11) else 1100
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -49,7 +52,7 @@ def test_steps_after_part_of_a_hop_allocate_nothing() -> None:
 
 
 def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
-    """Measure a thousand steps after twenty."""
+    """Measure a thousand steps after a few."""
     x = noise(enhancer.frame_length)
     out = x.copy()
 
@@ -65,7 +68,7 @@ def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        run(20)
+        run(WARM_UP)
         growth, peak = run(STEPS)
     finally:
         tracemalloc.stop()
