@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audio import FileReport, enhance_file
-    from .duplex import LiveStream
     from .enhancer import Enhancer
     from .errors import (
         AudioError,
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         StateError,
         StreamEndedError,
     )
+    from .live_stream import LiveStream
     from .weights import Model, load_model, save_model
     from .whole import enhance
 
@@ -51,7 +51,7 @@ __all__ = [
 _HOMES = {
     "Enhancer": "enhancer",
     "FileReport": "audio",
-    "LiveStream": "duplex",
+    "LiveStream": "live_stream",
     "Model": "weights",
     "enhance": "whole",
     "enhance_file": "audio",

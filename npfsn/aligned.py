@@ -46,6 +46,8 @@ class AlignedStream:
         kept = enhancer.latency_samples - self._skip
         self._back = Resampler(enhancer.sample_rate, rate, kept)
         self.lag = self._back.lag
+        #: Samples that its filters wait for: of the input, and of what the enhancer gives.
+        self.lookahead = self._there.lookahead, self._back.lookahead
         self._n_in = self._n_out = 0
         self.limit_to(atten_lim_db)
         self._dry: Samples = np.zeros(self.lag, np.float32)  # what has come in, but not out

@@ -24,10 +24,9 @@ import soundfile as sf
 
 from . import mp3
 from .aligned import AlignedStream
-from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact, check_single
-from .options import Precision, dry_share
+from .options import Precision, dry_share, whole_rate
 from .output import complete_or_absent
 from .samples import Samples, silence_nonfinite, to_steps
 
@@ -214,8 +213,6 @@ def enhance_file(
     >>> report.seconds, soundfile.info(folder / "clean.wav").frames
     (2.0, 32000)
     """
-    from .jit import seconds_compiling  # heavy, and needed from here on only
-
     started = time.perf_counter()
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
@@ -243,9 +240,7 @@ def enhance_file(
             if isinstance(error, FileExistsError):
                 raise _exists(dst) from None
             raise _unwritable(dst, error) from error
-    ended = time.perf_counter()
-    # Loading ends where the first sample begins; with norms that need all, more may be compiled.
-    wall = ended - ready.time - (seconds_compiling() - ready.compiled)
+    wall = _working_time() - ready
     return FileReport(
         samples=heard.n_frames,
         seconds=heard.n_frames / source.samplerate,
@@ -254,7 +249,7 @@ def enhance_file(
         n_clipped=sink.n_clipped,
         n_nonfinite=heard.n_nonfinite,
         wall_seconds=wall,
-        compile_seconds=ended - started - wall,
+        compile_seconds=time.perf_counter() - started - wall,
         peak=heard.peak,
         tags_left_out=tuple(sink.tags_left_out),
     )
@@ -277,19 +272,11 @@ class _Heard:
     peak: float = 0.0
 
 
-class _Ready:
-    """The moment when all is loaded and the first sample comes.
+def _working_time() -> float:
+    """Read a clock, s, that stands still while kernels compile: with offline norms, also later."""
+    from .jit import seconds_compiling  # heavy, and not needed by who only looks for files
 
-    Attributes
-    ----------
-    time, compiled : float
-        In seconds, the second what had gone into compiling by then.
-    """
-
-    def __init__(self) -> None:
-        from .jit import seconds_compiling
-
-        self.time, self.compiled = time.perf_counter(), seconds_compiling()
+    return time.perf_counter() - seconds_compiling()
 
 
 def _run(
@@ -300,7 +287,7 @@ def _run(
     options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
-) -> tuple[_Heard, _Ready]:
+) -> tuple[_Heard, float]:
     """Enhance everything from `source` to `sink`."""
     from .enhancer import Enhancer
     from .weights import load_model
@@ -327,7 +314,7 @@ def _run(
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
         for enhancer in enhancers
     ]
-    ready, heard = _Ready(), _Heard()
+    ready, heard = _working_time(), _Heard()
     for block in _blocks(source, src, heard):
         sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
         if progress is not None:
@@ -344,14 +331,14 @@ def _run_whole(
     model: StrPath | Model | None,
     options: dict[str, Any],
     progress: Progress | None,
-) -> tuple[_Heard, _Ready]:
+) -> tuple[_Heard, float]:
     """Do the same with the whole signal in memory, for norms that need it."""
     from .whole import enhance
 
     _check_rate(src, source.samplerate)
     # Mistakes in the options are told before all is read, and all that is needed is loaded.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
-    ready, heard = _Ready(), _Heard()
+    ready, heard = _working_time(), _Heard()
     blocks = list(_blocks(source, src, heard))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
@@ -431,10 +418,10 @@ def _reason(error: BaseException) -> str:
 
 def _check_rate(src: Path, rate: int) -> None:
     """Refuse a rate that cannot be changed to the model's."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(
-            f"{src} has a sample rate of {rate} Hz: expected one from {MIN_RATE} to {MAX_RATE} Hz"
-        )
+    try:
+        whole_rate(rate)
+    except AudioError as error:
+        raise AudioError(f"{src}: {error}") from None
 
 
 def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:

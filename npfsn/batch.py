@@ -19,7 +19,7 @@ from .config import OFFLINE_NORMS
 from .errors import NpfsnError, listed, one_line
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
-from .signals import Stopped, held_back, signals
+from .stopping import Stopped, held_back, stoppable
 from .terminal import (
     REDRAW_SECONDS,
     StatusLine,
@@ -27,7 +27,6 @@ from .terminal import (
     complain,
     cut,
     duration,
-    escaped,
     hush_compiler,
     libraries_silenced,
     sentence,
@@ -324,7 +323,7 @@ class _ProgressLine:
                 left = elapsed * (1.0 - share) / (share - self._began[2])
                 text += f"  {duration(left)} left"
         room = self._line.room - len(text) - 2
-        name = escaped(next(iter(self._running)).src.name if self._running else "")
+        name = one_line(next(iter(self._running)).src.name if self._running else "")
         if columns(name) > room:
             name = cut(name, max(room - 3, 0)) + "..."
         self._line.draw(f"{text}  {name}")
@@ -458,7 +457,7 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
             last = now
             pipe.send(("progress", done, total))
 
-    with contextlib.suppress(Stopped, EOFError, ConnectionError), signals():
+    with contextlib.suppress(Stopped, EOFError, ConnectionError), stoppable():
         with libraries_silenced():
             try:
                 work = _Worker(args)

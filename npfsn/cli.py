@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import os
-import signal
 import sys
 import time
 import warnings
@@ -24,26 +23,22 @@ from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
 from .config import MAX_RATE, MIN_RATE
 from .pipe import SAMPLE_TYPES
-from .signals import Stopped, held_back, signals
+from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     UsageError,
     complain,
-    details,
     duration,
-    forget_stdout,
     hush_compiler,
     latency,
     norm_name,
     number,
     open_standard_streams,
     say,
-    sentence,
     streaming,
     to_stdout,
 )
 
 EXIT_OK = 0
-EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
@@ -432,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in arguments if not word.startswith("-")), None)
     args = argparse.Namespace()
     try:
-        with signals(), warnings.catch_warnings():
+        with stoppable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parser = _parser()
             known = parser.get_default("commands")
@@ -461,21 +456,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.print_usage(sys.stderr)
         complain(f"error: {error}")
         return EXIT_USAGE
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. Nothing more can be written, not even at exit.
-        forget_stdout()
-        return EXIT_OK
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 128 + signal.SIGINT
-    except Stopped as stop:
-        complain("terminated")
-        return 128 + stop.signum
-    except Exception as error:
-        complain(f"error: {sentence(error)}")
-        if getattr(args, "verbose", False):
-            details(error)
-        return EXIT_FAILED
+    except (Exception, KeyboardInterrupt, Stopped) as error:
+        return ended(error, verbose=getattr(args, "verbose", False))
 
 
 # --- npfsn stream, live, info, warmup, bench ---------------------------------------------------
@@ -501,7 +483,7 @@ def _stream(args: argparse.Namespace) -> int:
 def _live(args: argparse.Namespace) -> int:
     with held_back():
         from . import live
-        from .duplex import LiveStream
+        from .live_stream import LiveStream
 
     make = functools.partial(LiveStream, atten_lim_db=args.atten_lim, **_options(args))
     return live.main(args, make)

@@ -9,6 +9,7 @@ decides what the network computes and whether it can stream, and no checkpoint c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -28,20 +29,17 @@ from .errors import (
     CheckpointError,
     ModelError,
     NormError,
-    NpfsnError,
     RecipeError,
     listed,
     printable,
 )
 from .quantise import dequantise, halved, quantise
 from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
-from .signals import Stopped, signals
+from .stopping import Stopped, ended, stoppable
 from .terminal import (
     complain,
-    details,
     latency,
     open_standard_streams,
-    sentence,
     streaming,
     tell,
 )
@@ -306,8 +304,8 @@ The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. Thes
 These need the whole signal:
   {offline}
 
-exit codes: 0 converted, 1 something is wrong with a file, 2 wrong arguments or an unknown norm,
-130 interrupted, 143 terminated. Without 0 no incomplete file is left behind.
+exit codes: 0 converted, 1 something is wrong with a file, 2 wrong arguments or no norm known,
+130 interrupted, 143 terminated (129 hung up). Without 0 no incomplete file is left behind.
 """
 
 
@@ -339,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="where this program is at fault, show where"
+        "-v", "--verbose", action="store_true", help="show where an error came from"
     )
     parser.add_argument("--version", action="version", version=f"npfsn {__version__}")
     return parser
@@ -357,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0; 1 if something was wrong with a file; 2 if with the arguments, or the norm is not known;
-        130 interrupted, 143 terminated.
+        130 interrupted, 143 terminated, 129 hung up.
     """
     open_standard_streams()
     parser = _parser()
@@ -365,10 +363,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = Path(options.checkpoint)
     output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
-        with signals():
+        with stoppable():
             if not options.checkpoint:
                 raise CheckpointError("no checkpoint is named: the name is empty")
-            _check_output(output, source, options.config, options.force)
+            with _writing(output):
+                _check_output(output, source, options.config, options.force)
             model, origins = _convert(
                 source,
                 recipe=options.config,
@@ -376,29 +375,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 precision=options.precision,
                 network=options.network,
             )
-            save_model(model, output, overwrite=options.force)
-    except NormError as error:
-        return _failed(error, 2)
-    except NpfsnError as error:
-        return _failed(error, 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return _failed(f"cannot write {output}: {reason}; no file was left behind", 1)
-    except MemoryError as error:
-        return _failed(f"{sentence(error)}; no file was left behind", 1)
-    except Exception as error:  # a mistake of this program
-        code = _failed(
-            f"unexpected {type(error).__name__}: {error}; no file was left behind. Please report "
-            "it with the checkpoint's origin, and what -v adds",
-            1,
-        )
-        if options.verbose:
-            details(error)
-        return code
-    except KeyboardInterrupt:
-        return _failed("interrupted; no file was left behind", 130)
-    except Stopped as stop:
-        return _failed("terminated; no file was left behind", 128 + stop.signum)
+            with _writing(output):
+                save_model(model, output, overwrite=options.force)
+    except (Exception, KeyboardInterrupt, Stopped) as error:
+        code = ended(error, "npfsn-convert", options.verbose)
+        return 2 if isinstance(error, NormError) else code
     if not options.quiet:
         for line in _report(model, origins, output):
             tell(line)
@@ -407,9 +388,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failed(error: object, code: int) -> int:
-    complain(str(error), "npfsn-convert")
-    return code
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Say which file it was that the system refused."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -> None:

@@ -121,7 +121,7 @@ class Enhancer(Alone):
             "n_nonfinite": ((1,), np.int64),
             "dry": ((config.latency_samples,), np.float32),  # input that is still to be mixed in
         }
-        self._stream = Stream(network, config, own)
+        self._stream = Stream(network, own)
         self._state = self._stream.state
         self._pending, self._n_pending, self._end, self._n_bad, self._dry = (
             self._state[name] for name in own

@@ -205,7 +205,6 @@ class Network(network.Network):
         self.mel = MelBands(np.asarray(tensors["mel_scale.fb"], np.float32))
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.num_mels, horizon=horizon)
         self.sb_norm = Norm(config.norm_type, "sb_norm", config.num_mels, size, horizon=blocks)
-        self.norms = [self.fb_norm, self.sb_norm]
         self.encoder = [
             Recurrent(spec, tensors, f"encoder.{i}", precision, features=i == 0)
             for i, spec in enumerate(config.encoder)

@@ -91,7 +91,6 @@ class Network(network.Network):
     ) -> None:
         self.config = config
         self.norm = Norm(config.norm_type, "norm", 1, config.n_freq, horizon=horizon)
-        self.norms = [self.norm]
         key = "fullband_model"
         mask = key in config.mask_stacks
         self.model = Recurrent(config.fullband_model, tensors, key, precision, mask=mask)

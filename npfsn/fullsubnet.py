@@ -132,7 +132,6 @@ class Network(network.Network):
         n_freq, size = config.n_freq, config.sb_model.input_size
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq, horizon=horizon)
         self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size, horizon=horizon)
-        self.norms = [self.fb_norm, self.sb_norm]
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         # Its features are those of 257 units: in floats, int8 would lose much of its speed.
         self.sb_model = Recurrent(

@@ -248,7 +248,6 @@ class Network(network.Network):
             Section(config, i, tensors, precision, eps, horizon)
             for i in range(len(config.sb_models))
         ]
-        self.norms = [self.fb_norm, *(section.norm for section in self.sections)]
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

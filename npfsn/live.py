@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .duplex import LiveStream
 from .errors import AudioError, NpfsnError
+from .live_stream import LiveStream
 from .samples import Samples
 from .terminal import StatusLine, complain, duration, hush_compiler, say
 
@@ -27,7 +27,7 @@ COMMON_RATES = (48_000, 44_100, 96_000)
 FLOOR_DB = -99.0
 
 
-class _Duplex:
+class _Callback:
     """The callback of a sound stream, and what it notes down.
 
     Parameters
@@ -153,7 +153,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
         raise _of_devices(error) from error
     if rate != live.sample_rate:
         live = make_stream(rate)
-    duplex, ended = _Duplex(live, sd.CallbackAbort), threading.Event()
+    callback, ended = _Callback(live, sd.CallbackAbort), threading.Event()
     line = StatusLine(not args.quiet)
     stream = sd.Stream(
         samplerate=rate,
@@ -162,7 +162,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
         channels=(1, channels),
         dtype="float32",
         latency="low" if args.latency is None else args.latency / 1e3,
-        callback=duplex,
+        callback=callback,
         finished_callback=ended.set,
     )
     started, gave_up = time.monotonic(), False
@@ -175,15 +175,15 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
                 if args.seconds is not None and passed >= args.seconds:
                     break
                 if line.due:
-                    line.draw(_standing(duplex, live.sample_rate, passed))
+                    line.draw(_standing(callback, live.sample_rate, passed))
     except KeyboardInterrupt:  # the way to end it, from its first sound on
         pass
     finally:
         line.clear()
-    if duplex.error is not None:
-        raise duplex.error
+    if callback.error is not None:
+        raise callback.error
     if not args.quiet:
-        _tell(duplex, live, held_back_ms=1e3 * max(stream.latency))
+        _tell(callback, live, held_back_ms=1e3 * max(stream.latency))
     if gave_up:
         raise AudioError(
             "the sound system ended the stream: is the device in use by another program, or gone?"
@@ -210,26 +210,26 @@ def _dropouts(count: int) -> str:
     return f"{count} dropout{'' if count == 1 else 's'}"
 
 
-def _standing(duplex: _Duplex, rate: int, passed: float) -> str:
+def _standing(callback: _Callback, rate: int, passed: float) -> str:
     """Say how things stand."""
-    heard, given = duplex.take_peaks()
-    load = duplex.busy * rate / duplex.samples if duplex.samples else 0.0
+    heard, given = callback.take_peaks()
+    load = callback.busy * rate / callback.samples if callback.samples else 0.0
     return (
         f"{duration(passed)}  in {heard:4.0f} dB  out {given:4.0f} dB  load {load:.0%}  "
-        f"{_dropouts(duplex.dropouts)}"
+        f"{_dropouts(callback.dropouts)}"
     )
 
 
-def _tell(duplex: _Duplex, live: LiveStream, held_back_ms: float) -> None:
+def _tell(callback: _Callback, live: LiveStream, held_back_ms: float) -> None:
     """Sum up what was."""
-    seconds = duplex.samples / live.sample_rate
+    seconds = callback.samples / live.sample_rate
     block_ms = 1e3 * live.block_length / live.sample_rate
-    load = duplex.busy / seconds if seconds else 0.0
+    load = callback.busy / seconds if seconds else 0.0
     say(
-        f"{duration(seconds)}, load {load:.1%}, slowest block {1e3 * duplex.worst:.1f} of "
-        f"{block_ms:.0f} ms, {_dropouts(duplex.dropouts)}"
+        f"{duration(seconds)}, load {load:.1%}, slowest block {1e3 * callback.worst:.1f} of "
+        f"{block_ms:.0f} ms, {_dropouts(callback.dropouts)}"
     )
-    if duplex.dropouts:
+    if callback.dropouts:
         more = math.ceil(held_back_ms / 10.0) * 20
         complain(f"warning: the sound system lost samples: --latency {more} may help")
     if live.n_nonfinite:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .layers import RecurrentPass
-from .norms import BoundNorm, Norm
+from .norms import BoundNorm
 from .program import Program
 from .state import Fields, State
 
@@ -28,8 +28,7 @@ class Network:
         Frames after which running norms forget; infinite as published.
     """
 
-    #: All norms, in the order in which data passes them.
-    norms: list[Norm]
+    config: Any
     #: Frames in a block where that many are at hand: as many as keep scratch small.
     block_frames: ClassVar[int] = 32
     #: The kernel that multiplies the mask into spectra.

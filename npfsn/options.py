@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError
 
 #: Arithmetic of the large products.
@@ -36,12 +37,16 @@ def check_nonfinite(on_nonfinite: str) -> None:
 
 
 def whole_rate(sample_rate: float) -> int:
-    """Return a sample rate as an int, if it is a whole number: sound systems tell 44100.0."""
+    """Return a sample rate that can be changed, as an int: sound systems tell 44100.0."""
     number = _number(sample_rate)
+    wrong = (
+        f"sample rate is {sample_rate!r}: expected a whole number of Hz from {MIN_RATE} to "
+        f"{MAX_RATE}"
+    )
     if number is None:
-        raise TypeError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
-    if not number.is_integer():
-        raise AudioError(f"sample_rate is {sample_rate!r}: expected a whole number of Hz")
+        raise TypeError(wrong)
+    if not (number.is_integer() and MIN_RATE <= number <= MAX_RATE):
+        raise AudioError(wrong)
     return int(sample_rate)
 
 

@@ -37,18 +37,19 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
                     f"expected one of {', '.join(ARCHITECTURES)}, with its own"
                 )
             network = module.Network(config, model.tensors, precision, horizon)
-            _warm_up(network, config)
+            _warm_up(network)
         known[key] = network  # the last one used
         if len(known) > _NETWORKS_KEPT:
             del known[next(iter(known))]
         return network
 
 
-def _warm_up(network: Network, config: Any) -> None:
+def _warm_up(network: Network) -> None:
     """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
-    if any(norm.offline for norm in network.norms):
+    config = network.config
+    if not config.streams:
         return  # it will not stream
-    stream = Stream(network, config)
+    stream = Stream(network)
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
     frames = stream.latency_hops + config.period + 1
     for _ in range(frames):

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from .errors import NpfsnError
-from .signals import Interrupts, held_back
+from .stopping import Interrupts, held_back
 from .terminal import UsageError, complain, hush_compiler, to_stdout
 
 #: Of the samples: the choices of `--format`, and what NumPy calls them.

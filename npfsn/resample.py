@@ -12,9 +12,9 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
-from .config import MAX_RATE, MIN_RATE
 from .errors import AudioError
 from .kernels import resample as kernels
+from .options import whole_rate
 from .samples import Samples
 
 # The filter has 20 x max(rate_in, rate_out) / gcd taps. This bound, which only rates beyond it can
@@ -60,13 +60,7 @@ class Resampler:
     """
 
     def __init__(self, rate_in: int, rate_out: int, latency: int = 0) -> None:
-        for rate in (rate_in, rate_out):
-            if int(rate) != rate or not MIN_RATE <= rate <= MAX_RATE:
-                raise AudioError(
-                    f"sample rate {rate} Hz cannot be resampled: "
-                    f"expected a whole number from {MIN_RATE} to {MAX_RATE}"
-                )
-        self._rate_in, self._rate_out = int(rate_in), int(rate_out)
+        self._rate_in, self._rate_out = whole_rate(rate_in), whole_rate(rate_out)
         divisor = math.gcd(self._rate_in, self._rate_out)
         self._up, self._down = self._rate_out // divisor, self._rate_in // divisor
         if max(self._up, self._down) > MAX_STEP:

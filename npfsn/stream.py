@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from . import state as states
-from .config import BaseConfig
 from .kernels import spectrum as kernels
 from .network import Network
 from .program import Program
@@ -30,9 +29,8 @@ _LONG_SILENCE_SECONDS = 5.0
 class _Block:
     """A pass over blocks of up to `frames` frames, its spectra, and what is played."""
 
-    def __init__(
-        self, network: Network, config: BaseConfig, state: State, stft: Stft, frames: int
-    ) -> None:
+    def __init__(self, network: Network, state: State, stft: Stft, frames: int) -> None:
+        config = network.config
         shape = (frames, 2, config.n_freq)
         self.network_pass = network.bind(state, frames)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
@@ -63,12 +61,12 @@ class Stream:
     Parameters
     ----------
     network : Network
-    config : Config
     more : Fields, optional
         What else is to be kept, saved and reset with its state.
     """
 
-    def __init__(self, network: Network, config: BaseConfig, more: Fields | None = None) -> None:
+    def __init__(self, network: Network, more: Fields | None = None) -> None:
+        config = network.config
         self.network, self.config = network, config
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
@@ -84,7 +82,7 @@ class Stream:
         self.patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
-        self._one = _Block(network, config, self.state, self.stft, 1)
+        self._one = _Block(network, self.state, self.stft, 1)
         self._many: _Block | None = None
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or nothing to give.
@@ -116,16 +114,13 @@ class Stream:
             sums[n_fft - self.hop :] = 0.0
         return sums
 
-    def fit_norms(self) -> bool:
-        """Fit the offline norms that have counted something; return whether all are fitted."""
-        fitted = True
+    def fit_norms(self) -> None:
+        """Fit the offline norms that have counted something."""
         for block in (self._one, self._blocks()):
             for norm in block.network_pass.norms:
                 if not norm.fitted and norm.state[0][0] > 0:
                     norm.fit()
-                fitted = fitted and norm.fitted
-        self.fitted = fitted
-        return fitted
+        self.fitted = self._one.network_pass.fitted
 
     def unfit_norms(self) -> None:
         """Make offline norms count again: another signal follows."""
@@ -241,7 +236,7 @@ class Stream:
         """Return the pass over many frames, made when first needed: to step takes none."""
         if self._many is None:
             frames = self.network.block_frames
-            self._many = _Block(self.network, self.config, self.state, self.stft, frames)
+            self._many = _Block(self.network, self.state, self.stft, frames)
         return self._many
 
     def _frame(self, signal: np.ndarray | None) -> None:

@@ -9,13 +9,12 @@ import os
 import shutil
 import sys
 import time
-import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from .config import CAUSAL_NORMS, BaseConfig
-from .errors import NormError, NpfsnError
+from .config import CAUSAL_NORMS, BaseConfig, check_norm
+from .errors import NormError, NpfsnError, one_line
 
 #: How often a line that tells how things stand is drawn.
 REDRAW_SECONDS = 0.1
@@ -52,20 +51,10 @@ def latency(config: BaseConfig) -> str:
     )
 
 
-def details(error: BaseException) -> None:
-    """Print where an error came from."""
-    trace("".join(traceback.format_exception(error)))
-
-
 def trace(text: str) -> None:
     """Print lines that are made already: of a traceback."""
     with contextlib.suppress(OSError):
         put(sys.stderr, text)
-
-
-def escaped(text: str) -> str:
-    """Escape what would move the cursor or cannot be encoded: file names may hold anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def columns(text: str) -> int:
@@ -111,7 +100,7 @@ def to_stdout() -> Iterator[None]:
 def say(text: str) -> None:
     """Print one line of result."""
     with to_stdout():
-        put(sys.stdout, escaped(text) + "\n")
+        put(sys.stdout, one_line(text) + "\n")
 
 
 def tell(text: str) -> None:
@@ -124,7 +113,7 @@ def tell(text: str) -> None:
 
 def complain(text: str, program: str = "npfsn") -> None:
     """Print one line of warning or error."""
-    trace(f"{program}: {escaped(text)}\n")
+    trace(f"{program}: {one_line(text)}\n")
 
 
 def forget_stdout() -> None:
@@ -221,7 +210,7 @@ class StatusLine:
 
     def draw(self, text: str) -> None:
         """Show `text` in the place of what was there."""
-        text = cut(escaped(text), self.room)
+        text = cut(one_line(text), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not
             put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
@@ -261,8 +250,6 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
 
 def norm_name(text: str) -> str:
     """Return the name of a norm; a type for argparse."""
-    from .config import check_norm
-
     try:
         return check_norm(text)
     except NormError as error:

@@ -6,8 +6,6 @@ import os
 
 import numpy as np
 
-from .config import MAX_RATE, MIN_RATE
-from .errors import AudioError
 from .kernels import spectrum as kernels
 from .options import (
     OnNonfinite,
@@ -77,9 +75,7 @@ def enhance(
     check_nonfinite(on_nonfinite)
     audio = as_audio(audio)
     rate = whole_rate(sample_rate)
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"sample_rate is {rate}: expected {MIN_RATE} to {MAX_RATE} Hz")
-    stream = Stream(shared_network(model, config, precision, horizon), config)
+    stream = Stream(shared_network(model, config, precision, horizon))
     out = np.empty_like(audio)
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
         at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
@@ -113,13 +109,11 @@ def _enhance_channel(
 
 def _run(stream: Stream, x: Samples) -> Samples:
     """Run the stream over a signal, as often as its offline norms need, and drop the latency."""
-    fitted = not any(norm.offline for norm in stream.network.norms)
     stream.unfit_norms()
-    while not fitted:
+    while not stream.fitted:
         _pass(stream, x)
-        fitted = stream.fit_norms()
-    y = _pass(stream, x)
-    return y[stream.config.latency_samples :]
+        stream.fit_norms()
+    return _pass(stream, x)[stream.config.latency_samples :]
 
 
 def _pass(stream: Stream, x: Samples) -> Samples:

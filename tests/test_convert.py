@@ -21,7 +21,7 @@ from npfsn.checkpoint import read_checkpoint
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
-from npfsn.signals import Stopped
+from npfsn.stopping import Stopped
 from npfsn.weights import load_model, save_model
 
 ARCHITECTURES = {
@@ -710,7 +710,7 @@ def test_a_mistake_of_this_program_is_one_sentence(checkpoint, capsys, monkeypat
     arguments = [str(checkpoint), "--norm", NORM, *["-v"] * verbose]
     assert main(arguments) == 1
     message = capsys.readouterr().err
-    assert "unexpected IndexError: nobody thought of this; no file was left behind" in message
+    assert "error: unexpected IndexError: nobody thought of this (-v shows where)\n" in message
     assert ("Traceback" in message) == verbose and (message.count("\n") == 1) != verbose
     assert os.listdir() == ["best_model.tar"]
 
@@ -733,7 +733,7 @@ def test_bad_files_leave_one_sentence_and_no_file(checkpoint, capsys):
         assert main(arguments) == 1, arguments
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
-        assert captured.err.startswith("npfsn-convert: ")
+        assert captured.err.startswith("npfsn-convert: error: ")
     assert sorted(os.listdir()) == before
 
 
@@ -745,17 +745,20 @@ def test_names_cannot_write_on_the_terminal(checkpoint, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [(MemoryError(), 1), (Stopped(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)],
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 1, "error: not enough memory"),
+        (Stopped(signal.SIGTERM), 143, "terminated"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
-def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, error, code):
+def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, error, code, said):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(os, "fsync", fail)
     assert main([str(checkpoint), "--norm", NORM]) == code
-    message = capsys.readouterr().err
-    assert "no file was left behind" in message and message.count("\n") == 1
+    assert capsys.readouterr().err == f"npfsn-convert: {said}\n"
     assert os.listdir() == ["best_model.tar"]
 
 

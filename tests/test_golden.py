@@ -119,7 +119,7 @@ def masks(
     """Return the mask [2, F, T] before decompression, as a stream applies it."""
     seen = []
     network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors)
-    stream = Stream(network, model.config)
+    stream = Stream(network)
     one, many = stream._one, stream._blocks()
     play = Program.play
 

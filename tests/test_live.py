@@ -14,8 +14,8 @@ from pure_delay import Delay, load_model, modules
 from sounds import hiss
 
 import npfsn
-from npfsn import cli, duplex, weights
-from npfsn.live import FLOOR_DB, _Duplex
+from npfsn import cli, live_stream, weights
+from npfsn.live import FLOOR_DB, _Callback
 
 LATENCY = Delay.latency_samples
 
@@ -107,7 +107,7 @@ def live(monkeypatch, capsys):
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(weights, "load_model", load_model)
-    monkeypatch.setattr(duplex, "Enhancer", Delay)
+    monkeypatch.setattr(live_stream, "Enhancer", Delay)
 
     def run(sd, *argv, code=0):
         monkeypatch.setitem(sys.modules, "sounddevice", sd)
@@ -274,12 +274,12 @@ def test_ctrl_c_is_the_way_to_end_it(live):
 
 def test_the_slowest_block_and_the_peaks_since():
     loop = types.SimpleNamespace(process=lambda x: time.sleep(float(x[1])) or 0.5 * x)
-    duplex, y = _Duplex(loop, Exception), np.zeros((2, 1), np.float32)
+    callback, y = _Callback(loop, Exception), np.zeros((2, 1), np.float32)
     for level, pause in ((1.0, 0.03), (0.1, 0.0)):
-        duplex(np.array([[level], [pause]], np.float32), y, 2, None, Status())
-    assert duplex.worst > 0.025 and duplex.busy > duplex.worst
-    np.testing.assert_allclose(duplex.take_peaks(), (0.0, -6.02), atol=0.01)
-    np.testing.assert_allclose(duplex.take_peaks(), FLOOR_DB, atol=0.01)
+        callback(np.array([[level], [pause]], np.float32), y, 2, None, Status())
+    assert callback.worst > 0.025 and callback.busy > callback.worst
+    np.testing.assert_allclose(callback.take_peaks(), (0.0, -6.02), atol=0.01)
+    np.testing.assert_allclose(callback.take_peaks(), FLOOR_DB, atol=0.01)
 
 
 def test_a_terminal_sees_levels(live, monkeypatch):

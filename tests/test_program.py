@@ -23,7 +23,7 @@ def test_a_frame_call_by_call_is_a_frame(architecture: str) -> None:
     model = small_model(architecture).config.with_norm("cumulative_laplace_norm")
     tensors = small_model(architecture).tensors
     network = ARCHITECTURES[architecture].Network(model, tensors)
-    whole, by_call = Stream(network, model), Stream(network, model)
+    whole, by_call = Stream(network), Stream(network)
     x = noise(60 * model.hop_length).reshape(60, -1)
     out, expected = np.zeros_like(x[0]), np.zeros_like(x[0])
     for hop in x:
@@ -95,7 +95,7 @@ def test_what_a_program_works_on_lives_as_long_as_it() -> None:
     """The tables keep nothing alive."""
     network = ARCHITECTURES["fast_fullsubnet"].Network
     model = small_model("fast_fullsubnet")
-    expected = Stream(network(model.config, model.tensors), model.config)
+    expected = Stream(network(model.config, model.tensors))
     program = expected._hop_program.then(Program())
     owners = [weakref.ref(owner) for owner in program.owners if owner is not None]
     assert len(owners) > 5

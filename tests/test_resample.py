@@ -63,7 +63,7 @@ def test_resampling_survives_the_largest_floats():
 
 @pytest.mark.parametrize("rate", [0, -1, MIN_RATE - 1, MAX_RATE + 1, 2**31 - 1, 16000.5])
 def test_impossible_rates_are_refused(rate):
-    with pytest.raises(AudioError, match="cannot be resampled"):
+    with pytest.raises(AudioError, match="sample rate is"):
         Resampler(rate, 16000)
 
 

@@ -68,7 +68,6 @@ TANH_Q = (
 SIGMOID_P = tuple(value / 2.0 / 4.0**k for k, value in enumerate(TANH_P))
 SIGMOID_Q = tuple(value / 4.0**k for k, value in enumerate(TANH_Q))
 
-i1 = ir.IntType(1)
 i8 = ir.IntType(8)
 i32 = ir.IntType(32)
 i64 = ir.IntType(64)

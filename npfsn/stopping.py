@@ -1,4 +1,4 @@
-"""How a program ends that is told to: signals become exceptions, or wait."""
+"""How a program ends early: signals become exceptions, or wait; errors become exit codes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import contextlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+
+from .terminal import complain, forget_stdout, sentence, trace
 
 
 class Stopped(BaseException):
@@ -19,8 +22,24 @@ class Stopped(BaseException):
         self.signum = signum
 
 
+def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -> int:
+    """Say why a command ended early, and where an error came from; return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has seen enough. Nothing more can be written, not even at exit.
+        forget_stdout()
+        return 0
+    if isinstance(error, (KeyboardInterrupt, Stopped)):
+        signum = getattr(error, "signum", signal.SIGINT)
+        complain("interrupted" if signum == signal.SIGINT else "terminated", program)
+        return 128 + signum
+    complain(f"error: {sentence(error)}", program)
+    if verbose:
+        trace("".join(traceback.format_exception(error)))
+    return 1
+
+
 @contextlib.contextmanager
-def signals() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Turn the signals that end a program into exceptions, so that half-written files go."""
 
     def stop(signum: int, frame: object) -> NoReturn:

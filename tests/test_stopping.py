@@ -12,7 +12,7 @@ from needs import posix
 from sounds import recording
 
 from npfsn import batch
-from npfsn.signals import Stopped, held_back, signals
+from npfsn.stopping import Stopped, held_back, stoppable
 
 
 @posix
@@ -28,7 +28,7 @@ def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
             time.sleep(0.1)
 
     hook = sys.unraisablehook
-    with pytest.raises(error), signals():
+    with pytest.raises(error), stoppable():
         Dying()
         for _ in range(500):
             time.sleep(0.01)
@@ -43,7 +43,7 @@ def test_a_signal_in_a_finaliser_is_not_lost(signum, error, capfd):
 def test_signals_wait_while_libraries_are_imported(signum, error):
     """NumPy, for one, loses them there, or ends with pages on a bad installation."""
     reached = []
-    with signals():
+    with stoppable():
         before = signal.getsignal(signum)
         with pytest.raises(error), held_back():
             os.kill(os.getpid(), signum)
@@ -61,13 +61,13 @@ def test_signals_that_end_a_program_are_exceptions_while_it_runs():
     """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
     found = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with signals():
+        with stoppable():
             for signum in found:
                 with pytest.raises(Stopped):
                     signal.getsignal(signum)(signum, None)
         assert {signal.getsignal(signum) for signum in found} == {signal.SIG_DFL}
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with signals():
+        with stoppable():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for signum, handler in found.items():

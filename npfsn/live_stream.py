@@ -14,7 +14,6 @@ from .alone import Alone, alone
 from .enhancer import Enhancer
 from .errors import FrameError
 from .options import OnNonfinite, Precision, whole_rate
-from .resample import Resampler
 from .samples import AnySamples, Samples, as_samples, no_numbers, silence_nonfinite
 from .weights import Model
 
@@ -84,9 +83,8 @@ class LiveStream(Alone):
         )
         self._atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
-        rate = own if sample_rate is None else whole_rate(sample_rate)
-        there, back = Resampler(rate, own), Resampler(own, rate)
-        self._rate = there.rate_in
+        self._rate = own if sample_rate is None else whole_rate(sample_rate)
+        self._stream = self._aligned()
         block = -(-hop * self._rate // own) if block_length is None else block_length
         if isinstance(block, bool) or not isinstance(block, (int, np.integer)):
             raise TypeError(f"block_length is {block!r}: expected a whole number of samples")
@@ -96,11 +94,11 @@ class LiveStream(Alone):
         # Filters wait for samples to come. Zeros ahead of the input make up for the first of them,
         # so that a hop of input completes a hop, zeros ahead of the output for the second, and for
         # what waits for its hop to be full.
-        self._lead = there.lookahead
+        self._lead, back = self._stream.lookahead
         whole, part = divmod(self._block * own, self._rate)
         waiting = hop - (1 if part else math.gcd(hop, whole))
-        self._behind = math.ceil((back.lookahead + waiting) * self._rate / own)
-        self._start()
+        self._behind = math.ceil((back + waiting) * self._rate / own)
+        self._begin()
 
     @property
     def _ended(self) -> bool:
@@ -250,7 +248,8 @@ class LiveStream(Alone):
         """
         self._torn = True
         self._enhancer.reset()
-        self._start()
+        self._stream = self._aligned()
+        self._begin()
         self._torn = False
 
     @alone(ended=True)
@@ -283,11 +282,13 @@ class LiveStream(Alone):
         """Name the rate, the block and what it runs."""
         return f"<npfsn.LiveStream {self._rate} Hz, {self._block} samples, {self._enhancer!r}>"
 
-    def _start(self) -> None:
-        """Begin a signal with the zeros that go ahead of it."""
-        self._n_nonfinite, self._flushed = 0, False
-        self._stream = AlignedStream(
+    def _aligned(self) -> AlignedStream:
+        return AlignedStream(
             self._enhancer, self._rate, atten_lim_db=self._atten_lim_db, keep_latency=True
         )
+
+    def _begin(self) -> None:
+        """Begin a signal with the zeros that go ahead of it."""
+        self._n_nonfinite, self._flushed = 0, False
         ahead = self._stream.process(np.zeros(self._lead, np.float32))
         self._ready = np.concatenate((np.zeros(self._behind, np.float32), ahead))
