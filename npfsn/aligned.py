@@ -49,12 +49,8 @@ class AlignedStream:
         #: Samples that its filters wait for: of the input, and of what the enhancer gives.
         self.lookahead = self._there.lookahead, self._back.lookahead
         self._n_in = self._n_out = 0
-        self.limit_to(atten_lim_db)
+        self._dry_share = dry_share(atten_lim_db)
         self._dry: Samples = np.zeros(self.lag, np.float32)  # what has come in, but not out
-
-    def limit_to(self, atten_lim_db: float | None) -> None:
-        """Attenuate by no more than this from now on, in dB."""
-        self._limit = dry_share(atten_lim_db)
 
     def process(self, x: Samples) -> Samples:
         """Take any number of samples in and give the enhanced ones that are ready.
@@ -69,7 +65,8 @@ class AlignedStream:
         float32 array, shape (M,)
         """
         self._n_in += x.size
-        self._dry = np.concatenate((self._dry, x))  # without a limit, too: one may come
+        if self._dry_share:
+            self._dry = np.concatenate((self._dry, x))
         return self._give(self._back.process(self._enhance(self._there.process(x))))
 
     def flush(self) -> Samples:
@@ -96,5 +93,7 @@ class AlignedStream:
     def _give(self, y: Samples) -> Samples:
         """Count what goes out and mix the input in."""
         self._n_out += y.size
+        if not self._dry_share:
+            return y
         dry, self._dry = self._dry[: y.size], self._dry[y.size :]
-        return mix_dry(dry, y, self._limit)
+        return mix_dry(dry, y, self._dry_share)

@@ -41,14 +41,14 @@ class Alone:
     @property
     def _ended(self) -> bool:
         """Whether the stream has been flushed."""
-        return False
+        raise NotImplementedError
 
     def copy(self: _A) -> _A:
         """Return an independent one in the same state."""
         raise NotImplementedError
 
     def __copy__(self: _A) -> _A:
-        """As `copy`: two streams that share one state would be none."""
+        """As `copy`: two streams must not share one state."""
         return self.copy()
 
     def __deepcopy__(self: _A, memo: dict[int, Any]) -> _A:

@@ -9,18 +9,16 @@ nothing precedes or follows the archive, checksums hold, and all members togethe
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import NpfsnError, printable
+from .errors import printable
+from .reading import ReadError, read_at, read_into
 
 MAX_ENTRIES = 10_000
 SLACK_BYTES = 1 << 20  # small files of zeros compress to almost nothing
@@ -38,10 +36,6 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 
 
-class ArchiveError(NpfsnError, ValueError):
-    """A file cannot be opened or is no intact archive; always reported as a more telling error."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One member of an archive: sizes in bytes, `offset` of its local header in the file."""
@@ -57,54 +51,6 @@ class Entry:
     def is_stored(self) -> bool:
         """Whether the member is not compressed."""
         return self.method == _STORED
-
-
-def open_regular(path: Path) -> tuple[BinaryIO, int]:
-    """Open a regular file for reading and return it with its size in bytes.
-
-    Pipes, devices and folders are refused: their size is unknown or reading them may never end.
-
-    Raises
-    ------
-    ArchiveError
-        Saying why the file cannot be read.
-    """
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise ArchiveError("there is no such file") from None
-    except (OSError, ValueError) as error:
-        if os.path.isdir(path):  # what Windows says of a folder is "permission denied"
-            raise ArchiveError("it is a folder, expected a file") from None
-        raise ArchiveError(f"it cannot be opened ({_reason(error)})") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file (a pipe or device)"
-        raise ArchiveError(f"it is {kind}, expected a file")
-    return os.fdopen(descriptor, "rb"), status.st_size
-
-
-def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Read exactly `size` bytes; the caller has checked that the file is that long."""
-    try:
-        file.seek(offset)
-        data = file.read(size)
-    except OSError as error:
-        raise ArchiveError(f"it cannot be read ({_reason(error)})") from None
-    if len(data) != size:
-        raise ArchiveError("it became shorter while it was read")
-    return data
-
-
-def read_into(file: BinaryIO, offset: int, out: npt.NDArray[np.uint8]) -> None:
-    """Fill `out` (uint8[n], contiguous) with the bytes from `offset` on."""
-    view = out.data
-    for start in range(0, len(view), _CHUNK):
-        piece = read_at(file, offset + start, min(_CHUNK, len(view) - start))
-        view[start : start + len(piece)] = piece
 
 
 class Archive:
@@ -127,7 +73,7 @@ class Archive:
 
     Raises
     ------
-    ArchiveError
+    ReadError
     """
 
     def __init__(
@@ -146,7 +92,7 @@ class Archive:
 
         total = sum(entry.size for entry in self.entries.values())
         if total > max_ratio * file_size + SLACK_BYTES:
-            raise ArchiveError(
+            raise ReadError(
                 f"its members unpack to {total:,} bytes, more than {max_ratio:g} times the file's "
                 f"{file_size:,} bytes"
             )
@@ -154,13 +100,13 @@ class Archive:
         end, previous = 0, ""
         for entry in sorted(self.entries.values(), key=lambda e: e.offset):
             if entry.offset < end:
-                raise ArchiveError(
+                raise ReadError(
                     f"its members {printable(previous)} and {printable(entry.name)} overlap"
                 )
             end = entry.offset + _LOCAL.size + len(entry.name) + entry.packed_size
             previous = entry.name
         if end > offset:
-            raise ArchiveError(f"its member {printable(previous)} reaches beyond the archive")
+            raise ReadError(f"its member {printable(previous)} reaches beyond the archive")
 
     def read(self, entry: Entry) -> npt.NDArray[np.uint8]:
         """Read one member, unpacked.
@@ -171,7 +117,7 @@ class Archive:
 
         Raises
         ------
-        ArchiveError
+        ReadError
         """
         start = self._data_offset(entry)
         out = np.empty(entry.size, np.uint8)
@@ -180,7 +126,7 @@ class Archive:
         else:
             self._inflate(entry, start, out)
         if self._check_crc and zlib.crc32(out.data) != entry.crc:
-            raise ArchiveError(f"its member {printable(entry.name)} is damaged (checksum)")
+            raise ReadError(f"its member {printable(entry.name)} is damaged (checksum)")
         return out
 
     def head(self, entry: Entry, size: int) -> bytes:
@@ -194,7 +140,7 @@ class Archive:
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, min(size, entry.size))
         except zlib.error:
-            raise ArchiveError(f"its member {printable(entry.name)} is damaged") from None
+            raise ReadError(f"its member {printable(entry.name)} is damaged") from None
 
     def _data_offset(self, entry: Entry) -> int:
         """Check the member's local header against the directory; return where its data begins."""
@@ -210,12 +156,12 @@ class Archive:
             and _decode(read_at(self._file, name_offset, name_size), header[2]) == entry.name
         )
         if not intact:
-            raise ArchiveError(f"its member {printable(entry.name)} is damaged (header)")
+            raise ReadError(f"its member {printable(entry.name)} is damaged (header)")
         return start
 
     def _inflate(self, entry: Entry, start: int, out: npt.NDArray[np.uint8]) -> None:
         """Unpack one member into `out`, which it must fill exactly."""
-        damaged = ArchiveError(f"its member {printable(entry.name)} is damaged (compression)")
+        damaged = ReadError(f"its member {printable(entry.name)} is damaged (compression)")
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         view = out.data
         done, taken, packed = 0, 0, b""
@@ -250,24 +196,24 @@ def _find_directory(file: BinaryIO, file_size: int) -> tuple[int, int]:
                 break
         position = tail.rfind(b"PK\5\6", 0, position)
     else:
-        raise ArchiveError("it is cut off or no zip archive (no directory at its end)")
+        raise ReadError("it is cut off or no zip archive (no directory at its end)")
 
     disk, directory_disk, n_disk, n_total, size, offset = record[1:7]
     end = file_size - tail_size + position
     if disk not in (0, _FULL16) or directory_disk not in (0, _FULL16) or n_disk != n_total:
-        raise ArchiveError("it is one part of an archive in several files")
+        raise ReadError("it is one part of an archive in several files")
     # torch writes the record with 64-bit sizes whether it is needed or not.
     wide = _find_directory64(file, end)
     if wide is not None:
         if size not in (wide[0], _FULL32) or offset not in (wide[1], _FULL32):
-            raise ArchiveError("its two directory records contradict each other")
+            raise ReadError("its two directory records contradict each other")
         size, offset, end = wide
     # NumPy and torch write nothing between the directory and its end record. A prefix before the
     # archive would shift every offset.
     if offset + size != end:
-        raise ArchiveError("its directory is not where it should be")
+        raise ReadError("its directory is not where it should be")
     if size > MAX_ENTRIES * (_CENTRAL.size + 512):
-        raise ArchiveError(f"its directory has {size:,} bytes, more than any model needs")
+        raise ReadError(f"its directory has {size:,} bytes, more than any model needs")
     return offset, size
 
 
@@ -279,7 +225,7 @@ def _find_directory64(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
     signature, _, record_offset, _ = _EOCD64_LOCATOR.unpack(locator)
     if signature != b"PK\6\7":
         return None
-    damaged = ArchiveError("its directory is damaged (64-bit record)")
+    damaged = ReadError("its directory is damaged (64-bit record)")
     if record_offset != end - _EOCD64_LOCATOR.size - _EOCD64.size:
         raise damaged
     record = _EOCD64.unpack(read_at(file, record_offset, _EOCD64.size))
@@ -295,9 +241,9 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
     position = 0
     while position < len(data):
         if len(entries) >= MAX_ENTRIES:
-            raise ArchiveError(f"it has more than {MAX_ENTRIES:,} members")
+            raise ReadError(f"it has more than {MAX_ENTRIES:,} members")
         if position + _CENTRAL.size > len(data):
-            raise ArchiveError("its directory is damaged")
+            raise ReadError("its directory is damaged")
         fields = _CENTRAL.unpack_from(data, position)
         signature, flags, method, crc, packed_size, size = (
             fields[0],
@@ -311,19 +257,19 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
         extra_start = name_start + name_size
         position = extra_start + extra_size + comment_size
         if signature != b"PK\1\2" or position > len(data):
-            raise ArchiveError("its directory is damaged")
+            raise ReadError("its directory is damaged")
         name = _decode(data[name_start:extra_start], flags)
         if name in entries:
-            raise ArchiveError(f"its member {printable(name)} occurs twice")
+            raise ReadError(f"its member {printable(name)} occurs twice")
         extra = data[extra_start : extra_start + extra_size]
         size, packed_size, offset = _widen(extra, size, packed_size, offset)
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED) or disk:
-            raise ArchiveError(
+            raise ReadError(
                 f"its member {printable(name)} is encrypted, in another file or compressed in an "
                 "unknown way"
             )
         if method == _STORED and size != packed_size:
-            raise ArchiveError(f"its member {printable(name)} contradicts itself about its size")
+            raise ReadError(f"its member {printable(name)} contradicts itself about its size")
         entries[name] = Entry(name, method, crc, packed_size, size, offset)
     return entries
 
@@ -346,7 +292,7 @@ def _widen(extra: bytes, size: int, packed_size: int, offset: int) -> tuple[int,
             )
             return size, packed_size, offset
         position += length
-    raise ArchiveError("its directory is damaged (64-bit sizes)")
+    raise ReadError("its directory is damaged (64-bit sizes)")
 
 
 def _decode(name: bytes, flags: int) -> str:
@@ -354,9 +300,4 @@ def _decode(name: bytes, flags: int) -> str:
     try:
         return name.decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:
-        raise ArchiveError("the name of one of its members is damaged") from None
-
-
-def _reason(error: Exception) -> str:
-    """Return what the operating system said, in a few words."""
-    return str(getattr(error, "strerror", None) or error)
+        raise ReadError("the name of one of its members is damaged") from None

@@ -24,6 +24,7 @@ import soundfile as sf
 
 from . import mp3
 from .aligned import AlignedStream
+from .containers import BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact, check_single
 from .options import Precision, dry_share, whole_rate
@@ -39,73 +40,6 @@ StrPath = str | os.PathLike[str]
 #: Samples (frames x channels) handled at once. Small enough for any machine, large enough that the
 #: matrix products of a block are worth their overhead.
 BLOCK_SAMPLES = 1 << 16
-
-# What one sample of an integer subtype can tell apart. Companded and ADPCM codes stand for 16-bit
-# samples; what is not listed stores floats or is lossy, and keeps what lies beyond full scale.
-_BITS = {
-    "PCM_S8": 8,
-    "PCM_U8": 8,
-    "PCM_16": 16,
-    "PCM_24": 24,
-    "PCM_32": 32,
-    "ALAC_16": 16,
-    "ALAC_20": 20,
-    "ALAC_24": 24,
-    "ALAC_32": 32,
-    "DPCM_8": 8,
-    "DPCM_16": 16,
-    "DWVW_12": 12,
-    "DWVW_16": 16,
-    "DWVW_24": 24,
-    **dict.fromkeys(
-        "ULAW ALAW IMA_ADPCM MS_ADPCM GSM610 G721_32 G723_24 G723_40 VOX_ADPCM "
-        "NMS_ADPCM_16 NMS_ADPCM_24 NMS_ADPCM_32".split(),
-        16,
-    ),
-}
-
-# File name suffix -> soundfile's name of the container, where the two differ.
-_ALIASES = {
-    "aif": "AIFF",
-    "aifc": "AIFF",
-    "iff": "SVX",
-    "oga": "OGG",
-    "opus": "OGG",
-    "sf": "IRCAM",
-    "sph": "NIST",
-    "snd": "AU",
-    "wave": "WAV",
-}
-
-#: Suffixes (lower case, with the dot) of the files taken from a folder.
-AUDIO_SUFFIXES = frozenset(
-    "." + name
-    for name in (
-        "aif aifc aiff au avr caf flac iff ircam mp1 mp2 mp3 nist oga ogg opus paf pvf rf64 sd2 "
-        "sds sf snd sph svx voc w64 wav wave wavex wve xi"
-    ).split()
-)
-
-#: Suffixes of sound and video that libsndfile does not read.
-FOREIGN_SUFFIXES = frozenset(
-    "." + name
-    for name in (
-        "3g2 3gp aac ac3 amr ape avi dsf dts m4a m4b m4v mkv mov mp4 mpc ra webm wma wv"
-    ).split()
-)
-
-#: Suffixes of samples without a header.
-RAW_SUFFIXES = frozenset((".raw", ".pcm"))
-
-# Containers that libsndfile writes as two files, which cannot appear in one step.
-_TWO_FILES = ("SD2",)
-
-# Bytes of a sample, and containers that count bytes in 32 bits.
-_SAMPLE_BYTES = {
-    **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
-    **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
-}
-_SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
 # Nine tags so long fit where headers may have 16 KB.
 _TAG_BYTES = 1024
@@ -183,7 +117,7 @@ def enhance_file(
         None: the weights that come with npfsn.
     norm, precision, atten_lim_db, norm_horizon
         As of `Enhancer`. A model with an offline norm is run on the whole signal: memory then
-        grows with the length of the file, and there is no horizon.
+        grows with the length of the file, and they have no horizon.
     force : bool
         Replace `dst` if it exists.
     progress : callable
@@ -223,7 +157,7 @@ def enhance_file(
     lost: BaseException | None = None
     with _open_source(src) as source:
         _check_destination(src, dst, force)
-        container, subtype, endian = _target_format(source, src, dst)
+        container, subtype, endian = target_format(source, src, dst)
         try:
             with complete_or_absent(dst, force) as partial:
                 sink = _Sink(partial, dst, source, container, subtype, endian)
@@ -448,57 +382,6 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
         )
 
 
-def container_of(suffix: str) -> str | None:
-    """Return soundfile's name of the container that files of a suffix are written in, or None."""
-    name = suffix.lower().removeprefix(".")
-    container = _ALIASES.get(name, name.upper())
-    writable = container in sf.available_formats() and container not in (*_TWO_FILES, "RAW")
-    return container if writable else None
-
-
-def _target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
-    """Choose container, subtype and byte order of the output."""
-    # A WAV may hold what an MP3 does, and libsndfile says it writes that, but fails.
-    coded = source.subtype.startswith("MPEG_") and source.format != "MP3"
-    if dst.suffix.lower() == src.suffix.lower() and not coded:
-        container, subtype, endian = source.format, source.subtype, source.endian
-        if container in _TWO_FILES or not sf.check_format(container, subtype, endian):
-            raise AudioError(
-                f"{container} with {subtype} samples, as in {src}, can be read but not written: "
-                "choose another container, for instance with --format wav"
-            )
-        return container, subtype, endian
-
-    name = dst.suffix[1:].lower()
-    container = container_of(name)
-    if container is None:
-        raise AudioError(
-            f"cannot tell the format of {dst} from its name: expected the suffix of {src} or one "
-            "such as .wav, .flac or .ogg"
-        )
-    # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
-    bits = _BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
-    wanted = [source.subtype]
-    if name == "opus":  # the container is Ogg's, which may hold other codes
-        wanted = ["OPUS"]
-    elif coded or (container != source.format and source.subtype.startswith("MPEG_")):
-        wanted = []
-    # Where there are fewer, the most there are.
-    integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
-    wanted += [each for each in integers if _BITS[each] >= bits]
-    wanted += [each for each in reversed(integers) if 8 < _BITS[each] < bits]
-    for subtype in (*wanted, sf.default_subtype(container)):
-        if sf.check_format(container, subtype):
-            size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
-            if container in _SMALL and size >= 1 << 32:
-                raise AudioError(
-                    f"cannot write {dst}: {size >> 30} GiB are more than a {container} file can "
-                    "hold; choose --format w64 or rf64"
-                )
-            return container, subtype, "FILE"
-    raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
-
-
 def _check_destination(src: Path, dst: Path, force: bool) -> None:
     """Refuse to replace the source, ever, or another file unasked; make the folder."""
     try:
@@ -578,7 +461,7 @@ class _Sink:
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
         self._channels = source.channels
-        self._bits = _BITS.get(subtype)
+        self._bits = BITS.get(subtype)
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:

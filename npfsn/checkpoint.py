@@ -25,9 +25,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .archive import Archive, ArchiveError, open_regular, read_at, read_into
+from .archive import Archive
 from .errors import CheckpointError, listed, printable
 from .pickles import MAX_BYTES, CutOff, Dict, Name, Opaque, PickleError, described, load
+from .reading import ReadError, open_regular, read_at, read_into
 
 MAX_RATIO = 4.0  # tensors may share a storage, and bfloat16 becomes float32
 MAX_DIMENSIONS = 8
@@ -192,7 +193,7 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
         file, size = open_regular(path)
         with file:
             return _read(path, file, size, network)
-    except (ArchiveError, PickleError) as error:
+    except (ReadError, PickleError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a torch checkpoint: {error}; expected a file written by "
             "torch.save, best of model.state_dict() alone"
@@ -297,14 +298,14 @@ class _ZipStorages(_Storages):
     def read(self, storage: _Storage) -> npt.NDArray[np.uint8]:
         entry = self.archive.entries.get(f"{self.prefix}data/{storage.key}")
         if entry is None:
-            raise ArchiveError(f"its storage {printable(storage.key)} is missing")
+            raise ReadError(f"its storage {printable(storage.key)} is missing")
         if not entry.is_stored:
-            raise ArchiveError(
+            raise ReadError(
                 f"its storage {printable(storage.key)} is compressed, which torch.save never does"
             )
         expected = storage.numel * storage.itemsize
         if entry.size != expected:
-            raise ArchiveError(
+            raise ReadError(
                 f"its storage {printable(storage.key)} has {entry.size:,} bytes, expected "
                 f"{expected:,}"
             )
@@ -338,24 +339,24 @@ class _LegacyStorages(_Storages):
             if storage is None or storage.key in self.offsets:
                 raise PickleError("its list of storages does not match its tensors")
             if position + 8 > file_size:
-                raise ArchiveError(f"it is cut off before its storage {printable(key)}")
+                raise ReadError(f"it is cut off before its storage {printable(key)}")
             numel = int.from_bytes(read_at(self.file, position, 8), "little")
             if numel != storage.numel:
-                raise ArchiveError(
+                raise ReadError(
                     f"its storage {printable(key)} has {numel:,} elements, expected "
                     f"{storage.numel:,}"
                 )
             self.offsets[key] = position + 8
             position += 8 + storage.numel * storage.itemsize
             if position > file_size:
-                raise ArchiveError(f"it is cut off within its storage {printable(key)}")
+                raise ReadError(f"it is cut off within its storage {printable(key)}")
         if position != file_size:
-            raise ArchiveError(f"{file_size - position:,} bytes follow its last storage")
+            raise ReadError(f"{file_size - position:,} bytes follow its last storage")
 
     def read(self, storage: _Storage) -> npt.NDArray[np.uint8]:
         offset = self.offsets.get(storage.key)
         if offset is None:
-            raise ArchiveError(f"its storage {printable(storage.key)} is missing")
+            raise ReadError(f"its storage {printable(storage.key)} is missing")
         whole = self.seen[storage.key]
         out = np.empty(whole.numel * whole.itemsize, np.uint8)
         read_into(self.file, offset, out)
@@ -373,7 +374,7 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
         file_format = "legacy"
         state, storages = _read_legacy(file, size)
     else:
-        raise ArchiveError(f"it {_other_kind(file, size)}")
+        raise ReadError(f"it {_other_kind(file, size)}")
 
     found, others = _find_network(state, network)
     wanted = found.tensors
@@ -383,7 +384,7 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
             raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
     total = sum(tensor.nbytes for tensor in wanted.values())
     if total > MAX_RATIO * size:
-        raise ArchiveError(
+        raise ReadError(
             f"its tensors have {total:,} bytes, more than {MAX_RATIO:g} times the file's {size:,}"
         )
     counts = Counter(tensor.dtype for tensor in wanted.values())
@@ -429,16 +430,16 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     pickles = [n for n in archive.entries if n == "data.pkl" or n.endswith("/data.pkl")]
     if len(pickles) != 1:
         if any(name.endswith(".npy") for name in archive.entries):
-            raise ArchiveError("it is a NumPy archive (.npz), perhaps already converted")
+            raise ReadError("it is a NumPy archive (.npz), perhaps already converted")
         if any(name.endswith((".pt", ".pth", ".tar", ".ckpt")) for name in archive.entries):
-            raise ArchiveError("it is a zip archive of other files: unpack it first")
-        raise ArchiveError("it is a zip archive, but has no data.pkl")
+            raise ReadError("it is a zip archive of other files: unpack it first")
+        raise ReadError("it is a zip archive, but has no data.pkl")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
-        raise ArchiveError("it is a TorchScript program, which has no plain state dict")
+        raise ReadError("it is a TorchScript program, which has no plain state dict")
     entry = archive.entries[pickles[0]]
     if entry.size > MAX_BYTES:
-        raise ArchiveError(_too_large(f"{entry.size:,}"))
+        raise ReadError(_too_large(f"{entry.size:,}"))
     data = archive.read(entry).tobytes()
     storages = _ZipStorages(file, archive, prefix)
     state, end = load(data, 0, _NAMES, storages.register)
@@ -466,7 +467,7 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
         state, end = load(data, end, _NAMES, storages.register)
     except CutOff:
         if len(data) < size:
-            raise ArchiveError(_too_large(f"more than {MAX_BYTES:,}")) from None
+            raise ReadError(_too_large(f"more than {MAX_BYTES:,}")) from None
         raise
     keys, end = load(data, end, {}, storages.register)
     storages.locate(keys, end, size)
@@ -624,7 +625,7 @@ def _check_bounds(name: str, tensor: _Tensor) -> None:
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
     if tensor.numel and last >= available:
-        raise ArchiveError(
+        raise ReadError(
             f"its tensor {printable(name)} needs {last + 1:,} elements, but its storage has "
             f"{available:,}"
         )
@@ -745,10 +746,6 @@ def _ordered_dict() -> Dict:
     return Dict()
 
 
-def _size(values: object) -> tuple[int, ...]:
-    return _extents(values)
-
-
 def _encode(text: object, encoding: object) -> object:
     """Bytes, which pickles of version 2 write as text; only short ones are of interest."""
     if type(text) is str and len(text) <= 32 and encoding == "latin1":
@@ -814,7 +811,7 @@ def _table() -> dict[str, Name]:
         "torch._utils._rebuild_tensor_v3": Name(_rebuild_tensor_v3),
         "torch._utils._rebuild_parameter": Name(_rebuild_parameter),
         "torch._utils._rebuild_parameter_with_state": Name(_rebuild_parameter),
-        "torch.Size": Name(_size),
+        "torch.Size": Name(_extents),
         "_codecs.encode": Name(_encode),
         "numpy.dtype": Name(_numpy_dtype),
         "numpy.ndarray": Name(),

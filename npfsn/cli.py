@@ -1,7 +1,7 @@
 """`npfsn`: the command line.
 
-Arguments, exit codes and what passes through pipes. Nothing heavy is imported before it is
-needed, so that `--help` and `--version` answer at once.
+Arguments and exit codes. Nothing heavy is imported before it is needed, so that `--help` and
+`--version` answer at once.
 """
 
 from __future__ import annotations
@@ -271,7 +271,6 @@ def _add_enhance(commands: Any) -> None:
 
 def _enhance(args: argparse.Namespace) -> int:
     with held_back():
-        from . import audio  # noqa: F401  # what finding files needs
         from .batch import enhance_all
 
     return enhance_all(args)

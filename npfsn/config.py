@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import ModelError, NormError, listed, printable, shown
 
@@ -316,6 +316,9 @@ class BaseConfig:
     hop_length: int = 256
     look_ahead: int = 0
     start_at_sound: bool = False
+
+    #: Tensors that are part of a checkpoint, but not trained and never of eight bits.
+    fixed: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse acoustics that the overlap-add cannot invert."""

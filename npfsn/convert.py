@@ -71,7 +71,7 @@ _FROM_TENSORS = {
     "sb_num_center_freqs",
     "fb_num_center_freqs",
 }
-# The recipe's names of the activations of a layer stack, and the default they have without one.
+# The recipe's names of the activations of layer stacks.
 _ACTIVATIONS = {
     "fb_model": "fb_output_activate_function",
     "sb_model": "sb_output_activate_function",
@@ -79,7 +79,7 @@ _ACTIVATIONS = {
     "fullband_model": "output_activate_function",
 }
 
-# Of the neighbours, tensors tell the sum; of which the first kind is 0 unless the recipe says.
+# Tensors tell the sum of both kinds of neighbours; the first is 0 unless the recipe says more.
 _FIRST_NEIGHBORS = {
     "fast_fullsubnet": "encoder_output_num_neighbors",
     "fullsubnet": "fb_num_neighbors",

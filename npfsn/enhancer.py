@@ -19,7 +19,7 @@ from .errors import NormError, StateError
 from .kernels import spectrum as kernels
 from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
 from .packed import shared_network
-from .samples import AnySamples, Samples, as_out, as_samples, no_numbers
+from .samples import AnySamples, Samples, as_out, as_samples, nonfinite_error
 from .state import Fields
 from .stream import Stream
 from .weights import Model, load_model
@@ -99,7 +99,7 @@ class Enhancer(Alone):
                 "signals with npfsn.enhance or `npfsn enhance`"
             )
         check_nonfinite(on_nonfinite)
-        self._limit = dry_share(atten_lim_db)
+        self._dry_share = dry_share(atten_lim_db)
         self._options: dict[str, Any] = {
             "precision": precision,
             "norm": config.norm_type,
@@ -185,11 +185,11 @@ class Enhancer(Alone):
     def atten_lim_db(self) -> float | None:
         """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
         limit: float | None = self._options["atten_lim_db"]
-        return limit
+        return None if limit == math.inf else limit
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
-        self._limit = dry_share(value)
+        self._dry_share = dry_share(value)
         self._options["atten_lim_db"] = value
 
     @property
@@ -321,7 +321,7 @@ class Enhancer(Alone):
         out = self._stream.finish(tail)
         x = np.zeros(out.shape[0], np.float32)
         x[: tail.shape[0]] = tail
-        kernels.mix_dry(x, self._limit, self._dry, out)
+        kernels.mix_dry(x, self._dry_share, self._dry, out)
         self._end[0] = 1
         self._torn = False
         return out
@@ -427,9 +427,8 @@ class Enhancer(Alone):
         """Copy samples, refusing or replacing what is no number; return how many were none."""
         kernels.check_samples(x, out, self._bad)
         bad = int(self._bad[0])
-        if bad:
-            if self._options["on_nonfinite"] == "raise":
-                raise no_numbers(bad, x.shape[0])
+        if bad and self._options["on_nonfinite"] == "raise":
+            raise nonfinite_error(bad, x.shape[0])
         return bad
 
     def _push(self, x: Samples, out: Samples) -> None:
@@ -438,8 +437,8 @@ class Enhancer(Alone):
             self._stream.push(x, out)
         else:
             self._stream.push_many(x, out)
-        # Also without a limit: whoever goes on from this stream's state may have one.
-        kernels.mix_dry(x, self._limit, self._dry, out)
+        # Also with a share of zero: whoever goes on from this stream's state may have another.
+        kernels.mix_dry(x, self._dry_share, self._dry, out)
 
     def _header(self) -> dict[str, Any]:
         """Say what a state belongs to."""

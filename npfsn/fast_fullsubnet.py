@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,16 +24,10 @@ from .config import (
     sequence,
 )
 from .errors import ModelError, shown
-from .kernels.vector import HAS_BYTE_PRODUCT
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
 from .state import Fields, State
-
-# What the frame that ends a block has to itself, W_ih x and the cells, over what all frames share,
-# W_hh h, in time (npfsn bench --profile, s = 2). Where one instruction does byte products, int8
-# weighs less beside the cells.
-_OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,8 @@ class Config(BaseConfig):
     bottleneck: Sequence = Sequence("LSTM", 12, 384, 2, 1, "ReLU")
     decoder: tuple[Sequence, ...] = ()
     quiet_level: float = 0.0
+
+    fixed: ClassVar[frozenset[str]] = frozenset({"mel_scale.fb"})
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -199,7 +195,7 @@ class Network(network.Network):
         precision: str = "float32",
         horizon: float = math.inf,
     ) -> None:
-        self.config, self.precision = config, precision
+        self.config = config
         size = config.bottleneck.input_size
         blocks = max(horizon / config.shrink_size, 1.0)
         self.mel = MelBands(np.asarray(tensors["mel_scale.fb"], np.float32))
@@ -271,7 +267,7 @@ class Pass(network.Pass):
         n_block = -(-frames // shrink)  # at most so many blocks end within `frames`
         self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
         decoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.decoder)]
-        self.frames, self.norms = frames, [self.fb_norm, self.sb_norm]
+        self.norms = [self.fb_norm, self.sb_norm]
         self.sum = state["shrink.sum"]
         self.mag = np.zeros((frames, config.n_freq), np.float32)
         mel = np.zeros((frames, n_mel), np.float32)
@@ -297,8 +293,8 @@ class Pass(network.Pass):
         if frames == 1:  # a stream: between two frames, caches do not keep all weights
             self.bottleneck.meanwhile(decoder, program)
         result = self.bottleneck.write(program, units.reshape(-1, size), every=shrink)
-        due = np.array(self._panels_due(_OWN_WORK[net.precision]), np.int64)
-        program.add("prepare", self.bottleneck.layers, due, stage=self.bottleneck.weights.key)
+        if frames == 1:  # in a hurry: no frame shall have all of a block's work
+            self.bottleneck.spread(program)
 
         held, result = state["shrink.held"], result.reshape(n_block, n_mel)
         program.add("join_held", enc, result, shrink, held, joined, stage=stage)
@@ -306,23 +302,6 @@ class Pass(network.Pass):
         for stack in decoder:
             x = stack.write(program, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
-
-    def _panels_due(self, own_work: float) -> list[int]:
-        """Return how many panels of the next block's recurrent products a frame should leave done.
-
-        By the frame's place in its block, 0 for the one that has ended the last. W_hh h of both
-        layers is two thirds of the bottleneck's work and needs only its last state. Spread over the
-        frames until the next block ends, it leaves no frame with all of it. The frame that ends a
-        block has own work, and takes what makes it as long as the others, if anything.
-        """
-        if self.shrink == 1 or self.frames > 1:  # every frame ends a block, or none is in a hurry
-            return [0] * self.shrink
-        panels, last = self.bottleneck.panels, self.shrink - 1
-        first_share = max((1.0 - own_work * last) / self.shrink, 0.0)
-        return [
-            round(panels * (step + first_share * (last - step)) / last)
-            for step in range(self.shrink)
-        ]
 
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""

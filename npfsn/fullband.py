@@ -109,7 +109,6 @@ class Pass(network.Pass):
 
     def __init__(self, net: Network, state: State, frames: int) -> None:
         n_freq = net.config.n_freq
-        self.frames = frames
         norm, model = net.norm.bind(state), net.model.bind(state, 1, frames)
         self.norms = [norm]
         self.mag = np.zeros((frames, n_freq), np.float32)

@@ -162,7 +162,7 @@ class Pass(network.Pass):
         fb_norm, sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
         fb_model = net.fb_model.bind(state, 1, frames)
         sb_model = net.sb_model.bind(state, n_freq, frames)
-        self.frames, self.norms = frames, [fb_norm, sb_norm]
+        self.norms = [fb_norm, sb_norm]
         self.mag = np.zeros((frames, n_freq), np.float32)
         fb_in = np.zeros((frames, n_freq), np.float32)
         sb_in = np.zeros((frames, n_freq, size), np.float32)

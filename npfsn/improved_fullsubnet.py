@@ -327,7 +327,7 @@ class Pass(network.Pass):
         fb_norm = net.fb_norm.bind(state)
         fb_model = net.fb_model.bind(state, 1, frames)
         sections = [SectionPass(section, state, frames) for section in net.sections]
-        self.frames, self.norms = frames, [fb_norm, *(section.norm for section in sections)]
+        self.norms = [fb_norm, *(section.norm for section in sections)]
         self.mag = np.zeros((frames, n_freq), np.float32)
         # Compressed, the last bin dropped: it divides into no unit, and its mask stays zero.
         compressed = np.zeros((frames, n_freq - 1), np.float32)

@@ -46,7 +46,8 @@ _SEGMENTS = "Seems to be a multi-segment file"
 _SLACK_BYTES = 64
 # What stands for an unknown length is larger.
 _MOST_FRAMES = 1 << 62
-# No header without audio is as long as this, and nothing without a name behind it as that.
+# Files without audio are headers, shorter than the first; what follows the last chunk and has no
+# name is ignored where it is shorter than the second.
 _MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
 # How what players put behind a sound begins.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")

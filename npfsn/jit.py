@@ -50,7 +50,7 @@ def seconds_compiling() -> float:
     return _waited[0]
 
 
-def compiles() -> bool:
+def has_compiled() -> bool:
     """Whether this process has found a kernel in no cache so far."""
     return _compiles[0]
 

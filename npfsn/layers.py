@@ -14,7 +14,7 @@ from .kernels import layers as kernels
 from .kernels import products
 from .kernels.arrays import place
 from .kernels.products import pack_f32, pack_i8, padded
-from .kernels.vector import HALVES_COST, PANEL, aligned
+from .kernels.vector import HALVES_COST, HAS_BYTE_PRODUCT, PANEL, aligned
 from .program import Program
 from .quantise import halved
 from .state import Fields, State
@@ -28,6 +28,9 @@ _CODES = {
     "Tanh": (kernels.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
+# What the frame that ends a block of two has to itself, W_ih x and the cells, over what both share,
+# W_hh h, in time (npfsn bench --profile). Byte products by one instruction weigh less beside cells.
+_OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
 # At most so many units are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
 # Where so many rows of a block meet weights, to have them wide outweighs to read half as much
@@ -319,11 +322,6 @@ class RecurrentPass:
         self.layers["done"] = 0
         self.layers["waits"] = (self.turn + np.arange(len(self.layers))) % 2
 
-    @property
-    def panels(self) -> int:
-        """Panels of the recurrent products of all layers."""
-        return sum(layer.recurrent.panels for layer in self.weights.layers)
-
     def meanwhile(self, stacks: list[RecurrentPass], program: Program) -> None:
         """Have tiles of this stack see to `stacks`, of one unit each, that follow it in each frame.
 
@@ -385,3 +383,24 @@ class RecurrentPass:
             return x
         program.add("linear", x, self.units, self.stack, self.out, **how)
         return self.out
+
+    def spread(self, program: Program) -> None:
+        """Share the recurrent products of a stack that runs in every s-th frame out among s frames.
+
+        W_hh h of all layers needs only the last state, and may be two thirds of the work. Each
+        frame leaves some panels done, by its place in the block, 0 for the one that has ended the
+        last: no frame has all of it. The frame that ends a block has own work, and takes what
+        makes it as long as the others, if anything.
+        """
+        last = self.every - 1
+        if last == 0:
+            return  # every frame ends a block
+        in_bytes = self.recurrent[0].product.weights[0].dtype == np.int8
+        own_work = _OWN_WORK["int8" if in_bytes else "float32"]
+        first_share = max((1.0 - own_work * last) / self.every, 0.0)
+        panels = sum(layer.recurrent.panels for layer in self.weights.layers)
+        due = [
+            round(panels * (step + first_share * (last - step)) / last)
+            for step in range(self.every)
+        ]
+        program.add("prepare", self.layers, np.array(due, np.int64), stage=self.weights.key)

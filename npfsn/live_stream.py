@@ -13,8 +13,8 @@ from .aligned import AlignedStream
 from .alone import Alone, alone
 from .enhancer import Enhancer
 from .errors import FrameError
-from .options import OnNonfinite, Precision, whole_rate
-from .samples import AnySamples, Samples, as_samples, no_numbers, silence_nonfinite
+from .options import OnNonfinite, Precision, dry_share, whole_rate
+from .samples import AnySamples, Samples, as_samples, mix_dry, nonfinite_error, silence_nonfinite
 from .weights import Model
 
 
@@ -59,6 +59,7 @@ class LiveStream(Alone):
     """
 
     _ready: Samples  # what can be given
+    _dry: Samples  # what has come in and is still to be mixed in
     _flushed: bool
 
     def __init__(
@@ -81,7 +82,7 @@ class LiveStream(Alone):
             on_nonfinite=on_nonfinite,
             norm_horizon=norm_horizon,
         )
-        self._atten_lim_db = atten_lim_db
+        self.atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
         self._rate = own if sample_rate is None else whole_rate(sample_rate)
         self._stream = self._aligned()
@@ -142,11 +143,11 @@ class LiveStream(Alone):
     @property
     def atten_lim_db(self) -> float | None:
         """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
-        return self._atten_lim_db
+        return None if self._atten_lim_db == math.inf else self._atten_lim_db
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
-        self._stream.limit_to(value)
+        self._dry_share = dry_share(value)
         self._atten_lim_db = value
 
     @property
@@ -196,7 +197,7 @@ class LiveStream(Alone):
             )
         bad = silence_nonfinite(x)
         if bad and self._enhancer.on_nonfinite == "raise":
-            raise no_numbers(bad, x.size)
+            raise nonfinite_error(bad, x.size)
         self._torn = True
         self._n_nonfinite += bad
         out = self._answer(x)
@@ -206,8 +207,9 @@ class LiveStream(Alone):
     def _answer(self, x: Samples) -> Samples:
         """Give as many samples as come in."""
         ready = np.concatenate((self._ready, self._stream.process(x)))
-        self._ready = ready[x.size :]
-        return ready[: x.size]
+        dry = np.concatenate((self._dry, x))
+        self._ready, self._dry = ready[x.size :], dry[x.size :]
+        return mix_dry(dry[: x.size], ready[: x.size], self._dry_share)
 
     @alone(ended=True)
     def flush(self) -> Samples:
@@ -269,8 +271,8 @@ class LiveStream(Alone):
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         # Together, for the one to go on using the other.
-        other._claim, other._enhancer, other._stream, other._ready = copy.deepcopy(
-            ({}, self._enhancer, self._stream, self._ready)
+        other._claim, other._enhancer, other._stream, other._ready, other._dry = copy.deepcopy(
+            ({}, self._enhancer, self._stream, self._ready, self._dry)
         )
         return other
 
@@ -283,12 +285,11 @@ class LiveStream(Alone):
         return f"<npfsn.LiveStream {self._rate} Hz, {self._block} samples, {self._enhancer!r}>"
 
     def _aligned(self) -> AlignedStream:
-        return AlignedStream(
-            self._enhancer, self._rate, atten_lim_db=self._atten_lim_db, keep_latency=True
-        )
+        return AlignedStream(self._enhancer, self._rate, keep_latency=True)
 
     def _begin(self) -> None:
         """Begin a signal with the zeros that go ahead of it."""
         self._n_nonfinite, self._flushed = 0, False
         ahead = self._stream.process(np.zeros(self._lead, np.float32))
         self._ready = np.concatenate((np.zeros(self._behind, np.float32), ahead))
+        self._dry = np.zeros(self.latency_samples, np.float32)

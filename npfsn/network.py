@@ -55,7 +55,6 @@ class Network:
 class Pass:
     """A network bound to one stream's state, with scratch for blocks of up to `frames` frames."""
 
-    frames: int
     #: float32[frames, F]: written by whoever plays the program, before.
     mag: np.ndarray
     #: float32[frames, 2, F]: the mask, real plane first, as the network gives it: that of the
@@ -74,7 +73,8 @@ class Pass:
         frame : int
             Index of the first frame in the stream.
         n_frame : int
-            T, at most `frames`: `mag` holds the magnitudes of frames `frame` .. `frame + T - 1`.
+            T, no more than it is bound for: `mag` holds the magnitudes of frames `frame` ..
+            `frame + T - 1`.
 
         Returns
         -------

@@ -71,7 +71,7 @@ class Norm:
         return fields
 
     def bind(self, state: State) -> BoundNorm:
-        """Return the norm as a function of features, working on `state`."""
+        """Return the norm bound to `state`."""
         return BoundNorm(self, state)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, container_of
 from .errors import listed
 from .terminal import UsageError
 
@@ -63,27 +64,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     UsageError
         If the arguments contradict each other, or name nothing.
     """
-    from .audio import container_of
-
     inputs = [*_inputs(args)]
-    if "" in inputs:
-        raise UsageError("an input has an empty name")
-    if not inputs:
-        raise UsageError("no input: name files, folders, -i DIR or --list FILE")
-    if "-" in inputs and not os.path.lexists("-"):
-        raise UsageError("-: files are not read from standard input: use `npfsn stream`")
-    if args.output_dir == "":
-        raise UsageError("the output folder has an empty name")
-    if args.output_dir == "-":
-        raise UsageError(
-            "-o -: files are not written to standard output: name a file or a folder (./- for "
-            "one of that name), or use `npfsn stream`"
-        )
-    if args.format and container_of(args.format) is None:
-        raise UsageError(
-            f"--format {args.format}: no container of that name can be written; expected one such "
-            "as wav, flac or ogg"
-        )
+    _check(args, inputs)
     plan = Plan()
     taken: dict[str, Path] = {}
     existing: list[Job] = []
@@ -138,6 +120,28 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return plan
 
 
+def _check(args: argparse.Namespace, inputs: list[str]) -> None:
+    """Refuse arguments that contradict each other, or name nothing."""
+    if "" in inputs:
+        raise UsageError("an input has an empty name")
+    if not inputs:
+        raise UsageError("no input: name files, folders, -i DIR or --list FILE")
+    if "-" in inputs and not os.path.lexists("-"):
+        raise UsageError("-: files are not read from standard input: use `npfsn stream`")
+    if args.output_dir == "":
+        raise UsageError("the output folder has an empty name")
+    if args.output_dir == "-":
+        raise UsageError(
+            "-o -: files are not written to standard output: name a file or a folder (./- for "
+            "one of that name), or use `npfsn stream`"
+        )
+    if args.format and container_of(args.format) is None:
+        raise UsageError(
+            f"--format {args.format}: no container of that name can be written; expected one such "
+            "as wav, flac or ogg"
+        )
+
+
 def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
     """Name the output of a file."""
     suffix = f".{args.format}" if args.format else src.suffix
@@ -147,8 +151,6 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
 
 def _is_file_name(name: str, inputs: list[str]) -> bool:
     """Whether what is to be the output is called like a sound file, and is no folder."""
-    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
-
     if name.endswith(("/", os.sep)) or os.path.isdir(name):
         return False
     suffix = Path(name).suffix.lower()
@@ -261,7 +263,6 @@ def _walk(
     top: Path, recursive: bool, output: Path | None, plan: Plan
 ) -> Iterator[tuple[Path, Path]]:
     """Give the sound files of a folder in the order of their names."""
-    from .audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 
     def unreadable(error: OSError) -> None:
         message = f"cannot read the folder {error.filename}: {error.strerror}"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import toml
-from .archive import ArchiveError, open_regular, read_at
 from .errors import RecipeError, printable, shown
+from .reading import ReadError, open_regular, read_at
 
 MAX_BYTES = 1 << 20
 #: What a model takes from the acoustics.
@@ -108,9 +108,9 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
         file, size = open_regular(path)
         with file:
             if size > MAX_BYTES:
-                raise ArchiveError(f"it has {size:,} bytes, at most {MAX_BYTES:,} are read")
+                raise ReadError(f"it has {size:,} bytes, at most {MAX_BYTES:,} are read")
             document = toml.loads(read_at(file, 0, size).decode("utf-8-sig"))
-    except ArchiveError as error:
+    except ReadError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"cannot read the recipe {path}: it is no text in UTF-8") from None

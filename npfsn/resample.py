@@ -27,7 +27,7 @@ KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
 # Taps that are designed at once: a filter may have millions.
-_TOGETHER = 1 << 16
+_TAPS_AT_ONCE = 1 << 16
 
 
 class Resampler:
@@ -41,8 +41,8 @@ class Resampler:
     rate_in, rate_out : int
         Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
     latency : int
-        Samples by which the input lies behind what else there is. The output is made later by less
-        than a sample, so that it lies a whole number behind: `lag`.
+        Samples by which the input is late already. The output is made later by less than a sample,
+        so that it is late by a whole number of them: `lag`.
 
     Raises
     ------
@@ -179,14 +179,14 @@ class _Filter:
         steps = max(up, down)
         half = HALF_CROSSINGS * steps
         taps = np.empty(2 * half + 1)
-        for first in range(0, taps.size, _TOGETHER):
-            some = taps[first : first + _TOGETHER]
+        for first in range(0, taps.size, _TAPS_AT_ONCE):
+            some = taps[first : first + _TAPS_AT_ONCE]
             t = np.arange(first - half, first - half + some.size) / half  # from -1 to 1
             some[:] = np.sinc(HALF_CROSSINGS * t) * np.i0(KAISER_BETA * np.sqrt(1.0 - t * t))
         taps *= up / taps.sum()
         # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
         n_tap = -(-taps.size // up)
-        n_tap += -n_tap % kernels.TOGETHER
+        n_tap += -n_tap % kernels.SUMS
         padded = np.zeros(n_tap * up)
         padded[: taps.size] = taps
         self._taps = np.ascontiguousarray(padded.reshape(n_tap, up)[::-1].T)

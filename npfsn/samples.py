@@ -33,8 +33,8 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     return as_float32(x)
 
 
-def no_numbers(bad: int, size: int) -> FrameError:
-    """Say that `bad` of `size` samples are none."""
+def nonfinite_error(bad: int, size: int) -> FrameError:
+    """Return the error for `bad` of `size` samples that are NaN or infinite."""
     return FrameError(
         f"{bad} of {size} samples are NaN or infinite: expected finite numbers; mend the source, "
         "or use on_nonfinite='zero' to replace them by silence"

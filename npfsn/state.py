@@ -1,7 +1,8 @@
-"""What a stream remembers: a flat dict of arrays, all zeros at the start; and what comes as one.
+"""What a stream remembers: a flat dict of arrays, all zeros at the start.
 
 Each part of a network declares its own entries (`fields`); nothing else makes state. Resetting,
 saving, restoring and copying a stream are loops over the dict, so a new entry cannot be forgotten.
+`checked` looks at one that a caller gives.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def warm_up(
 
 def cache_folder() -> str | None:
     """Tell where compiled kernels are kept; None where nothing can be written."""
-    folder = getattr(getattr(check_samples, "_cache", None), "cache_path", None)
+    folder = check_samples._cache.cache_path
     return None if folder is None else str(folder)
 
 

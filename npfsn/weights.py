@@ -32,11 +32,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .archive import Archive, ArchiveError, Entry, open_regular
+from .archive import Archive, Entry
 from .config import BaseConfig
 from .errors import ModelError, NpfsnError, listed, printable, shown
 from .output import complete_or_absent
 from .quantise import dequantise, quantise
+from .reading import ReadError, open_regular
 
 FORMAT = 1
 PRECISIONS = ("float32", "float16", "int8")
@@ -86,7 +87,7 @@ class Model:
     Raises
     ------
     TypeError
-        The configuration is none, or a tensor of another type.
+        `config` is no Config, or a tensor is of another type.
     ModelError
         The tensors are not those of the configuration.
 
@@ -131,8 +132,8 @@ class Model:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained values: all tensors but the mel filters, which are fixed."""
-        return sum(t.size for name, t in self.tensors.items() if name != "mel_scale.fb")
+        """Number of trained values: all tensors but fixed ones, such as mel filters."""
+        return sum(t.size for name, t in self.tensors.items() if name not in self.config.fixed)
 
 
 def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -182,12 +183,12 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     path = Path(path)
     try:
         file, size = open_regular(path)
-    except ArchiveError as error:
+    except ReadError as error:
         raise ModelError(f"cannot open the model {path}: {error}") from None
     try:
         with file:
             return _read(file, size)
-    except ArchiveError as error:
+    except ReadError as error:
         raise ModelError(
             f"{path} is no intact npfsn model: {error}; get the file again, or convert its "
             "checkpoint with npfsn-convert"
@@ -345,7 +346,7 @@ def is_quantised(config: BaseConfig, name: str, shape: tuple[int, ...]) -> bool:
 
     They do with matrices of layers, but for those that give the mask (`quantise.halved`).
     """
-    return len(shape) == 2 and name != "mel_scale.fb" and not gives_mask(config, name)
+    return len(shape) == 2 and name not in config.fixed and not gives_mask(config, name)
 
 
 def gives_mask(config: BaseConfig, name: str) -> bool:
@@ -536,7 +537,7 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
 
 
 def _check_plain(arguments: Mapping[str, Any]) -> None:
-    """Refuse what might pass for something else in a configuration: "", and switches but one."""
+    """Refuse what might pass for something else in a configuration: "", and booleans but one."""
     pending = [value for name, value in arguments.items() if name != "start_at_sound"]
     while pending:
         value = pending.pop()

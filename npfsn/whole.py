@@ -17,7 +17,7 @@ from .options import (
 )
 from .packed import shared_network
 from .resample import resample
-from .samples import AnySamples, Samples, as_audio, mix_dry, no_numbers
+from .samples import AnySamples, Samples, as_audio, mix_dry, nonfinite_error
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -40,11 +40,11 @@ def enhance(
     audio : float32 array, shape (N,) or (N, channels)
         Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
     sample_rate : int or float
-        A whole number of Hz. Resampled to the model's rate and back where they differ: of a higher
-        rate what lies above half of the model's goes.
+        A whole number of Hz. Where it is not the model's, the signal is resampled there and back,
+        and loses what lies above half of the lower rate.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
-        once more for each norm, and has no horizon.
+        once more for each of them, and these have no horizon.
 
     Returns
     -------
@@ -53,10 +53,10 @@ def enhance(
 
     Raises
     ------
-    TypeError, FrameError, AudioError
-        The audio is of another type or shape, not finite, or its rate is no rate.
+    FrameError, AudioError
+        The audio has another shape or is not finite; its rate is no rate.
     TypeError, ValueError
-        An option is of another type or out of its range.
+        The audio or an option is of another type; an option is out of its range.
     ModelError, NormError
         As in `Enhancer`.
 
@@ -70,7 +70,7 @@ def enhance(
     """
     model = load_model(model)
     config = model.config if norm is None else model.config.with_norm(norm)
-    limit = dry_share(atten_lim_db)
+    share = dry_share(atten_lim_db)
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
     check_nonfinite(on_nonfinite)
     audio = as_audio(audio)
@@ -80,7 +80,7 @@ def enhance(
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
         at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
         x = _finite(np.ascontiguousarray(audio[at]), on_nonfinite)
-        out[at] = _enhance_channel(stream, x, rate, config.sample_rate, limit)
+        out[at] = _enhance_channel(stream, x, rate, config.sample_rate, share)
     return out
 
 
@@ -89,12 +89,12 @@ def _finite(x: Samples, on_nonfinite: str) -> Samples:
     out, bad = np.empty_like(x), np.zeros(1, np.int64)
     kernels.check_samples(x, out, bad)
     if bad[0] and on_nonfinite == "raise":
-        raise no_numbers(int(bad[0]), x.shape[0])
+        raise nonfinite_error(int(bad[0]), x.shape[0])
     return out
 
 
 def _enhance_channel(
-    stream: Stream, x: Samples, rate: int, model_rate: int, limit: np.float32
+    stream: Stream, x: Samples, rate: int, model_rate: int, share: np.float32
 ) -> Samples:
     """Enhance one channel, at its own rate."""
     if x.shape[0] == 0:
@@ -104,7 +104,7 @@ def _enhance_channel(
     else:
         y = _run(stream, resample(x, rate, model_rate))
         y = resample(y, model_rate, rate)[: x.shape[0]]
-    return mix_dry(x, y, limit)
+    return mix_dry(x, y, share)
 
 
 def _run(stream: Stream, x: Samples) -> Samples:

@@ -18,7 +18,7 @@ from needs import posix
 from pure_delay import Delay
 from sounds import RATES, lag, noise, read, refuse, tagged, tags, write
 
-from npfsn import audio
+from npfsn import audio, containers
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import resample
@@ -408,7 +408,7 @@ def test_a_small_container_for_a_large_file(subtype):
         format="W64", subtype=subtype, endian="FILE", frames=5 << 30, channels=1
     )
     with pytest.raises(AudioError, match="more than a (WAV|AIFF) file can hold"):
-        audio._target_format(
+        containers.target_format(
             source, Path("a.w64"), Path("b.aiff" if subtype == "PCM_S8" else "b.wav")
         )
 
@@ -442,7 +442,7 @@ def test_compiling_is_no_enhancing(delay, tmp_path, monkeypatch):
 
 def test_files_too_large_for_their_container_are_refused_at_once(delay, tmp_path, monkeypatch):
     src = write(tmp_path / "a.w64", noise(1000), subtype="DOUBLE", container="W64")
-    monkeypatch.setattr(audio, "_SAMPLE_BYTES", {"DOUBLE": 1 << 31})  # as if it were that long
+    monkeypatch.setattr(containers, "_SAMPLE_BYTES", {"DOUBLE": 1 << 31})  # as if it were that long
     with pytest.raises(AudioError, match="more than a WAV file can hold; choose --format w64"):
         enhance_file(src, tmp_path / "b.wav")
     enhance_file(src, tmp_path / "b.rf64")

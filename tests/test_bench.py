@@ -17,7 +17,7 @@ from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
 from npfsn.bench.page import _start_line
 from npfsn.bench.profile import profile
-from npfsn.bench.start import cold_start
+from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import summary, time_cases
 from npfsn.kernels import spectrum
 from npfsn.program import Program
@@ -217,7 +217,7 @@ def test_seconds_are_checked(seconds, capsys):
 
 def test_a_start_says_whether_it_compiled(path, tmp_path):
     """The first one with an empty cache does; the next one does not."""
-    starts = [cold_start(path, cache=str(tmp_path / "cache"), steps=1) for _ in range(2)]
+    starts = [fresh_start(path, cache=str(tmp_path / "cache"), steps=1) for _ in range(2)]
     assert [start["compiled"] for start in starts] == [True, False]
     assert _start_line(starts[0]).startswith("start, compiling ")
     assert _start_line(starts[1]).startswith("start, kernels cached ")
@@ -226,7 +226,7 @@ def test_a_start_says_whether_it_compiled(path, tmp_path):
 
 def test_a_failing_start_is_told(tmp_path):
     with pytest.raises(npfsn.NpfsnError, match="fresh process failed"):
-        cold_start(tmp_path / "missing.npz")
+        fresh_start(tmp_path / "missing.npz")
 
 
 def side_by_side():

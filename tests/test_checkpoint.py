@@ -31,9 +31,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npfsn import pickles
-from npfsn.archive import ArchiveError, read_into
 from npfsn.checkpoint import MAX_RATIO, read_checkpoint
 from npfsn.errors import CheckpointError, printable
+from npfsn.reading import ReadError, read_into
 
 # More cases on request: NPFSN_FUZZ=100 runs a hundred times as many.
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
@@ -1063,7 +1063,7 @@ def test_stored_members_have_one_size(tmp_path):
 
 def test_a_file_that_shrinks_while_it_is_read():
     """What is missing must not be whatever was in memory."""
-    with pytest.raises(ArchiveError, match="became shorter"):
+    with pytest.raises(ReadError, match="became shorter"):
         read_into(io.BytesIO(bytes(10)), 0, np.zeros(11, np.uint8))
 
 

@@ -13,6 +13,7 @@ from sounds import noise, read, refuse, write
 
 from npfsn import audio, chunks
 from npfsn.audio import enhance_file
+from npfsn.containers import container_of
 from npfsn.errors import AudioError
 
 
@@ -211,7 +212,7 @@ def test_damaged_files_are_refused_or_read(delay, tmp_path):
 def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
     """Libsndfile reads the first of them and says nothing of the others, or reads nothing."""
     x = noise(48000, 1)
-    options = {"format": audio.container_of(name[1:])}
+    options = {"format": container_of(name[1:])}
     options["subtype"] = {"a.opus": "OPUS", "a.ogg": "VORBIS", "a.mp3": "MPEG_LAYER_III"}.get(
         name, "PCM_16"
     )

@@ -19,7 +19,7 @@ from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, products, spectrum
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import place
-from npfsn.kernels.vector import HAS_HALF, LARGEST, PANEL
+from npfsn.kernels.vector import HAS_HALF, MAX_INPUT, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
@@ -116,10 +116,10 @@ def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
         x[0], x[-1] = 1.0, -1.0
         x = np.pad(x, ((0, 0), (0, -n_in % PANEL)))
         largest = np.abs(x).max(axis=1, keepdims=True)
-        inputs = np.rint(x * (np.float32(LARGEST) / largest)).astype(np.int64)
+        inputs = np.rint(x * (np.float32(MAX_INPUT) / largest)).astype(np.int64)
         levels, scale = quantise(weight, levels_with_room(weight))
         exact = (
-            (inputs[:, :n_in] @ levels.T.astype(np.int64)) * scale.astype("d") * largest / LARGEST
+            (inputs[:, :n_in] @ levels.T.astype(np.int64)) * scale.astype("d") * largest / MAX_INPUT
         )
         got = multiply(x, weight, bias, Int8Product)
         # The sum of integers is exact; its scale is rounded twice, the result once.
@@ -277,7 +277,7 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     want = run_stack(spec, tensors, x, [1] * 6, precision)
     stack = Recurrent(spec, tensors, "net", precision)
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
-    every = bound.panels
+    every = sum(layer.recurrent.panels for layer in stack.layers)
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for panels in portions:
             kernels.prepare(bound.layers, panels)

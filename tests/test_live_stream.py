@@ -122,12 +122,16 @@ def test_what_is_mixed_in_comes_when_the_enhanced_does(delay, rate):
     np.testing.assert_allclose(heard, expected, atol=5e-3)
 
 
-def test_the_limit_of_a_live_stream_may_change():
-    """From one block to the next, to none and back."""
+@pytest.mark.parametrize(("rate", "block"), [(16000, 256), (16000, 160), (48000, 480), (44100, 1)])
+def test_the_limit_of_a_live_stream_may_change(rate, block):
+    """From one block to the next, to none and back, at once: also of blocks that are no hops."""
     quiet = small_model("fast_fullsubnet")
     limits = (None, 6.0, 0.0)
-    live, *others = (LiveStream(model=quiet, atten_lim_db=limit) for limit in (None, *limits))
-    for i, block in enumerate(hiss(0.5, 16000)[:7680].reshape(-1, 256)):
+    live, *others = (
+        LiveStream(rate, block, quiet, atten_lim_db=limit) for limit in (None, *limits)
+    )
+    blocks = hiss(2.0, rate)[: 30 * 3 * block].reshape(30, -1)
+    for i, block in enumerate(blocks):
         live.atten_lim_db = limits[i % 3]
         assert live.atten_lim_db == limits[i % 3]
         expected = [other.process(block) for other in others][i % 3]

@@ -12,7 +12,7 @@ from . import QUICK_SECONDS, SECONDS
 from .limits import limits
 from .machine import OtherLoad, machine
 from .profile import profile as profiled
-from .start import cold_start
+from .start import fresh_start
 from .steps import summary, time_cases
 
 # Turns that the signals take.
@@ -78,11 +78,11 @@ def bench(
     if profile:
         result["profile"], result["timeline"] = profiled(model, options, quick)
     result["other_load"] = busy.share()
-    start = [cold_start(path, precision=precision, norm=norm) for _ in range(1 if quick else 3)]
+    start = [fresh_start(path, precision=precision, norm=norm) for _ in range(1 if quick else 3)]
     result["start"] = min(start, key=lambda each: float(each["total_s"]))
     if cold:
         with tempfile.TemporaryDirectory() as folder:
-            result["cold_start"] = cold_start(path, precision=precision, norm=norm, cache=folder)
+            result["cold_start"] = fresh_start(path, precision=precision, norm=norm, cache=folder)
     result["memory_mb"] = max(each["memory_mb"] for each in start)
     result["steps_ms"] = steps
     return result

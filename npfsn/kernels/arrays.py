@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 
 from ..jit import kernel
 
-#: The address of an array's first element, then its shape. Dimensions behind the third are those
-#: that whoever reads it knows.
+#: The address of an array's first element, then its first three dimensions; who reads it knows any
+#: others.
 ARRAY = np.dtype(
     [("address", np.int64), ("rows", np.int64), ("columns", np.int64), ("depth", np.int64)]
 )

@@ -13,12 +13,11 @@ import numpy as np
 
 from ..jit import inlined, kernel
 from .arrays import ARRAY
+from .vector import SMALLEST
 
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
-#: Smaller normalised features become zero: arithmetic on denormals is up to fifty times slower.
-SMALLEST = np.float32(1e-30)
 #: Larger compressed magnitudes are clipped: sums of their squares would leave float64.
-LARGEST = 1e36
+MAX_COMPRESSED = 1e36
 #: A plain mask beyond this is a broken network's; it must not break the stream.
 GAIN_LIMIT = np.float32(1e6)
 #: Frames that `forgetting_norm` remembers.
@@ -76,7 +75,7 @@ def power(x, exponent, out):
             if exponent == 0.5:
                 out[t, f] = np.sqrt(x[t, f])
             else:
-                value = min(math.pow(x[t, f], exponent), LARGEST)
+                value = min(math.pow(x[t, f], exponent), MAX_COMPRESSED)
                 out[t, f] = np.float32(value if value >= SMALLEST else 0.0)
 
 

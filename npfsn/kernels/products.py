@@ -27,9 +27,10 @@ from .vector import (
     HALVES_COST,
     HAS_BYTE_PRODUCT,
     HAS_HALF,
-    LARGEST,
+    MAX_INPUT,
     OFFSET,
     PANEL,
+    SMALLEST,
     TOGETHER,
     Emit,
     aligned,
@@ -37,6 +38,8 @@ from .vector import (
     f16,
     f32,
     f32_panel,
+    i8,
+    i32,
     i32_panel,
     i64,
     panel_of,
@@ -73,8 +76,7 @@ else:
 ROWS_SMALL_I8 = min(ROWS_SMALL, ROWS_I8)
 
 ZERO = np.float32(0.0)
-LEVELS = np.float32(LARGEST)
-QUIET = np.float32(1e-30)
+INPUT_LEVELS = np.float32(MAX_INPUT)
 
 #: Rows of an int8 product that are worked on at once.
 BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
@@ -216,7 +218,7 @@ def _prefetch(typingctx, w, at, size, turn, turns):
     """Ask for cache lines of size elements of w from w[at] on: the turn-th of as many shares."""
     n = types.int64
     sig = types.void(w, n, n, n, n)
-    element = {types.float32: f32, types.uint16: f16, types.int8: ir.IntType(8)}[w.dtype]
+    element = {types.float32: f32, types.uint16: f16, types.int8: i8}[w.dtype]
     line = const(64 // (w.dtype.bitwidth // 8))
 
     def codegen(context, builder, sig, args):
@@ -377,9 +379,9 @@ def _largest(typingctx, x, at, n_vector):
         i.add_incoming(i_next, loop)
         best.add_incoming(more, loop)
         builder.position_at_end(done)
-        result = builder.extract_element(more, ir.Constant(ir.IntType(32), 0))
+        result = builder.extract_element(more, ir.Constant(i32, 0))
         for lane in range(1, PANEL):
-            value = builder.extract_element(more, ir.Constant(ir.IntType(32), lane))
+            value = builder.extract_element(more, ir.Constant(i32, lane))
             result = builder.select(builder.fcmp_ordered(">", value, result), value, result)
         return result
 
@@ -390,7 +392,7 @@ def _largest(typingctx, x, at, n_vector):
 def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
     """n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
     sig = types.void(x, types.int64, types.float32, q, types.int64, types.int64)
-    narrow = ir.VectorType(ir.IntType(8), PANEL)
+    narrow = ir.VectorType(i8, PANEL)
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -433,9 +435,9 @@ def quantise_rows(x, x_row, n_row, q, scale):
     for r in range(n_row):
         at = (x_row + r) * size
         largest = _largest(x, at, n_vector)
-        scale[r] = largest / LEVELS
+        scale[r] = largest / INPUT_LEVELS
         # Below, 63 / largest overflows; such a row is silence.
-        factor = LEVELS / largest if largest > QUIET else ZERO
+        factor = INPUT_LEVELS / largest if largest > SMALLEST else ZERO
         _quantise(x, at, factor, q, r * size, n_vector)
 
 
@@ -455,7 +457,7 @@ def _tile_i8(
         emit = Emit(context, builder, sig, args)
         _, _, n_deep, _, q_at, q_stride, _, row, _, w_at, ahead, _, _, _, bias_at = args[:15]
         out_at, out_stride = args[16:]
-        q, w = emit.pointer(3, ir.IntType(8)), emit.pointer(8, ir.IntType(8))
+        q, w = emit.pointer(3, i8), emit.pointer(8, i8)
         x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (6, 11, 13, 15))
         shift = emit.pointer(12, i32_panel.element)
         q_rows = [

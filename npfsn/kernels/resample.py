@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..jit import kernel
 
 #: Sums that run side by side, for none to wait for its last addition. Rows of taps are multiples.
-TOGETHER = 4
+SUMS = 4
 
 
 @kernel
@@ -13,7 +13,7 @@ def outputs(x, taps, steps, first, y):
     """Compute y[i] = sum over k of x[p // up + k] taps[p % up, k], where p = first + i down.
 
     x      f64[N]      input
-    taps   f64[up, K]  of each phase, as the input lies; K a multiple of TOGETHER
+    taps   f64[up, K]  of each phase, as the input lies; K a multiple of SUMS
     steps  i64[2]      up and down: steps of the common grid from one input, one output to the next
     first  i64         where on that grid the first output's oldest input lies, counted from x[0]
     y      f64[M]
@@ -24,7 +24,7 @@ def outputs(x, taps, steps, first, y):
     for i in range(y.shape[0]):
         start, phase = divmod(first + i * down, up)
         a = b = c = d = 0.0
-        for k in range(0, taps.shape[1], TOGETHER):
+        for k in range(0, taps.shape[1], SUMS):
             a += x[start + k] * taps[phase, k]
             b += x[start + k + 1] * taps[phase, k + 1]
             c += x[start + k + 2] * taps[phase, k + 2]

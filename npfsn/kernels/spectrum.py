@@ -13,13 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..jit import inlined, kernel
+from .vector import SMALLEST
 
 #: Larger samples are clipped: their spectrum would leave float32.
-LARGEST = np.float32(1e30)
+MAX_SAMPLE = np.float32(1e30)
 #: Output is clipped here, where only a network that amplifies the largest samples can bring it.
 LOUDEST = 1e38
-#: Smaller samples and magnitudes become zero: arithmetic on denormals is up to fifty times slower.
-SMALLEST = np.float32(1e-30)
 
 
 def factors(n: int) -> np.ndarray:
@@ -202,7 +201,7 @@ def check_samples(x, out, bad):
             bad[0] += 1
         if not (np.isfinite(value) and abs(value) >= SMALLEST):
             value = np.float32(0.0)
-        out[n] = min(max(value, -LARGEST), LARGEST)
+        out[n] = min(max(value, -MAX_SAMPLE), MAX_SAMPLE)
 
 
 @kernel
@@ -284,21 +283,21 @@ def wait_for_mask(new, held, ready):
 
 
 @kernel
-def mix_dry(x, limit, line, out):
-    """Mix the delayed input back in: out = limit dry + (1 - limit) out.
+def mix_dry(x, share, line, out):
+    """Mix the delayed input back in: out = share dry + (1 - share) out.
 
     x      f32[N]  input
-    limit  f32     0: only the delay line moves on
+    share  f32     0: only the delay line moves on
     line   f32[D]  delay line, oldest first
     out    f32[N]  enhanced signal, D samples behind the input
 
     Updates: line, out.
     """
     n_delay, n = line.shape[0], x.shape[0]
-    wet = np.float32(1.0) - limit
-    if limit > 0.0:
+    wet = np.float32(1.0) - share
+    if share > 0.0:
         for i in range(n):
             dry = line[i] if i < n_delay else x[i - n_delay]
-            out[i] = limit * dry + wet * out[i]
+            out[i] = share * dry + wet * out[i]
     for i in range(n_delay):
         line[i] = line[i + n] if i + n < n_delay else x[i + n - n_delay]

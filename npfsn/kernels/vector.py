@@ -39,12 +39,13 @@ HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
 #: Whether one instruction multiplies and adds four bytes at a time.
 HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
 #: Inputs per step; the largest input; what is added to all, so that none is negative.
-DEPTH, LARGEST, OFFSET = 4, 63, 64
+DEPTH, MAX_INPUT, OFFSET = 4, 63, 64
 #: Steps that are multiplied together (`Emit.dot`). Packed weights have an even number of them.
 TOGETHER = 1 if HAS_BYTE_PRODUCT else 2
 
-#: Smaller states are flushed to zero: arithmetic on denormals is up to fifty times slower.
-TINY = 1e-30
+#: Smaller samples, features and states become zero: arithmetic on denormals is up to fifty times
+#: slower.
+SMALLEST = np.float32(1e-30)
 
 # tanh x = x P(x^2) / Q(x^2) for |x| <= LIMIT, from tools/fit_tanh.py.
 # Largest error of tanh 4e-7, of the sigmoid 1/2 + tanh(x/2) / 2 2e-7.
@@ -290,7 +291,7 @@ class Emit:
         return self.builder.fdiv(*self.sigmoid_parts(x))
 
     def flush(self, x: ir.Value) -> ir.Value:
-        """Return the panel with values below `TINY` set to zero."""
+        """Return the panel with values below `SMALLEST` set to zero."""
         size = self.call(f"llvm.fabs.v{PANEL}f32", f32_panel, x)
-        keep = self.builder.fcmp_ordered(">=", size, panel_of(TINY))
+        keep = self.builder.fcmp_ordered(">=", size, panel_of(SMALLEST))
         return self.builder.select(keep, x, panel_of(0.0))

@@ -20,7 +20,7 @@ import torch
 import npfsn
 from npfsn.bench.limits import limits
 from npfsn.bench.machine import OtherLoad, machine
-from npfsn.bench.start import cold_start
+from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import no_collection, signals, summary, time_steps
 from npfsn.weights import Model
 
@@ -364,7 +364,7 @@ def _starts(
     """Start fresh processes in turns; keep the quickest start and the most memory of each."""
     starts: dict[str, Callable[[], dict[str, Any]]] = {}
     for which, (_, path, precision) in setting.ours.items():
-        starts[f"npfsn {which}"] = lambda path=path, precision=precision: cold_start(  # type: ignore[misc]
+        starts[f"npfsn {which}"] = lambda path=path, precision=precision: fresh_start(  # type: ignore[misc]
             path, precision=precision, steps=START_STEPS
         )
     for precision, cells in onnx_cells.items():
@@ -392,7 +392,7 @@ def _starts(
     if not quick:
         say(f"{setting.name}: a start that compiles")
         with tempfile.TemporaryDirectory() as folder:
-            one = cold_start(setting.ours["float32"][1], cache=folder, steps=1)
+            one = fresh_start(setting.ours["float32"][1], cache=folder, steps=1)
         result["npfsn float32, compiling"] = one
     return result
 
