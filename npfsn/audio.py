@@ -365,9 +365,12 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
         try:
             block = source.read(step, dtype="float32", always_2d=True)
         except (sf.SoundFileError, RuntimeError, AssertionError) as error:
-            seconds = heard.n_frames / source.samplerate
+            first, last = (
+                min(at, source.frames) / source.samplerate
+                for at in (heard.n_frames, heard.n_frames + step)
+            )
             raise AudioError(
-                f"{src} is damaged some {seconds:.1f} s from its start ({_reason(error)})"
+                f"{src} is damaged between {first:.1f} and {last:.1f} s ({_reason(error)})"
             ) from error
         if not len(block):
             break
@@ -407,8 +410,7 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
 
 def _exists(dst: Path) -> AudioError:
     return AudioError(
-        f"{dst} exists: choose another name or folder, overwrite it with --force (force=True), or "
-        "leave what is there with --resume"
+        f"{dst} exists: choose another name or folder, or overwrite it (force=True, --force)"
     )
 
 

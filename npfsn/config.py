@@ -317,8 +317,17 @@ class BaseConfig:
     look_ahead: int = 0
     start_at_sound: bool = False
 
+    #: The first part of a recipe's `[model] path`.
+    recipe_name: ClassVar[str]
     #: Tensors that are part of a checkpoint, but not trained and never of eight bits.
     fixed: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that tensors tell, whatever a recipe says; but of activations only PReLU is a tensor.
+    from_shapes: ClassVar[frozenset[str]]
+    #: Stacks with an activation behind them, and what recipes call it, if they name it at all.
+    activations: ClassVar[Mapping[str, str | None]]
+    #: Tensors tell the sum of both kinds of neighbours; there are none of this kind unless a recipe
+    #: says so.
+    optional_neighbors: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         """Refuse acoustics that the overlap-add cannot invert."""
@@ -375,6 +384,11 @@ class BaseConfig:
     @property
     def mask_stacks(self) -> tuple[str, ...]:
         """Prefixes of the stacks whose outputs are the mask."""
+        raise NotImplementedError
+
+    @classmethod
+    def smallest(cls, norm: str) -> BaseConfig:
+        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
         raise NotImplementedError
 
     def with_norm(self, norm: str) -> BaseConfig:

@@ -57,34 +57,6 @@ from .weights import (
 
 _SHOWN = 20  # names listed in the report
 
-# Fields of a Config that no recipe is needed for. Of an activation, only PReLU leaves a tensor.
-_FROM_TENSORS = {
-    "n_fft",
-    "num_mels",
-    "encoder",
-    "bottleneck",
-    "decoder",
-    "fb_model",
-    "sb_model",
-    "sb_models",
-    "fullband_model",
-    "sb_num_center_freqs",
-    "fb_num_center_freqs",
-}
-# The recipe's names of the activations of layer stacks.
-_ACTIVATIONS = {
-    "fb_model": "fb_output_activate_function",
-    "sb_model": "sb_output_activate_function",
-    "sb_models": "sb_output_activate_function",
-    "fullband_model": "output_activate_function",
-}
-
-# Tensors tell the sum of both kinds of neighbours; the first is 0 unless the recipe says more.
-_FIRST_NEIGHBORS = {
-    "fast_fullsubnet": "encoder_output_num_neighbors",
-    "fullsubnet": "fb_num_neighbors",
-}
-
 
 def convert(
     checkpoint_path: str | os.PathLike[str],
@@ -458,36 +430,33 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
     args = origins.recipe.args if origins.recipe is not None else {}
     said = {name: value for name, value in args.items() if name in origins.asked}
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
-    for field in dataclasses.fields(model.config):
+    config = model.config
+    for field in dataclasses.fields(config):
         # The norm has a line of its own; the other is news only where a recipe asks for it.
         ours = field.name in ("start_at_sound", "quiet_level")
         if field.name == "norm_type" or (ours and field.name not in said):
             continue
-        value = getattr(model.config, field.name)
-        if field.name in _FROM_TENSORS:
+        value = getattr(config, field.name)
+        if field.name in config.from_shapes:
             found["from tensors"].append(f"{field.name} = {_describe(value)}")
-            key = _ACTIVATIONS.get(field.name)
-            if key is not None:
+            if field.name in config.activations:
+                key = config.activations[field.name]
                 stacks = value if isinstance(value, tuple) else (value,)
+                names = [stack.activation or "none" for stack in stacks]
                 where = "from recipe" if key in said else "from defaults"
-                if any(stack.activation == "PReLU" for stack in stacks):
+                if "PReLU" in names:
                     where = "from tensors"
-                found[where].append(f"{key} = {stacks[0].activation or 'none'}")
-            elif field.name in ("encoder", "bottleneck"):  # no recipe names these
-                stacks = value if isinstance(value, tuple) else (value,)
-                names = "/".join(stack.activation or "none" for stack in stacks)
-                where = "from tensors" if "PReLU" in names else "from defaults"
-                found[where].append(f"{field.name}'s output activation = {names}")
+                found[where].append(
+                    f"{field.name}'s output activation = {'/'.join(names)}"
+                    if key is None
+                    else f"{key} = {names[0]}"
+                )
             continue
         if said.get(field.name) is not None:
             where = "from recipe"
         elif field.name.endswith("neighbors") or field.name.endswith("neighbor_freqs"):
-            # Tensors tell the sum of both kinds of neighbours, defaults how it is shared out.
-            where = (
-                "from defaults"
-                if field.name == _FIRST_NEIGHBORS.get(model.architecture)
-                else ("from tensors")
-            )
+            optional = field.name == config.optional_neighbors
+            where = "from defaults" if optional else "from tensors"
         else:
             where = "from defaults"
         found[where].append(f"{field.name} = {_describe(value)}")

@@ -1,15 +1,17 @@
 """The exceptions that users of npfsn may see.
 
-All of them derive from `NpfsnError`, so that one `except` catches what npfsn refuses, and from the
-built-in exception that a caller would expect anyway. The message is one sentence: what was wrong,
-what was expected, what to do. Names and values that it shows are made fit for a terminal here.
+All of them derive from `NpfsnError`, so that one `except` catches whatever is wrong with files,
+sound and streams, and from the built-in exception that a caller would expect anyway. Mistakes in a
+program are these themselves: `TypeError` for what is of another type, `ValueError` for an option
+out of its range, `OSError` for a model that cannot be written. The message is one sentence: what
+was wrong, what was expected, what to do. Names and values in it are made fit for a terminal here.
 """
 
 from __future__ import annotations
 
 
 class NpfsnError(Exception):
-    """Base class of everything npfsn refuses."""
+    """Base class: something is wrong with a file, with sound or with the use of a stream."""
 
     def __str__(self) -> str:
         """Return the message, one line whatever names are in it."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,11 @@ class Config(BaseConfig):
     decoder: tuple[Sequence, ...] = ()
     quiet_level: float = 0.0
 
-    fixed: ClassVar[frozenset[str]] = frozenset({"mel_scale.fb"})
+    recipe_name = "fast_fullsubnet"
+    fixed = frozenset({"mel_scale.fb"})
+    from_shapes = frozenset({"n_fft", "num_mels", "encoder", "bottleneck", "decoder"})
+    activations = {"encoder": None, "bottleneck": None}
+    optional_neighbors = "encoder_output_num_neighbors"
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -113,6 +116,22 @@ class Config(BaseConfig):
     def period(self) -> int:
         """Frames after which the work of a stream repeats: the bottleneck runs once in so many."""
         return self.shrink_size
+
+    @classmethod
+    def smallest(cls, norm: str) -> Config:
+        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        return cls(
+            norm,
+            n_fft=16,
+            hop_length=8,
+            start_at_sound=True,
+            noisy_input_num_neighbors=1,
+            num_mels=4,
+            encoder=(Sequence("LSTM", 4, 4, 1), Sequence("LSTM", 4, 4, 1, 4, "ReLU")),
+            bottleneck=Sequence("LSTM", 4, 4, 2, 1, "ReLU"),
+            decoder=(Sequence("LSTM", 8, 4, 1), Sequence("LSTM", 4, 4, 1, 18)),
+            quiet_level=1.0,
+        )
 
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
@@ -193,14 +212,12 @@ class Network(network.Network):
         config: Config,
         tensors: Mapping[str, np.ndarray],
         precision: str = "float32",
-        horizon: float = math.inf,
     ) -> None:
         self.config = config
         size = config.bottleneck.input_size
-        blocks = max(horizon / config.shrink_size, 1.0)
         self.mel = MelBands(np.asarray(tensors["mel_scale.fb"], np.float32))
-        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.num_mels, horizon=horizon)
-        self.sb_norm = Norm(config.norm_type, "sb_norm", config.num_mels, size, horizon=blocks)
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.num_mels)
+        self.sb_norm = Norm(config.norm_type, "sb_norm", config.num_mels, size)
         self.encoder = [
             Recurrent(spec, tensors, f"encoder.{i}", precision, features=i == 0)
             for i, spec in enumerate(config.encoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,10 @@ class Config(BaseConfig):
     look_ahead: int = 2
     fullband_model: Sequence = Sequence("LSTM", 257, 512, 3, 514)
 
+    recipe_name = "fullband_baseline"
+    from_shapes = frozenset({"n_fft", "fullband_model"})
+    activations = {"fullband_model": "output_activate_function"}
+
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         super().__post_init__()
@@ -40,6 +43,16 @@ class Config(BaseConfig):
                 f"fullband_model takes {sizes[0]} and gives {sizes[1]} features: expected "
                 f"{self.n_freq} bins and {2 * self.n_freq} mask values (n_fft = {self.n_fft})"
             )
+
+    @classmethod
+    def smallest(cls, norm: str) -> Config:
+        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        return cls(
+            norm,
+            n_fft=16,
+            hop_length=8,
+            fullband_model=Sequence("LSTM", 9, 4, 2, 18),
+        )
 
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
@@ -87,10 +100,9 @@ class Network(network.Network):
         config: Config,
         tensors: Mapping[str, np.ndarray],
         precision: str = "float32",
-        horizon: float = math.inf,
     ) -> None:
         self.config = config
-        self.norm = Norm(config.norm_type, "norm", 1, config.n_freq, horizon=horizon)
+        self.norm = Norm(config.norm_type, "norm", 1, config.n_freq)
         key = "fullband_model"
         mask = key in config.mask_stacks
         self.model = Recurrent(config.fullband_model, tensors, key, precision, mask=mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +45,14 @@ class Config(BaseConfig):
     fb_model: Sequence = Sequence("LSTM", 257, 512, 2, 257, "ReLU")
     sb_model: Sequence = Sequence("LSTM", 32, 384, 2, 2)
 
+    recipe_name = "fullsubnet"
+    from_shapes = frozenset({"n_fft", "fb_model", "sb_model"})
+    activations = {
+        "fb_model": "fb_output_activate_function",
+        "sb_model": "sb_output_activate_function",
+    }
+    optional_neighbors = "fb_num_neighbors"
+
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         super().__post_init__()
@@ -66,6 +73,18 @@ class Config(BaseConfig):
                 f"{self.sb_model.width}: expected {units} (sb_num_neighbors = "
                 f"{self.sb_num_neighbors}, fb_num_neighbors = {self.fb_num_neighbors}) and 2"
             )
+
+    @classmethod
+    def smallest(cls, norm: str) -> Config:
+        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        return cls(
+            norm,
+            n_fft=16,
+            hop_length=8,
+            sb_num_neighbors=1,
+            fb_model=Sequence("LSTM", 9, 4, 2, 9, "ReLU"),
+            sb_model=Sequence("LSTM", 4, 4, 2, 2),
+        )
 
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
@@ -126,12 +145,11 @@ class Network(network.Network):
         config: Config,
         tensors: Mapping[str, np.ndarray],
         precision: str = "float32",
-        horizon: float = math.inf,
     ) -> None:
         self.config = config
         n_freq, size = config.n_freq, config.sb_model.input_size
-        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq, horizon=horizon)
-        self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size, horizon=horizon)
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq)
+        self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         # Its features are those of 257 units: in floats, int8 would lose much of its speed.
         self.sb_model = Recurrent(

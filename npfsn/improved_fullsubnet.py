@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +68,15 @@ class Config(BaseConfig):
     fb_model: Sequence = Sequence("LSTM", 256, 512, 2, 256)
     sb_models: tuple[Sequence, ...] = ()
     section_norm: str = PUBLISHED_SECTION_NORM
+
+    recipe_name = "improved_fullsubnet"
+    from_shapes = frozenset(
+        {"n_fft", "fb_model", "sb_models", "sb_num_center_freqs", "fb_num_center_freqs"}
+    )
+    activations = {
+        "fb_model": "fb_output_activate_function",
+        "sb_models": "sb_output_activate_function",
+    }
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -158,6 +166,22 @@ class Config(BaseConfig):
         section = CAUSAL_SECTION_NORM if causal else PUBLISHED_SECTION_NORM
         return dataclasses.replace(self, norm_type=norm, section_norm=section)
 
+    @classmethod
+    def smallest(cls, norm: str) -> Config:
+        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        return cls(
+            norm,
+            n_fft=16,
+            hop_length=4,
+            freq_cutoffs=(4,),
+            sb_num_center_freqs=(1, 2),
+            sb_num_neighbor_freqs=(1, 1),
+            fb_num_center_freqs=(1, 2),
+            fb_num_neighbor_freqs=(1, 1),
+            fb_model=Sequence("LSTM", 8, 4, 2, 8),
+            sb_models=(Sequence("LSTM", 6, 4, 2, 2), Sequence("LSTM", 8, 4, 2, 4)),
+        )
+
     @staticmethod
     def recognises(shapes: Shapes) -> bool:
         """Whether these tensors are an Improved FullSubNet's."""
@@ -236,17 +260,13 @@ class Network(network.Network):
         config: Config,
         tensors: Mapping[str, np.ndarray],
         precision: str = "float32",
-        horizon: float = math.inf,
     ) -> None:
         self.config = config
         eps = float(FLOAT32_EPS)  # everywhere in this model
-        self.fb_norm = Norm(
-            config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=eps, horizon=horizon
-        )
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=eps)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         self.sections = [
-            Section(config, i, tensors, precision, eps, horizon)
-            for i in range(len(config.sb_models))
+            Section(config, i, tensors, precision, eps) for i in range(len(config.sb_models))
         ]
 
     def fields(self) -> Fields:
@@ -271,7 +291,6 @@ class Section:
         tensors: Mapping[str, np.ndarray],
         precision: str,
         eps: float,
-        horizon: float,
     ) -> None:
         self.first, last = config.bounds[index : index + 2]
         self.center = config.sb_num_center_freqs[index]
@@ -280,9 +299,7 @@ class Section:
         self.units = (last - self.first) // self.center
         self.size = config.sb_models[index].input_size
         key = f"sb_model.sb_models.{index}"
-        self.norm = Norm(
-            config.section_norm, f"{key}.norm", self.units, self.size, eps=eps, horizon=horizon
-        )
+        self.norm = Norm(config.section_norm, f"{key}.norm", self.units, self.size, eps=eps)
         mask = key in config.mask_stacks
         self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=mask)
 

@@ -75,9 +75,12 @@ _MACHINE = platform.machine().lower()
 @functools.cache
 def _source_digest() -> str:
     """Digest of all code that kernels are made of."""
-    here = Path(__file__).parent
+    here = Path(__file__)
+    paths = [here, *sorted((here.parent / "kernels").glob("*.py*"))]  # or .pyc, where they are all
+    if not here.is_file():  # in an archive, or in a program that all is packed into
+        paths = [path for path in here.parents if path.is_file()] or [Path(sys.executable)]
     digest = hashlib.sha256()
-    for path in [Path(__file__), *sorted((here / "kernels").glob("*.py"))]:
+    for path in paths:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -145,9 +148,30 @@ class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
             return self._checked(file.read())
 
 
+class _Sourceless:
+    """A place outside the package, also for code whose source is no file: packed, or .pyc alone."""
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., None], py_file: str) -> Any:
+        if "UserProvided" in cls.__name__ and not numba_config.CACHE_DIR:
+            return None
+        place: Any = cls(py_func, py_file)  # type: ignore[call-arg]
+        try:
+            place.ensure_cache_path()
+        except OSError:
+            return None
+        return place
+
+    def get_source_stamp(self) -> str:
+        return _source_digest()
+
+
 # The places where Numba looks for a folder to write to, in its order. What it refuses because it
 # cannot write there may still hold what was written by whoever could.
-_WRITABLE = list(caching.CompileResultCacheImpl._locator_classes)
+_WRITABLE: list[Any] = [
+    type(place.__name__, (_Sourceless, place), {}) if "_User" in f"_{place.__name__}" else place
+    for place in caching.CompileResultCacheImpl._locator_classes
+]
 _READABLE: list[Any] = [
     type(place.__name__, (place,), {"ensure_cache_path": lambda self: None}) for place in _WRITABLE
 ]
@@ -156,8 +180,9 @@ _READABLE: list[Any] = [
 def _is_trusted(folder: str) -> bool:
     """Whether a folder is this user's, root's or of whoever installed this package: it is code."""
     try:
+        here = __file__ if os.path.exists(__file__) else sys.executable
         owner = os.stat(folder).st_uid
-        return owner in (0, getattr(os, "geteuid", int)(), os.stat(__file__).st_uid)
+        return owner in (0, getattr(os, "geteuid", int)(), os.stat(here).st_uid)
     except OSError:
         return False
 

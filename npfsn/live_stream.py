@@ -13,8 +13,9 @@ from .aligned import AlignedStream
 from .alone import Alone, alone
 from .enhancer import Enhancer
 from .errors import FrameError
+from .kernels import spectrum as kernels
 from .options import OnNonfinite, Precision, dry_share, whole_rate
-from .samples import AnySamples, Samples, as_samples, mix_dry, nonfinite_error, silence_nonfinite
+from .samples import AnySamples, Samples, as_samples, mix_dry, nonfinite_error
 from .weights import Model
 
 
@@ -24,7 +25,7 @@ class LiveStream(Alone):
     An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
     another rate, and gives zeros first, once, for as long as filters and hops wait for samples:
     `latency_samples` tells it, and never grows. (At another rate the last of the zeros, 1 to 3 ms,
-    are nearly such: a filter rings before a sound, too.)
+    are nearly such: a filter rings before a sound, too; below 8 kHz it is more.)
 
     Parameters
     ----------
@@ -82,6 +83,7 @@ class LiveStream(Alone):
             on_nonfinite=on_nonfinite,
             norm_horizon=norm_horizon,
         )
+        self._bad = np.zeros(1, np.int64)
         self.atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
         self._rate = own if sample_rate is None else whole_rate(sample_rate)
@@ -143,12 +145,13 @@ class LiveStream(Alone):
     @property
     def atten_lim_db(self) -> float | None:
         """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
-        return None if self._atten_lim_db == math.inf else self._atten_lim_db
+        limit = self._atten_lim_db
+        return None if limit == math.inf else limit
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
-        self._dry_share = dry_share(value)
-        self._atten_lim_db = value
+        dry_share(value)  # or a refusal
+        self._atten_lim_db = value  # all there is to it: another thread may be resetting the stream
 
     @property
     def latency_samples(self) -> int:
@@ -189,13 +192,15 @@ class LiveStream(Alone):
         StreamEndedError, ConcurrentUseError
             As `Enhancer.step`.
         """
-        x = as_samples(block, None, "block").copy()
-        if x.size % self._block:
+        block = as_samples(block, None, "block")
+        x = np.empty_like(block)
+        if block.size % self._block:
             raise FrameError(
-                f"block has {x.size} samples: expected {self._block} or a multiple, as of "
+                f"block has {block.size} samples: expected {self._block} or a multiple, as of "
                 "block_length; a LiveStream with block_length=1 takes any number"
             )
-        bad = silence_nonfinite(x)
+        kernels.check_samples(block, x, self._bad)
+        bad = int(self._bad[0])
         if bad and self._enhancer.on_nonfinite == "raise":
             raise nonfinite_error(bad, x.size)
         self._torn = True
@@ -209,7 +214,7 @@ class LiveStream(Alone):
         ready = np.concatenate((self._ready, self._stream.process(x)))
         dry = np.concatenate((self._dry, x))
         self._ready, self._dry = ready[x.size :], dry[x.size :]
-        return mix_dry(dry[: x.size], ready[: x.size], self._dry_share)
+        return mix_dry(dry[: x.size], ready[: x.size], dry_share(self._atten_lim_db))
 
     @alone(ended=True)
     def flush(self) -> Samples:
@@ -274,6 +279,7 @@ class LiveStream(Alone):
         other._claim, other._enhancer, other._stream, other._ready, other._dry = copy.deepcopy(
             ({}, self._enhancer, self._stream, self._ready, self._dry)
         )
+        other._bad = np.zeros_like(self._bad)
         return other
 
     def __reduce__(self) -> Any:

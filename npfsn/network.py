@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,8 +23,6 @@ class Network:
     tensors : mapping of str to array
         The checkpoint's tensors.
     precision : {"float32", "int8"}
-    horizon : float
-        Frames after which running norms forget; infinite as published.
     """
 
     config: Any
@@ -39,7 +36,6 @@ class Network:
         config: Any,
         tensors: Mapping[str, np.ndarray],
         precision: str = "float32",
-        horizon: float = math.inf,
     ) -> None:
         raise NotImplementedError
 

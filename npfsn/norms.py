@@ -30,19 +30,10 @@ class Norm:
         Shape [U, S] of a frame's features. The full-band norm has one unit.
     eps : float, optional
         Replaces the published eps of the offline norms and of the forgetting norm.
-    horizon : float
-        Frames after which the past fades; infinite: never, as published.
     """
 
     def __init__(
-        self,
-        name: str,
-        key: str,
-        units: int,
-        size: int,
-        *,
-        eps: float | None = None,
-        horizon: float = math.inf,
+        self, name: str, key: str, units: int, size: int, *, eps: float | None = None
     ) -> None:
         self.name, self.key = name, key
         # The cumulative norms take a statistic per unit, the others one over all units.
@@ -50,7 +41,6 @@ class Norm:
         self.units, self.size = (units, size) if per_unit else (1, units * size)
         default = FORGETTING_EPS if name == "forgetting_norm" else OFFLINE_EPS
         self.eps = default if eps is None else eps
-        self.horizon = float(horizon)
 
     @property
     def offline(self) -> bool:
@@ -94,10 +84,19 @@ class BoundNorm:
         self.norm = norm
         self.state = [state[name] for name in norm.fields()]
         self.table = np.zeros(1, kernels.NORM)
-        self.table["horizon"], self.table["eps"] = norm.horizon, norm.eps
+        self.table["eps"] = norm.eps
+        self.every = 1  # frames of which one has features (`write`)
+        self.forget_after(math.inf)
         for i, array in enumerate(self.state):
             self.table["state"][0, i] = place(array, np.float64)
         self.unfit()
+
+    def forget_after(self, frames: float) -> None:
+        """Let what is older than so many frames of the signal fade; infinite: never, as published.
+
+        An offline norm has no such horizon.
+        """
+        self.table["horizon"] = max(frames / self.every, 1.0)
 
     @property
     def fitted(self) -> bool:
@@ -122,6 +121,7 @@ class BoundNorm:
 
     def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
         """Make it a part of a program: a call for each block, or for each that ends (`Program`)."""
+        self.every = every
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
         kernel = _KERNELS.get(self.norm.name, "offline")

@@ -21,13 +21,13 @@ _networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKe
 _NETWORKS_KEPT = 4
 
 
-def shared_network(model: Model, config: Any, precision: str, horizon: float) -> Network:
+def shared_network(model: Model, config: Any, precision: str) -> Network:
     """Return the packed network of a model, made at the first request and ready to run."""
     if precision not in tuple(PRODUCTS):  # a list, say, has no hash
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
     with weights.loading:
         known = _networks.setdefault(model, {})
-        key = (config, precision, horizon)
+        key = (config, precision)
         network = known.pop(key, None)
         if network is None:
             module = ARCHITECTURES.get(model.architecture)
@@ -36,7 +36,7 @@ def shared_network(model: Model, config: Any, precision: str, horizon: float) ->
                     f"architecture {shown(model.architecture)} with the configuration of another: "
                     f"expected one of {', '.join(ARCHITECTURES)}, with its own"
                 )
-            network = module.Network(config, model.tensors, precision, horizon)
+            network = module.Network(config, model.tensors, precision)
             _warm_up(network)
         known[key] = network  # the last one used
         if len(known) > _NETWORKS_KEPT:

@@ -22,13 +22,6 @@ MAX_BYTES = 1 << 20
 ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
 ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
 
-# The first part of `[model] path`, such as "fast_fullsubnet.model.Model".
-_ARCHITECTURES = {
-    "fast_fullsubnet": "fast_fullsubnet",
-    "fullsubnet": "fullsubnet",
-    "fullband_baseline": "fullband",
-    "improved_fullsubnet": "improved_fullsubnet",
-}
 # Names of the first version of the training code, and what they are called since.
 _OLD_NAMES = {
     "n_freqs": "num_freqs",
@@ -153,10 +146,17 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     norm = found.pop("norm_type", None)
     if norm is not None and not isinstance(norm, str):
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
-    path = model.get("path")
-    package = path.split(".")[0] if isinstance(path, str) else ""
     sections = tuple(map(str, document)) if acoustics is None else ()
-    return Recipe(name, _ARCHITECTURES.get(package), found, norm, sections)
+    return Recipe(name, _architecture(model.get("path")), found, norm, sections)
+
+
+def _architecture(path: object) -> str | None:
+    """Tell it by the first part of a path such as "fast_fullsubnet.model.Model"."""
+    from .models import ARCHITECTURES  # not above: it brings the kernels along
+
+    package = path.split(".")[0] if isinstance(path, str) else None
+    known = (name for name, each in ARCHITECTURES.items() if each.Config.recipe_name == package)
+    return next(known, None)
 
 
 def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -29,10 +29,14 @@ _LONG_SILENCE_SECONDS = 5.0
 class _Block:
     """A pass over blocks of up to `frames` frames, its spectra, and what is played."""
 
-    def __init__(self, network: Network, state: State, stft: Stft, frames: int) -> None:
+    def __init__(
+        self, network: Network, horizon: float, state: State, stft: Stft, frames: int
+    ) -> None:
         config = network.config
         shape = (frames, 2, config.n_freq)
         self.network_pass = network.bind(state, frames)
+        for norm in self.network_pass.norms:
+            norm.forget_after(horizon)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
         self.signal = np.zeros(config.n_fft + (frames - 1) * config.hop_length, np.float32)
@@ -61,13 +65,17 @@ class Stream:
     Parameters
     ----------
     network : Network
+    horizon : float
+        Frames after which running norms forget; infinite as published.
     more : Fields, optional
         What else is to be kept, saved and reset with its state.
     """
 
-    def __init__(self, network: Network, more: Fields | None = None) -> None:
+    def __init__(
+        self, network: Network, horizon: float = math.inf, more: Fields | None = None
+    ) -> None:
         config = network.config
-        self.network, self.config = network, config
+        self.network, self.config, self.horizon = network, config, horizon
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
@@ -82,7 +90,7 @@ class Stream:
         self.patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
-        self._one = _Block(network, self.state, self.stft, 1)
+        self._one = _Block(network, horizon, self.state, self.stft, 1)
         self._many: _Block | None = None
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or nothing to give.
@@ -236,7 +244,7 @@ class Stream:
         """Return the pass over many frames, made when first needed: to step takes none."""
         if self._many is None:
             frames = self.network.block_frames
-            self._many = _Block(self.network, self.state, self.stft, frames)
+            self._many = _Block(self.network, self.horizon, self.state, self.stft, frames)
         return self._many
 
     def _frame(self, signal: np.ndarray | None) -> None:

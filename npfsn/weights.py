@@ -119,7 +119,15 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let models travel to other processes, which read-only mappings cannot by themselves."""
-        return Model, (self.architecture, self.config, dict(self.tensors), dict(self.info))
+        return type(self), (self.architecture, self.config, dict(self.tensors), dict(self.info))
+
+    def __copy__(self) -> Model:
+        """As nothing of it changes, its copy is itself, and streams of both share its weights."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """As `__copy__`."""
+        return self
 
     def __repr__(self) -> str:
         """Name what it is; the tensors would fill the screen."""

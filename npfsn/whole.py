@@ -75,7 +75,7 @@ def enhance(
     check_nonfinite(on_nonfinite)
     audio = as_audio(audio)
     rate = whole_rate(sample_rate)
-    stream = Stream(shared_network(model, config, precision, horizon))
+    stream = Stream(shared_network(model, config, precision), horizon)
     out = np.empty_like(audio)
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
         at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]

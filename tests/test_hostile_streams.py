@@ -349,10 +349,12 @@ def test_states_that_decay_arrive_at_zero():
 # --- running norms over a week -------------------------------------------------------------------
 
 
-def bound(name: str, units: int, size: int, **options):
-    norm = Norm(name, "n", units, size, **options)
+def bound(name: str, units: int, size: int, horizon: float = math.inf):
+    norm = Norm(name, "n", units, size)
     state = {key: np.zeros(shape, dtype) for key, (shape, dtype) in norm.fields().items()}
-    return norm.bind(state), state
+    found = norm.bind(state)
+    found.forget_after(horizon)
+    return found, state
 
 
 @pytest.mark.parametrize("frames", [0, WEEK, 52 * WEEK])

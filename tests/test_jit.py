@@ -5,6 +5,7 @@ The tests run a package of two kernels that has the `jit.py` of npfsn, each time
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -203,3 +204,45 @@ def test_a_cold_start_is_announced_once(warm: Tiny) -> None:
 def test_quiet(tiny: Tiny, value: str, lines: int) -> None:
     """NPFSN_QUIET silences it."""
     assert tiny.run(NPFSN_QUIET=value)[1].count("\n") == lines
+
+
+def packed(tiny: Tiny, how: str) -> None:
+    """Leave nothing of its source where its files say it is."""
+    package = tiny.kernels.parent
+    if how == "zip":
+        shutil.make_archive(str(tiny.folder / "packed"), "zip", tiny.folder, "tiny")
+        shutil.rmtree(package)
+        (tiny.folder / "packed.zip").rename(tiny.folder / "tiny.zip")
+    else:
+        assert compileall.compile_dir(package, quiet=1, legacy=True, force=True)
+        for path in package.rglob("*.py"):
+            path.unlink()
+        (package.parent / "gone").mkdir()
+        package.rename(package.parent / "gone" / "tiny")
+
+
+@pytest.mark.parametrize("home", [False, True])
+@pytest.mark.parametrize("how", ["zip", "bytecode"])
+def test_code_without_source_files_is_cached(tmp_path: Path, how: str, home: bool) -> None:
+    """In the folder of NUMBA_CACHE_DIR or the user's, and never after a change."""
+    where = {"PYTHONPATH": str(tmp_path / ("tiny.zip" if how == "zip" else "gone"))}
+    if home:
+        cache = str(tmp_path / "home")
+        where |= {"NUMBA_CACHE_DIR": None, "HOME": cache, "XDG_CACHE_HOME": cache}
+    tiny = Tiny(tmp_path)
+    source = {path: path.read_bytes() for path in tiny.kernels.parent.rglob("*.py")}
+    packed(tiny, how)
+    for expected, lines in ((COLD, 1), (WARM, 0)):
+        found, said = tiny.run(**where)
+        assert (found, said.count("\n")) == (expected, lines), said
+    assert "once per version and machine" in tiny.run(**where, NUMBA_CPU_NAME="generic")[1]
+    assert [*(tmp_path / ("home" if home else "cache")).rglob("*.nbc")]
+
+    shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+    for path, text in source.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    (tiny.kernels / "constants.py").write_text("STEP = 2\n")
+    (tmp_path / "tiny.zip").unlink(missing_ok=True)
+    packed(tiny, how)
+    assert tiny.run(**where)[0] == [12, 0, 1]

@@ -795,10 +795,13 @@ CAUSAL = ("cumulative_laplace_norm", "cumulative_layer_norm", "forgetting_norm")
 OFFLINE = ("offline_laplace_norm", "offline_gaussian_norm")
 
 
-def run_norm(norm: norms.Norm, x: np.ndarray, blocks: list[int] | None = None) -> np.ndarray:
+def run_norm(
+    norm: norms.Norm, x: np.ndarray, blocks: list[int] | None = None, horizon: float = math.inf
+) -> np.ndarray:
     """Norm x [T, U, S], in blocks of frames; an offline norm is fitted in a pass before."""
     n_frame = len(x)
     bound = norm.bind(state.zeros(norm.fields()))
+    bound.forget_after(horizon)
     shaped = x.reshape(n_frame, norm.units, norm.size)
     for _ in range(2 if norm.offline else 1):
         out, frame = [], 0
@@ -879,8 +882,7 @@ def test_epsilon_of_improved() -> None:
 def test_horizon_of_laplace_norms(name: str, horizon: float) -> None:
     """Beyond the horizon each frame counts 1 / horizon, what was before fades."""
     x = levelled(40, 3, 5)
-    norm = norms.Norm(name, "n", 3, 5, horizon=horizon)
-    got = run_norm(norm, x, splits(40, 2))
+    got = run_norm(norms.Norm(name, "n", 3, 5), x, splits(40, 2), horizon)
     axes = (1, 2) if name == "cumulative_section_norm" else (2,)
     frame_mean = x.astype("d").mean(axis=axes, keepdims=True)
     mean = np.zeros_like(frame_mean[0])
@@ -894,7 +896,7 @@ def test_horizon_of_laplace_norms(name: str, horizon: float) -> None:
 def test_horizon_of_layer_norm(horizon: float) -> None:
     """Mean and mean square fade alike."""
     x = levelled(40, 3, 5)
-    got = run_norm(norms.Norm("cumulative_layer_norm", "n", 3, 5, horizon=horizon), x)
+    got = run_norm(norms.Norm("cumulative_layer_norm", "n", 3, 5), x, horizon=horizon)
     mean = square = np.zeros((3, 1))
     for t in range(40):
         share = 1.0 / min(t + 1.0, horizon)
@@ -909,7 +911,7 @@ def test_horizon_of_layer_norm(horizon: float) -> None:
 def test_horizon_of_forgetting_norm(horizon: float, memory: int) -> None:
     """It shortens the memory and never lengthens it."""
     x = levelled(250, 3, 5)
-    got = run_norm(norms.Norm("forgetting_norm", "n", 3, 5, horizon=horizon), x)
+    got = run_norm(norms.Norm("forgetting_norm", "n", 3, 5), x, horizon=horizon)
     double = x.astype("d").transpose(1, 2, 0)
     want = reference.forgetting_norm(double, n_memory=memory).transpose(2, 0, 1)
     np.testing.assert_allclose(got, want, rtol=1e-6)

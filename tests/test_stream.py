@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn import packed
-from npfsn.config import DIVIDING_NORMS, OFFLINE_NORMS
+from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
 from npfsn.layers import RecurrentPass
@@ -469,8 +469,10 @@ def test_streams_share_weights_and_nothing_else(x: np.ndarray) -> None:
     """Interleaved hop by hop, each gives what it gives alone."""
     model = small_model("fast_fullsubnet")
     inputs = [noise(4096, seed=i, level=10.0 ** (-i)) for i in range(4)]
-    alone = [run(npfsn.Enhancer(model), one) for one in inputs]
-    streams = [npfsn.Enhancer(model) for _ in inputs]
+    options = [{"norm_horizon": horizon} for horizon in (None, None, 0.05, 0.5)]
+    alone = [run(npfsn.Enhancer(model, **its), x) for x, its in zip(inputs, options, strict=True)]
+    streams = [npfsn.Enhancer(model, **its) for its in options]
+    assert len({id(stream._stream.network) for stream in streams}) == 1
     given = [[] for _ in inputs]
     for at in range(0, 4096, 256):
         for i, stream in enumerate(streams):
@@ -503,15 +505,20 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
     first = npfsn.Enhancer(model)  # not the one that was cut short
     assert len(made) == 2
     assert npfsn.Enhancer(model)._stream.network is first._stream.network
-    for seconds in range(1, 20):
-        npfsn.Enhancer(model, norm_horizon=seconds)
-    assert len(packed._networks[model]) == 4
-    assert len(made) == 21
+    settings = [
+        {"precision": precision, "norm": norm}
+        for precision in ("float32", "int8")
+        for norm in (model.norm, *sorted({*CAUSAL_NORMS} - {model.norm}))
+    ]
+    for its in settings:
+        npfsn.Enhancer(model, **its)
+    assert len(made) == 7
+    assert len(packed._networks[model]) == 4 < len(settings)
     # Those used last, not those made last.
-    npfsn.Enhancer(model, norm_horizon=16)
-    npfsn.Enhancer(model, norm_horizon=20)
-    npfsn.Enhancer(model, norm_horizon=16)
-    assert len(made) == 22
+    npfsn.Enhancer(model, **settings[2])
+    npfsn.Enhancer(model, **settings[0])
+    npfsn.Enhancer(model, **settings[2])
+    assert len(made) == 8
 
 
 @pytest.mark.parametrize("limits", [(None, 6.0), (6.0, None), (6.0, 20.0)])

@@ -197,11 +197,25 @@ def test_a_model_cannot_be_changed():
         model.architecture = "other"
 
 
+class OwnModel(Model):
+    """As a program may have one."""
+
+
 def test_a_model_travels():
+    small = small_model()
+    model = OwnModel(small.architecture, small.config, small.tensors)
+    other = pickle.loads(pickle.dumps(model))
+    assert type(other) is OwnModel
+    assert_same(other, model)
+    assert not any(value.flags.writeable for value in other.tensors.values())
+
+
+def test_a_copy_of_a_model_is_the_model():
+    """Whose packed weights it shares: also within a program's own objects."""
     model = small_model()
-    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-        assert_same(other, model)
-        assert not any(value.flags.writeable for value in other.tensors.values())
+    app = {"model": model, "enhancer": Enhancer(model)}
+    copied = copy.deepcopy(app)
+    assert copy.copy(model) is model is copied["model"] is copied["enhancer"].model
 
 
 def test_default_weights(tmp_path, monkeypatch):
