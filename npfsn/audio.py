@@ -24,7 +24,7 @@ import soundfile as sf
 
 from . import mp3
 from .aligned import AlignedStream
-from .containers import BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
+from .containers import AUDIO_SUFFIXES, BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
 from .errors import AudioError, NormError
 from .intact import bytes_of, check_intact, check_single
 from .options import Precision, dry_share, whole_rate
@@ -151,8 +151,10 @@ def enhance_file(
     dry_share(atten_lim_db)  # a mistake in the arguments comes first
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     for name, path in (("src", src), ("dst", dst)):
-        if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in ("", b""):
+        if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"{name} is {path!r}: expected the path of a sound file")
+        if os.fspath(path) in ("", b""):
+            raise AudioError(f"{name} is empty: expected the path of a sound file")
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:
@@ -297,6 +299,8 @@ def _expected(src: Path) -> str:
     if src.suffix.lower() in FOREIGN_SUFFIXES:
         names = (shlex.quote(str(name)) for name in (src, src.with_suffix(".wav")))
         return f"convert it first, for instance with: ffmpeg -i {' '.join(names)}"
+    if src.suffix.lower() in AUDIO_SUFFIXES:
+        return "it is damaged, or of another kind than its name says"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
 
 

@@ -37,8 +37,6 @@ _BLOCK = 72
 # (`HALVES_COST`): the 257 of FullSubNet, and blocks of frames, but not the 64 of a Fast FullSubNet.
 _MANY = 128
 
-Panels = tuple[int, int] | None
-
 
 def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
     """Order the rows of `tensor` [gates H, ...] as cells take them: for each panel, all gates."""
@@ -151,13 +149,9 @@ class BoundProduct:
         for field, dtype, array in zip(fields, types, arrays, strict=False):
             self.table[field] = place(array, dtype)
 
-    def __call__(self, x: np.ndarray, out: np.ndarray, rows: int, panels: Panels = None) -> None:
-        """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width].
-
-        All panels of the outputs, or those from the first to before the second of `panels`.
-        """
-        first, last = panels or (0, self.product.panels)
-        products.matmul(x, self.table, rows, first, last, out)
+    def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
+        """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""
+        products.matmul(x, self.table, rows, 0, self.product.panels, out)
 
 
 #: Arithmetic of the products of a network.

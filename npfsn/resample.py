@@ -77,16 +77,6 @@ class Resampler:
         self.reset()
 
     @property
-    def rate_in(self) -> int:
-        """Sample rate of the input in Hz."""
-        return self._rate_in
-
-    @property
-    def rate_out(self) -> int:
-        """Sample rate of the output in Hz."""
-        return self._rate_out
-
-    @property
     def lag(self) -> int:
         """Samples of the output that the latency of the input has become."""
         return self._lag
@@ -233,34 +223,24 @@ def resample(x: npt.ArrayLike, rate_in: int, rate_out: int) -> Samples:
 
     Parameters
     ----------
-    x : float32 array, shape (N,) or (N, channels)
+    x : float32 array, shape (N,)
         Not modified.
     rate_in, rate_out : int
         Sample rates in Hz.
 
     Returns
     -------
-    float32 array, shape (ceil(N * rate_out / rate_in),) or the same with channels
+    float32 array, shape (ceil(N * rate_out / rate_in),)
         `x` itself where the rates are equal.
 
     Examples
     --------
     >>> import numpy as np
-    >>> resample(np.zeros((441, 2), np.float32), 44100, 16000).shape
-    (160, 2)
+    >>> resample(np.zeros(441, np.float32), 44100, 16000).shape
+    (160,)
     """
-    signal = np.asarray(x, dtype=np.float32)
+    x = np.asarray(x, dtype=np.float32)
     resampler = Resampler(rate_in, rate_out)
-    if resampler.rate_in == resampler.rate_out:
-        return signal
-    if signal.ndim == 1:
-        return np.concatenate((resampler.process(signal), resampler.flush()))
-    if signal.ndim != 2:
-        raise ValueError(f"expected shape (N,) or (N, channels), got {signal.shape}")
-    n_out = -(-signal.shape[0] * resampler.rate_out // resampler.rate_in)
-    out = np.zeros((n_out, signal.shape[1]), np.float32)
-    for channel in range(signal.shape[1]):
-        head = resampler.process(signal[:, channel])
-        out[: head.size, channel] = head
-        out[head.size :, channel] = resampler.flush()
-    return out
+    if rate_in == rate_out:
+        return x
+    return np.concatenate((resampler.process(x), resampler.flush()))

@@ -49,7 +49,7 @@ def _is_array(x: Any) -> bool:
 def check_type(x: Any, name: str) -> None:
     """Raise TypeError unless this is an array of float32 or float64."""
     if not _is_array(x):
-        raise TypeError(f"{name} is a {type(x).__name__}: expected a float32 NumPy array")
+        raise TypeError(f"{name} is of type {type(x).__name__}: expected a float32 NumPy array")
     if x.dtype == np.float32 or x.dtype == np.float64:
         return
     found = f"{x.dtype}" if x.dtype.isnative else f"{x.dtype}, bytes in the order of other machines"

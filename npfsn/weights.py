@@ -107,7 +107,7 @@ class Model:
     def __post_init__(self) -> None:
         """Check what is inside, and make it read-only."""
         if not isinstance(self.config, BaseConfig):
-            raise TypeError(f"config is a {type(self.config).__name__}: expected a Config")
+            raise TypeError(f"config is of type {type(self.config).__name__}: expected a Config")
         for name, tensor in self.tensors.items():
             if getattr(tensor, "dtype", None) not in (np.float32, np.float16):
                 found = getattr(tensor, "dtype", type(tensor).__name__)
@@ -185,7 +185,7 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
         with loading:
             return _default_model()
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"model is a {type(path).__name__}: expected a path, a Model or None")
+        raise TypeError(f"model is of type {type(path).__name__}: expected a path, a Model or None")
     if os.fspath(path) == "":
         raise ModelError("no model is named: the path is empty; leave it out for the built-in one")
     path = Path(path)
@@ -317,7 +317,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     <npfsn.Model fast_fullsubnet, 5.85 M parameters>
     """
     if not isinstance(model, Model):
-        raise TypeError(f"model is a {type(model).__name__}: expected a Model, see load_model")
+        raise TypeError(
+            f"model is of type {type(model).__name__}: expected a Model, see load_model"
+        )
     check_finite(model.tensors)
     header = {
         "format": FORMAT,

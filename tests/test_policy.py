@@ -369,8 +369,9 @@ def test_docstring_examples_run(name: str) -> None:
     assert result.failed == 0
 
 
-def test_examples_of_the_pages_run() -> None:
-    result = doctest.testfile(str(ROOT / "docs" / "streaming.md"), module_relative=False)
+@pytest.mark.parametrize("page", ["how-to", "streaming"])
+def test_examples_of_the_pages_run(page: str) -> None:
+    result = doctest.testfile(str(ROOT / "docs" / f"{page}.md"), module_relative=False)
     assert result.attempted > 0
     assert result.failed == 0
 

@@ -717,7 +717,7 @@ def test_reading_takes_about_the_size_of_the_file(tmp_path):
 
 @pytest.mark.parametrize("path", [5, b"model.npz", ["model.npz"]])
 def test_what_is_no_path_is_named(path: object) -> None:
-    with pytest.raises(TypeError, match="model is a .*: expected a path, a Model or None"):
+    with pytest.raises(TypeError, match="model is of type .*: expected a path, a Model or None"):
         load_model(path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="model is a"):
         Enhancer(path)  # type: ignore[arg-type]
@@ -754,7 +754,7 @@ def test_a_model_is_made_of_what_its_configuration_needs(tensor, error):
 
 def test_a_model_has_a_configuration_of_its_architecture():
     model = drawn_models.small_model("fullband")
-    with pytest.raises(TypeError, match="config is a dict"):
+    with pytest.raises(TypeError, match="config is of type dict"):
         dataclasses.replace(model, config=dataclasses.asdict(model.config))
     for wrong in ("foo", "fullsubnet"):
         with pytest.raises(ModelError, match=f"architecture '{wrong}'.*expected one of fast_"):

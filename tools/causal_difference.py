@@ -27,7 +27,9 @@ def ratio_db(signal: np.ndarray, other: np.ndarray) -> float:
 
 def main() -> None:
     """Print a table."""
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m tools.causal_difference", description=(__doc__ or "").split("\n\n")[0]
+    ).parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import drawn_models
     import golden_cases

@@ -71,7 +71,9 @@ def evaluate(x: np.ndarray, p: list[np.float32], q: list[np.float32], limit: flo
 
 def main() -> None:
     """Fit, print, measure."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.fit_tanh", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--limit", type=float, default=8.5)
     parser.add_argument("--p", type=int, default=5, help="coefficients of P")
     parser.add_argument("--q", type=int, default=5, help="coefficients of Q")

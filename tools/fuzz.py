@@ -345,15 +345,17 @@ def make_case(reader: str, seed: int, case: int, files: dict[str, bytes]) -> tup
     return name, data
 
 
+def _suffix(reader: str, name: str) -> str:
+    """Return that of a file, which says what a sound file is; WAVEX is a kind of WAV."""
+    return SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
+
+
 def run_case(
     reader: str, seed: int, case: int, files: dict[str, bytes], folder: Path, watch: Watch
 ) -> Outcome:
     """Run one case in `folder`, which is empty; return the outcome or raise."""
     name, data = make_case(reader, seed, case, files)
-    suffix = SUFFIXES.get(reader) or "." + {"WAVEX": "wav", "RF64": "rf64"}.get(
-        name.split("-")[0], name.split("-")[0].lower()
-    )
-    path = folder / f"case{suffix}"
+    path = folder / f"case{_suffix(reader, name)}"
     path.write_bytes(data)
     watch.seen.clear()
     opened = _open_files()
@@ -472,8 +474,7 @@ def whole_files(reader: str) -> dict[str, bytes]:
     files = READERS[reader][0]()
     for name in files:
         with tempfile.TemporaryDirectory() as folder:
-            suffix = SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
-            path = Path(folder, "whole" + suffix)
+            path = Path(folder, f"whole{_suffix(reader, name)}")
             path.write_bytes(files[name])
             try:
                 READERS[reader][1](path)
@@ -505,11 +506,15 @@ def fuzz(reader: str, cases: int, seed: int, jobs: int) -> tuple[Counter[str], l
 
 def main(argv: list[str] | None = None) -> int:
     """Run as the module's docstring says; return the number of readers with faults."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--reader", choices=READERS, action="append")
-    parser.add_argument("--cases", type=int, default=2000, help="per reader")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.fuzz", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--reader", choices=READERS, action="append", help="default: all of them")
+    parser.add_argument("--cases", type=int, default=2000, help="per reader (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="which cases (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)"
+    )
     parser.add_argument("--only", type=int, help="run this case, here, and keep its file")
     args = parser.parse_args(argv)
     if args.only is not None:

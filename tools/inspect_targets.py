@@ -165,7 +165,9 @@ def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
 
 def main() -> int:
     """Print a table; return 1 if a target's code is not what it should be."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect_targets", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--emit", choices=TARGETS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.emit:

@@ -70,7 +70,9 @@ def loop(sound: np.ndarray, options: list[str]) -> np.ndarray:
 def main() -> None:
     """Play, listen, compare."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="Needs " + __doc__.partition("Needs ")[2]
+        prog="python -m tools.live_loop",
+        description=__doc__.splitlines()[0],
+        epilog="Needs " + __doc__.partition("Needs ")[2],
     )
     parser.add_argument("file", type=Path, help="a noisy recording")
     parser.add_argument("options", nargs="*", help="for npfsn live, behind --")

@@ -421,14 +421,16 @@ def draw(found: Soak, path: str | Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run as the module's docstring says; 1 if what must hold does not."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.soak", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--hours", type=float, default=1.0, help="of sound (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="which sound (default: 0)")
     parser.add_argument("--model", help="a model file; default: a small network with drawn weights")
     parser.add_argument("--no-reference", action="store_true", help="only time and memory")
     parser.add_argument("--silence", action="store_true", help="ten minutes of each kind, timed")
-    parser.add_argument("--json", metavar="FILE", type=result_file)
-    parser.add_argument("--picture", metavar="FILE", type=result_file)
+    parser.add_argument("--json", metavar="FILE", type=result_file, help="also write the figures")
+    parser.add_argument("--picture", metavar="FILE", type=result_file, help="also draw them")
     args = parser.parse_args(argv)
     if not args.hours >= 1 / 60:
         parser.error("--hours: expected a minute (0.0167) or more")

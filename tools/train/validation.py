@@ -105,11 +105,15 @@ def _noise(
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the validation pairs of a training's pools."""
-    parser = argparse.ArgumentParser(prog="python -m tools.train.validation")
-    parser.add_argument("--pools", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--noise", type=Path, action="append", default=[])
-    parser.add_argument("--count", type=int, default=60)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train.validation", description="Write pairs for tools.evaluate."
+    )
+    parser.add_argument("--pools", type=Path, required=True, help="the pools of a training")
+    parser.add_argument("--out", type=Path, required=True, help="folder for clean/ and noisy/")
+    parser.add_argument(
+        "--noise", type=Path, action="append", default=[], help="a folder of recorded noise"
+    )
+    parser.add_argument("--count", type=int, default=60, help="how many pairs (default: 60)")
     options = parser.parse_args(arguments)
     try:
         count = build(options.pools, options.out, options.noise, options.count)
