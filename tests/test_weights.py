@@ -719,7 +719,7 @@ def test_reading_takes_about_the_size_of_the_file(tmp_path):
 def test_what_is_no_path_is_named(path: object) -> None:
     with pytest.raises(TypeError, match="model is of type .*: expected a path, a Model or None"):
         load_model(path)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="model is a"):
+    with pytest.raises(TypeError, match="model is of type"):
         Enhancer(path)  # type: ignore[arg-type]
 
 
