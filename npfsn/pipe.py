@@ -162,18 +162,22 @@ def enhance_stream(
 
     if code:
         complain("interrupted")
-    if args.quiet:
-        return code
-    if rest:
+    if not args.quiet:
+        _warn(args.format, len(rest), n_nonfinite, n_clipped)
+    return code
+
+
+def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int) -> None:
+    """Say what was left out, replaced or cut off."""
+    if n_odd:
         complain(
-            f"warning: the input ended within a sample: {len(rest)} odd bytes were left out; is it "
-            f"{args.format}, mono?"
+            f"warning: the input ended within a sample: {n_odd} odd bytes were left out; is it "
+            f"{form}, mono?"
         )
     if n_nonfinite:
         complain(
             f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
-            f"{args.format}, mono?"
+            f"{form}, mono?"
         )
     if n_clipped:
         complain(f"warning: {n_clipped} samples beyond full scale were clipped")
-    return code

@@ -23,6 +23,8 @@ from .kernels.vector import aligned
 _LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
 _HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
 
+#: What no stream ever counts: hops of four million years, samples of seventeen thousand.
+LARGEST_COUNT = 1 << 53
 #: Name -> (shape, dtype) of every array that a part keeps between frames.
 Fields = dict[str, tuple[tuple[int, ...], Any]]
 #: The arrays themselves. Their contents change, the arrays never do: kernels hold on to them.

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from . import state as states
+from .errors import StateError
 from .kernels import spectrum as kernels
 from .network import Network
 from .program import Program
@@ -87,7 +88,7 @@ class Stream:
         # it was; and hops of silence since the last sound.
         self.began, self.silent = self.state["began"], self.state["silent"]
         self._waits = config.starts_at_sound
-        self.patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
+        self._patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
         self._one = _Block(network, horizon, self.state, self.stft, 1)
@@ -112,7 +113,24 @@ class Stream:
             **self.network.fields(),
         }
 
-    def window_sums(self, frames: int) -> np.ndarray:
+    def check(self, state: State, ended: bool) -> None:
+        """Refuse entries of a state that no stream can have left, ended or not.
+
+        Raises
+        ------
+        StateError
+        """
+        hops, frames = (int(value) for value in state["clock"])
+        half = self.half_hops
+        fits = ended or frames == max(hops - half + 1, 0) * (hops > half)
+        fits = fits and all(0 <= count <= states.LARGEST_COUNT for count in (hops, frames))
+        fits = fits and 0 <= int(state["began"][0]) <= frames + 1
+        if not (fits and 0 <= int(state["silent"][0]) <= self._patience):
+            raise StateError("the state's counters contradict each other: it is damaged")
+        if not np.allclose(state["stft.env"], self._window_sums(frames), 1e-6, 1e-9):
+            raise StateError("the state's window sums are not those of its frames: it is damaged")
+
+    def _window_sums(self, frames: int) -> np.ndarray:
         """Return what `stft.env` holds after `frames` frames: it follows from their number."""
         n_fft, square = self.config.n_fft, self.stft.window**2
         sums = np.zeros(n_fft)
@@ -214,8 +232,8 @@ class Stream:
             Of the hops of `x`, how many are to be taken before this is asked again.
         """
         if not self.began[0]:
-            self.silent[0] = self.patience
-        where = (self.hop, _SILENCE, self.patience, self.silent, self._hops_before)
+            self.silent[0] = self._patience
+        where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)
         kernels.find_start(x, *where)
         if self._hops_before[0] == 0:
             for name in self.network.fields():
