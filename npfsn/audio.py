@@ -94,11 +94,11 @@ def enhance_file(
     dst: StrPath,
     model: StrPath | Model | None = None,
     *,
-    norm: str | None = None,
     precision: Precision = "float32",
+    norm: str | None = None,
     atten_lim_db: float | None = None,
     norm_horizon: float | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> FileReport:
     """Enhance one sound file.
@@ -115,10 +115,10 @@ def enhance_file(
         `dst` appears under its name only when it is complete. Missing folders are made.
     model : path, Model or None
         None: the weights that come with npfsn.
-    norm, precision, atten_lim_db, norm_horizon
+    precision, norm, atten_lim_db, norm_horizon
         As of `Enhancer`. A model with an offline norm is run on the whole signal: memory then
-        grows with the length of the file, and they have no horizon.
-    force : bool
+        grows with the length of the file, and such a norm has no horizon.
+    overwrite : bool
         Replace `dst` if it exists.
     progress : callable
         Called after each block with the seconds of audio done and the seconds there are.
@@ -158,10 +158,10 @@ def enhance_file(
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:
-        _check_destination(src, dst, force)
+        _check_destination(src, dst, overwrite)
         container, subtype, endian = target_format(source, src, dst)
         try:
-            with complete_or_absent(dst, force) as partial:
+            with complete_or_absent(dst, overwrite) as partial:
                 sink = _Sink(partial, dst, source, container, subtype, endian)
                 try:
                     heard, ready = _run(source, sink, src, model, options, atten_lim_db, progress)
@@ -389,7 +389,7 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
         )
 
 
-def _check_destination(src: Path, dst: Path, force: bool) -> None:
+def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
     """Refuse to replace the source, ever, or another file unasked; make the folder."""
     try:
         if "\0" in os.fspath(dst):
@@ -400,7 +400,7 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
             )
         if dst.is_dir():
             raise AudioError(f"cannot write {dst}: there is a folder of this name")
-        if not force and os.path.lexists(dst):
+        if not overwrite and os.path.lexists(dst):
             raise _exists(dst)
         try:
             dst.parent.mkdir(parents=True, exist_ok=True)
@@ -414,7 +414,7 @@ def _check_destination(src: Path, dst: Path, force: bool) -> None:
 
 def _exists(dst: Path) -> AudioError:
     return AudioError(
-        f"{dst} exists: choose another name or folder, or overwrite it (force=True, --force)"
+        f"{dst} exists: choose another name or folder, or overwrite it (overwrite=True, --force)"
     )
 
 

@@ -91,7 +91,7 @@ class _Worker:
             precision=self._args.precision,
             atten_lim_db=self._args.atten_lim,
             norm_horizon=self._args.norm_horizon,
-            force=self._args.force,
+            overwrite=self._args.force,
             progress=progress,
         )
 

@@ -161,7 +161,7 @@ def test_output_does_not_depend_on_the_blocks(delay, tmp_path, rate, monkeypatch
     expected, _ = read(tmp_path / "whole.wav")
     for size in (2 * 997, 2 * 8192):
         monkeypatch.setattr(audio, "BLOCK_SAMPLES", size)
-        enhance_file(src, tmp_path / "b.wav", force=True)
+        enhance_file(src, tmp_path / "b.wav", overwrite=True)
         assert np.array_equal(read(tmp_path / "b.wav")[0], expected)
 
 
@@ -241,7 +241,7 @@ def test_a_name_that_ends_in_opus_means_opus(delay, tmp_path):
         pytest.skip("this libsndfile has no Opus")
     for name in ("a.wav", "a.ogg"):
         sf.write(tmp_path / name, noise(1000), 48000)
-        enhance_file(tmp_path / name, tmp_path / "b.opus", force=True)
+        enhance_file(tmp_path / name, tmp_path / "b.opus", overwrite=True)
         assert read(tmp_path / "b.opus")[1][2:] == ("OGG", "OPUS")
 
 
@@ -367,7 +367,7 @@ def test_missing_files_folders_and_pipes_are_refused(delay, tmp_path):
         os.mkfifo(tmp_path / "pipe.wav")
         refuse(tmp_path / "pipe.wav", tmp_path / "b.wav", "npfsn stream")
         with pytest.raises(AudioError, match=r"cannot write .*pipe.wav: it is a pipe"):
-            enhance_file(tmp_path / "a.wav", tmp_path / "pipe.wav", force=True)
+            enhance_file(tmp_path / "a.wav", tmp_path / "pipe.wav", overwrite=True)
         assert (tmp_path / "pipe.wav").is_fifo()
 
 

@@ -95,7 +95,7 @@ def test_a_chunk_behind_an_odd_one_without_its_padding(delay, tmp_path):
     chunk = b"LIST" + struct.pack("<I", 4_000) + b"INFO" + b"\1" * 3_996
     for whole in (content, content[:-1]):
         src.write_bytes(whole + chunk)
-        assert enhance_file(src, tmp_path / "b.wav", force=True).samples == 2001
+        assert enhance_file(src, tmp_path / "b.wav", overwrite=True).samples == 2001
 
 
 def test_a_nist_header_that_counts_too_few(delay, tmp_path):
@@ -117,7 +117,7 @@ def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
         src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
         with src.open("ab") as file:
             file.write(trailer)
-        enhance_file(src, tmp_path / "b.wav", delay, force=True)
+        enhance_file(src, tmp_path / "b.wav", delay, overwrite=True)
 
 
 def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
@@ -197,7 +197,7 @@ def test_damaged_files_are_refused_or_read(delay, tmp_path):
             broken[where] = rng.integers(0, 256, where.size)
             src.write_bytes(broken.tobytes())
             try:
-                report = enhance_file(src, tmp_path / "b.x", force=True)
+                report = enhance_file(src, tmp_path / "b.x", overwrite=True)
             except AudioError as error:
                 assert "\n" not in str(error)
             else:

@@ -92,7 +92,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(delay, tmp_path, rate, mode, ch
     # What lies behind the last whole frame is nothing to lose: tags, or a part of a frame.
     for rest in (b"TAG" + bytes(125), header + bytes(20)):
         (tmp_path / "c.mp3").write_bytes(src.read_bytes() + rest)
-        enhance_file(tmp_path / "c.mp3", tmp_path / "c.wav", force=True)
+        enhance_file(tmp_path / "c.mp3", tmp_path / "c.wav", overwrite=True)
         assert len(read(tmp_path / "c.wav")[0]) == len(got)
 
 

@@ -25,11 +25,11 @@ def test_nothing_is_overwritten_unasked(delay, tmp_path):
     (tmp_path / "b.wav").write_text("precious")
     refuse(src, tmp_path / "b.wav", "exists")
     assert (tmp_path / "b.wav").read_text() == "precious"
-    enhance_file(src, tmp_path / "b.wav", force=True)
+    enhance_file(src, tmp_path / "b.wav", overwrite=True)
     assert read(tmp_path / "b.wav")[0].shape == (1000, 1)
     (tmp_path / "dir.wav").mkdir()
     with pytest.raises(AudioError, match="folder of this name"):
-        enhance_file(src, tmp_path / "dir.wav", force=True)
+        enhance_file(src, tmp_path / "dir.wav", overwrite=True)
 
 
 def test_an_output_that_appears_meanwhile_is_kept(delay, tmp_path):
@@ -81,7 +81,7 @@ def test_the_source_is_never_the_output(delay, tmp_path):
     os.symlink(src, tmp_path / "soft.wav")
     for name in ("a.wav", "hard.wav", "soft.wav"):
         with pytest.raises(AudioError, match="is the input itself"):
-            enhance_file(src, tmp_path / name, force=True)
+            enhance_file(src, tmp_path / name, overwrite=True)
     assert src.read_bytes() == content
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "hard.wav", "soft.wav"]
 
