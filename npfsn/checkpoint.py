@@ -166,6 +166,10 @@ class Checkpoint:
     left_out: list[str] = field(default_factory=list)
 
 
+class _ChoiceError(PickleError):
+    """Which network to take is not known."""
+
+
 def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) -> Checkpoint:
     """Read the tensors of a model from a file that `torch.save` wrote.
 
@@ -193,10 +197,12 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
         file, size = open_regular(path)
         with file:
             return _read(path, file, size, network)
+    except _ChoiceError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except (ReadError, PickleError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a torch checkpoint: {error}; expected a file written by "
-            "torch.save, best of model.state_dict() alone"
+            f"{path} cannot be read as a torch checkpoint: {error}; expected a file that "
+            "torch.save wrote, best of all torch.save(network.state_dict(), FILE)"
         ) from None
 
 
@@ -527,12 +533,12 @@ def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
     else:
         chosen = networks or [_what_may_be_one(state)]
     if not chosen:
-        raise PickleError(
+        raise _ChoiceError(
             f"it holds no network that is called {printable(name)}: expected "
             f"{names or 'none, as it has none that is known by its names'}"
         )
     if len(chosen) > 1:
-        raise PickleError(
+        raise _ChoiceError(
             f"it holds several networks: {names}; say which (--network NAME, or network= of "
             "npfsn.convert.convert)"
         )

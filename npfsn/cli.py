@@ -430,8 +430,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
             parser = _parser()
             known = parser.get_default("commands")
-            if command and command not in known and os.path.exists(command):
-                complain(f"error: {command} is no command; did you mean: npfsn enhance {command}")
+            meant = f"npfsn enhance {command}" if command and os.path.exists(command) else None
+            meant = "npfsn-convert" if command == "convert" else meant
+            if command not in known and meant:
+                complain(f"error: {command} is no command; did you mean: {meant}")
                 return EXIT_USAGE
             args, unknown = parser.parse_known_args(arguments)
             # Names that come behind an option, which argparse takes for more than a command has.
@@ -442,8 +444,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     unknown = []
             if unknown:  # argparse would show what it knows of all commands, and of none
                 wrong = " ".join(unknown)
-                dashed = [name for name in unknown if os.path.exists(name)]
-                hint = f" (a file of that name is ./{dashed[0]})" if dashed else ""
+                files = [name for name in unknown if os.path.exists(name)]
+                hint = ""
+                if files and files[0].startswith("-"):
+                    hint = f" (a file of that name is ./{files[0]})"
+                elif files and args.command in ("stream", "live"):
+                    hint = f" (for a file: npfsn enhance {files[0]})"
+                elif files and args.command == "bench":
+                    hint = f" (for a model: -m {files[0]})"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:
                 parser.print_help(sys.stderr)
@@ -541,7 +549,7 @@ def _warmup(args: argparse.Namespace) -> int:
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        say("compiling kernels, half a minute the first time ...")
+        say("compiling what is not there yet, half a minute the first time ...")
     warm_up(model, progress=progress)
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")

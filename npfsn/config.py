@@ -317,7 +317,7 @@ class BaseConfig:
     look_ahead: int = 0
     start_at_sound: bool = False
 
-    #: The first part of a recipe's `[model] path`.
+    #: The part of a recipe's `[model] path` that tells.
     recipe_name: ClassVar[str]
     #: Tensors that are part of a checkpoint, but not trained and never of eight bits.
     fixed: ClassVar[frozenset[str]] = frozenset()

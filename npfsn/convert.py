@@ -295,7 +295,11 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="OUT", help="default: the checkpoint's name with .npz, here"
     )
     parser.add_argument(
-        "-C", "--config", metavar="RECIPE.toml", help="recipe the checkpoint was trained with"
+        "-C",
+        "--config",
+        "--recipe",
+        metavar="RECIPE.toml",
+        help="recipe the checkpoint was trained with",
     )
     parser.add_argument(
         "--norm", metavar="NAME", help="norm it was trained with, where there is no recipe"

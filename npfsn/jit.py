@@ -93,14 +93,14 @@ def _say_compiling(cached: bool) -> None:
     if not announce:
         return
     hope = (
-        "once per version and machine"
+        "kept for later starts"
         if cached
         else "no cache can be written here, so every start will: set NUMBA_CACHE_DIR to a writable "
         "folder to avoid that"
     )
     if sys.stderr is None:  # closed: print would take stdout, which may carry sound
         return
-    line = f"npfsn: compiling kernels, 10 to 20 seconds ({hope}) ..."
+    line = f"npfsn: compiling kernels, up to 20 seconds ({hope}) ..."
     try:
         if sys.stderr.isatty():  # where the command line may have begun to show its progress
             line = "\r" + line

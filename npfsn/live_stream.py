@@ -51,7 +51,7 @@ class LiveStream(Alone):
 
     Examples
     --------
-    Ten milliseconds at a time, as of WebRTC:
+    Ten milliseconds at a time, as in WebRTC:
 
     >>> import numpy as np, npfsn
     >>> live = npfsn.LiveStream(48000, 480)

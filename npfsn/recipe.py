@@ -5,6 +5,7 @@ Of the recipe, `[model.args]` and `[acoustics]` matter. Everything about trainin
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +145,9 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
             said = shown(found["sample_rate"])
             raise RecipeError(f"{name} has sr = {shown(rate)} but sample_rate = {said}")
     norm = found.pop("norm_type", None)
+    misspelt = difflib.get_close_matches("norm_type", found, 1, 0.8) if norm is None else []
+    if misspelt:  # without one, recipes mean a norm that cannot stream: too much for a slip
+        raise RecipeError(f"{name} has {printable(misspelt[0])}, but no norm_type: is that meant?")
     if norm is not None and not isinstance(norm, str):
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
     sections = tuple(map(str, document)) if acoustics is None else ()
@@ -151,12 +155,12 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
 
 
 def _architecture(path: object) -> str | None:
-    """Tell it by the first part of a path such as "fast_fullsubnet.model.Model"."""
+    """Tell it by a part of a path such as "fast_fullsubnet.model.Model"."""
     from .models import ARCHITECTURES  # not above: it brings the kernels along
 
-    package = path.split(".")[0] if isinstance(path, str) else None
-    known = (name for name, each in ARCHITECTURES.items() if each.Config.recipe_name == package)
-    return next(known, None)
+    names = {module.Config.recipe_name: name for name, module in ARCHITECTURES.items()}
+    parts = path.split(".") if isinstance(path, str) else []
+    return next((names[part] for part in parts if part in names), None)
 
 
 def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any] | None:

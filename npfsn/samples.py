@@ -36,7 +36,7 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
 def nonfinite_error(bad: int, size: int) -> FrameError:
     """Return the error for `bad` of `size` samples that are NaN or infinite."""
     return FrameError(
-        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; mend the source, "
+        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; fix the source, "
         "or use on_nonfinite='zero' to replace them by silence"
     )
 

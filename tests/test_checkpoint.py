@@ -687,12 +687,12 @@ def limits(
     del data
     outcome = "read"
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()  # whatever else the machine does
     try:
         read_checkpoint(path)
     except CheckpointError as error:
         outcome = str(error)
-    elapsed = time.monotonic() - start
+    elapsed = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert elapsed < seconds

@@ -116,6 +116,23 @@ def test_a_file_that_begins_with_a_dash(npfsn):
     assert tree() == ["-dash.wav", "-dash_enhanced.wav"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("stream", "a.wav"), "a.wav (for a file: npfsn enhance a.wav)"),
+        (("live", "a.wav"), "a.wav (for a file: npfsn enhance a.wav)"),
+        (("bench", "a.wav"), "a.wav (for a model: -m a.wav)"),
+        (("stream", "b.wav"), "b.wav\n"),  # which is not there
+        (("convert", "a.wav"), "convert is no command; did you mean: npfsn-convert"),
+        (("a.wav",), "a.wav is no command; did you mean: npfsn enhance a.wav"),
+    ],
+)
+def test_what_a_command_does_not_take(npfsn, argv, hint):
+    recording("a.wav")
+    _, err = npfsn(*argv, code=2)
+    assert hint in err
+
+
 @pytest.mark.parametrize("format_", ["txt", "sd2", "raw"])
 def test_containers_that_cannot_be_written(npfsn, format_):
     recording("a.wav")

@@ -514,13 +514,13 @@ def test_a_hop_that_nobody_has_said(tmp_path):
         convert(path, norm=NORM)
 
 
-def test_a_misspelt_norm_shows(checkpoint, recipe, capsys):
+@pytest.mark.parametrize("key", ["norm_typ", "normtype", "Norm_type"])
+def test_a_misspelt_norm_is_refused(checkpoint, recipe, capsys, key):
     """It decides what the network computes; without it, recipes mean one that cannot stream."""
-    recipe.write_text(recipe.read_text().replace("norm_type", "norm_typ"))
-    assert main([str(checkpoint), "-C", str(recipe)]) == 0
-    assert "the recipe has norm_typ, which is not known here: is norm_type meant" in (
-        capsys.readouterr().err
-    )
+    recipe.write_text(recipe.read_text().replace("norm_type", key))
+    assert main([str(checkpoint), "-C", str(recipe)]) == 1
+    assert f"has {key}, but no norm_type: is that meant?" in capsys.readouterr().err
+    assert not Path("best_model.npz").exists()
 
 
 @pytest.mark.parametrize(

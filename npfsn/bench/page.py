@@ -17,7 +17,7 @@ def page(result: dict[str, Any]) -> list[str]:
         f"{model['precision']}, {model['norm']}, hop {model['hop_ms']:g} ms",
     ]
     if (result["other_load"] or 0) > 0.2:
-        lines.append(f"note: other programs kept {result['other_load']:g} cores busy meanwhile")
+        lines.append(f"note: other programs took {result['other_load']:g} of the cores meanwhile")
     lines += ["", f"{'whole steps, ms':<22}{'median':>8}{'p95':>8}{'p99':>8}{'max':>8}{'mean':>8}"
               f"{'p99 of deadline':>17}{'real-time factor':>18}"]  # fmt: skip
     for name, case in result["cases"].items():
