@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .audio import FileReport, enhance_file
+    from .audio import enhance_file
     from .enhancer import Enhancer
     from .errors import (
         AudioError,
@@ -50,7 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Enhancer": "enhancer",
-    "FileReport": "audio",
+    "FileReport": "report",
     "LiveStream": "live_stream",
     "Model": "weights",
     "enhance": "whole",

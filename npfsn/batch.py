@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-    from .audio import FileReport
+    from .report import FileReport
     from .weights import Model
 
 # How long workers get to remove their half-written files.

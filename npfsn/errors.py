@@ -1,10 +1,11 @@
 """The exceptions that users of npfsn may see.
 
 All of them derive from `NpfsnError`, so that one `except` catches whatever is wrong with files,
-sound and streams, and from the built-in exception that a caller would expect anyway. Mistakes in a
-program are these themselves: `TypeError` for what is of another type, `ValueError` for an option
-out of its range, `OSError` for a model that cannot be written. The message is one sentence: what
-was wrong, what was expected, what to do. Names and values in it are made fit for a terminal here.
+sound and streams, and from the built-in exception that a caller would expect anyway. A mistake in
+the calling program raises a built-in one itself: `TypeError` for what is of another type,
+`ValueError` for most options out of their range, `OSError` for a model that cannot be written. The
+message is one sentence: what was wrong, what was expected, what to do. Names and values in it are
+made fit for a terminal here.
 """
 
 from __future__ import annotations

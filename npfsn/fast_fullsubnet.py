@@ -320,6 +320,11 @@ class Pass(network.Pass):
             x = stack.write(program, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
 
+    def forget_after(self, frames: float) -> None:
+        """As of any network, but the units' norm sees one of s frames."""
+        self.fb_norm.forget_after(frames)
+        self.sb_norm.forget_after(frames / self.shrink)
+
     def finish(self, frame: int) -> None:
         """Count the short last block: an offline norm sees it, though no mask depends on it."""
         rest = (frame - 1) % self.shrink

@@ -75,14 +75,21 @@ _MACHINE = platform.machine().lower()
 @functools.cache
 def _source_digest() -> str:
     """Digest of all code that kernels are made of."""
-    here = Path(__file__)
-    paths = [here, *sorted((here.parent / "kernels").glob("*.py*"))]  # or .pyc, where they are all
+    here, digest = Path(__file__), hashlib.sha256()
     if not here.is_file():  # in an archive, or in a program that all is packed into
-        paths = [path for path in here.parents if path.is_file()] or [Path(sys.executable)]
-    digest = hashlib.sha256()
-    for path in paths:
+        packed = next((path for path in here.parents if path.is_file()), _program())
+        found = packed.stat()
+        digest.update(f"{packed.name} {found.st_size} {found.st_mtime_ns}".encode())
+        return digest.hexdigest()
+    kernels = sorted((here.parent / "kernels").iterdir())
+    for path in (here, *(path for path in kernels if path.suffix in (".py", ".pyc"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _program() -> Path:
+    """Return the file that runs: Python, or a program that it is packed into."""
+    return Path(sys.executable or sys.argv[0]).resolve()
 
 
 def _say_compiling(cached: bool) -> None:
@@ -155,6 +162,8 @@ class _Sourceless:
     def from_function(cls, py_func: Callable[..., None], py_file: str) -> Any:
         if "UserProvided" in cls.__name__ and not numba_config.CACHE_DIR:
             return None
+        if not os.path.isabs(py_file):  # packed: each program has a folder, wherever it is started
+            py_file = str(_program() / py_file)
         place: Any = cls(py_func, py_file)  # type: ignore[call-arg]
         try:
             place.ensure_cache_path()
@@ -169,8 +178,9 @@ class _Sourceless:
 # The places where Numba looks for a folder to write to, in its order. What it refuses because it
 # cannot write there may still hold what was written by whoever could.
 _WRITABLE: list[Any] = [
-    type(place.__name__, (_Sourceless, place), {}) if "_User" in f"_{place.__name__}" else place
+    type(place.__name__, (_Sourceless, place), {}) if "User" in place.__name__ else place
     for place in caching.CompileResultCacheImpl._locator_classes
+    if "Zip" not in place.__name__  # which does not ask whether it can write
 ]
 _READABLE: list[Any] = [
     type(place.__name__, (place,), {"ensure_cache_path": lambda self: None}) for place in _WRITABLE
@@ -178,9 +188,12 @@ _READABLE: list[Any] = [
 
 
 def _is_trusted(folder: str) -> bool:
-    """Whether a folder is this user's, root's or of whoever installed this package: it is code."""
+    """Whether a folder is this user's, root's or of whoever installed this package: it is code.
+
+    Or the program that the package is packed into.
+    """
     try:
-        here = __file__ if os.path.exists(__file__) else sys.executable
+        here = __file__ if os.path.exists(__file__) else _program()
         owner = os.stat(folder).st_uid
         return owner in (0, getattr(os, "geteuid", int)(), os.stat(here).st_uid)
     except OSError:

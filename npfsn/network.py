@@ -91,6 +91,11 @@ class Pass:
         """Whether all norms can be applied."""
         return all(norm.fitted for norm in self.norms)
 
+    def forget_after(self, frames: float) -> None:
+        """Let running norms forget what is older than so many frames; infinite: as published."""
+        for norm in self.norms:
+            norm.forget_after(frames)
+
     def finish(self, frame: int) -> None:
         """Count what an offline norm would miss of a signal that ended before `frame`."""
 

@@ -85,18 +85,17 @@ class BoundNorm:
         self.state = [state[name] for name in norm.fields()]
         self.table = np.zeros(1, kernels.NORM)
         self.table["eps"] = norm.eps
-        self.every = 1  # frames of which one has features (`write`)
         self.forget_after(math.inf)
         for i, array in enumerate(self.state):
             self.table["state"][0, i] = place(array, np.float64)
         self.unfit()
 
     def forget_after(self, frames: float) -> None:
-        """Let what is older than so many frames of the signal fade; infinite: never, as published.
+        """Let what is older than so many frames fade; infinite: never, as published.
 
         An offline norm has no such horizon.
         """
-        self.table["horizon"] = max(frames / self.every, 1.0)
+        self.table["horizon"] = max(frames, 1.0)
 
     @property
     def fitted(self) -> bool:
@@ -121,7 +120,6 @@ class BoundNorm:
 
     def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
         """Make it a part of a program: a call for each block, or for each that ends (`Program`)."""
-        self.every = every
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
         kernel = _KERNELS.get(self.norm.name, "offline")

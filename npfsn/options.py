@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from .config import MAX_RATE, MIN_RATE
-from .errors import AudioError
+from .errors import AudioError, shown
 
 #: Arithmetic of the large products.
 Precision = Literal["float32", "int8"]
@@ -40,7 +40,7 @@ def whole_rate(sample_rate: float) -> int:
     """Return a sample rate that can be changed, as an int: sound systems tell 44100.0."""
     number = _number(sample_rate)
     wrong = (
-        f"sample rate is {sample_rate!r}: expected a whole number of Hz from {MIN_RATE} to "
+        f"sample rate is {shown(sample_rate)}: expected a whole number of Hz from {MIN_RATE} to "
         f"{MAX_RATE}"
     )
     if number is None:

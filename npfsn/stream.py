@@ -36,8 +36,7 @@ class _Block:
         config = network.config
         shape = (frames, 2, config.n_freq)
         self.network_pass = network.bind(state, frames)
-        for norm in self.network_pass.norms:
-            norm.forget_after(horizon)
+        self.network_pass.forget_after(horizon)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
         self.signal = np.zeros(config.n_fft + (frames - 1) * config.hop_length, np.float32)

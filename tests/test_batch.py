@@ -22,8 +22,8 @@ from needs import posix
 from sounds import recording, speech, tree
 
 from npfsn import batch, cli
-from npfsn.audio import FileReport
 from npfsn.plan import Job, Plan
+from npfsn.report import FileReport
 from npfsn.whole import enhance
 
 

@@ -501,9 +501,22 @@ def test_the_report_of_a_fast_fullsubnet(tmp_path, capsys, monkeypatch):
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
     assert "encoder's output activation = none/ReLU" in lines["from defaults"]
     assert "bottleneck's output activation = ReLU" in lines["from defaults"]
+    assert main(["x.tar", "--norm", NORM, "--force"]) == 0
+    told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert "encoder_output_num_neighbors = 0" in told["from defaults"]
+    assert "noisy_input_num_neighbors = 5" in told["from tensors"]
     assert "hidden_size" in lines["not needed"]
     assert "output_activate_function" in lines["not needed"]
     assert "bottleneck_hidden_size" not in lines["not needed"]
+
+
+@pytest.mark.parametrize("architecture", ["fast_fullsubnet", "fullsubnet", "fullband"])
+def test_what_tensors_tell_is_not_called_a_default(tmp_path, capsys, architecture):
+    """The number of bins, and with it the window, is the size of a tensor."""
+    path = written(tmp_path, small_model(architecture).tensors)
+    assert main([str(path), "--norm", NORM, "-o", str(tmp_path / "y.npz")]) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert "n_fft = " in lines["from tensors"] and "n_fft = " not in lines["from defaults"]
 
 
 def test_a_hop_that_nobody_has_said(tmp_path):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import npfsn
+import npfsn.convert
+from npfsn import jit
 
 CALLER = """
 from ..jit import kernel
@@ -246,3 +248,51 @@ def test_code_without_source_files_is_cached(tmp_path: Path, how: str, home: boo
     (tmp_path / "tiny.zip").unlink(missing_ok=True)
     packed(tiny, how)
     assert tiny.run(**where)[0] == [12, 0, 1]
+
+
+def test_each_packed_program_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is started; its code is as old as it is."""
+    monkeypatch.setattr(jit, "__file__", "npfsn/jit.pyc")  # as PyInstaller says
+    monkeypatch.setattr(jit.numba_config, "CACHE_DIR", str(tmp_path / "cache"))
+    place = next(each for each in jit._WRITABLE if "UserProvided" in each.__name__)
+    found = {}
+    for program in ("one", "two"):
+        (tmp_path / program).write_bytes(b"a program" + program.encode())
+        monkeypatch.setattr(sys, "executable", str(tmp_path / program))
+        for folder in (tmp_path, Path(npfsn.__path__[0]).parent):
+            monkeypatch.chdir(folder)
+            locator = place.from_function(npfsn.convert.convert, "npfsn/kernels/other.py")
+            path, stamp = locator.get_cache_path(), jit._source_digest.__wrapped__()
+            assert found.setdefault(program, (path, stamp)) == (path, stamp)
+    assert len({path for path, _ in found.values()}) == 2
+    (tmp_path / "two").write_bytes(b"another one")
+    assert jit._source_digest.__wrapped__() != found["two"][1]
+
+
+@pytest.mark.parametrize("packed_in", ["zip", "bytecode"])
+def test_where_no_cache_can_be_written_is_said(tmp_path: Path, packed_in: str) -> None:
+    """Also of code that has no source file."""
+    (tmp_path / "file").touch()
+    nowhere = str(tmp_path / "file" / "home")
+    tiny = Tiny(tmp_path)
+    packed(tiny, packed_in)
+    where = {"PYTHONPATH": str(tmp_path / ("tiny.zip" if packed_in == "zip" else "gone"))}
+    where |= {"NUMBA_CACHE_DIR": None, "HOME": nowhere, "XDG_CACHE_HOME": nowhere}
+    for _ in range(2):
+        assert "no cache can be written here" in tiny.run(**where)[1]
+
+
+@pytest.mark.parametrize("name", [".callee.py.swp", "callee.py~", "callee.py.orig", "old.py.d"])
+def test_what_editors_leave_is_no_code(warm: Tiny, name: str) -> None:
+    """It changes nothing, and does not turn the cache off."""
+    path = warm.kernels / name
+    if name.endswith(".d"):
+        path.mkdir()
+    else:
+        path.write_text("no code")
+    try:
+        assert warm.run()[0] == WARM
+    finally:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

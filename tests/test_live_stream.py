@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import threading
 import tracemalloc
@@ -130,12 +131,17 @@ def test_the_limit_of_a_live_stream_may_change(rate, block):
     live, *others = (
         LiveStream(rate, block, quiet, atten_lim_db=limit) for limit in (None, *limits)
     )
-    blocks = hiss(2.0, rate)[: 30 * 3 * block].reshape(30, -1)
-    for i, block in enumerate(blocks):
+    size = max(block, 256 // block * block)
+    for i, block in enumerate(hiss(2.0, rate)[: 30 * size].reshape(30, -1)):
         live.atten_lim_db = limits[i % 3]
         assert live.atten_lim_db == limits[i % 3]
         expected = [other.process(block) for other in others][i % 3]
-        np.testing.assert_array_equal(live.process(block), expected)
+        found = live.process(block)
+        np.testing.assert_array_equal(found, expected)
+    assert np.all(found)  # sound has come through
+    live.atten_lim_db = math.inf
+    assert live.atten_lim_db is None
+    live.atten_lim_db = limits[i % 3]
     with pytest.raises(ValueError, match="atten_lim_db"):
         live.atten_lim_db = -1
     assert live.atten_lim_db == limits[i % 3]
@@ -173,6 +179,9 @@ def test_copies_of_a_live_stream_are_independent(duplicate):
     other = duplicate(live)
     other.process(-sound[:4800])
     again = duplicate(live)
+    for name, array in vars(live).items():
+        if isinstance(array, np.ndarray):
+            assert not np.may_share_memory(array, getattr(again, name)), name
     # The filter is the one large thing that a stream at another rate has.
     assert again._stream._there._filter is live._stream._there._filter is not None
     expected = alone.process(sound[9600:])
@@ -181,6 +190,16 @@ def test_copies_of_a_live_stream_are_independent(duplicate):
     assert repr(again).startswith("<npfsn.LiveStream 48000 Hz, 480 samples")
     with pytest.raises(TypeError, match="LiveStream is not pickled"):
         pickle.dumps(live)
+
+
+def test_samples_beyond_all_measure_are_those_of_an_enhancer():
+    """Clipped at 1e30, also where the input is mixed in; what is next to nothing is silence."""
+    model = small_model("fast_fullsubnet")
+    sound = hiss(0.5, 16000)[:7680]
+    sound[[1000, 2000]] = 1e31, 1e-35
+    enhancer, live = npfsn.Enhancer(model, atten_lim_db=6.0), LiveStream(16000, 256, model)
+    live.atten_lim_db = 6.0
+    np.testing.assert_array_equal(live.process(sound), enhancer.process(sound))
 
 
 def test_a_live_stream_has_one_user(monkeypatch):

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import npfsn
-from npfsn.audio import FileReport
 from npfsn.kernels.vector import HAS_HALF
+from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
 ROOT = Path(__file__).resolve().parent.parent
