@@ -520,6 +520,18 @@ def test_a_horizon_of_one_hop_is_one_in_any_rounding():
                 horizon_frames(0.999 * hop / rate, rate, hop)
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_a_horizon_is_one_of_the_signal(horizon):
+    """The norm of units, which come once in two frames, forgets as fast, but not at once."""
+    model = small_model("fast_fullsubnet")
+    hop = model.config.hop_length / model.config.sample_rate
+    enhancer = npfsn.Enhancer(model, norm_horizon=horizon * hop)
+    enhancer.process(np.zeros(20 * model.config.hop_length, np.float32))
+    for block in (enhancer._stream._one, enhancer._stream._many):
+        found = [float(norm.table["horizon"][0]) for norm in block.network_pass.norms]
+        assert found == pytest.approx([horizon, max(horizon / 2, 1.0)])
+
+
 def test_with_a_horizon_the_norm_recovers_from_a_loud_burst():
     # A second 40 dB louder: the mean follows within a few horizons, and never does without.
     assert seconds_to_recover(5.0, 100.0, 60.0) < 5 * 5.0

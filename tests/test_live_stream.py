@@ -132,12 +132,16 @@ def test_the_limit_of_a_live_stream_may_change(rate, block):
         LiveStream(rate, block, quiet, atten_lim_db=limit) for limit in (None, *limits)
     )
     size = max(block, 256 // block * block)
-    for i, block in enumerate(hiss(2.0, rate)[: 30 * size].reshape(30, -1)):
+    sound = hiss(2.0, rate)[: 30 * size]
+    late = np.concatenate((np.zeros(live.latency_samples, np.float32), sound)).astype(np.float32)
+    for i, block in enumerate(sound.reshape(30, -1)):
         live.atten_lim_db = limits[i % 3]
         assert live.atten_lim_db == limits[i % 3]
         expected = [other.process(block) for other in others][i % 3]
         found = live.process(block)
         np.testing.assert_array_equal(found, expected)
+        if live.atten_lim_db == 0.0:  # the input, to the bit
+            np.testing.assert_array_equal(found, late[i * size : (i + 1) * size])
     assert np.all(found)  # sound has come through
     live.atten_lim_db = math.inf
     assert live.atten_lim_db is None
