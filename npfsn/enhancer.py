@@ -19,7 +19,7 @@ from .errors import NormError, StateError
 from .kernels import spectrum as kernels
 from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
 from .packed import shared_network
-from .samples import AnySamples, Samples, as_out, as_samples, nonfinite_error
+from .samples import AnySamples, Samples, as_out, as_samples, copy_finite
 from .state import Fields
 from .stream import Stream
 from .weights import Model, load_model
@@ -236,7 +236,7 @@ class Enhancer(Alone):
     def _step(self, frame: AnySamples, out: Samples | None) -> Samples:
         frame = as_samples(frame, (self._hop,), "frame")
         out = as_out(out, self._hop)
-        bad = self._check(frame, self._in)
+        bad = copy_finite(frame, self._in, self._bad, self._options["on_nonfinite"])
         self._torn = True
         self._n_bad[0] += bad
         pending = int(self._n_pending[0])
@@ -281,7 +281,7 @@ class Enhancer(Alone):
         """
         chunk = as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
-        bad = self._check(chunk, x)
+        bad = copy_finite(chunk, x, self._bad, self._options["on_nonfinite"])
         pending = int(self._n_pending[0])
         x = np.concatenate([self._pending[:pending], x]) if pending else x
         whole = x.size // self._hop * self._hop
@@ -422,14 +422,6 @@ class Enhancer(Alone):
             "an Enhancer is not pickled: send its get_state() and its model, and give both to a "
             "new Enhancer there"
         )
-
-    def _check(self, x: Samples, out: Samples) -> int:
-        """Copy samples, refusing or replacing what is no number; return how many were none."""
-        kernels.check_samples(x, out, self._bad)
-        bad = int(self._bad[0])
-        if bad and self._options["on_nonfinite"] == "raise":
-            raise nonfinite_error(bad, x.shape[0])
-        return bad
 
     def _push(self, x: Samples, out: Samples) -> None:
         """Take whole hops and give as many."""

@@ -13,9 +13,8 @@ from .aligned import AlignedStream
 from .alone import Alone, alone
 from .enhancer import Enhancer
 from .errors import FrameError
-from .kernels import spectrum as kernels
 from .options import OnNonfinite, Precision, dry_share, whole_rate
-from .samples import AnySamples, Samples, as_samples, mix_dry, nonfinite_error
+from .samples import AnySamples, Samples, as_samples, copy_finite, mix_dry
 from .weights import Model
 
 
@@ -199,10 +198,7 @@ class LiveStream(Alone):
                 f"block has {block.size} samples: expected {self._block} or a multiple, as of "
                 "block_length; a LiveStream with block_length=1 takes any number"
             )
-        kernels.check_samples(block, x, self._bad)
-        bad = int(self._bad[0])
-        if bad and self._enhancer.on_nonfinite == "raise":
-            raise nonfinite_error(bad, x.size)
+        bad = copy_finite(block, x, self._bad, self._enhancer.on_nonfinite)
         self._torn = True
         self._n_nonfinite += bad
         out = self._answer(x)

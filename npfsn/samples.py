@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FrameError
+from .kernels import spectrum as kernels
+from .options import OnNonfinite
 
 Samples = npt.NDArray[np.float32]
 #: What callers may give for them.
@@ -33,12 +35,32 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     return as_float32(x)
 
 
-def nonfinite_error(bad: int, size: int) -> FrameError:
-    """Return the error for `bad` of `size` samples that are NaN or infinite."""
-    return FrameError(
-        f"{bad} of {size} samples are NaN or infinite: expected finite numbers; fix the source, "
-        "or use on_nonfinite='zero' to replace them by silence"
-    )
+def copy_finite(
+    x: Samples, out: Samples, counter: npt.NDArray[np.int64], on_nonfinite: OnNonfinite
+) -> int:
+    """Copy samples as streams take them (`kernels.check_samples`); return how many were none.
+
+    Parameters
+    ----------
+    x, out : float32 array, shape (N,)
+    counter : int64 array, shape (1,)
+        Scratch.
+    on_nonfinite : {"raise", "zero"}
+        Whether NaN and infinity are refused, or become zero.
+
+    Raises
+    ------
+    FrameError
+        Some samples are NaN or infinite.
+    """
+    kernels.check_samples(x, out, counter)
+    bad = int(counter[0])
+    if bad and on_nonfinite == "raise":
+        raise FrameError(
+            f"{bad} of {x.shape[0]} samples are NaN or infinite: expected finite numbers; fix the "
+            "source, or use on_nonfinite='zero' to replace them by silence"
+        )
+    return bad
 
 
 def _is_array(x: Any) -> bool:

@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 
-from .kernels import spectrum as kernels
 from .options import (
     OnNonfinite,
     Precision,
@@ -17,7 +16,7 @@ from .options import (
 )
 from .packed import shared_network
 from .resample import resample
-from .samples import AnySamples, Samples, as_audio, mix_dry, nonfinite_error
+from .samples import AnySamples, Samples, as_audio, copy_finite, mix_dry
 from .stream import Stream
 from .weights import Model, load_model
 
@@ -79,17 +78,9 @@ def enhance(
     out = np.empty_like(audio)
     for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
         at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
-        x = _finite(np.ascontiguousarray(audio[at]), on_nonfinite)
+        x = np.empty(audio.shape[0], np.float32)
+        copy_finite(np.ascontiguousarray(audio[at]), x, np.zeros(1, np.int64), on_nonfinite)
         out[at] = _enhance_channel(stream, x, rate, config.sample_rate, share)
-    return out
-
-
-def _finite(x: Samples, on_nonfinite: str) -> Samples:
-    """Return a checked copy: finite, and nothing absurdly large."""
-    out, bad = np.empty_like(x), np.zeros(1, np.int64)
-    kernels.check_samples(x, out, bad)
-    if bad[0] and on_nonfinite == "raise":
-        raise nonfinite_error(int(bad[0]), x.shape[0])
     return out
 
 

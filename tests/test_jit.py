@@ -208,8 +208,8 @@ def test_quiet(tiny: Tiny, value: str, lines: int) -> None:
     assert tiny.run(NPFSN_QUIET=value)[1].count("\n") == lines
 
 
-def packed(tiny: Tiny, how: str) -> None:
-    """Leave nothing of its source where its files say it is."""
+def packed(tiny: Tiny, how: str) -> str:
+    """Leave nothing of its source where its files say it is; return where it is."""
     package = tiny.kernels.parent
     if how == "zip":
         shutil.make_archive(str(tiny.folder / "packed"), "zip", tiny.folder, "tiny")
@@ -221,19 +221,19 @@ def packed(tiny: Tiny, how: str) -> None:
             path.unlink()
         (package.parent / "gone").mkdir()
         package.rename(package.parent / "gone" / "tiny")
+    return str(tiny.folder / ("tiny.zip" if how == "zip" else "gone"))
 
 
 @pytest.mark.parametrize("home", [False, True])
 @pytest.mark.parametrize("how", ["zip", "bytecode"])
 def test_code_without_source_files_is_cached(tmp_path: Path, how: str, home: bool) -> None:
     """In the folder of NUMBA_CACHE_DIR or the user's, and never after a change."""
-    where = {"PYTHONPATH": str(tmp_path / ("tiny.zip" if how == "zip" else "gone"))}
+    tiny = Tiny(tmp_path)
+    source = {path: path.read_bytes() for path in tiny.kernels.parent.rglob("*.py")}
+    where = {"PYTHONPATH": packed(tiny, how)}
     if home:
         cache = str(tmp_path / "home")
         where |= {"NUMBA_CACHE_DIR": None, "HOME": cache, "XDG_CACHE_HOME": cache}
-    tiny = Tiny(tmp_path)
-    source = {path: path.read_bytes() for path in tiny.kernels.parent.rglob("*.py")}
-    packed(tiny, how)
     for expected, lines in ((COLD, 1), (WARM, 0)):
         found, said = tiny.run(**where)
         assert (found, said.count("\n")) == (expected, lines), said
@@ -277,8 +277,7 @@ def test_where_no_cache_can_be_written_is_said(tmp_path: Path, packed_in: str) -
     (tmp_path / "file").touch()
     nowhere = str(tmp_path / "file" / "home")
     tiny = Tiny(tmp_path)
-    packed(tiny, packed_in)
-    where = {"PYTHONPATH": str(tmp_path / ("tiny.zip" if packed_in == "zip" else "gone"))}
+    where = {"PYTHONPATH": packed(tiny, packed_in)}
     where |= {"NUMBA_CACHE_DIR": None, "HOME": nowhere, "XDG_CACHE_HOME": nowhere}
     for _ in range(2):
         assert "no cache can be written here" in tiny.run(**where)[1]
