@@ -118,13 +118,14 @@ def enhance_file(
         _check_destination(src, dst, overwrite)
         container, subtype, endian = target_format(source, src, dst)
         try:
-            with complete_or_absent(dst, overwrite) as partial:
-                sink = _Sink(partial, dst, source, container, subtype, endian)
+            with (
+                complete_or_absent(dst, overwrite) as partial,
+                contextlib.closing(_Sink(partial, dst, source, container, subtype, endian)) as sink,
+            ):
                 try:
                     heard, ready = _run(source, sink, src, model, options, atten_lim_db, progress)
                 except BaseException as error:
                     lost = error
-                    sink.abandon()
                     raise
                 sink.finish(heard.n_frames)
         except OSError as error:
@@ -507,7 +508,7 @@ class _Sink:
                 file.seek(at + 20)
                 file.write(self._channel_mask.to_bytes(4, "little"))
 
-    def abandon(self) -> None:
-        """Close the file whatever state it is in; it is about to be removed."""
+    def close(self) -> None:
+        """Close the file, whatever state it is in: Windows removes none that is open."""
         with contextlib.suppress(sf.SoundFileError, RuntimeError, OSError):
             self._file.close()

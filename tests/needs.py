@@ -6,5 +6,5 @@ import os
 
 import pytest
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals, pipes, links are POSIX's")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals, pipes, links, forks are POSIX's")
 full_device = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -29,6 +29,7 @@ import torch_files as tf
 from golden_cases import load_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from needs import posix
 
 from npfsn import pickles
 from npfsn.checkpoint import MAX_RATIO, read_checkpoint
@@ -988,7 +989,7 @@ def test_places(tmp_path):
         read_checkpoint("nul\0.tar")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@posix
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):

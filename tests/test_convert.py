@@ -16,6 +16,7 @@ import pytest
 import torch_files as tf
 from drawn_models import small_model
 from golden_cases import ALL_CASES, Case, load_case
+from needs import full_device, posix
 
 from npfsn.checkpoint import read_checkpoint
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
@@ -660,7 +661,7 @@ def test_outputs(checkpoint, capsys):
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@posix
 def test_a_pipe_or_device_is_no_place_for_a_model(checkpoint, capsys):
     os.mkfifo("pipe")
     os.symlink("/dev/null", "device")
@@ -670,7 +671,7 @@ def test_a_pipe_or_device_is_no_place_for_a_model(checkpoint, capsys):
     assert not Path("pipe").is_file() and not Path("device").is_file()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@posix
 def test_a_forbidden_folder(checkpoint, capsys):
     os.mkdir("forbidden", 0o500)
     os.chmod(".", 0o755)
@@ -775,14 +776,14 @@ def test_what_ends_it_early_leaves_no_file(checkpoint, capsys, monkeypatch, erro
     assert os.listdir() == ["best_model.tar"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@posix
 def test_it_hears_sigterm(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert main([str(checkpoint), "--norm", NORM]) == 143
     assert os.listdir() == ["best_model.tar"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@full_device
 @pytest.mark.parametrize("way", [">&-", "2>&-", ">/dev/full", "2>/dev/full"])
 def test_outputs_that_take_nothing_stop_nothing(checkpoint, way):
     command = f'exec "$0" -m npfsn.convert "$1" --norm {NORM} {way}'

@@ -26,6 +26,7 @@ import pytest
 from drawn_models import apply_norm, golden_model, noise, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import posix
 
 import npfsn
 from npfsn.alone import alone
@@ -866,7 +867,7 @@ def interrupts():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+@posix
 def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
     enhancer = npfsn.Enhancer(golden_model("full_lstm_cum"))
     x = speech(40 * HOP)
@@ -895,7 +896,7 @@ def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
     assert torn > 5
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+@posix
 def test_no_interrupt_leaves_a_claim_behind(interrupts):
     # Nothing but the claim, so that most interrupts fall between its parts.
     enhancer, nothing = any_stream(), alone()(lambda stream: None)
@@ -910,6 +911,7 @@ def test_no_interrupt_leaves_a_claim_behind(interrupts):
         assert not enhancer._claim
 
 
+@posix
 def test_a_stream_survives_fork():
     enhancer = npfsn.Enhancer(golden_model("full_lstm_cum"))
     x = speech(40 * HOP)
@@ -942,6 +944,7 @@ def test_a_stream_survives_fork():
     assert np.array_equal(enhancer.process(x), expected)
 
 
+@posix
 def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_start_anew():
     program = (
         "import os, sys, threading, numpy as np, npfsn, drawn_models\n"
@@ -969,6 +972,7 @@ def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_st
     )  # fmt: skip
 
 
+@posix
 def test_a_fork_while_another_thread_makes_a_stream_locks_nobody_out():
     """The lock it holds has no owner in the child."""
     program = (

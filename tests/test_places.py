@@ -17,6 +17,7 @@ from pathlib import Path
 import numba.core.config
 import numpy as np
 import pytest
+from needs import posix
 
 import npfsn
 from npfsn import jit
@@ -24,7 +25,6 @@ from npfsn.kernels import spectrum
 
 PACKAGE = Path(npfsn.__file__).parent
 TESTS = Path(__file__).parent
-posix = pytest.mark.skipif(os.name != "posix", reason="as POSIX systems do it")
 
 # Two kernels, cold: what a first start does, in little.
 COLD = """

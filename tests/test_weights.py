@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch_files as tf
 from golden_cases import load_case
+from needs import posix
 
 from npfsn import Enhancer, weights
 from npfsn.errors import ModelError
@@ -328,7 +329,7 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m.npz"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links may need rights elsewhere")
+@posix
 def test_a_link_to_nothing_is_there_too(tmp_path):
     (tmp_path / "m.npz").symlink_to(tmp_path / "missing")
     with pytest.raises(FileExistsError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +32,7 @@ import drawn_models  # noqa: E402
 import reference as ref  # noqa: E402
 
 import npfsn  # noqa: E402
+from npfsn.bench.start import peak_memory_mb  # noqa: E402
 from tools.results import result_file  # noqa: E402
 
 KINDS = ("speech", "noise", "silence", "faint", "clicks")
@@ -273,12 +274,12 @@ class Soak:
 
 
 def rss() -> int:
-    """Return the resident memory of this process, bytes."""
+    """Return the resident memory of this process, bytes; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux: the most there has been
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(peak_memory_mb() * 1e6)
 
 
 def soak(

@@ -90,14 +90,36 @@ def fresh_start(
 
 def peak_memory_mb() -> float:
     """Most memory that this process ever held, MB; 0 where the system does not tell."""
+    if os.name == "nt":
+        return _peak_memory_of_windows() / 1e6
     # getrusage starts from what the parent held when it made this process; this does not.
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         for line in file:
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _peak_memory_of_windows() -> int:
+    """Return `PeakWorkingSetSize` of PROCESS_MEMORY_COUNTERS, bytes; 0 where it is refused."""
+    import ctypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = [
+            ("size", ctypes.c_uint32),
+            ("page_faults", ctypes.c_uint32),
+            ("peak_working_set", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        ]
+
+    counters = Counters(size=ctypes.sizeof(Counters))
+    kernel32 = ctypes.CDLL("kernel32")
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel32.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32]
+    told = kernel32.K32GetProcessMemoryInfo(
+        kernel32.GetCurrentProcess(), ctypes.byref(counters), counters.size
+    )
+    return int(counters.peak_working_set) if told else 0
