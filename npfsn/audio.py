@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -255,8 +256,9 @@ def _expected(src: Path) -> str:
     if src.suffix.lower() in RAW_SUFFIXES:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
-        names = (shlex.quote(str(name)) for name in (src, src.with_suffix(".wav")))
-        return f"convert it first, for instance with: ffmpeg -i {' '.join(names)}"
+        words = ["ffmpeg", "-i", str(src), str(src.with_suffix(".wav"))]
+        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        return f"convert it first, for instance with: {command}"
     if src.suffix.lower() in AUDIO_SUFFIXES:
         return "it is damaged, or of another kind than its name says"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from . import __version__
 from .archive import Archive, Entry
-from .config import BaseConfig
+from .config import BaseConfig, Sequence
 from .errors import ModelError, NpfsnError, listed, printable, shown
 from .output import complete_or_absent
 from .quantise import dequantise, quantise
@@ -542,8 +542,24 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
         raise ModelError(
             f"its configuration has entries that this npfsn does not know ({names}): upgrade npfsn"
         )
+    _check_complete(arguments, fields)
     config = build_config(lambda: ARCHITECTURES[architecture].Config(**arguments))
     return architecture, config, precision
+
+
+def _check_complete(arguments: Mapping[str, Any], fields: set[str]) -> None:
+    """Refuse defaults: they are what is published, and not what this file was made from."""
+    missing = sorted(fields - arguments.keys())
+    of_sequences = [item.name for item in dataclasses.fields(Sequence)]
+    for name, value in arguments.items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                missing += [f"{name}.{field}" for field in of_sequences if field not in part]
+    if missing:
+        raise ModelError(
+            f"its configuration lacks {listed(missing, 4)}: convert the checkpoint again with "
+            "npfsn-convert"
+        )
 
 
 def _check_plain(arguments: Mapping[str, Any]) -> None:

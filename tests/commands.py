@@ -29,4 +29,4 @@ def run(*argv, base=WITH_DELAY, data=None, code=0, **options):
     out, err = process.communicate(data, timeout=120)
     assert process.returncode == code, err.decode()
     assert b"Traceback" not in err
-    return out, err.decode()
+    return out, err.decode().replace(os.linesep, "\n")

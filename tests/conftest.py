@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import sys
@@ -68,7 +69,7 @@ def _npfsn(delay, monkeypatch, capsys, tmp_path):
         out, err = capsys.readouterr()
         assert found == code, err
         assert "Traceback" not in err
-        return out, err
+        return out.replace(os.sep, "/"), err.replace(os.sep, "/")  # paths as the tests spell them
 
     return run
 

@@ -167,6 +167,7 @@ def open_files():
     return len(os.listdir(folder)) if os.path.isdir(folder) else 0
 
 
+@posix
 def test_a_folder_that_cannot_be_synced_holds_its_files(delay, tmp_path, monkeypatch):
     """It need not be readable, and some file systems sync none."""
     really = {name: getattr(os, name) for name in ("open", "fsync")}
@@ -260,7 +261,7 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     elif failing == "write":
         monkeypatch.setattr(sf.SoundFile, "write", fail)
     elif failing == "close":
-        monkeypatch.setattr(audio._Sink, "finish", fail)
+        monkeypatch.setattr(audio._Sink, "_keep_channel_mask", fail)
     else:
         monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):

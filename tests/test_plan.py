@@ -163,7 +163,7 @@ def test_wildcards_that_no_shell_has_spelled_out(npfsn):
     npfsn("enhance", "in/[c].wav", "-o", "two")  # a file of that name is meant
     assert tree("two") == ["[c]_enhanced.wav"]
     _, err = npfsn("enhance", "in/*.mp3", code=1)
-    assert "cannot read in/*.mp3: No such file" in err
+    assert "cannot read in/*.mp3: " in err
 
 
 def test_sounds_that_cannot_be_read_are_named(npfsn):
@@ -176,15 +176,15 @@ def test_sounds_that_cannot_be_read_are_named(npfsn):
     assert "ffmpeg -i in/memo.m4a in/memo.wav" in err
     Path("my memo.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
     _, err = npfsn("enhance", "my memo.m4a", code=1)
-    assert "ffmpeg -i 'my memo.m4a' 'my memo.wav'" in err
+    quote = '"' if os.name == "nt" else "'"
+    assert "ffmpeg -i 'my memo.m4a' 'my memo.wav'".replace("'", quote) in err
     Path("in/a.wav").unlink()
     out, err = npfsn("enhance", "in", code=1)
     assert "left out in/memo.m4a" in err
 
 
 def test_suffixes_in_capitals_are_found(npfsn):
-    recording("in/a.wav")
-    Path("in/a.wav").rename("in/A.WAV")
+    recording("in/b.wav").rename("in/A.WAV")
     npfsn("enhance", "in", "-o", "out")
     assert tree("out") == ["A_enhanced.WAV"]
 

@@ -100,9 +100,10 @@ def test_architectures(path, architecture):
 
 def test_variants_of_recipes(tmp_path):
     path = tmp_path / "train.toml"
-    path.write_text(RECIPE.replace("[acoustics]", "[acoustic]"))
+    path.write_text(RECIPE.replace("[acoustics]", "[acoustic]"), encoding="utf-8")
     assert read_recipe(path).args["hop_length"] == 256
-    path.write_text("\n".join(line for line in RECIPE.split("\n") if "norm_type" not in line))
+    without_norm = "\n".join(line for line in RECIPE.split("\n") if "norm_type" not in line)
+    path.write_text(without_norm, encoding="utf-8")
     assert read_recipe(path).norm is None
     improved = {"model": {"args": {"n_fft": 960, "hop_length": 480}}, "acoustics": {"sr": 48000}}
     assert read_recipe(improved).args == {"n_fft": 960, "hop_length": 480, "sample_rate": 48000}

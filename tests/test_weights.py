@@ -408,6 +408,21 @@ def test_an_entry_of_another_version(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("name", sorted(CONFIG))
+def test_nothing_in_a_configuration_goes_without_saying(tmp_path, name):
+    """What is published would take its place."""
+    config = {key: value for key, value in CONFIG.items() if key != name}
+    with pytest.raises(ModelError, match=f"lacks {name}: convert the checkpoint again"):
+        load_model(with_header(tmp_path / "m.npz", config=config))
+
+
+@pytest.mark.parametrize("name", sorted(CONFIG["fullband_model"]))
+def test_nothing_of_a_stack_goes_without_saying(tmp_path, name):
+    stack = {key: value for key, value in CONFIG["fullband_model"].items() if key != name}
+    with pytest.raises(ModelError, match=rf"lacks fullband_model\.{name}: convert"):
+        load_model(with_header(tmp_path / "m.npz", config=CONFIG | {"fullband_model": stack}))
+
+
 def test_a_model_is_shown_in_a_line():
     assert repr(small_model()).startswith("<npfsn.Model fullband, 0.0")
 
@@ -539,7 +554,8 @@ def test_other_files(tmp_path):
     assert "npfsn-convert" in refusal(path)
     assert "no such file" in refusal(tmp_path / "missing.npz")
     assert "folder" in refusal(tmp_path)
-    assert "cannot be opened" in refusal(tmp_path / ("x" * 300))
+    too_long = refusal(tmp_path / ("x" * 300))
+    assert ("cannot be opened" if os.name == "posix" else "no such file") in too_long
     with pytest.raises(ModelError) as refused:
         load_model(tmp_path / "m\ud800.npz")  # a name that cannot be printed
     assert "m\\ud800.npz" in str(refused.value).encode().decode()

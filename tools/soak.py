@@ -278,7 +278,7 @@ def rss() -> int:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux: the most there has been
+    except (OSError, AttributeError):  # not Linux: the most there has been
         return int(peak_memory_mb() * 1e6)
 
 

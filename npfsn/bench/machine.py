@@ -103,10 +103,11 @@ class OtherLoad:
         try:
             with open("/proc/stat") as file:
                 values = [int(text) for text in file.readline().split()[1:9]]
-        except (OSError, ValueError):
+            ticks = os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, AttributeError):  # not Linux
             return None
         idle = values[3] + values[4]
-        busy = (sum(values) - idle) / os.sysconf("SC_CLK_TCK")
+        busy = (sum(values) - idle) / ticks
         return busy, sum(os.times()[:4]), time.monotonic()  # own: and of processes that ended
 
     def share(self) -> float | None:
