@@ -764,7 +764,7 @@ def test_a_state_resumes_in_another_process(tmp_path):
         "np.save('y.npy', np.concatenate([e.process(x), e.flush()]))\n"
     )
     here = Path(__file__).parent
-    path = f"{here}:{Path(npfsn.__file__).parents[1]}"
+    path = f"{here}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, check=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},
@@ -936,7 +936,7 @@ def test_a_stream_survives_fork():
         "assert work(0)\n"
     )
     here = Path(__file__).parent
-    path = f"{here}:{Path(npfsn.__file__).parents[1]}"
+    path = f"{here}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},
@@ -965,7 +965,7 @@ def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_st
         "thread.join()\n"
         "sys.exit(code != 0)\n"
     )
-    path = f"{Path(__file__).parent}:{Path(npfsn.__file__).parents[1]}"
+    path = f"{Path(__file__).parent}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},
@@ -995,7 +995,7 @@ def test_a_fork_while_another_thread_makes_a_stream_locks_nobody_out():
         "thread.join()\n"
         "sys.exit(code != 0)\n"
     )
-    path = f"{Path(__file__).parent}:{Path(npfsn.__file__).parents[1]}"
+    path = f"{Path(__file__).parent}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},

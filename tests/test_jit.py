@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needs import posix
 
 import npfsn
 import npfsn.convert
@@ -145,6 +146,7 @@ def test_an_upgrade_runs_its_own_code(tiny: Tiny) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
+@posix  # elsewhere no variable tells where the home is
 def test_no_cache_can_be_written(tiny: Tiny) -> None:
     """Read-only package, no home, no NUMBA_CACHE_DIR: slow, but it runs, and says why."""
     # A file in the place of each folder: that stops the superuser, too.
@@ -224,7 +226,7 @@ def packed(tiny: Tiny, how: str) -> str:
     return str(tiny.folder / ("tiny.zip" if how == "zip" else "gone"))
 
 
-@pytest.mark.parametrize("home", [False, True])
+@pytest.mark.parametrize("home", [False, pytest.param(True, marks=posix)])
 @pytest.mark.parametrize("how", ["zip", "bytecode"])
 def test_code_without_source_files_is_cached(tmp_path: Path, how: str, home: bool) -> None:
     """In the folder of NUMBA_CACHE_DIR or the user's, and never after a change."""
@@ -271,6 +273,7 @@ def test_each_packed_program_has_a_folder_of_its_own(
     assert jit._source_digest.__wrapped__() != found["two"][1]
 
 
+@posix
 @pytest.mark.parametrize("packed_in", ["zip", "bytecode"])
 def test_where_no_cache_can_be_written_is_said(tmp_path: Path, packed_in: str) -> None:
     """Also of code that has no source file."""

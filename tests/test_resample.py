@@ -15,6 +15,16 @@ from npfsn.errors import AudioError
 from npfsn.resample import Resampler, resample
 
 
+@pytest.mark.parametrize("part, decibels", [(0.5, 0.0), (0.9, -0.66), (1.0, -6.02)])
+def test_how_much_of_the_band_is_kept(part, decibels):
+    """Of an impulse, at a part of half the lower rate: README names these levels."""
+    impulse = np.zeros(101, np.float32)
+    impulse[50] = 1.0
+    wave = np.exp(-1j * np.pi / 3 * part * np.arange(303))
+    gain = abs(resample(impulse, 16000, 48000) @ wave) / 3
+    assert 20 * np.log10(gain) == pytest.approx(decibels, abs=0.03)
+
+
 @pytest.mark.parametrize("rate_out", [16000, 24000, 48000])
 @pytest.mark.parametrize("rate_in", [*RATES, 15999])
 def test_resampling_is_resample_poly(rate_in, rate_out):
