@@ -76,6 +76,11 @@ def test_less_than_a_minute_is_refused(capsys):
     assert "expected a minute" in capsys.readouterr().err
 
 
+def test_a_clock_too_coarse_for_a_step_is_said():
+    """As that of Windows, where the CPU time of most steps is nothing."""
+    assert soak._change(2.0, 3.0) == "+50.0%" and "clock" in soak._change(0.0, 0.0)
+
+
 def test_the_picture_and_the_words(tmp_path):
     found = soak.soak(small_model("fast_fullsubnet"), 1.0, seed=0, compare=False)
     assert "memory:" in soak.report(found)
