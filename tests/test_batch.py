@@ -42,7 +42,8 @@ def test_workers_do_the_same(tmp_path):
         recording(tmp_path / f"in/{index}.wav", 1000 + index)
     (tmp_path / "in/5.wav").write_bytes(b"")
     out, err = run("enhance", "in", "-o", "out", "--workers", 3, cwd=tmp_path, code=1)
-    assert b"5 files enhanced" in out and b"1 failed: in" in out and b"5.wav" in out
+    assert b"5 files enhanced" in out
+    assert b"1 failed: in/5.wav" in out.replace(os.sep.encode(), b"/")
     assert err.count("\n") == 1
     assert [sf.info(tmp_path / "out" / name).frames for name in tree(tmp_path / "out")] == [
         1000 + index for index in range(5)

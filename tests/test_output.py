@@ -261,7 +261,7 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     elif failing == "write":
         monkeypatch.setattr(sf.SoundFile, "write", fail)
     elif failing == "close":
-        monkeypatch.setattr(audio._Sink, "_keep_channel_mask", fail)
+        monkeypatch.setattr(audio._Sink, "finish", fail)
     else:
         monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):

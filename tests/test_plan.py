@@ -163,7 +163,8 @@ def test_wildcards_that_no_shell_has_spelled_out(npfsn):
     npfsn("enhance", "in/[c].wav", "-o", "two")  # a file of that name is meant
     assert tree("two") == ["[c]_enhanced.wav"]
     _, err = npfsn("enhance", "in/*.mp3", code=1)
-    assert "cannot read in/*.mp3: " in err
+    reason = "Invalid" if os.name == "nt" else "No such file"  # a name that no file can have
+    assert f"cannot read in/*.mp3: {reason}" in err
 
 
 def test_sounds_that_cannot_be_read_are_named(npfsn):
