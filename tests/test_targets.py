@@ -93,6 +93,7 @@ TARGETS = {
     "oldest": ("generic", ""),
     "AVX2": ("haswell", "avx avx2 fma bmi bmi2 f16c"),
     "AVX-512": ("skylake-avx512", "avx avx2 fma bmi bmi2 avx512f avx512bw avx512dq avx512vl"),
+    "Zen 4": ("znver3", "avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512vnni sse4a"),
 }
 
 

@@ -30,6 +30,7 @@ from .vector import (
     MAX_INPUT,
     OFFSET,
     PANEL,
+    READS_AHEAD,
     SMALLEST,
     TOGETHER,
     Emit,
@@ -47,16 +48,17 @@ from .vector import (
 
 # Registers decide the tile: rows x panels accumulators, the panels' weights, one broadcast.
 if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 8
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 4 if READS_AHEAD else 8
 elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
 # Whether tiles ask memory for what comes next while they compute, and for how many panels each of
-# floats. With AVX2 no instruction is to spare.
+# floats. With AVX2 no instruction is to spare. One row asks where cores do not read ahead.
 ASKS, ASKED = 1 if PANELS > 1 else 0, 2
-# In how many parts one row widens a panel of halves: AMD's cores are faster with two of 8.
-PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST else 1
+ONE_ROW_ASKS = 0 if READS_AHEAD else ASKS
+# In how many parts one row widens a panel of halves: Zen 4 is faster with two of 8.
+PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST and not READS_AHEAD else 1
 # Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
 # cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
 # much work, which the second level delivers in time.
@@ -262,9 +264,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
             p = first
             # A cell takes parts, in blocks of frames backwards in every other one (`recur`): what
             # follows is known where the matrix ends.
-            asks = ASKS and last == w.shape[0]
+            asks = ONE_ROW_ASKS and last == w.shape[0]
             while asks and p + 2 * PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
+                _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
                 p += PANELS_ONE_ROW

@@ -27,6 +27,9 @@ HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
 #: Whether widening takes time from tiles. Intel's cores widen where they multiply: FullSubNet took
 #: a tenth longer a frame (docs/benchmark-amx.md). AMD's, which alone have sse4a, do it elsewhere.
 HALVES_COST = "avx512f" in FEATURES and "sse4a" not in FEATURES
+#: Whether a core by itself reads weights ahead as fast as the caches give them: AMD's of Zen 5,
+#: which alone of these have AVX-VNNI. What a single row asks memory for is in the way there.
+READS_AHEAD = {"avx512f", "sse4a", "avxvnni"} <= FEATURES
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
