@@ -213,7 +213,10 @@ def make(snr_db: float = SNR_DB, seed: int = SEED) -> tuple[Signal, Signal]:
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description="Make synthetic speech in noise, 16 kHz mono.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.make_example",
+        description="Make synthetic speech in noise, 16 kHz mono.",
+    )
     default = Path(__file__).resolve().parent.parent / "examples" / "noisy.wav"
     parser.add_argument("noisy", nargs="?", type=Path, default=default)
     parser.add_argument("--clean", type=Path, help="also write the speech alone")
