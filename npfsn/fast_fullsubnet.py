@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import network
+from .beside import Beside
 from .config import (
     DIVIDING_NORMS,
     BaseConfig,
@@ -23,6 +25,7 @@ from .config import (
     sequence,
 )
 from .errors import ModelError, shown
+from .flow import Parts
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
@@ -292,33 +295,50 @@ class Pass(network.Pass):
         self.units = np.zeros((n_block, n_mel, size), np.float32)
         joined = np.zeros((frames, 2 * n_mel), np.float32)
 
-        program = self.program = Program()
-        net.mel.write(program, self.mag, mel)
-        self.fb_norm.write(program, mel, fb_in)
+        # Six parts, one after the other; whole blocks can be under way in all of them (`Parts`).
+        parts = head, encode, gather, core, join, decode = tuple(Program() for _ in range(6))
+        net.mel.write(head, self.mag, mel)
+        self.fb_norm.write(head, mel, fb_in)
         enc = fb_in
-        for stack in encoder:
-            enc = stack.write(program, enc)
+        for stack in encoder[:-1]:
+            enc = stack.write(encode, enc)
+        last = encoder[-1]
+        last.write_layers(encode, enc)
+        enc = last.write_linear(gather)
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
         stage, units, seen = "neighbours", self.units, enc
         if net.follows_level:
             seen, level = np.zeros_like(enc), (config.quiet_level, state["shrink.level"])
-            program.add("follow_level", mel, fb_in, *level, enc, seen, stage=stage)
+            gather.add("follow_level", mel, fb_in, *level, enc, seen, stage=stage)
         how = *self.neighbors, shrink, self.sum
-        program.add("shrink_units", mel, seen, *how, units, stage=stage)
-        self.sb_norm.write(program, units, units, every=shrink)
-        if frames == 1:  # a stream: between two frames, caches do not keep all weights
-            self.bottleneck.meanwhile(decoder, program)
-        result = self.bottleneck.write(program, units.reshape(-1, size), every=shrink)
+        gather.add("shrink_units", mel, seen, *how, units, stage=stage)
+        self.sb_norm.write(gather, units, units, every=shrink)
+        if frames == 1 and Beside.possible(self.bottleneck):
+            # A stream: between two frames, caches do not keep all weights.
+            beside = Beside(self.bottleneck)
+            beside.ahead(decoder)
+            beside.write(core, net.bottleneck.key)
+        result = self.bottleneck.write(core, units.reshape(-1, size), every=shrink)
         if frames == 1:  # in a hurry: no frame shall have all of a block's work
-            self.bottleneck.spread(program)
+            self.bottleneck.spread(core)
 
         held, result = state["shrink.held"], result.reshape(n_block, n_mel)
-        program.add("join_held", enc, result, shrink, held, joined, stage=stage)
+        join.add("join_held", enc, result, shrink, held, joined, stage=stage)
         x = joined
         for stack in decoder:
-            x = stack.write(program, x)
+            x = stack.write(decode, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
+        self.program = functools.reduce(Program.then, parts)
+        if frames > 1 and Beside.possible(self.bottleneck, *encoder, *decoder):
+            beside, x = Beside(self.bottleneck), joined
+            for stack in decoder:
+                x = beside.block(stack, x)
+            beside.divide()
+            x = fb_in
+            for stack in encoder:
+                x = beside.block(stack, x, linear=stack is not last)
+            self.parts = Parts(head, beside, core, join, gather)
 
     def forget_after(self, frames: float) -> None:
         """As of any network, but the units' norm sees one of s frames."""

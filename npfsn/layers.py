@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from .config import GATES, Sequence
-from .jit import address
 from .kernels import layers as kernels
 from .kernels import products
 from .kernels.arrays import place
@@ -294,7 +293,6 @@ class RecurrentPass:
             self.layers["r"][i] = place(self.r[i])
             for name, array in self.states[i].items():
                 self.layers[name][i] = place(array)
-        self.later = np.zeros(0, np.int64)
         self.forget()
 
         self.p = aligned((n_p, p_width), np.float32)
@@ -316,41 +314,6 @@ class RecurrentPass:
         self.layers["done"] = 0
         self.layers["waits"] = (self.turn + np.arange(len(self.layers))) % 2
 
-    def meanwhile(self, stacks: list[RecurrentPass], program: Program) -> None:
-        """Have tiles of this stack see to `stacks`, of one unit each, that follow it in each frame.
-
-        While tiles compute, memory has nothing to do. So they ask it for recurrent weights, do the
-        products as soon as these are there, then ask for the other weights: as much as there is
-        time for. Not in int8, whose weights are near as it is, and where tiles do not ask at all.
-        """
-        weight = self.recurrent[0].product.weights[0]
-        if not products.ASKS or weight.dtype == np.int8:
-            return
-        size = products.ASKED * PANEL * weight.itemsize * weight.shape[1]  # that a tile asks for
-        entries: list[tuple[int, int, int]] = []
-
-        def add(weights: np.ndarray, layer: int = 0, panels: int = 0) -> None:
-            places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
-            entries.extend((place, 0, 0) for place in places[:-1])
-            entries.append((places[-1], layer, panels))
-
-        for stack in stacks:
-            for i, part in enumerate(stack.recurrent):
-                layer = stack.layers.ctypes.data + i * stack.layers.itemsize
-                packed = part.product.weights[0]
-                for first in range(0, len(packed), products.PANELS_ONE_ROW):
-                    stride = packed[first : first + products.PANELS_ONE_ROW]
-                    add(stride, layer, first + len(stride))
-        for stack in stacks:
-            for other in (*stack.inputs, stack.linear):
-                if other is not None:
-                    add(other.product.weights[0])
-        self.later = np.array([2, address(kernels.work_ahead), *np.ravel(entries)], np.int64)
-        self.follows = stacks  # whose layers and weights it tells of
-        self.layers["recurrent"]["later"] = place(self.later, np.int64)
-        self.layers["input"]["later"][1:] = place(self.later, np.int64)
-        program.add("ask_anew", self.later, stage=self.weights.key)
-
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
         """Make the stack a part of a program.
 
@@ -367,16 +330,30 @@ class RecurrentPass:
         float32 array, shape (frames U, output_size), or with hidden_size in whole panels
             Where its results will be: scratch of this pass, valid until its next frames.
         """
+        self.write_layers(program, x, every)
+        return self.write_linear(program)
+
+    def write_layers(self, program: Program, x: np.ndarray, every: int = 1) -> None:
+        """Make the recurrent layers a part of a program, as `write`."""
         self.every = every
         how: dict[str, Any] = {"stage": self.weights.key, "every": every, "owner": self}
-        for i in range(len(self.layers)):
-            y = self.y[i % 2]
+        for i, y in enumerate(self.outputs):
             program.add("recur", x, self.units, self.layers[i : i + 1], self.stack, y, **how)
             x = y
+
+    def write_linear(self, program: Program) -> np.ndarray:
+        """Make the linear layer behind them, if there is one, a part of a program, as `write`."""
+        x = self.outputs[-1]
         if self.linear is None:
             return x
+        how: dict[str, Any] = {"stage": self.weights.key, "every": self.every, "owner": self}
         program.add("linear", x, self.units, self.stack, self.out, **how)
         return self.out
+
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """Where the hidden states of each layer go: scratch that layers use in turn."""
+        return [self.y[i % 2] for i in range(len(self.layers))]
 
     def spread(self, program: Program) -> None:
         """Share the recurrent products of a stack that runs in every s-th frame out among s frames.

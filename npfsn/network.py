@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .flow import Parts
 from .layers import RecurrentPass
 from .norms import BoundNorm
 from .program import Program
@@ -60,6 +61,8 @@ class Pass:
     #: From `mag` to `mask`. What needs an offline norm that is being fitted is left out, or runs on
     #: numbers that nobody uses.
     program: Program
+    #: The same in parts, of a pass over many frames whose blocks can be under way together.
+    parts: Parts | None = None
 
     def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:
         """Run a block.

@@ -10,6 +10,7 @@ from .kernels import program as kernels
 from .kernels.arrays import place
 from .kernels.features import NORM
 from .kernels.layers import LAYER, STACK
+from .kernels.products import QUEUE
 
 # Kinds of arrays: type, dimensions.
 _ARRAYS = {
@@ -23,6 +24,7 @@ _ARRAYS = {
     "norm": (NORM, 1),
     "layer": (LAYER, 1),
     "stack": (STACK, 1),
+    "queue": (QUEUE, 1),
 }
 _ALL_THE_REST = 1 << 32
 _NO_SAMPLES = np.zeros(1, np.float32)
@@ -99,7 +101,9 @@ class Program:
         owners: list[object],
         arguments: list[Any],
     ) -> None:
-        self._operations = np.concatenate([self._operations, operations])
+        # Bytes: to join tables, NumPy would ask itself field by field what kind they become.
+        joined = bytearray(self._operations.tobytes() + operations.tobytes())
+        self._operations = np.frombuffer(joined, kernels.OPERATION)
         self._address = self._operations.ctypes.data
         self.stages = self.stages + stages
         self.owners = self.owners + owners

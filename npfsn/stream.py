@@ -8,6 +8,7 @@ import numpy as np
 
 from . import state as states
 from .errors import StateError
+from .flow import Flow
 from .kernels import spectrum as kernels
 from .network import Network
 from .program import Program
@@ -25,6 +26,9 @@ _SILENCE = np.float32(1e-4)
 # After a silence as long, what was heard before is worth less than the silence costs the norm
 # (`tools.evaluate starts`, weights/README.md).
 _LONG_SILENCE_SECONDS = 5.0
+
+# So many hops at once are worth it to have several blocks under way (`Flow`).
+_LONG = 64
 
 
 class _Block:
@@ -51,6 +55,8 @@ class _Block:
         # While the look-ahead lasts, masks belong to frames before the first.
         self.look_ahead = self.network_pass.program.then(wait)
         self.program = self.look_ahead.then(complete)
+        parts = self.network_pass.parts
+        self.flow = Flow(parts, self.new, wait.then(complete)) if parts else None
 
     def analyse(self, signal: np.ndarray, n: int) -> None:
         """Transform `n` frames: those that start every hop of `signal`."""
@@ -141,7 +147,7 @@ class Stream:
 
     def fit_norms(self) -> None:
         """Fit the offline norms that have counted something."""
-        for block in (self._one, self._blocks()):
+        for block in (self._one, self.bind_blocks()):
             for norm in block.network_pass.norms:
                 if not norm.fitted and norm.state[0][0] > 0:
                     norm.fit()
@@ -165,6 +171,8 @@ class Stream:
         self._one.network_pass.forget()
         if self._many is not None:
             self._many.network_pass.forget()
+            if self._many.flow:
+                self._many.flow.forget()
 
     def push(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one hop and give one, `latency_hops` behind; zeros before the first.
@@ -209,18 +217,26 @@ class Stream:
         x, out : float32 array, shape (hops * hop,)
         """
         at, size, hop = 0, x.shape[0], self.hop
+        flow = self._flow(size // hop)
         while at < size:
-            n = min((size - at) // hop, self.network.block_frames)
+            left = (size - at) // hop
+            n = min(left, self.network.block_frames)
             if self.clock[1] < self._steady:
                 n = 1
+            elif flow:
+                n = flow.size(left)
             if self._waits:
                 n = self._listen(x[at : at + n * hop])
             hops = slice(at, at + n * hop)
-            if n > 1:
+            if flow and self.clock[1] >= self._steady:
+                self._take_block(x[hops], out[hops])
+            elif n > 1:
                 self._push_block(x[hops], out[hops])
             else:
                 self._push(x[hops], out[hops])
             at += n * hop
+        if flow:
+            flow.end()
 
     def _listen(self, x: np.ndarray) -> int:
         """Start the network anew if `x` begins with sound: the first, or the end of a long silence.
@@ -235,6 +251,8 @@ class Stream:
         where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)
         kernels.find_start(x, *where)
         if self._hops_before[0] == 0:
+            if self._many is not None and self._many.flow:
+                self._many.flow.end()
             for name in self.network.fields():
                 self.state[name].fill(0)
             self.forget()
@@ -248,16 +266,33 @@ class Stream:
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take a few hops at once, in the steady state of one frame a hop."""
-        block, n = self._blocks(), x.shape[0] // self.hop
-        signal = np.concatenate([self.signal, x])
-        self.clock[0] += n
+        block, n = self.bind_blocks(), x.shape[0] // self.hop
         self._one.network_pass.forget()
-        self._run(block, signal[2 * self.hop :], n)
+        self._run(block, self._take_samples(x), n)
         block.network_pass.forget()
-        self.signal[:] = signal[-self.signal.shape[0] :]
         out[:] = block.out[: x.shape[0]]
 
-    def _blocks(self) -> _Block:
+    def _flow(self, n_hop: int) -> Flow | None:
+        """Return the way of blocks that are under way together, if so many hops are worth it."""
+        return self.bind_blocks().flow if n_hop >= _LONG and self.fitted else None
+
+    def _take_block(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Begin a block, in the steady state; `out` is filled when `Flow.end` has been called."""
+        block, frame, n = self.bind_blocks(), int(self.clock[1]), x.shape[0] // self.hop
+        block.analyse(self._take_samples(x), n)
+        self.clock[1] += n
+        self._one.network_pass.forget()
+        assert block.flow is not None
+        block.flow.take(self._network_frame(frame), n, out)
+
+    def _take_samples(self, x: np.ndarray) -> np.ndarray:
+        """Count the hops of `x`; return the samples of the frames that they complete."""
+        signal = np.concatenate([self.signal, x])
+        self.clock[0] += x.shape[0] // self.hop
+        self.signal[:] = signal[-self.signal.shape[0] :]
+        return signal[2 * self.hop :]
+
+    def bind_blocks(self) -> _Block:
         """Return the pass over many frames, made when first needed: to step takes none."""
         if self._many is None:
             frames = self.network.block_frames

@@ -120,13 +120,14 @@ def masks(
     seen = []
     network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors)
     stream = Stream(network)
-    one, many = stream._one, stream._blocks()
+    one, many = stream._one, stream.bind_blocks()
     play = Program.play
 
     def note(program: Program, frame: int, n: int, *args: np.ndarray, **kwargs: Any) -> None:
         play(program, frame, n, *args, **kwargs)
         if any(kernel == network.apply_mask for _, kernel in program.stages):
-            played = many if program is many.program else one
+            blocks = (many.program, many.flow and many.flow.complete)
+            played = many if program in blocks else one
             seen.append(played.network_pass.mask[:n].copy())
 
     monkeypatch.setattr(Program, "play", note)

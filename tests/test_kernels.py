@@ -14,6 +14,7 @@ import reference
 from drawn_models import apply_norm, small_model
 
 from npfsn import fast_fullsubnet, layers, norms, state
+from npfsn.beside import Beside
 from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, products, spectrum
@@ -380,28 +381,37 @@ def lines_of(array: np.ndarray) -> range:
     return range(start // 64, -(-(start + array.nbytes) // 64))
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_tiles_see_to_what_follows(kind: str) -> None:
-    """From the start in every frame, as far as there is time; both compute what they would."""
-    spec, after = Sequence("LSTM", 5, 48, 2), Sequence("LSTM", 20, 70, 2, 33)
+def host_and_follower(
+    kind: str, cell: str = "LSTM"
+) -> tuple[list[RecurrentPass], list[RecurrentPass]]:
+    """Return a stack of 64 units twice, and one of one unit that follows it, twice."""
+    spec, after = Sequence(cell, 5, 48, 2), Sequence(cell, 20, 70, 2, 33)
     dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
-    units, first = [
+    units, one = [
         Recurrent(s, {k: v.astype(dtype) for k, v in draw_stack(s, 19).items()}, "net", precision)
         for s in (spec, after)
     ]
-    bound, plain = (units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2))
-    later, alone = (first.bind(state.zeros(first.fields(1)), 1, 1) for _ in range(2))
-    program = Program()
-    bound.meanwhile([later], program)
-    result = bound.write(program, x := np.zeros((64, 5), np.float32))
-    asked = bound.layers["recurrent"]["later"]["rows"]
-    if kind == "int8" or not products.ASKS:
-        assert len(program) == 2 and not asked.any()
+    hosts = [units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2)]
+    return hosts, [one.bind(state.zeros(one.fields(1)), 1, 1) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_tiles_see_to_what_follows(kind: str) -> None:
+    """From the start in every frame, as far as there is time; both compute what they would."""
+    (bound, plain), (later, alone) = host_and_follower(kind)
+    assert Beside.possible(bound) == (bool(products.ASKS) and kind != "int8")
+    if not Beside.possible(bound):
         return
+    program, beside = Program(), Beside(bound)
+    beside.ahead([later])
+    beside.write(program, "net")
+    result = bound.write(program, x := np.zeros((64, 5), np.float32))
     # The first layer's inputs have too few steps to share them.
-    assert asked.tolist() == [len(bound.later)] * 2
-    assert bound.layers["input"]["later"]["rows"].tolist() == [0, len(bound.later)]
-    entries = bound.later[2:].reshape(-1, 3).tolist()
+    place_of_queue = beside.queue.ctypes.data
+    assert bound.layers["recurrent"]["queue"].tolist() == [place_of_queue] * 2
+    assert bound.layers["input"]["queue"].tolist() == [0, place_of_queue]
+    entries = beside.pieces.copy()
+    assert not entries["weight"].any() and (entries["steps"] == 48).all()
     step = 48 * PANEL * products.ASKED * (2 if kind == "float16" and HAS_HALF else 4)
     near: set[int] = set()
     work: list[tuple[int, int]] = []
@@ -410,14 +420,15 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
         for i, part in enumerate(later.recurrent)
         for panel in range(0, part.product.panels, products.PANELS_ONE_ROW)
     ]
-    for start, layer, panels in entries:
+    for piece in entries:
+        start = int(piece["ask"])
         near.update(range(start // 64, (start + step) // 64))
-        if layer:  # behind all that it reads
+        if piece["then"]:  # behind all that it reads
             i, panel, stride = wanted[len(work)]
             assert near.issuperset(lines_of(stride))
-            assert layer == later.layers.ctypes.data + i * later.layers.itemsize
-            assert panels == panel + len(stride)
-            work.append((i, panels))
+            assert piece["what"] == later.layers.ctypes.data + i * later.layers.itemsize
+            assert piece["number"] == panel + len(stride)
+            work.append((i, int(piece["number"])))
     assert len(work) == len(wanted) > len(later.recurrent)
     assert later.linear is not None
     for part in (*later.inputs, later.linear):
@@ -427,30 +438,27 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
     for t in range(4):
         x[:] = normal(64, 5, seed=20 + t)
         program.play_call(0, t, 1)
-        assert bound.later[0] == 2
+        assert beside.queue[0].tolist() == (0, 0, len(beside), beside.pieces.ctypes.data)
         program.play(t, 1)
-        reached = (int(bound.later[0]) - 2) // 3
+        reached = int(beside.queue["next"][0])
         seen.add(reached)
-        n_work = sum(layer != 0 for _, layer, _ in entries[:reached])
+        n_work = np.count_nonzero(entries["then"][:reached])
         for i, panels in work[:n_work]:
             assert later.layers["done"][i] >= panels
         np.testing.assert_array_equal(result, play(plain, x))
         y = normal(1, 20, seed=30 + t)
         np.testing.assert_array_equal(play(later, y), play(alone, y))
     assert 0 < max(seen) <= len(entries)
-    assert bound.later[2:].reshape(-1, 3).tolist() == entries
+    np.testing.assert_array_equal(beside.pieces, entries)
 
 
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
 def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
-    """A table that ends early, or tiles that do: any part of a product may be ready."""
-    spec, after = Sequence("LSTM", 5, 48, 1), Sequence("LSTM", 20, 70, 2, 33)
-    units, first = (Recurrent(s, draw_stack(s, 23), "net", "float32") for s in (spec, after))
-    bound = units.bind(state.zeros(units.fields(64)), 64, 1)
-    later, alone = (first.bind(state.zeros(first.fields(1)), 1, 1) for _ in range(2))
-    program = Program()
-    bound.meanwhile([later], program)
-    bound.layers["recurrent"]["later"]["rows"] = min(2 + 3 * time, len(bound.later))
+    """A queue that ends early, or tiles that do: any part of a product may be ready."""
+    (bound, _), (later, alone) = host_and_follower("float32")
+    program, beside = Program(), Beside(bound)
+    beside.ahead([later])
+    program.add("begin_queue", beside.queue, 0, min(time, len(beside.pieces)), stage="net")
     bound.write(program, x := np.zeros((64, 5), np.float32))
     for t in range(5):
         x[:] = normal(64, 5, seed=24 + t)
@@ -459,16 +467,58 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
         np.testing.assert_array_equal(play(later, y), play(alone, y))
 
 
+@pytest.mark.skipif(not products.ASKS, reason="tiles have no room for more here")
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "widened"])
+def test_tiles_take_rows_along(kind: str, cell: str) -> None:
+    """Both stacks compute what they would; pieces end in mid-tile, and at any place of a queue.
+
+    "widened": tiles of floats, rows that meet halves (`HALVES_COST`).
+    """
+    frames = 16
+    spec = Sequence(cell, 20, 70, 1, 33)  # of a GRU, an odd number of panels
+    dtype = np.float32 if kind == "float32" else np.float16
+    tensors = {name: value.astype(dtype) for name, value in draw_stack(spec, 5).items()}
+    one = Recurrent(spec, tensors, "net", "float32")
+    stacks = [one.bind(state.zeros(one.fields(1)), 1, frames) for _ in range(4)]
+    (behind, before), alone = stacks[:2], stacks[2:]
+    (host, plain), _ = host_and_follower("float32" if kind == "widened" else kind, cell)
+    assert Beside.possible(host, behind, before)
+    beside, program = Beside(host), Program()
+    x, ys = np.zeros((64, 5), np.float32), np.zeros((2, frames, 20), np.float32)
+    given = [beside.block(behind, ys[0])]
+    beside.divide()
+    given.append(beside.block(before, ys[1], linear=False))
+    result = host.write(program, x)
+    reached = set()
+    drawn = rng(19).integers(0, frames + 1, (40, 2)).tolist()
+    for t, both in enumerate([(0, 5), (16, 3), (1, 16), (11, 0), (16, 16), (0, 0), *drawn]):
+        x[:], ys[:] = normal(64, 5, seed=20 + t), normal(2, frames, 20, seed=50 + t)
+        beside.begin(*both)
+        for step in range(t % 4):  # the host may be faster or slower than what goes with it
+            program.play(step, 1)
+            np.testing.assert_array_equal(result, play(plain, x))
+            reached.add(int(beside.queue["next"][0]))
+        beside.finish()
+        assert beside.queue["next"] == beside.queue["end"]
+        for i, n in enumerate(both):
+            if n:
+                part = Program()
+                alone[i].write_layers(part, ys[i, :n])
+                want = alone[i].outputs[-1] if i else alone[i].write_linear(part)
+                part.play(0, n)
+                np.testing.assert_array_equal(given[i][:n], want[:n])
+    assert len(reached) > 4
+
+
 def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
-    """In blocks of frames, the next one to read is the bottleneck itself."""
+    """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
     for frames, count in ((1, products.ASKS), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
-        assert sum(kernel == "ask_anew" for _, kernel in bound.program.stages) == count
-    weight = network.decoder[0].layers[0].recurrent.weights[0]
-    later = network.bind(state.zeros(network.fields()), 1).bottleneck.later
-    assert list(later[2:3]) == [weight.ctypes.data][: products.ASKS]
+        assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
+        assert (bound.parts is not None) == (products.ASKS and frames > 1)
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import npfsn
-from npfsn.kernels.vector import HAS_HALF
+from npfsn.kernels.products import ASKS
+from npfsn.kernels.vector import HALVES_COST, HAS_HALF
 from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
@@ -195,6 +196,9 @@ for module in (features, layers, products, program, spectrum):
 OTHER_SIGNATURES = {"product_halves": HAS_HALF, "matmul": 0}
 # Matrices as small as these suit no tile registers.
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
+# Where tiles have room for more; where tiles of floats take rows of halves along.
+OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(ASKS)))
+OTHER_SIGNATURES["product_widened"] = int(HALVES_COST)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,14 @@ from hypothesis import strategies as st
 
 import npfsn
 from npfsn import packed
+from npfsn import stream as engine
+from npfsn.beside import Beside
 from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
+from npfsn.flow import Flow
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
-from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
+from npfsn.program import Program
 from npfsn.stream import Stream
 from npfsn.weights import Model
 
@@ -541,18 +545,96 @@ def test_a_state_goes_on_with_another_limit(
 def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
     monkeypatch: pytest.MonkeyPatch, cell: str, x: np.ndarray
 ) -> None:
-    """Forty bands are more than one tile, which have time for it (`RecurrentPass.meanwhile`)."""
+    """Forty bands are more than one tile, which have time for it (`npfsn.beside`)."""
     model = small_model("fast_fullsubnet", cell, num_mels=40)
     hops = x[: x.size // 256 * 256].reshape(-1, 256)
     one = npfsn.Enhancer(model)
     given = [one.step(hop) for hop in hops]
     if ASKS:
-        later = one._stream._one.network_pass.bottleneck.later
-        entries = later[2:].reshape(-1, 3)[: (later[0] - 2) // 3]
-        assert entries[:, 1].any()
-    monkeypatch.setattr(RecurrentPass, "meanwhile", lambda *_: None)
+        queues = [op for op in one._stream._one.program.owners if isinstance(op, Beside)]
+        assert [int(queue.queue["next"][0]) > 0 for queue in queues] == [True]
+    monkeypatch.setattr(Beside, "possible", lambda *_: False)
     plain = npfsn.Enhancer(model)
     np.testing.assert_array_equal(given, [plain.step(hop) for hop in hops])
+
+
+# --- many hops at once -------------------------------------------------------------------------
+
+
+def long_signal() -> np.ndarray:
+    """Draw 230 hops with a silence in them, after which a network starts anew, and a bit."""
+    x = noise(230 * 256 + 50)
+    x[90 * 256 : 130 * 256] = 0.0
+    return x
+
+
+@pytest.mark.parametrize("config", [
+    {}, {"shrink_size": 3}, {"look_ahead": 0}, {"quiet_level": 0.05, "start_at_sound": True},
+    {"cell": "GRU"}, {"norm_type": "forgetting_norm"}, {"hop_length": 128}, {"num_mels": 7},
+])  # fmt: skip
+def test_blocks_under_way_together_are_the_same(
+    config: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty bands are more tiles than ask; seven are less than one: others do it all then."""
+    monkeypatch.setattr(engine, "_LONG_SILENCE_SECONDS", 0.4)
+    model, x = small_model("fast_fullsubnet", **{"num_mels": 40, **config}), long_signal()
+    taken = []
+    take = Flow.take
+    monkeypatch.setattr(Flow, "take", lambda self, *a: [taken.append(a[1]), take(self, *a)])
+    at_once, in_parts, plain = (npfsn.Enhancer(model) for _ in range(3))
+    hop = at_once.frame_length
+    want = [plain.step(frame) for frame in x[: x.size // hop * hop].reshape(-1, hop)]
+    assert not taken
+    given = at_once.process(x)
+    np.testing.assert_array_equal(given, np.concatenate(want))
+    if ASKS:
+        assert len(taken) > 8 and min(taken) < 12 < max(taken) == 32
+        assert sum(taken) > x.size // hop - 10
+    for first in (64, 7, 65, 100):  # where `process` is called again
+        in_parts.reset()
+        chunks = np.split(x, [first * hop + 9, first * hop + 9 + 66 * hop])
+        given = np.concatenate([in_parts.process(chunk) for chunk in chunks])
+        np.testing.assert_array_equal(given, np.concatenate(want))
+    plain.process(x[x.size // hop * hop :])
+    assert same_state(at_once, plain) and same_state(in_parts, plain)
+    ends = [enhancer.flush() for enhancer in (plain, at_once, in_parts)]
+    np.testing.assert_array_equal(ends[1], ends[0])
+    np.testing.assert_array_equal(ends[2], ends[0])
+
+
+@pytest.mark.parametrize("norm", OFFLINE_NORMS)
+def test_whole_signals_are_the_same_without_blocks_under_way(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = small_model("fast_fullsubnet", num_mels=40, norm_type=norm), long_signal()
+    want = npfsn.enhance(x, 16000, model)
+    monkeypatch.setattr(engine, "_LONG", 10**9)
+    np.testing.assert_array_equal(npfsn.enhance(x, 16000, model), want)
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_an_interrupt_between_blocks_leaves_nothing_behind(
+    call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was under way: a stream that is reset is as new."""
+    model, x = small_model("fast_fullsubnet", num_mels=40), noise(100 * 256)
+    broken, fresh = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    play, calls = Program.play, iter(range(99))
+
+    def interrupted(program: Program, *args: Any, **options: Any) -> None:
+        if len(args) > 1 and args[1] > 1 and next(calls) == call:
+            raise KeyboardInterrupt
+        play(program, *args, **options)
+
+    monkeypatch.setattr(Program, "play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.process(x)
+    monkeypatch.undo()
+    broken.reset()
+    np.testing.assert_array_equal(run(broken, x[:5000]), run(fresh, x[:5000]))
+    for enhancer in (broken, fresh):
+        enhancer.reset()
+    np.testing.assert_array_equal(run(broken, x), run(fresh, x))
 
 
 # --- quiet input ------------------------------------------------------------------------------

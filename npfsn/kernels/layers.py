@@ -20,8 +20,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from .arrays import ARRAY, f32_2d, place_of, pointer
-from .products import PANELS, PANELS_ONE_ROW, PRODUCT, product, ready
+from .arrays import ARRAY, call, f32_2d, place_of, pointer
+from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, ready
 from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
@@ -33,6 +33,9 @@ ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
+
+# Events of a `LINE` (`go_on`).
+PROJECT, CELL, LINEAR = 0, 1, 2
 
 # Codes of the output activations.
 NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
@@ -63,6 +66,21 @@ STACK = np.dtype(
         ("z", ARRAY),  # f32[T U, P PANEL], what it gives
         ("activation", np.int64),
         ("slope", np.float32),
+    ]
+)
+
+#: A layer of one unit whose frames are pieces of a queue (`products.QUEUE`): what `recur` takes for
+#: it, and what is due next. Of a linear layer, what `linear` takes.
+LINE = np.dtype(
+    [
+        ("x", ARRAY),  # f32[>= T, X]
+        ("layer", np.int64),  # where the LAYER lies
+        ("stack", np.int64),  # where the STACK lies
+        ("y", ARRAY),  # f32[>= T, H]
+        ("frames", np.int64),  # T
+        ("queue", np.int64),  # where the QUEUE lies
+        ("first", np.int64),  # index of the first piece of a frame
+        ("frame", np.int64),
     ]
 )
 
@@ -128,6 +146,24 @@ def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
     return sig, codegen
 
 
+@inlined
+def _cells(gates, p, p_at, r, r_at, h, c, at, y, y_at, n_panel):
+    """Run n_panel panels of one unit's cell, from element `at` of its state on."""
+    for k in range(n_panel):
+        unit, gate = k * PANEL, gates * k * PANEL
+        if gates == 4:
+            _lstm_panel(p, p_at + gate, r, r_at + gate, c, at + unit, y, y_at + unit)
+        else:
+            _gru_panel(p, p_at + gate, r, r_at + gate, h, at + unit, y, y_at + unit)
+
+
+@inlined
+def _project(x, n_frame, layer, stack):
+    """Compute what does not depend on the previous frame, of one unit: p of all frames at once."""
+    ready(x, 0, n_frame, layer.input)
+    product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0, 0)
+
+
 @kernel
 def work_ahead(layer, last):
     """Have the first `last` panels of the next cell's recurrent product done, for r's units.
@@ -141,6 +177,21 @@ def work_ahead(layer, last):
             ready(h, 0, r.shape[0], layer.recurrent)
         product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
         layer.done = last
+
+
+@kernel
+def finish_queue(queue):
+    """Do what there was no time for: the QUEUE lies at `queue`."""
+    queue = carray(pointer(queue), 1, QUEUE)[0]
+    queue.step = 0
+    while queue.next < queue.end:
+        pieces = carray(pointer(queue.pieces), queue.end, PIECE)
+        piece = pieces[queue.next]
+        queue.next += 1
+        if piece.then != 0:
+            call(piece.then, (piece.what, piece.number))
+        elif piece.done != 0 and pieces[queue.next].done == 0:
+            work_ahead(piece.what, piece.number)  # with all before it: in wide strides
 
 
 @inlined
@@ -160,9 +211,8 @@ def recur(x, layer, stack, y):
     n_unit, n_panel = h.shape[0], h.shape[1] // PANEL
     n_frame = x.shape[0] // n_unit
     p_ld = p.shape[1]
-    if n_unit == 1:  # what does not depend on the previous frame is one product for all frames
-        ready(x, 0, n_frame, w_ih)
-        product(x, 0, n_frame, w_ih, 0, gates * n_panel, p, 0, 0)
+    if n_unit == 1:
+        _project(x, n_frame, layer, stack)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
     block = r.shape[0]
     step = CELL_PANELS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
@@ -198,15 +248,11 @@ def recur(x, layer, stack, y):
                     to = r_panel + left - gates * at
                     product(h, first, n, w_hh, left, gates * end, r_now, 0, to)
                 for b in range(n):
-                    for k in range(end - at):
-                        p_at = (p_row + b) * p_ld + gates * (p_panel + k) * PANEL
-                        r_at = b * r_now.shape[1] + (r_panel + gates * k) * PANEL
-                        h_at = ((first + b) * n_panel + at + k) * PANEL
-                        y_at = ((row + b) * n_panel + at + k) * PANEL
-                        if gates == 4:
-                            _lstm_panel(p, p_at, r_now, r_at, c, h_at, y, y_at)
-                        else:
-                            _gru_panel(p, p_at, r_now, r_at, h, h_at, y, y_at)
+                    p_at = (p_row + b) * p_ld + gates * p_panel * PANEL
+                    r_at = b * r_now.shape[1] + r_panel * PANEL
+                    h_at = ((first + b) * n_panel + at) * PANEL
+                    y_at = ((row + b) * n_panel + at) * PANEL
+                    _cells(gates, p, p_at, r_now, r_at, h, c, h_at, y, y_at, end - at)
             # Not before: every panel's product needs all of the last state.
             for b in range(n):
                 for k in range(h.shape[1]):
@@ -267,10 +313,40 @@ def linear(x, stack, out):
     activate(z, stack.activation, stack.slope, n_row, out)
 
 
+@kernel
+def go_on(line, event):
+    """Do what is due between the products of a LINE, which lies at `line`.
+
+    event  int   PROJECT: the layer begins, with what does not depend on the previous frame;
+                 CELL: the recurrent product of a frame is there, the next frame's is due then;
+                 LINEAR: run a linear layer
+    """
+    line = carray(pointer(line), 1, LINE)[0]
+    stack = carray(pointer(line.stack), 1, STACK)[0]
+    x, y = f32_2d(line.x), f32_2d(line.y)
+    if event == LINEAR:
+        linear(x[: line.frames], stack, y)
+        return
+    layer = carray(pointer(line.layer), 1, LAYER)[0]
+    if event == PROJECT:
+        _project(x, line.frames, layer, stack)
+        line.frame = 0
+        return
+    h, p, size = f32_2d(layer.h), f32_2d(stack.p), y.shape[1]
+    p_at, y_at = line.frame * p.shape[1], line.frame * size
+    _cells(stack.gates, p, p_at, f32_2d(layer.r), 0, h, f32_2d(layer.c), 0, y, y_at, size // PANEL)
+    for k in range(size):
+        h[0, k] = y[line.frame, k]
+    layer.done = 0
+    line.frame += 1
+    if line.frame < line.frames:
+        carray(pointer(line.queue), 1, QUEUE)[0].next = line.first
+
+
 @inlined
-def ask_anew(later):
-    """Begin a frame: nothing has been asked for (`product_f32`)."""
-    later[0] = 2
+def begin_queue(queue, first, end):
+    """Make pieces first .. end - 1 of a QUEUE due."""
+    queue.next, queue.step, queue.end = first, 0, end
 
 
 @inlined

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from ..jit import address, inlined, kernel
 from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
-from .arrays import ARRAY, call, f32_1d, f32_at, i64_1d, place_of, pointer
+from .arrays import ARRAY, call, f32_1d, f32_at, place_of, pointer
 from .vector import (
     DEPTH,
     FEATURES,
@@ -97,7 +97,35 @@ PRODUCT = np.dtype(
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
-        ("later", ARRAY),  # i64[2 + 3 n], what its tiles see to besides (`product_f32`), or nothing
+        ("queue", np.int64),  # where the QUEUE lies of what its tiles do besides, or 0
+    ]
+)
+
+#: What a tile of floats does besides (`product_f32`): a part of the product of one row with other
+#: weights, panels a .. a + ASKED - 1 of them, and ask memory for what comes next. All but numbers
+#: are addresses.
+PIECE = np.dtype(
+    [
+        ("ask", np.int64),  # so much is asked for as ASKED panels of `steps` inputs take
+        ("weight", np.int64),  # of the same type as the tile's: panel a; 0: it only asks
+        ("steps", np.int64),  # K, inputs of that row; 0: no product, only what is to be done then
+        ("input", np.int64),  # f32[K], the row
+        ("bias", np.int64),  # f32[ASKED PANEL]
+        ("out", np.int64),  # f32[ASKED PANEL]
+        ("done", np.int64),  # i64: where to note then that `number` panels are there, or 0
+        ("then", np.int64),  # kernel(what, number) to call then, or 0
+        ("what", np.int64),
+        ("number", np.int64),
+    ]
+)
+
+#: Pieces in turn.
+QUEUE = np.dtype(
+    [
+        ("next", np.int64),  # index of the piece that is due
+        ("step", np.int64),  # its steps that are done
+        ("end", np.int64),  # index behind the last one that is to be done
+        ("pieces", np.int64),  # where PIECE[>= end] lies
     ]
 )
 
@@ -126,17 +154,23 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 @intrinsic(prefer_literal=True)
 def _tile_f32(
     typingctx, rows, panels, asks, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
-    bias, bias_at, out, out_at, out_stride,
+    bias, bias_at, out, out_at, out_stride, beside,
 ):  # fmt: skip
     """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
 
     It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
     If it `asks`, it prefetches what lies at `ahead`: in each step as much as a step of ASKED panels
     takes or, of one row, a step of as many panels as it has.
+
+    beside: () or, of one more row that meets ASKED panels of other weights meanwhile, an array of
+    their type; the addresses of its input and of these weights for k = 0; their stride from panel
+    to panel in elements; where its sums start and where they go.
     """
     n = types.int64
-    sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n)
+    sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n, beside)
     n_row, n_panel = rows.literal_value, panels.literal_value
+    n_beside = ASKED if len(beside) else 0
+    element_beside = f16 if n_beside and beside[0].dtype != types.float32 else f32
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
     parts = PARTS if n_row == 1 and element == f16 else 1
@@ -145,7 +179,7 @@ def _tile_f32(
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
         _, _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:12]
-        _, bias_at, _, out_at, out_stride = args[12:]
+        _, bias_at, _, out_at, out_stride, _ = args[12:]
         x, bias, out = (emit.pointer(i, f32) for i in (5, 12, 14))
         w = emit.pointer(8, element)
         x_rows, out_rows = (
@@ -161,6 +195,11 @@ def _tile_f32(
             builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
             for p in range(n_panel)
         ]
+        if n_beside:
+            _, y, v, v_stride, sums, z = (builder.extract_value(args[17], i) for i in range(6))
+            y, sums, z = (builder.inttoptr(at, f32.as_pointer()) for at in (y, sums, z))
+            v = builder.inttoptr(v, element_beside.as_pointer())
+            v_panels = [builder.gep(v, [builder.mul(v_stride, const(p))]) for p in range(n_beside)]
         from_bias = builder.icmp_signed("==", first, const(0))
         bias_row = builder.gep(bias, [bias_at])
         starts = [builder.select(from_bias, bias_row, row) for row in out_rows]
@@ -168,6 +207,7 @@ def _tile_f32(
             [emit.load(row, const(vector.count * p), vector) for p in range(n_part)]
             for row in starts
         ]
+        start_beside = [emit.load(sums, const(PANEL * p), f32_panel) for p in range(n_beside)]
 
         before = builder.block
         loop = builder.append_basic_block("k")
@@ -177,6 +217,7 @@ def _tile_f32(
         k = builder.phi(i64)
         k.add_incoming(first, before)
         acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
+        acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
         w_k = builder.mul(k, const(PANEL))
         panels = 1 if element == f32 else 2  # in a cache line, for a step
         if asks.literal_value:
@@ -184,7 +225,8 @@ def _tile_f32(
                 step = panels
                 lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels)]
             else:
-                step, lines = ASKED, [const(PANEL * p) for p in range(0, ASKED, panels)]
+                step = ASKED // 2 if element_beside == f16 and element == f32 else ASKED
+                lines = [const(PANEL * p) for p in range(0, step, panels)]
             at = builder.add(ahead, builder.mul(w_k, const(step)))
             for line in lines:
                 emit.prefetch(builder.gep(w, [builder.add(at, line)]))
@@ -197,6 +239,10 @@ def _tile_f32(
         for r in range(n_row):
             value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), vector.count)
             new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_part)])
+        if n_beside:
+            value = emit.splat(builder.load(builder.gep(y, [k])), PANEL)
+            found = [emit.load_floats(panel, w_k, f32_panel) for panel in v_panels]
+        new_beside = [emit.fma(value, found[p], acc_beside[p]) for p in range(n_beside)]
         k_next = builder.add(k, const(1))
         branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
         emit.unroll(branch, steps)
@@ -205,11 +251,16 @@ def _tile_f32(
             for p in range(n_part):
                 acc[r][p].add_incoming(start[r][p], before)
                 acc[r][p].add_incoming(new[r][p], loop)
+        for p in range(n_beside):
+            acc_beside[p].add_incoming(start_beside[p], before)
+            acc_beside[p].add_incoming(new_beside[p], loop)
 
         builder.position_at_end(done)
         for r in range(n_row):
             for p in range(n_part):
                 emit.store(new[r][p], out_rows[r], const(vector.count * p))
+        for p in range(n_beside):
+            emit.store(new_beside[p], z, const(PANEL * p))
         return context.get_dummy_value()
 
     return sig, codegen
@@ -237,7 +288,7 @@ def _prefetch(typingctx, w, at, size, turn, turns):
 
 
 @inlined
-def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, later):
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, queue, others):
     """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
@@ -246,14 +297,10 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias  f32[P PANEL]
     out   f32[R', >= (out_panel + last - first) PANEL]
-    later i64[2 + 3 n]       what memory is asked for besides, while tiles compute; i64[0]: nothing
-                             [0]  index of the next entry; `ask_anew` sets it to 2
-                             [1]  where the code of `work_ahead` lies
-                             then for each entry: an address, of which as much is asked for as
-                             ASKED panels take; where a LAYER lies whose weights are near then, or
-                             0; how many panels of its recurrent product to have done by then
+    queue  int     where the QUEUE lies of what tiles do besides, or 0: nothing
+    others f32 or u16[?]     an array of the type of the weights that its pieces tell of
 
-    Updates: out, later, the layers that it tells of.
+    Updates: out, the queue and what its pieces tell of.
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
@@ -268,63 +315,88 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
             while asks and p + 2 * PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
-                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                          out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p + PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, 0, bias, p * PANEL,
-                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                          out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p < last:
                 _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld,
+                          ())  # fmt: skip
                 p += 1
         return
     # A few panels, or a part of one, stay in a near cache while all rows pass by; meanwhile what
     # comes next is asked for. Beyond the last nothing is there, which does no harm. With AVX2 each
     # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
     # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
-    # next panels, the others ask for what is read later: memory has nothing else to do. Products of
-    # one row, which wait for memory, are done as soon as their weights are near.
+    # next panels, the others do what else is due: memory has nothing else to do.
     asking = (PANELS + ASKED - 1) // ASKED  # tiles that ask for the next
+    due = carray(pointer(queue), 1, QUEUE)[0]
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
         while k < n_in:
             row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
-                ahead, entry = (p + PANELS + row // ROWS % asking * ASKED) * size, 0
-                if row >= asking * ROWS and 2 < later.shape[0] and later[0] < later.shape[0]:
-                    entry = later[0]
-                    later[0] += 3
-                    ahead = (later[entry] - w.ctypes.data) // w.itemsize
-                if not ASKS:
+                ahead, at = (p + PANELS + row // ROWS % asking * ASKED) * size, k
+                if ASKS:
+                    while row >= asking * ROWS and queue != 0 and due.next < due.end and at < k_end:
+                        # A piece has its own steps: it may end in mid-tile, or go on in the next.
+                        piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
+                        end = min(at + piece.steps - due.step, k_end)
+                        back = (due.step - at) * PANEL
+                        asked = (piece.ask - w.ctypes.data) // w.itemsize
+                        asked += back * ASKED * min(others.itemsize, w.itemsize) // w.itemsize
+                        if piece.weight != 0:
+                            start = piece.bias if due.step == 0 else piece.out
+                            _tile_f32(ROWS, PANELS, ASKS, at, end, x, x_at + row * x_ld, x_ld,
+                                      w, p * size, size, asked, bias, p * PANEL,
+                                      out, out_at + row * ld + p * PANEL, ld,
+                                      (others, piece.input + (due.step - at) * 4,
+                                       piece.weight + back * others.itemsize,
+                                       piece.steps * PANEL, start, piece.out))  # fmt: skip
+                        elif end > at:
+                            _tile_f32(ROWS, PANELS, ASKS, at, end, x, x_at + row * x_ld, x_ld,
+                                      w, p * size, size, asked, bias, p * PANEL,
+                                      out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+                        due.step += end - at
+                        at = end
+                        if due.step == piece.steps:
+                            due.step = 0
+                            due.next += 1
+                            if piece.done != 0:
+                                carray(pointer(piece.done), 1, np.int64)[0] = piece.number
+                            if piece.then != 0:
+                                call(piece.then, (piece.what, piece.number))
+                else:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
-                _tile_f32(ROWS, PANELS, ASKS, k, k_end, x, x_at + row * x_ld, x_ld,
-                          w, p * size, size, ahead, bias, p * PANEL,
-                          out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
-                if entry > 0 and later[entry + 1] != 0:
-                    call(later[1], (later[entry + 1], later[entry + 2]))
+                if at < k_end:
+                    _tile_f32(ROWS, PANELS, ASKS, at, k_end, x, x_at + row * x_ld, x_ld,
+                              w, p * size, size, ahead, bias, p * PANEL,
+                              out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                 row += ROWS
             k = k_end
         while row + ROWS_SMALL <= n_row:
             _tile_f32(ROWS_SMALL, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
             _tile_f32(1, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
             row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS <= n_row:
             _tile_f32(ROWS, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
             row += ROWS
         while row < n_row:
             _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
             row += 1
         p += 1
 
@@ -611,24 +683,36 @@ def ready(x, row, n_row, w):
         quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
 
 
-@kernel
-def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Run `product_f32` with weights of floats: w, x and out are where these lie, w a `PRODUCT`."""
+@inlined
+def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside):
+    """Run `product_f32`: w, x and out are where these lie, w a `PRODUCT` with weights of `kind`."""
     w = carray(pointer(w), 1, PRODUCT)[0]
-    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
+    others = carray(pointer(w.weight.address), 1, kind_beside)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
     product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
-                i64_1d(w.later))  # fmt: skip
+                w.queue, others)  # fmt: skip
+
+
+@kernel
+def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Multiply with weights of floats."""
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
+             np.float32)  # fmt: skip
 
 
 @kernel
 def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Run `product_f32` with weights of halves."""
-    w = carray(pointer(w), 1, PRODUCT)[0]
-    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), HALF_BITS)
-    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
-    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
-                i64_1d(w.later))  # fmt: skip
+    """Multiply with weights of halves."""
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, HALF_BITS,
+             HALF_BITS)  # fmt: skip
+
+
+@kernel
+def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Multiply with weights of floats, and beside them rows with weights of halves."""
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
+             HALF_BITS)  # fmt: skip
 
 
 @kernel
@@ -671,6 +755,7 @@ def product_kernel(packed: np.ndarray) -> int:
     if packed.dtype == np.uint16 and HALVES_COST:
         # For blocks of many rows (`npfsn.layers.Product.for_rows`), which come in mid-stream.
         address(product_floats)
+        address(product_widened)
     return address(_BY_TYPE[packed.dtype.name])
 
 

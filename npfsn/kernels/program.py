@@ -30,6 +30,7 @@ from .arrays import (
 )
 from .features import NORM
 from .layers import LAYER, STACK
+from .products import QUEUE
 
 OPERATION = np.dtype(
     [
@@ -56,7 +57,7 @@ TAKES = {
     "offline": "f32_3d norm f32_3d",
     "recur": "f32_2d whole layer stack f32_2d",
     "linear": "f32_2d whole stack f32_2d",
-    "ask_anew": "i64_1d",
+    "begin_queue": "queue whole whole",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole whole f32_3d whole",
     "follow_level": "f32_2d f32_2d real f64_1d f32_2d f32_2d",
@@ -167,8 +168,10 @@ def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
 
 
 @kernel
-def _ask_anew(at, n, frame, n_frame, x, n_x, out, n_out):
-    layers.ask_anew(i64_1d(carray(pointer(at), 1, OPERATION)[0].arrays[0]))
+def _begin_queue(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = carray(pointer(at), 1, OPERATION)[0]
+    queue = carray(pointer(op.arrays[0].address), 1, QUEUE)[0]
+    layers.begin_queue(queue, op.whole[0], op.whole[1])
 
 
 @kernel

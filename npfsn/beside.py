@@ -1,0 +1,195 @@
+"""What the tiles of a stack with many units do besides: work of layers with one unit.
+
+A layer of one unit waits for memory: it reads megabytes of weights for one row. A bottleneck waits
+for arithmetic. So its tiles ask memory for what such layers read next and, where these have many
+frames to go, multiply their rows, too: both together take less time than one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .jit import address
+from .kernels import layers as kernels
+from .kernels import products
+from .kernels.arrays import place
+from .kernels.products import ASKED
+from .kernels.vector import PANEL
+from .layers import RecurrentPass
+from .program import Program
+
+_FIELDS = products.PIECE.names or ()
+_NOTHING = dict.fromkeys(_FIELDS, 0)
+_DONE = dict(kernels.LAYER.fields or {})["done"][1]  # where it lies in a LAYER
+_PANEL_BYTES = 4 * PANEL
+
+
+class Beside:
+    """Pieces of work for the tiles of `host`, in the order in which they are due.
+
+    Parameters
+    ----------
+    host : RecurrentPass
+        A stack whose tiles have room for them (`possible`).
+    """
+
+    def __init__(self, host: RecurrentPass) -> None:
+        self.queue = np.zeros(1, products.QUEUE)
+        self._pieces: list[tuple[int, ...]] = []  # of products.PIECE
+        self._table = np.zeros(0, products.PIECE)
+        self._weight = _weights(host)[0]
+        # The first layer's inputs have too few steps to share them.
+        self._products = host.layers["recurrent"], host.layers["input"][1:]
+        for table in self._products:
+            table["queue"] = self.queue.ctypes.data
+        self._lines: list[np.ndarray] = []
+        self._division = 0, 0  # pieces and lines of the first of two blocks
+        self._kept: list[Any] = [host]  # whatever pieces tell of: tables keep nothing alive
+
+    @staticmethod
+    def possible(host: RecurrentPass, *stacks: RecurrentPass) -> bool:
+        """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
+
+        Not in int8, whose weights are near as it is, and where tiles do not ask at all. Of weights,
+        they take along floats or halves.
+        """
+        own, others = _weights(host)[0].dtype, {w.dtype for s in stacks for w in _weights(s)}
+        fits = others <= {own} or (own == np.float32 and others == {np.dtype(products.HALF_BITS)})
+        return bool(products.ASKS) and own != np.int8 and fits
+
+    def __len__(self) -> int:
+        """Count the pieces."""
+        return len(self._pieces)
+
+    @property
+    def pieces(self) -> np.ndarray:
+        """All of them, as kernels see them: array of `products.PIECE`."""
+        if len(self._table) != len(self):
+            self._table = np.array(self._pieces, products.PIECE)
+            self.queue["pieces"] = self._table.ctypes.data
+        return self._table
+
+    def ahead(self, stacks: list[RecurrentPass]) -> None:
+        """Prepare the next frame of `stacks`, of one unit each, that follow in each frame.
+
+        Ask for recurrent weights, do the products as soon as these are there, then ask for the
+        other weights: as much as there is time for.
+        """
+        self._kept += stacks
+        for stack in stacks:
+            for i, packed in enumerate(_weights(stack)):
+                layer = stack.layers[i:].ctypes.data
+                for first in range(0, len(packed), products.PANELS_ONE_ROW):
+                    stride = packed[first : first + products.PANELS_ONE_ROW]
+                    number = first + len(stride)
+                    then = address(kernels.work_ahead)
+                    self._ask(stride, then=then, what=layer, number=number)
+        for stack in stacks:
+            for other in (*stack.inputs, stack.linear):
+                if other is not None:
+                    self._ask(other.product.weights[0])
+
+    def block(self, stack: RecurrentPass, x: np.ndarray, *, linear: bool = True) -> np.ndarray:
+        """Run a stack of one unit for a block of frames.
+
+        Parameters
+        ----------
+        stack : RecurrentPass
+        x : float32 array, shape (frames, >= input_size)
+            Its input.
+        linear : bool
+            Whether to run its linear layer, too, if it has one.
+
+        Returns
+        -------
+        float32 array
+            Where its results will be, as those of `RecurrentPass.write`.
+        """
+        self._kept.append(stack)
+        address(kernels.finish_queue)  # not in mid-stream
+        if _weights(stack)[0].dtype != self._weight.dtype:
+            for table in self._products:
+                table["kernel"] = address(products.product_widened)
+        for i, y in enumerate(stack.outputs):
+            layer = stack.layers[i:].ctypes.data
+            line = self._line(stack, x, y, layer)
+            self._go_on(line, kernels.PROJECT)
+            line["first"] = len(self)
+            self._multiply(stack, i, layer)
+            self._go_on(line, kernels.CELL)
+            x = y
+        if not linear or stack.linear is None:
+            return x
+        self._go_on(self._line(stack, x, stack.out), kernels.LINEAR)
+        return stack.out
+
+    def divide(self) -> None:
+        """Say that what is added from here on works on another block."""
+        self._division = len(self._pieces), len(self._lines)
+
+    def write(self, program: Program, stage: str) -> None:
+        """Make it a part of a program that all pieces are due in what follows."""
+        program.add("begin_queue", self.queue, 0, len(self.pieces), stage=stage, owner=self)
+
+    def begin(self, frames: int, others: int) -> None:
+        """Make the pieces of two blocks due, of so many frames; no frames: none of that block."""
+        n_piece, n_line = self._division
+        for i, line in enumerate(self._lines):
+            line["frames"] = frames if i < n_line else others
+        first, end = 0 if frames else n_piece, len(self) if others else n_piece
+        self.queue[0] = first, 0, end, self.pieces.ctypes.data
+
+    def finish(self) -> None:
+        """Do those that there was no time for."""
+        kernels.finish_queue(self.queue.ctypes.data)
+
+    def _add(self, **fields: int) -> None:
+        self._pieces.append(tuple({**_NOTHING, **fields}.values()))
+
+    def _ask(self, weights: np.ndarray, **then: int) -> None:
+        """Ask for weights, a tile's share at a time, and say what is to be done then."""
+        steps = self._weight.shape[1]
+        size = ASKED * PANEL * self._weight.itemsize * steps
+        places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
+        for at in places[:-1]:
+            self._add(ask=at, steps=steps)
+        self._add(ask=places[-1], steps=steps, **then)
+
+    def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
+        """Do the recurrent product of layer i for one frame, ASKED panels at a time."""
+        packed = _weights(stack)[i]
+        panels, steps, _ = packed.shape
+        weight, size = packed.ctypes.data, packed[0].nbytes
+        bias, out = stack.recurrent[i].product.bias.ctypes.data, stack.r[i].ctypes.data
+        # Of an odd number, one is done twice, and is not there in between.
+        firsts = [min(first, panels - ASKED) for first in range(0, panels, ASKED)]
+        for first, following in zip(firsts, [*firsts[1:], panels], strict=True):
+            self._add(
+                ask=weight + following % panels * size,  # the first come again in the next frame
+                weight=weight + first * size,
+                steps=steps,
+                input=stack.states[i]["h"].ctypes.data,
+                bias=bias + first * _PANEL_BYTES,
+                out=out + first * _PANEL_BYTES,
+                done=layer + _DONE,
+                what=layer,
+                number=following,
+            )
+
+    def _go_on(self, line: np.ndarray, event: int) -> None:
+        self._add(then=address(kernels.go_on), what=line.ctypes.data, number=event)
+
+    def _line(self, stack: RecurrentPass, x: np.ndarray, y: np.ndarray, layer: int = 0) -> Any:
+        line = np.zeros(1, kernels.LINE)
+        line["x"], line["y"], line["layer"] = place(x), place(y), layer
+        line["stack"], line["queue"] = stack.stack.ctypes.data, self.queue.ctypes.data
+        self._lines.append(line)
+        self._kept.append(x)
+        return line
+
+
+def _weights(stack: RecurrentPass) -> list[np.ndarray]:
+    """Return the packed recurrent weights of a stack's layers."""
+    return [part.product.weights[0] for part in stack.recurrent]
