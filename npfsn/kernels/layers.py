@@ -183,7 +183,6 @@ def work_ahead(layer, last):
 def finish_queue(queue):
     """Do what there was no time for: the QUEUE lies at `queue`."""
     queue = carray(pointer(queue), 1, QUEUE)[0]
-    queue.step = 0
     while queue.next < queue.end:
         pieces = carray(pointer(queue.pieces), queue.end, PIECE)
         piece = pieces[queue.next]
