@@ -302,9 +302,8 @@ class Pass(network.Pass):
         enc = fb_in
         for stack in encoder[:-1]:
             enc = stack.write(encode, enc)
-        last = encoder[-1]
-        last.write_layers(encode, enc)
-        enc = last.write_linear(gather)
+        encoder[-1].write_layers(encode, enc)
+        enc = encoder[-1].write_linear(gather)
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
         stage, units, seen = "neighbours", self.units, enc
@@ -330,15 +329,23 @@ class Pass(network.Pass):
             x = stack.write(decode, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
         self.program = functools.reduce(Program.then, parts)
-        if frames > 1 and Beside.possible(self.bottleneck, *encoder, *decoder):
-            beside, x = Beside(self.bottleneck), joined
-            for stack in decoder:
-                x = beside.block(stack, x)
-            beside.divide()
-            x = fb_in
-            for stack in encoder:
-                x = beside.block(stack, x, linear=stack is not last)
-            self.parts = Parts(head, beside, core, join, gather)
+        self._parts = head, core, join, gather
+        self._layers = (encoder, fb_in), (decoder, joined)
+
+    def parts(self) -> Parts | None:
+        """As of any network: one-unit layers beside the bottleneck's."""
+        head, core, join, gather = self._parts
+        (encoder, fb_in), (decoder, joined) = self._layers
+        if not Beside.possible(self.bottleneck, *encoder, *decoder):
+            return None
+        beside, x = Beside(self.bottleneck), joined
+        for stack in decoder:
+            x = beside.block(stack, x)
+        beside.divide()
+        x = fb_in
+        for stack in encoder:  # the last linear layer is a part of `gather`
+            x = beside.block(stack, x, linear=stack is not encoder[-1])
+        return Parts(head, beside, core, join, gather)
 
     def forget_after(self, frames: float) -> None:
         """As of any network, but the units' norm sees one of s frames."""

@@ -61,8 +61,6 @@ class Pass:
     #: From `mag` to `mask`. What needs an offline norm that is being fitted is left out, or runs on
     #: numbers that nobody uses.
     program: Program
-    #: The same in parts, of a pass over many frames whose blocks can be under way together.
-    parts: Parts | None = None
 
     def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:
         """Run a block.
@@ -82,6 +80,10 @@ class Pass:
         """
         self.program.play(frame, n_frame)
         return self.mask[:n_frame] if self.fitted else None
+
+    def parts(self) -> Parts | None:
+        """Return the program in parts, so that several blocks can be under way, if that helps."""
+        return None
 
     @property
     def stacks(self) -> list[RecurrentPass]:

@@ -50,7 +50,7 @@ def _warm_up(network: Network) -> None:
     if not config.streams:
         return  # it will not stream
     stream = Stream(network)
-    stream.bind_blocks()
+    stream.bind_blocks().bind_flow()
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
     frames = stream.latency_hops + config.period + 1
     for _ in range(frames):

@@ -27,7 +27,7 @@ _SILENCE = np.float32(1e-4)
 # (`tools.evaluate starts`, weights/README.md).
 _LONG_SILENCE_SECONDS = 5.0
 
-# So many hops at once are worth it to have several blocks under way (`Flow`).
+# So many hops at once are worth it to have several blocks under way (`npfsn.flow`).
 _LONG = 64
 
 
@@ -55,8 +55,14 @@ class _Block:
         # While the look-ahead lasts, masks belong to frames before the first.
         self.look_ahead = self.network_pass.program.then(wait)
         self.program = self.look_ahead.then(complete)
-        parts = self.network_pass.parts
-        self.flow = Flow(parts, self.new, wait.then(complete)) if parts else None
+        self._complete = wait.then(complete)
+        self.flow: Flow | None = None
+
+    def bind_flow(self) -> Flow | None:
+        """Return the way of blocks that are under way together, made when first needed, if any."""
+        if self.flow is None and (parts := self.network_pass.parts()):
+            self.flow = Flow(parts, self.new, self._complete)
+        return self.flow
 
     def analyse(self, signal: np.ndarray, n: int) -> None:
         """Transform `n` frames: those that start every hop of `signal`."""
@@ -216,8 +222,11 @@ class Stream:
         ----------
         x, out : float32 array, shape (hops * hop,)
         """
-        at, size, hop = 0, x.shape[0], self.hop
-        flow = self._flow(size // hop)
+        size, hop = x.shape[0], self.hop
+        at = self._begin(x, out) if self.clock[0] == 0 else 0
+        flow = None
+        if size // hop >= _LONG and self.fitted:
+            flow = self.bind_blocks().bind_flow()
         while at < size:
             left = (size - at) // hop
             n = min(left, self.network.block_frames)
@@ -229,7 +238,7 @@ class Stream:
                 n = self._listen(x[at : at + n * hop])
             hops = slice(at, at + n * hop)
             if flow and self.clock[1] >= self._steady:
-                self._take_block(x[hops], out[hops])
+                self._take_block(x[hops], out[hops], flow)
             elif n > 1:
                 self._push_block(x[hops], out[hops])
             else:
@@ -237,6 +246,30 @@ class Stream:
             at += n * hop
         if flow:
             flow.end()
+
+    def _begin(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Take the first hops at once, of which nothing is complete, if there are as many.
+
+        Returns
+        -------
+        int
+            Samples taken.
+        """
+        n_hop, most = self.latency_hops, self.network.block_frames
+        end, early = n_hop * self.hop, self.config.look_ahead
+        if not (self.half_hops < n_hop <= min(x.shape[0] // self.hop, most)) or (
+            self._waits and self._listen(x[:end]) < n_hop
+        ):
+            return 0
+        block, signal = self.bind_blocks(), np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
+        self.clock[0] = n_hop
+        self.signal[:] = signal[-self.signal.shape[0] :]
+        for first, n in ((0, early), (early, self.half_hops)):  # two programs: see `_run`
+            if n:
+                self._run(block, signal[first * self.hop :], n)
+        block.network_pass.forget()
+        out[:end] = 0
+        return end
 
     def _listen(self, x: np.ndarray) -> int:
         """Start the network anew if `x` begins with sound: the first, or the end of a long silence.
@@ -272,18 +305,13 @@ class Stream:
         block.network_pass.forget()
         out[:] = block.out[: x.shape[0]]
 
-    def _flow(self, n_hop: int) -> Flow | None:
-        """Return the way of blocks that are under way together, if so many hops are worth it."""
-        return self.bind_blocks().flow if n_hop >= _LONG and self.fitted else None
-
-    def _take_block(self, x: np.ndarray, out: np.ndarray) -> None:
+    def _take_block(self, x: np.ndarray, out: np.ndarray, flow: Flow) -> None:
         """Begin a block, in the steady state; `out` is filled when `Flow.end` has been called."""
         block, frame, n = self.bind_blocks(), int(self.clock[1]), x.shape[0] // self.hop
         block.analyse(self._take_samples(x), n)
         self.clock[1] += n
         self._one.network_pass.forget()
-        assert block.flow is not None
-        block.flow.take(self._network_frame(frame), n, out)
+        flow.take(self._network_frame(frame), n, out)
 
     def _take_samples(self, x: np.ndarray) -> np.ndarray:
         """Count the hops of `x`; return the samples of the frames that they complete."""
@@ -355,12 +383,19 @@ class Stream:
             signal = np.concatenate([signal, signal[-2 : -2 - beyond : -1]])
             last = signal.shape[0] - n_fft
             starts = range(last - (self.half_hops - 1) * hop, last + 1, hop)
-        frames = [np.ascontiguousarray(signal[at : at + n_fft]) for at in starts]
         first = self.config.look_ahead + self.half_hops  # the first frame that completes a hop
-        for samples in frames + [None] * self.config.look_ahead:
-            self._frame(samples)
-            if self.clock[1] > first:
-                given.append(self._one.out.copy())
+        # A stream that was given hop by hop has no pass over many frames, and needs none now.
+        block, most = self._one, 1
+        if self._many is not None and self.clock[1] >= self._steady:
+            block, most = self._many, self.network.block_frames
+            self._one.network_pass.forget()
+        signal = signal[starts[0] :]
+        for samples, n_frame in ((signal, len(starts)), (None, self.config.look_ahead)):
+            for done in range(0, n_frame, most):
+                n = min(n_frame - done, most)
+                self._run(block, None if samples is None else samples[done * hop :], n)
+                if self.clock[1] > first:
+                    given.append(block.out[: n * hop].copy())
 
         self._one.network_pass.finish(int(self.clock[1]))
 

@@ -371,9 +371,13 @@ def _log(x):
     return exponent * LN_2 + z * (series * square + 2.0)
 
 
-@inlined
+@kernel
 def _apply_row(mask_re, mask_im, re, im):
-    """Apply `apply_complex` to a frame; as rows of their own, its bins become vectors."""
+    """Apply `apply_complex` to a frame.
+
+    Not inlined: in a loop over frames, llvm would ask once whether rows to read and to write are
+    apart, for all frames at a time, and they are not; its bins would not become vectors.
+    """
     for f in range(mask_re.shape[0]):
         a, b = np.float64(mask_re[f]), np.float64(mask_im[f])
         a = min(max(a if a == a else 0.0, -MASK_LIMIT), MASK_LIMIT)

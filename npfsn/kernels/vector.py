@@ -6,6 +6,7 @@ of `PANEL` floats, which LLVM splits into the registers that the machine has.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ word_panel = ir.VectorType(ir.IntType(16), PANEL * DEPTH // 2)
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array of zeros that starts on a cache line: no load of a panel crosses one."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
