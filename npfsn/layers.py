@@ -314,6 +314,12 @@ class RecurrentPass:
         self.layers["done"] = 0
         self.layers["waits"] = (self.turn + np.arange(len(self.layers))) % 2
 
+    def begin(self) -> None:
+        """Write down the recurrent products of the first frame: the state is all zeros."""
+        for i, layer in enumerate(self.weights.layers):
+            self.r[i][:] = layer.recurrent.bias
+            self.layers["done"][i] = layer.recurrent.panels
+
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
         """Make the stack a part of a program.
 

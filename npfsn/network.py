@@ -104,6 +104,11 @@ class Pass:
     def finish(self, frame: int) -> None:
         """Count what an offline norm would miss of a signal that ended before `frame`."""
 
+    def begin(self) -> None:
+        """Prepare the first frame: the state is all zeros."""
+        for stack in self.stacks:
+            stack.begin()
+
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""
         for stack in self.stacks:

@@ -113,6 +113,7 @@ class Stream:
         self.stft.write_analysis(hop, self.signal[self.hop :], self._one.new, self._one.mag)
         self._hop_program = self._take.then(hop).then(self._one.program)
         self.fitted = self._one.network_pass.fitted
+        self._one.network_pass.begin()
 
     def fields(self) -> Fields:
         """Entries of the state."""
@@ -170,7 +171,12 @@ class Stream:
         """Forget everything heard."""
         for array in self.state.values():
             array.fill(0)
+        self._begin_network()
+
+    def _begin_network(self) -> None:
+        """Begin with a network whose state is all zeros."""
         self.forget()
+        self._one.network_pass.begin()
 
     def forget(self) -> None:
         """Drop what passes computed ahead of time: the state has been replaced."""
@@ -262,6 +268,7 @@ class Stream:
         ):
             return 0
         block, signal = self.bind_blocks(), np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
+        self._one.network_pass.forget()
         self.clock[0] = n_hop
         self.signal[:] = signal[-self.signal.shape[0] :]
         for first, n in ((0, early), (early, self.half_hops)):  # two programs: see `_run`
@@ -288,7 +295,7 @@ class Stream:
                 self._many.flow.end()
             for name in self.network.fields():
                 self.state[name].fill(0)
-            self.forget()
+            self._begin_network()
             self.began[0], self.silent[0] = 1 + self.clock[1], 0
             kernels.find_start(x, *where)
         return int(self._hops_before[0])

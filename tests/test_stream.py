@@ -26,6 +26,7 @@ from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.flow import Flow
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
+from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
 from npfsn.stream import Stream
@@ -635,6 +636,43 @@ def test_an_interrupt_between_blocks_leaves_nothing_behind(
     for enhancer in (broken, fresh):
         enhancer.reset()
     np.testing.assert_array_equal(run(broken, x), run(fresh, x))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_first_frame_finds_its_recurrent_products(
+    architecture: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of zeros they are the biases: a network that starts anew takes no longer than at any time."""
+    monkeypatch.setattr(engine, "_LONG_SILENCE_SECONDS", 0.1)
+    model = starting_at_sound(architecture)
+    enhancer, slow = (npfsn.Enhancer(model, precision=precision) for _ in range(2))
+
+    def ready() -> bool:
+        stacks = enhancer._stream._one.network_pass.stacks
+        panels = [[part.product.panels for part in stack.recurrent] for stack in stacks]
+        return [stack.layers["done"].tolist() for stack in stacks] == panels
+
+    assert ready()
+    x = np.concatenate([noise(6000), np.zeros(6000, np.float32), noise(6000)])
+    hops = x[: x.size // enhancer.frame_length * enhancer.frame_length]
+    hops = hops.reshape(-1, enhancer.frame_length)
+    begun = []
+    begin = RecurrentPass.begin
+    monkeypatch.setattr(RecurrentPass, "begin", lambda stack: [begun.append(stack), begin(stack)])
+    given = np.concatenate([enhancer.step(hop) for hop in hops])
+    stacks = enhancer._stream._one.network_pass.stacks
+    assert begun == 2 * stacks  # at the first sound, and behind the silence
+    monkeypatch.setattr(RecurrentPass, "begin", lambda _: None)
+    slow.reset()
+    want = np.concatenate([slow.step(hop) for hop in hops])
+    np.testing.assert_array_equal(given, want)
+    monkeypatch.undo()
+    enhancer.reset()
+    assert ready()
+    enhancer.step(hops[0])
+    enhancer.set_state(enhancer.get_state())
+    assert not ready()
 
 
 # --- quiet input ------------------------------------------------------------------------------
