@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table
-from tools.results import result_file
+from tools.results import picture_file, result_file
 
 RATE = 16_000
 
@@ -119,3 +119,16 @@ def test_where_results_go_is_looked_at_before_the_work(
         assert stopped.value.code == 2
         assert expected in capsys.readouterr().err
     assert result_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
+
+
+def test_pictures_are_refused_before_the_work_where_nothing_draws_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(tmp_path / "x.png")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["judge", str(tmp_path), "--picture", name])
+    assert stopped.value.code == 2
+    assert "need matplotlib" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert picture_file(name) == tmp_path / "x.png"

@@ -22,7 +22,7 @@ import soundfile
 
 from npfsn.terminal import number
 
-from .results import result_file
+from .results import picture_file, result_file
 
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
@@ -418,7 +418,7 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("--workers", type=int, default=1)
     judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
     judging.add_argument("--json", type=result_file, help="also write every score")
-    judging.add_argument("--picture", type=result_file, help="also draw the middle pair")
+    judging.add_argument("--picture", type=picture_file, help="also draw the middle pair")
     tables = {"starts": starts, "levels": levels}
     for name, what in (
         ("starts", "print what silence ahead of recordings costs"),

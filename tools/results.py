@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from pathlib import Path
 
@@ -15,3 +16,10 @@ def result_file(text: str) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: is its folder there?")
     return path
+
+
+def picture_file(text: str) -> Path:
+    """Take the name of a picture to be drawn, as a type for argparse: before the work begins."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("pictures need matplotlib: pip install matplotlib")
+    return result_file(text)

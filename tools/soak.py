@@ -33,7 +33,7 @@ import reference as ref  # noqa: E402
 
 import npfsn  # noqa: E402
 from npfsn.bench.start import peak_memory_mb  # noqa: E402
-from tools.results import result_file  # noqa: E402
+from tools.results import picture_file, result_file  # noqa: E402
 
 KINDS = ("speech", "noise", "silence", "faint", "clicks")
 BLOCK_SECONDS = 10
@@ -436,7 +436,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-reference", action="store_true", help="only time and memory")
     parser.add_argument("--silence", action="store_true", help="ten minutes of each kind, timed")
     parser.add_argument("--json", metavar="FILE", type=result_file, help="also write the figures")
-    parser.add_argument("--picture", metavar="FILE", type=result_file, help="also draw them")
+    parser.add_argument("--picture", metavar="FILE", type=picture_file, help="also draw them")
     args = parser.parse_args(argv)
     if not args.hours >= 1 / 60:
         parser.error("--hours: expected a minute (0.0167) or more")
