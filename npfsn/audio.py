@@ -40,8 +40,8 @@ Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
 #: Samples (frames x channels) handled at once. Small enough for any machine, large enough that the
-#: matrix products of a block are worth their overhead, and several blocks can be under way.
-BLOCK_SAMPLES = 1 << 18
+#: matrix products of a block are worth their overhead.
+BLOCK_SAMPLES = 1 << 16
 
 # Nine tags so long fit where headers may have 16 KB.
 _TAG_BYTES = 1024

@@ -121,6 +121,10 @@ def test_kernels_return_and_raise_nothing() -> None:
                     assert node.value is None, function.name
 
 
+#: What llvm makes vectors of only where it sees no loop around it.
+SEEN_ALONE = {"_apply_row"}
+
+
 def test_what_one_kernel_calls_is_inlined() -> None:
     """A kernel that another calls by name is compiled on its own and once more in the other."""
     callers: dict[str, set[str]] = {}
@@ -135,7 +139,8 @@ def test_what_one_kernel_calls_is_inlined() -> None:
                         callers.setdefault(called, set()).add(function.name)
     assert len(callers.keys() & compiled.keys()) > 15
     for name, found in compiled.items():
-        assert found == "inlined" or len(callers.get(name, ())) != 1, name
+        once = len(callers.get(name, ())) == 1
+        assert (found == "kernel") if name in SEEN_ALONE else (found == "inlined" or not once), name
 
 
 def test_compiled_code_comes_from_files_that_the_cache_looks_at() -> None:
