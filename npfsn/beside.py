@@ -52,12 +52,15 @@ class Beside:
     def possible(host: RecurrentPass, *stacks: RecurrentPass) -> bool:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
-        Not in int8, whose weights are near as it is, and where tiles do not ask at all. Of weights,
-        they take along floats or halves.
+        Not in int8, whose weights are near as it is, and where tiles do not ask at all. They take
+        along weights of their own type, or halves.
         """
-        own, others = _weights(host)[0].dtype, {w.dtype for s in stacks for w in _weights(s)}
-        fits = others <= {own} or (own == np.float32 and others == {np.dtype(products.HALF_BITS)})
-        return bool(products.ASKS) and own != np.int8 and fits
+        tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
+        own = {weight.dtype for weight in tiles}
+        others = {weight.dtype for stack in stacks for weight in _weights(stack)}
+        floats, halves = {np.dtype(np.float32)}, {np.dtype(products.HALF_BITS)}
+        fits = own in (floats, halves) and (others <= own or (own == floats and others == halves))
+        return bool(products.ASKS) and fits
 
     def __len__(self) -> int:
         """Count the pieces."""

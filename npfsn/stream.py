@@ -252,6 +252,7 @@ class Stream:
             at += n * hop
         if flow:
             flow.end()
+            self.bind_blocks().network_pass.forget()
 
     def _begin(self, x: np.ndarray, out: np.ndarray) -> int:
         """Take the first hops at once, of which nothing is complete, if there are as many.

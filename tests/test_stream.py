@@ -603,6 +603,40 @@ def test_blocks_under_way_together_are_the_same(
     np.testing.assert_array_equal(ends[2], ends[0])
 
 
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_a_bottleneck_of_one_band_forgets_what_it_did_ahead(cell: str) -> None:
+    """It is a layer of one unit, too: what it did ahead is worth nothing after other frames."""
+    enhancer = npfsn.Enhancer(small_model(
+        "fast_fullsubnet", cell, num_mels=1, noisy_input_num_neighbors=0, look_ahead=0,
+        shrink_size=1,
+    ))  # fmt: skip
+    x = noise(240 * 256)
+    want = [enhancer.step(hop) for hop in x.reshape(-1, 256)]
+    for more in range(40):  # sometimes, the last block is one frame
+        enhancer.reset()
+        cuts = np.cumsum([64 + more, 1, 64 + more]) * 256
+        given = [enhancer.process(part) for part in np.split(x, cuts)]
+        np.testing.assert_array_equal(np.concatenate(given), np.concatenate(want))
+
+
+@pytest.mark.parametrize("halves", [
+    "bottleneck.sequence_model.weight_hh_l0", "bottleneck.sequence_model.weight_hh_l1",
+    "bottleneck.sequence_model.weight_ih_l1", "bottleneck", "decoder_lstm.1", "encoder", "decoder",
+])  # fmt: skip
+def test_weights_of_two_types_in_one_model(halves: str) -> None:
+    """Tiles that take rows along know one type of weights of their own, and one of others."""
+    model = small_model("fast_fullsubnet", num_mels=40)
+    tensors = {
+        name: tensor.astype(np.float16) if name.startswith(halves) else tensor
+        for name, tensor in model.tensors.items()
+    }
+    model = Model(model.architecture, model.config, tensors)
+    x, enhancer = noise(100 * 256), npfsn.Enhancer(model)
+    want = [enhancer.step(hop) for hop in x.reshape(-1, 256)]
+    enhancer.reset()
+    np.testing.assert_array_equal(enhancer.process(x), np.concatenate(want))
+
+
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
 def test_whole_signals_are_the_same_without_blocks_under_way(
     norm: str, monkeypatch: pytest.MonkeyPatch
