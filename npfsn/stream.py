@@ -92,6 +92,7 @@ class Stream:
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
         self.state = states.zeros({**self.fields(), **(more or {})})
+        self._remembered = [self.state[name] for name in network.fields()]  # by the network
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
@@ -294,8 +295,8 @@ class Stream:
         if self._hops_before[0] == 0:
             if self._many is not None and self._many.flow:
                 self._many.flow.end()
-            for name in self.network.fields():
-                self.state[name].fill(0)
+            for array in self._remembered:
+                array.fill(0)
             self._begin_network()
             self.began[0], self.silent[0] = 1 + self.clock[1], 0
             kernels.find_start(x, *where)
