@@ -20,8 +20,7 @@ from .kernels.vector import PANEL
 from .layers import RecurrentPass
 from .program import Program
 
-_FIELDS = products.PIECE.names or ()
-_NOTHING = dict.fromkeys(_FIELDS, 0)
+_NOTHING = dict.fromkeys(products.PIECE.names or (), 0)
 _DONE = dict(kernels.LAYER.fields or {})["done"][1]  # where it lies in a LAYER
 _PANEL_BYTES = 4 * PANEL
 
@@ -46,7 +45,8 @@ class Beside:
             table["queue"] = self.queue.ctypes.data
         self._lines: list[np.ndarray] = []
         self._division = 0, 0  # pieces and lines of the first of two blocks
-        self._kept: list[Any] = [host]  # whatever pieces tell of: tables keep nothing alive
+        self._host = host
+        self._kept: list[Any] = []  # whatever else pieces tell of: tables keep nothing alive
 
     @staticmethod
     def possible(host: RecurrentPass, *stacks: RecurrentPass) -> bool:
@@ -132,9 +132,10 @@ class Beside:
         """Say that what is added from here on works on another block."""
         self._division = len(self._pieces), len(self._lines)
 
-    def write(self, program: Program, stage: str) -> None:
+    def write(self, program: Program) -> None:
         """Make it a part of a program that all pieces are due in what follows."""
-        program.add("begin_queue", self.queue, 0, len(self.pieces), stage=stage, owner=self)
+        end, stage = len(self.pieces), self._host.weights.key
+        program.add("begin_queue", self.queue, 0, end, stage=stage, owner=self)
 
     def begin(self, frames: int, others: int) -> None:
         """Make the pieces of two blocks due, of so many frames; no frames: none of that block."""

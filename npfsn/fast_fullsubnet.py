@@ -317,7 +317,7 @@ class Pass(network.Pass):
             # A stream: between two frames, caches do not keep all weights.
             beside = Beside(self.bottleneck)
             beside.ahead(decoder)
-            beside.write(core, net.bottleneck.key)
+            beside.write(core)
         result = self.bottleneck.write(core, units.reshape(-1, size), every=shrink)
         if frames == 1:  # in a hurry: no frame shall have all of a block's work
             self.bottleneck.spread(core)

@@ -9,7 +9,7 @@ import numpy as np
 from .beside import Beside
 from .program import Program
 
-_SHORT = 12
+_SHORT = 12  # frames of a short block (`Flow.size`)
 
 
 class Parts(NamedTuple):

@@ -404,7 +404,7 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
         return
     program, beside = Program(), Beside(bound)
     beside.ahead([later])
-    beside.write(program, "net")
+    beside.write(program)
     result = bound.write(program, x := np.zeros((64, 5), np.float32))
     # The first layer's inputs have too few steps to share them.
     place_of_queue = beside.queue.ctypes.data
@@ -520,6 +520,10 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
         if frames > 1:
             assert (bound.parts() is not None) == products.ASKS
+            continue
+        weight = network.decoder[0].layers[0].recurrent.weights[0]
+        queues = [owner for owner in bound.program.owners if isinstance(owner, Beside)]
+        assert [queue.pieces["ask"][0] for queue in queues] == [weight.ctypes.data][: products.ASKS]
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
