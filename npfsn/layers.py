@@ -264,7 +264,7 @@ class RecurrentPass:
     def __init__(
         self, weights: Recurrent, state: State, units: int, frames: int, turn: int = 0
     ) -> None:
-        self.weights, self.units, self.turn = weights, units, turn
+        self.weights, self.units = weights, units
         self.every = 1  # frames of which one has a result (`write`)
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
@@ -291,9 +291,9 @@ class RecurrentPass:
             self.layers["input"][i] = self.inputs[i].table[0]
             self.layers["recurrent"][i] = self.recurrent[i].table[0]
             self.layers["r"][i] = place(self.r[i])
+            self.layers["turn"][i] = (turn + i) % 2
             for name, array in self.states[i].items():
                 self.layers[name][i] = place(array)
-        self.forget()
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
@@ -312,7 +312,6 @@ class RecurrentPass:
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""
         self.layers["done"] = 0
-        self.layers["waits"] = (self.turn + np.arange(len(self.layers))) % 2
 
     def begin(self) -> None:
         """Write down the recurrent products of the first frame: the state is all zeros."""

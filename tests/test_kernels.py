@@ -204,11 +204,11 @@ def draw_stack(spec: Sequence, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def play(bound: RecurrentPass, x: np.ndarray) -> np.ndarray:
-    """Run a stack over its next frames, x [T U, C]."""
+def play(bound: RecurrentPass, x: np.ndarray, frame: int = 0) -> np.ndarray:
+    """Run a stack over its next frames, x [T U, C], `frame` the first of them."""
     program = Program()
     result = bound.write(program, x)
-    program.play(0, len(x) // bound.units)
+    program.play(frame, len(x) // bound.units)
     return result[: len(x)]
 
 
@@ -318,7 +318,7 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
     def run() -> np.ndarray:
         out, done = [], []
         for frame in x:
-            out.append(play(bound, frame).copy())
+            out.append(play(bound, frame, len(out)).copy())
             done.append(bound.layers["done"].tolist())
         assert done == [[0, every], [every, 0]] * 3
         return np.concatenate(out)
@@ -329,6 +329,15 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
         array.fill(0)
     bound.forget()
     np.testing.assert_array_equal(run(), first)
+    # Whose turn it is hangs on the frame, not on where the work began.
+    for array in own.values():
+        array.fill(0)
+    bound.begin()  # no product is left to do for the first frame
+    play(bound, x[0], 0)
+    assert bound.layers["done"].tolist() == [0, 0]
+    for frame in range(1, 5):
+        play(bound, x[0], frame)
+        assert bound.layers["done"].tolist() == ([every, 0] if frame % 2 else [0, every])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ LAYER = np.dtype(
         # Panels of r that are ready for the first n units of the next cell. Unless it is 0, these
         # units of h are in the recurrent product's q.
         ("done", np.int64),
-        ("waits", np.int64),  # of one unit: the next frame is not this layer's turn (`recur`)
+        ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or in odd frames (`recur`)
     ]
 )
 
@@ -194,15 +194,16 @@ def finish_queue(queue):
 
 
 @inlined
-def recur(x, layer, stack, y):
+def recur(x, frame, layer, stack, y):
     """Run an LSTM or GRU layer over T frames for U units.
 
     x      f32[T U, X]      inputs, frame after frame
+    frame  int              index of the first one
     layer  LAYER
     stack  STACK            what it shares with the other layers
     y      f32[>= T U, H]   hidden states
 
-    Updates: layer's h, c, r, done and waits, the stack's p and r, y.
+    Updates: layer's h, c, r and done, the stack's p and r, y.
     """
     h, c, r = f32_2d(layer.h), f32_2d(layer.c), f32_2d(layer.r)
     p, r_few, gates = f32_2d(stack.p), f32_2d(stack.r), stack.gates
@@ -261,10 +262,8 @@ def recur(x, layer, stack, y):
             # frame multiplies late and, once its cell is done, at once for the next, which finds
             # the weights in a nearer cache; the next has none to read. Layers take turns. (One that
             # tiles of another stack have begun is not late.)
-            if n_unit == 1 and n_frame == 1 and late:
-                if layer.waits == 0:
-                    work_ahead(place_of(layer), gates * n_panel)
-                layer.waits = 0
+            if n_unit == 1 and n_frame == 1 and late and frame % 2 == layer.turn:
+                work_ahead(place_of(layer), gates * n_panel)
 
 
 @inlined

@@ -156,7 +156,7 @@ def _recur(at, n, frame, n_frame, x, n_x, out, n_out):
     a = op.arrays
     layer = carray(pointer(a[1].address), 1, LAYER)[0]
     stack = carray(pointer(a[2].address), 1, STACK)[0]
-    layers.recur(f32_2d(a[0])[: n * op.whole[0]], layer, stack, f32_2d(a[3]))
+    layers.recur(f32_2d(a[0])[: n * op.whole[0]], frame, layer, stack, f32_2d(a[3]))
 
 
 @kernel
