@@ -20,6 +20,8 @@ MAX_SAMPLE = np.float32(1e30)
 #: Output is clipped here, where only a network that amplifies the largest samples can bring it.
 LOUDEST = 1e38
 
+ONE, TWO, THREE, FOUR = (np.uint64(n) for n in range(1, 5))
+
 
 def factors(n: int) -> np.ndarray:
     """Return int64 factors of `n`: fours first, then the primes that are left."""
@@ -39,6 +41,29 @@ def twiddles(n: int) -> np.ndarray:
     return np.stack([np.cos(angle), -np.sin(angle)])
 
 
+@inlined
+def _four(re, im, first, quarter, cos, sin, k, to_re, to_im, to, stride):
+    """Transform four values, a quarter apart from `first` on; w_n^p is step k of the wheel."""
+    i1, i2, i3 = first + quarter, first + TWO * quarter, first + THREE * quarter
+    ar, ai = re[first] + re[i2], im[first] + im[i2]
+    br, bi = re[first] - re[i2], im[first] - im[i2]
+    cr, ci = re[i1] + re[i3], im[i1] + im[i3]
+    dr, di = re[i1] - re[i3], im[i1] - im[i3]
+    to_re[to], to_im[to] = ar + cr, ai + ci
+    c, s = cos[k], sin[k]
+    xr, xi = br + di, bi - dr
+    to += stride
+    to_re[to], to_im[to] = xr * c - xi * s, xr * s + xi * c
+    c, s = cos[TWO * k], sin[TWO * k]
+    xr, xi = ar - cr, ai - ci
+    to += stride
+    to_re[to], to_im[to] = xr * c - xi * s, xr * s + xi * c
+    c, s = cos[THREE * k], sin[THREE * k]
+    xr, xi = br - di, bi + dr
+    to += stride
+    to_re[to], to_im[to] = xr * c - xi * s, xr * s + xi * c
+
+
 @kernel
 def fft(z, factor, wheel, work):
     """Complex forward transform in place.
@@ -48,36 +73,23 @@ def fft(z, factor, wheel, work):
     wheel   f64[2, M]  `twiddles(M)`
     work    f64[2, M]  scratch
     """
-    size = z.shape[1]
-    n, stride = size, 1
+    # Indices without a sign: none is looked at for counting from the end, and loops are vectors.
+    size = np.uint64(z.shape[1])
+    n, stride = size, ONE
     cos, sin = wheel[0], wheel[1]
     re, im, to_re, to_im = z[0], z[1], work[0], work[1]
-    for radix in factor:
+    for f in factor:
+        radix = np.uint64(f)
         m = n // radix
         turn = size // n  # one step of w_n on the wheel of `size` steps
-        if radix == 4:
+        if radix == FOUR and stride == ONE:
             for p in range(m):
-                c1, s1 = cos[p * turn], sin[p * turn]
-                c2, s2 = cos[2 * p * turn], sin[2 * p * turn]
-                c3, s3 = cos[3 * p * turn], sin[3 * p * turn]
+                _four(re, im, p, m, cos, sin, p, to_re, to_im, FOUR * p, ONE)
+        elif radix == FOUR:
+            for p in range(m):
                 for q in range(stride):
-                    i0 = q + stride * p
-                    i1, i2, i3 = i0 + stride * m, i0 + 2 * stride * m, i0 + 3 * stride * m
-                    ar, ai = re[i0] + re[i2], im[i0] + im[i2]
-                    br, bi = re[i0] - re[i2], im[i0] - im[i2]
-                    cr, ci = re[i1] + re[i3], im[i1] + im[i3]
-                    dr, di = re[i1] - re[i3], im[i1] - im[i3]
-                    o = q + stride * 4 * p
-                    to_re[o], to_im[o] = ar + cr, ai + ci
-                    xr, xi = br + di, bi - dr
-                    o += stride
-                    to_re[o], to_im[o] = xr * c1 - xi * s1, xr * s1 + xi * c1
-                    xr, xi = ar - cr, ai - ci
-                    o += stride
-                    to_re[o], to_im[o] = xr * c2 - xi * s2, xr * s2 + xi * c2
-                    xr, xi = br - di, bi + dr
-                    o += stride
-                    to_re[o], to_im[o] = xr * c3 - xi * s3, xr * s3 + xi * c3
+                    _four(re, im, stride * p + q, stride * m, cos, sin, p * turn, to_re, to_im,
+                          FOUR * stride * p + q, stride)  # fmt: skip
         else:
             root = size // radix
             for p in range(m):
