@@ -236,7 +236,9 @@ class LiveStream(Alone):
         blocks = -(-latency // self._block)
         hop = -(-self._enhancer.frame_length * self._rate // self._enhancer.sample_rate)
         some = min(blocks * self._block, latency + hop)
-        out = self._answer(np.zeros(some, np.float32))[:latency]
+        ready = np.concatenate((self._ready, self._stream.process(np.zeros(some, np.float32))))
+        # What has come in and is not mixed in yet is as long as the latency.
+        out = mix_dry(self._dry, ready[:latency], dry_share(self._atten_lim_db))
         self._flushed, self._torn = True, False
         return out
 

@@ -154,12 +154,14 @@ def test_the_limit_of_a_live_stream_may_change(rate, block):
 @pytest.mark.parametrize(
     "rate, block",
     [(44100, 441), (48000, None), (48000, 480), (48000, 960), (24000, None), (8000, None),
-     (32000, 320), (192000, 1920), (44099, 441), (16000, 1), (48000, 1)],
+     (32000, 320), (192000, 1920), (44099, 441), (16000, 1), (48000, 1), (48000, 1920),
+     (8000, 640), (48000, 4800), (44100, 7056)],
 )  # fmt: skip
 @pytest.mark.parametrize("blocks", [0, 1, 20, 21, 22, 23, 24, 25, 26, 27])
-def test_a_live_stream_ends(delay, rate, block, blocks):
+@pytest.mark.parametrize("limit", [None, 12.0])
+def test_a_live_stream_ends(delay, rate, block, blocks, limit):
     """All that went in comes out, as late as it says; then nothing may follow but a reset."""
-    live, other = LiveStream(rate, block), LiveStream(rate, block)
+    live, other = (LiveStream(rate, block, atten_lim_db=limit) for _ in range(2))
     late, length = other.latency_samples, other.block_length
     sound = np.resize(hiss(0.3, rate), blocks * length)
     heard = np.concatenate([live.process(sound), live.flush()])
@@ -286,12 +288,13 @@ def test_what_no_live_stream_can_have(delay, arguments, error, message):
 
 
 @pytest.mark.parametrize(("rate", "block"), [(16000, 10**6), (44100, 10**6), (8000, 10**5)])
-def test_the_end_of_long_blocks_is_short(delay, rate, block):
+@pytest.mark.parametrize("limit", [None, 12.0, 0.0])
+def test_the_end_of_long_blocks_is_short(delay, rate, block, limit):
     """It takes what the latency takes, and is what it is with short ones."""
     sound = hiss(block / rate, rate)
     ends = []
     for length in (block, 1):
-        live = LiveStream(rate, length)
+        live = LiveStream(rate, length, atten_lim_db=limit)
         heard = live.process(sound)
         tracemalloc.start()
         rest = live.flush()
