@@ -208,7 +208,7 @@ def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
     try:
         said = check_norm(ABSENT_NORM if recipe.norm is None else recipe.norm)
     except NormError as error:
-        raise RecipeError(f"{recipe.name} has norm_type = {error}") from None
+        raise RecipeError(f"norm_type in {recipe.name}: {error}") from None
     origin = "recipe" if recipe.norm is not None else "recipe names none, which means this one"
     if norm is not None and norm != said:
         means = "names no norm_type, which means" if recipe.norm is None else "says"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import toml
+from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .errors import RecipeError, printable, shown
 from .reading import ReadError, open_regular, read_at
 
@@ -22,6 +23,7 @@ MAX_BYTES = 1 << 20
 #: What a model takes from the acoustics.
 ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
 ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
+_NORMS = (*CAUSAL_NORMS, *OFFLINE_NORMS)
 
 # Names of the first version of the training code, and what they are called since.
 _OLD_NAMES = {
@@ -145,13 +147,30 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
             said = shown(found["sample_rate"])
             raise RecipeError(f"{name} has sr = {shown(rate)} but sample_rate = {said}")
     norm = found.pop("norm_type", None)
-    misspelt = difflib.get_close_matches("norm_type", found, 1, 0.8) if norm is None else []
-    if misspelt:  # without one, recipes mean a norm that cannot stream: too much for a slip
-        raise RecipeError(f"{name} has {printable(misspelt[0])}, but no norm_type: is that meant?")
+    if norm is None:
+        _check_absence(name, document, found)
     if norm is not None and not isinstance(norm, str):
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
     sections = tuple(map(str, document)) if acoustics is None else ()
     return Recipe(name, _architecture(model.get("path")), found, norm, sections)
+
+
+def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+    """Refuse what may have been meant as the norm that `[model.args]` does not name.
+
+    Without one, recipes mean a norm that cannot stream: too much for a slip.
+    """
+    if near := difflib.get_close_matches("norm_type", args, 1, 0.8):
+        raise RecipeError(f"{name} has {printable(near[0])}, but no norm_type: is that meant?")
+    tables = [("[model.args]", args), ("no section", document)]
+    tables += [(f"[{key}]", table) for key, table in document.items()]
+    for where, table in tables:
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            if key == "norm_type" or (isinstance(value, str) and value in _NORMS):
+                raise RecipeError(
+                    f"{name} has {printable(key)} = {shown(value)} in {printable(where)}, but no "
+                    "norm_type in [model.args]: is that meant?"
+                )
 
 
 def _architecture(path: object) -> str | None:

@@ -37,7 +37,7 @@ def streaming(config: BaseConfig) -> str:
     if config.streams:
         return "yes"
     norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
-    return f"no: its {config.obstacle} needs the whole signal; `npfsn stream --norm {norm}` streams"
+    return f"no: its {config.obstacle} needs the whole signal; with `--norm {norm}` it streams"
 
 
 def latency(config: BaseConfig) -> str:

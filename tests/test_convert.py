@@ -538,6 +538,31 @@ def test_a_misspelt_norm_is_refused(checkpoint, recipe, capsys, key):
 
 
 @pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("[model.args]", 'norm = "forgetting_norm"'),
+        ("[model]", 'norm_type = "cumulative_laplace_norm"'),
+        ("[trainer]", 'norm_type = "cumulative_laplace_norm"'),
+        ("no section", 'norm = "offline_gaussian_norm"'),
+    ],
+)
+def test_a_misplaced_norm_is_refused(checkpoint, recipe, capsys, place, line):
+    """As a misspelt one: whoever wrote it down did not mean that there is none."""
+    text = "".join(part for part in recipe.read_text().splitlines(True) if "norm_type" not in part)
+    if place == "no section":
+        text = f"{line}\n{text}"
+    elif place in text:
+        text = text.replace(f"{place}\n", f"{place}\n{line}\n")
+    else:
+        text += f"\n{place}\n{line}\n"
+    recipe.write_text(text)
+    assert main([str(checkpoint), "-C", str(recipe)]) == 1
+    said = f"has {line.replace(chr(34), chr(39))} in {place}, but no norm_type in [model.args]"
+    assert said in capsys.readouterr().err
+    assert not Path("best_model.npz").exists()
+
+
+@pytest.mark.parametrize(
     "old, new, warning",
     [
         ("hop_length", "hop_len", "has hop_len, which is not known here: is hop_length meant"),
