@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import npfsn
@@ -383,6 +384,16 @@ def test_examples_of_the_pages_run(page: str) -> None:
     result = doctest.testfile(str(ROOT / "docs" / f"{page}.md"), module_relative=False)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a stream is what it says: hop by hop the same as at once."""
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, np.ndarray] = {}
+    exec(code, names)
+    np.testing.assert_array_equal(names["same"], names["clean"])
+    assert names["heard"].shape == names["block"].shape
 
 
 def test_there_are_examples() -> None:
