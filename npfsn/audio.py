@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
-from . import mp3
+from . import chunks, mp3
 from .aligned import AlignedStream
 from .containers import AUDIO_SUFFIXES, BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
 from .errors import AudioError, NormError
@@ -62,7 +62,8 @@ def enhance_file(
     """Enhance one sound file.
 
     Rate, channels, length, bit depth, container, level and tags (title, artist, comment, ...) are
-    kept, and the output is aligned with the input. A `dst` whose suffix differs from that of `src`
+    kept, and the output is aligned with the input. Time code and markers of WAV and AIFF files
+    (`bext`, `iXML`, `cue`, ...) stay in these. A `dst` whose suffix differs from that of `src`
     names another container; bit depth and tags are kept where that container has them. Channels
     are enhanced one by one. A rate other than the model's is changed and changed back, which limits
     the band to the model's. Samples that are not finite become zero, and are counted in the report.
@@ -118,10 +119,14 @@ def enhance_file(
     with _open_source(src) as source:
         _check_destination(src, dst, overwrite)
         container, subtype, endian = target_format(source, src, dst)
+        with bytes_of(src) as file:
+            notes = chunks.notes(file, source.format, os.fstat(file.fileno()).st_size)
         try:
             with (
                 complete_or_absent(dst, overwrite) as partial,
-                contextlib.closing(_Sink(partial, dst, source, container, subtype, endian)) as sink,
+                contextlib.closing(
+                    _Sink(partial, dst, source, container, subtype, endian, notes)
+                ) as sink,
             ):
                 try:
                     heard, ready = _run(source, sink, src, model, options, atten_lim_db, progress)
@@ -412,6 +417,8 @@ class _Sink:
         Gives rate, channels and tags.
     container, subtype, endian : str
         In soundfile's terms.
+    notes : list of Note
+        What the input says beside its sound.
     """
 
     def __init__(
@@ -422,8 +429,10 @@ class _Sink:
         container: str,
         subtype: str,
         endian: str,
+        notes: list[chunks.Note],
     ) -> None:
         self.n_clipped = 0
+        self._notes = notes
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
         self._channels = source.channels
@@ -483,6 +492,7 @@ class _Sink:
         try:
             self._file.close()
             self._keep_channel_mask()
+            self._keep_notes()
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written = written.frames
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
@@ -509,6 +519,13 @@ class _Sink:
             if at >= 8 and head[at : at + 2] == b"\xfe\xff":  # WAVE_FORMAT_EXTENSIBLE
                 file.seek(at + 20)
                 file.write(self._channel_mask.to_bytes(4, "little"))
+
+    def _keep_notes(self) -> None:
+        """Repeat time code, markers and such, where the output is a file of the same kind."""
+        if self._notes:
+            with open(self._partial, "r+b") as file:
+                left = chunks.append(file, self._notes)
+            self.tags_left_out += [note.kind for note in left]
 
     def close(self) -> None:
         """Close the file, whatever state it is in: Windows removes none that is open."""

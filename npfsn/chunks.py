@@ -1,4 +1,4 @@
-"""Containers made of chunks: how far the chunks reach.
+"""Containers made of chunks: how far the chunks reach, and what some say beside the sound.
 
 A chunk is a name, a size and that many bytes. libsndfile follows the sizes as long as they make
 sense and takes what lies behind for something else. Where the size of the sound is too small, the
@@ -8,6 +8,7 @@ rest of the sound is what lies behind.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 # What a whole file is called, in front of its chunks: another one has no place among them.
@@ -16,6 +17,31 @@ WHOLE = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"dns.")
 _NAME = re.compile(rb"[\w ()]{4}")
 # Programs that do not know a length yet (pipes) write one that is not exceeded: this or more.
 UNKNOWN_LENGTH = 0x7FFF0000
+
+
+# What programs for recordings look for, and libsndfile leaves out: time code and origin of a
+# broadcast WAV, what a recorder wrote of its take, markers and their names (in a LIST), loops.
+_RIFF_NOTES = (b"bext", b"iXML", b"cue ", b"adtl", b"smpl")
+_NOTES = {"WAV": _RIFF_NOTES, "WAVEX": _RIFF_NOTES, "AIFF": (b"MARK", b"INST")}
+# Bytes that are kept of them, and what each counts as besides its content: no file takes more.
+_MOST_NOTES, _NOTE_COST = 4 << 20, 1 << 10
+_LARGEST_FILE = (1 << 32) - 1024
+
+
+class Note(NamedTuple):
+    """A chunk that a file has beside its sound."""
+
+    head: bytes  # the first four bytes of the file
+    name: bytes
+    kind: str  # what to call it
+    content: bytes | None  # None: there is no room for it
+
+
+class _Chunk(NamedTuple):
+    name: bytes
+    start: int  # of its content
+    size: int  # as it says
+    end: int  # where the next one begins
 
 
 class _Layout(NamedTuple):
@@ -68,19 +94,72 @@ def end(file: BinaryIO, container: str, n_bytes: int) -> int:
     layout = _LAYOUTS.get(container)
     if layout is None:
         return n_bytes
-    if head.startswith(b"RIFX"):
-        layout = _IFF
-    return min(_end(file, layout, n_bytes), n_bytes)
+    at = layout.first
+    for chunk in _chunks(file, _turned(layout, head), n_bytes):
+        at = chunk.end
+    return min(at, n_bytes)
 
 
-def _end(file: BinaryIO, layout: _Layout, n_bytes: int) -> int:
-    """Go from chunk to chunk as long as there are any; return where the last one says it ends."""
+def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
+    """Return what a WAV or AIFF file says beside the sound that is true of the enhanced one, too.
+
+    Parameters
+    ----------
+    file, container, n_bytes
+        As of `end`.
+    """
+    if container not in _NOTES:
+        return []
+    file.seek(0)
+    head, found, room = file.read(4), dict[tuple[bytes, int], Note](), _MOST_NOTES
+    for chunk in _chunks(file, _turned(_LAYOUTS[container], head), n_bytes):
+        file.seek(chunk.start)
+        kind = file.read(4) if chunk.name == b"LIST" else chunk.name
+        if kind not in _NOTES[container] or chunk.start + chunk.size > n_bytes:
+            continue
+        content, need = None, _NOTE_COST + chunk.size
+        if need <= room:
+            file.seek(chunk.start)
+            content, room = file.read(chunk.size), room - need
+        # However many there are no room for: one of a kind is enough to tell of.
+        key = kind, chunk.start if content is not None else -1
+        found[key] = Note(head, chunk.name, kind.decode().strip(), content)
+    return [*found.values()]
+
+
+def append(file: BinaryIO, found: list[Note]) -> list[Note]:
+    """Append notes to a complete file, open to read and write; return those that do not fit.
+
+    These are what there was no room for, and what another container has.
+    """
+    head, n_bytes, left = file.read(4), file.seek(0, 2), []
+    order: Literal["little", "big"] = "little" if head == b"RIFF" else "big"
+    for note in found:
+        content = note.content
+        if content is None or note.head != head or n_bytes + len(content) > _LARGEST_FILE:
+            left.append(note)
+            continue
+        chunk = note.name + len(content).to_bytes(4, order) + content
+        n_bytes += file.write(bytes(n_bytes % 2) + chunk + bytes(len(content) % 2))
+    file.seek(4)
+    if len(left) < len(found):
+        file.write((n_bytes - 8).to_bytes(4, order))
+    return left
+
+
+def _turned(layout: _Layout, head: bytes) -> _Layout:
+    """Return the layout of a file that begins so: a RIFF may be one of big numbers."""
+    return _IFF if head.startswith(b"RIFX") else layout
+
+
+def _chunks(file: BinaryIO, layout: _Layout, n_bytes: int) -> Iterator[_Chunk]:
+    """Go from chunk to chunk as long as there are any."""
     at, long = layout.first, None
     head = layout.name + layout.size
     while at + head <= n_bytes:
         file.seek(at)
         name = file.read(layout.name)
-        size = int.from_bytes(file.read(layout.size), layout.order)
+        size = said = int.from_bytes(file.read(layout.size), layout.order)
         if name[:4] in WHOLE or not _NAME.match(name):
             break
         if name == b"ds64":  # the true size of `data`
@@ -89,10 +168,10 @@ def _end(file: BinaryIO, layout: _Layout, n_bytes: int) -> int:
             size = n_bytes if long is None else long
         if layout.own and size < head:  # damaged
             break
+        start = at + head
         at += size if layout.own else head + size
-        if at >= n_bytes:
-            break
-        file.seek(at)
-        if not _NAME.match(file.read(4)):  # else its padding has been forgotten
-            at += -at % layout.even
-    return at
+        if at < n_bytes:
+            file.seek(at)
+            if not _NAME.match(file.read(4)):  # else its padding has been forgotten
+                at += -at % layout.even
+        yield _Chunk(name, start, said, at)

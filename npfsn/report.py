@@ -29,7 +29,8 @@ class FileReport:
     peak : float
         Largest input sample, of full scale.
     tags_left_out : tuple of str
-        Tags of the input that the container of the output cannot hold.
+        Tags of the input that the container of the output cannot hold, time code and markers
+        (`bext`, `cue`, ...) included.
     """
 
     samples: int

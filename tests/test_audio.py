@@ -275,6 +275,82 @@ def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
     assert found["album"] == "x" and not found.get("title")
 
 
+def chunk(name: bytes, content: bytes, order: str = "little") -> bytes:
+    return name + len(content).to_bytes(4, order) + content + bytes(len(content) % 2)
+
+
+def with_chunks(path: Path, before: bytes, behind: bytes) -> Path:
+    """Put chunks in front of a file's sound, and behind it."""
+    data = path.read_bytes()
+    order = "little" if data.startswith(b"RIFF") else "big"
+    at = data.index(b"data" if order == "little" and data[:4] == b"RIFF" else b"SSND")
+    data = data[:at] + before + data[at:] + bytes(len(data) % 2) + behind
+    path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, order) + data[8:])
+    return path
+
+
+BEXT = chunk(b"bext", b"a recorder".ljust(602, b"\0"))
+CUE = chunk(b"cue ", (1).to_bytes(4, "little") + bytes(range(24)))
+LABEL = chunk(b"LIST", b"adtl" + chunk(b"labl", b"\1\0\0\0a mark\0"))
+IXML = chunk(b"iXML", b"<BWFXML/>!")  # an odd number of bytes follows it
+SMPL = chunk(b"smpl", b"\7" * 37)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("n_frame", [0, 999, 16000])
+def test_time_codes_and_markers_are_kept(delay, tmp_path, subtype, n_frame):
+    """Of a WAV file in a WAV file, byte by byte; another container has no place for them."""
+    src = tmp_path / "a.wav"
+    sf.write(src, noise(n_frame), 16000, subtype)
+    plain = enhance_file(src, tmp_path / "plain.wav")
+    with_chunks(src, BEXT + chunk(b"JUNK", b"x" * 9), CUE + LABEL + SMPL + IXML)
+    report = enhance_file(src, tmp_path / "b.wav")
+    data = (tmp_path / "b.wav").read_bytes()
+    assert data == enlarged((tmp_path / "plain.wav").read_bytes(), BEXT + CUE + LABEL + SMPL + IXML)
+    assert report.tags_left_out == plain.tags_left_out == ()
+    enhance_file(tmp_path / "b.wav", tmp_path / "c.wav")  # nothing is lost or doubled
+    for each in (BEXT, CUE, LABEL, IXML, SMPL):
+        assert (tmp_path / "c.wav").read_bytes().count(each) == 1
+    if n_frame and subtype != "FLOAT":
+        report = enhance_file(src, tmp_path / "b.flac")
+        assert report.tags_left_out == ("bext", "cue", "adtl", "smpl", "iXML")
+
+
+def enlarged(data: bytes, more: bytes) -> bytes:
+    data += bytes(len(data) % 2) + more
+    return data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:]
+
+
+def test_markers_of_aiff_files_are_kept(delay, tmp_path):
+    src = tmp_path / "a.aiff"
+    sf.write(src, noise(4000), 16000)
+    mark = chunk(b"MARK", bytes([0, 1, 0, 1, 0, 0, 0, 9, 4]) + b"here\0", "big")
+    with_chunks(src, mark, b"")
+    assert enhance_file(src, tmp_path / "b.aiff").tags_left_out == ()
+    assert (tmp_path / "b.aiff").read_bytes().endswith(mark)
+    assert enhance_file(src, tmp_path / "b.wav").tags_left_out == ("MARK",)
+    assert b"MARK" not in (tmp_path / "b.wav").read_bytes()
+
+
+def test_chunks_without_measure_are_not_kept(delay, tmp_path):
+    """Memory stays bounded; each kind is named once."""
+    src = tmp_path / "a.wav"
+    sf.write(src, noise(4000), 16000)
+    with_chunks(src, chunk(b"bext", bytes(5 << 20)), chunk(b"cue ", b"") * 5000 + IXML)
+    report = enhance_file(src, tmp_path / "b.wav")
+    assert report.tags_left_out == ("bext", "cue", "iXML")
+    assert (tmp_path / "b.wav").read_bytes().count(chunk(b"cue ", b"")) == 4096
+
+
+def test_chunks_that_are_cut_off_are_no_notes(delay, tmp_path):
+    src = tmp_path / "a.wav"
+    sf.write(src, noise(4000), 16000)
+    data = with_chunks(src, b"", BEXT).read_bytes()[:-1]
+    src.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
+    assert enhance_file(src, tmp_path / "b.wav").tags_left_out == ()
+    assert b"bext" not in (tmp_path / "b.wav").read_bytes()
+
+
 def test_tags_that_nobody_can_read_are_left_out(delay, tmp_path):
     src = tagged(tmp_path / "a.wav", {"title": "GrXXe", "artist": "Someone"})
     src.write_bytes(src.read_bytes().replace(b"GrXXe", b"Gr\xfc\xdfe"))  # Latin-1
