@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StreamEndedError,
     )
     from .live_stream import LiveStream
+    from .report import FileReport
     from .weights import Model, load_model, save_model
     from .whole import enhance
 

@@ -80,7 +80,8 @@ def enhance_file(
     overwrite : bool
         Replace `dst` if it exists.
     progress : callable
-        Called after each block with the seconds of audio done and the seconds there are.
+        Called after each block, or with an offline norm after each channel, with the seconds of
+        audio done and the seconds there are.
 
     Returns
     -------

@@ -106,12 +106,13 @@ examples:
 
 Use headphones: a microphone that hears its own loudspeaker howls. Another program gets the clean
 voice through a virtual cable (PulseAudio and PipeWire: module-null-sink; BlackHole; VB-CABLE) as
-the output. Where a device refuses the model's sample rate, its own is used and changed.
+the output. Where a device refuses the model's sample rate, one that both take is used and changed.
 
 Needs the package sounddevice: pip install sounddevice
+On Linux also the library PortAudio, such as by: apt install libportaudio2
 
-exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 143 terminated,
-129 the terminal is gone.
+exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 130 interrupted before it
+began, 143 terminated, 129 the terminal is gone.
 """
 
 _INFO_EPILOG = """\
@@ -364,7 +365,7 @@ def _add_bench(commands: Any) -> None:
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
     )
     parser.add_argument(
-        "--cold", action="store_true", help="also time a start that must compile (10 to 20 seconds)"
+        "--cold", action="store_true", help="also time a start that must compile (some 10 seconds)"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
@@ -550,7 +551,7 @@ def _warmup(args: argparse.Namespace) -> int:
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        say("compiling what is not there yet, half a minute the first time ...")
+        say("compiling what is not there yet, up to half a minute the first time ...")
     warm_up(model, progress=progress)
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")

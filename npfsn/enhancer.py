@@ -57,7 +57,7 @@ class Enhancer(Alone):
     ModelError
         The model file is missing, damaged or not a model.
     NormError
-        The model's norm needs the whole signal; `norm` names one that does not.
+        The norm is unknown, or the model's needs the whole signal: `norm` names one that does not.
     TypeError, ValueError
         An option has a value of another type, or one that it cannot have.
 

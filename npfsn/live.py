@@ -129,7 +129,9 @@ def _channels(sd: Any, device: int | str | None) -> int:
 def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
     """Return the model's rate if both devices take it, or another one that they take."""
     first: Exception | None = None
-    for rate in (own, *COMMON_RATES):
+    kinds = zip(devices, ("input", "output"), strict=True)
+    theirs = [round(sd.query_devices(*each)["default_samplerate"]) for each in kinds]
+    for rate in (own, *theirs, *COMMON_RATES):
         try:
             sd.check_input_settings(devices[0], channels=1, dtype="float32", samplerate=rate)
             sd.check_output_settings(

@@ -75,7 +75,7 @@ def halved(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Round a matrix to half precision; one with values too large for it stays as it is.
 
     What gives the mask is kept so where all else has eight bits: with eight it would be the cause
-    of nine tenths of the error. So are the weights of features whose products stay in floats.
+    of most of the error. So are the weights of features whose products stay in floats.
     """
     with np.errstate(over="ignore"):
         half = weight.astype(np.float16)

@@ -12,7 +12,8 @@ class FileReport:
     Attributes
     ----------
     samples : int
-        Frames, that is samples per channel: of the input and, exactly as many, of the output.
+        Frames, that is samples per channel: of the input, and as many of the output. (ADPCM comes
+        in blocks, of which the last one is filled up with zeros.)
     seconds : float
         The same in seconds of audio.
     channels, sample_rate : int

@@ -89,7 +89,11 @@ def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause
             return "  0 mic, fake (1 in, 0 out)\n  1 ears, fake (0 in, 2 out)"
         if isinstance(device, str):
             raise ValueError(f"No {kind} device matching {device!r}")
-        return {"name": {"input": "mic", "output": "ears"}[kind], "max_output_channels": outputs}
+        return {
+            "name": {"input": "mic", "output": "ears"}[kind],
+            "max_output_channels": outputs,
+            "default_samplerate": float((*rates, 44100)[0]),
+        }
 
     def check(device=None, *, samplerate, **options):
         if samplerate not in rates:
@@ -164,6 +168,13 @@ def test_a_device_with_another_rate_is_heard_at_its_own(live):
     assert "48000 Hz; latency 65 ms" in out
     heard, late = np.concatenate(sd.heard)[:, 0], 3 * LATENCY + 60
     np.testing.assert_allclose(heard[late + 500 :], sound[500 : len(heard) - late], atol=2e-3)
+
+
+def test_a_rate_that_is_none_of_the_common_ones(live):
+    """The devices' own: a headset's, say."""
+    sd = sound_system(hiss(0.2, 32000), rates=(32000,))
+    live(sd)
+    assert sd.opened["samplerate"] == 32000
 
 
 def test_rates_that_nobody_takes(live):

@@ -411,7 +411,10 @@ def _main(arguments: list[str] | None) -> None:
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
     mixing.add_argument("audio", type=Path, help="folder of speech_* and noise_* at 16 kHz")
     mixing.add_argument("out", type=Path, help="folder to make")
-    mixing.add_argument("--snr", type=int, nargs="+", default=[0, 5, 10, 15])
+    mixing.add_argument(
+        "--snr", metavar="DB", type=int, nargs="+", default=[0, 5, 10, 15],
+        help="levels of speech over noise (default: 0 5 10 15)",
+    )  # fmt: skip
     judging = commands.add_parser("judge", help="print the table of a folder of pairs")
     judging.add_argument("pairs", type=Path, help=pairs_help)
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")

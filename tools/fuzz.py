@@ -4,9 +4,10 @@
     python -m tools.fuzz --cases 100000 --jobs 8  # a night's worth
     python -m tools.fuzz --reader audio --seed 7 --only 1234   # one case again
 
-Case n of a reader is a whole file with some damage; the file and the damage follow from the seed
-and n alone. A case passes if the reader returns something that holds what it promises or raises an
-`NpfsnError` of one line, and in doing so
+Case n of a reader is a whole file with some damage; both follow from the seed and n, but for what
+libsndfile writes differently each time (numbers in Ogg files, the time in WAV files of floats). A
+case passes if the reader returns something that holds what it promises or raises an `NpfsnError` of
+one line, and in doing so
 
 * takes less than `TIME_LIMIT` seconds,
 * stays within a fixed address space,
@@ -289,7 +290,8 @@ def run_audio(path: Path) -> Outcome:
             raise Violation("an error, and an output") from None
         raise
     with sf.SoundFile(target) as file:
-        if file.frames != report.samples or not len(file.read()) == file.frames:
+        filled = 4096 if "ADPCM" in file.subtype else 0  # the last block
+        if not 0 <= file.frames - report.samples <= filled or len(file.read()) != file.frames:
             raise Violation(f"the output has {file.frames} samples, not {report.samples}")
     target.unlink()
     return "read"
@@ -541,7 +543,7 @@ def main(argv: list[str] | None = None) -> int:
             kind = fault.strip().splitlines()[-1][:80]
             kinds[kind] += 1
             if kinds[kind] <= 2:
-                print(fault, file=sys.stderr)
+                print(f"{reader}, seed {args.seed}, {fault}", file=sys.stderr)
         failed += bool(faults)
     return failed
 

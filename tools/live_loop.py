@@ -6,7 +6,7 @@ A PulseAudio server of its own gets two devices that exist in memory alone. A fi
 one that `npfsn live` listens to, what it gives to the other is recorded. With `-a 0`, which takes
 nothing out, the recording must be the file to the rounding of 16 bits: a sample lost or doubled on
 the way shows. Needs Debian's packages pulseaudio, pulseaudio-utils, libasound2-plugins and
-libportaudio2, and `pip install '.[live]'`.
+libportaudio2, and `pip install '.[live,test]'`.
 """
 
 from __future__ import annotations

@@ -218,7 +218,9 @@ def main() -> None:
         description="Make synthetic speech in noise, 16 kHz mono.",
     )
     default = Path(__file__).resolve().parent.parent / "examples" / "noisy.wav"
-    parser.add_argument("noisy", nargs="?", type=Path, default=default)
+    parser.add_argument(
+        "noisy", nargs="?", type=Path, default=default, help="default: examples/noisy.wav"
+    )
     parser.add_argument("--clean", type=Path, help="also write the speech alone")
     parser.add_argument("--snr", type=float, default=SNR_DB, metavar="DB")
     parser.add_argument("--seed", type=int, default=SEED)

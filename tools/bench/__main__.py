@@ -1,4 +1,4 @@
-"""``python -m tools.bench``: measure side by side with the peers, and render docs/benchmark.md."""
+"""Measure side by side with the peers, and render docs/benchmark.md."""
 
 from __future__ import annotations
 

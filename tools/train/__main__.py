@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     add(training, "reuse", _count, default.reuse, "steps per batch, noises exchanged in between")
     add(training, "validation-items", _count, default.validation_items, "mixtures to judge with")
     add(training, "batch-seconds", _above_zero, default.batch_seconds, "audio per step")
-    add(training, "learning-rate", _above_zero, default.learning_rate, "between the two")
+    add(training, "learning-rate", _above_zero, default.learning_rate, "between warm-up and decay")
     add(
         training, "over-suppression", _zero_or_more, default.over_suppression,
         "extra weight of speech that is lost",

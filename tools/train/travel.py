@@ -100,15 +100,21 @@ def _read(path: Path) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Pack or unpack pools."""
-    parser = argparse.ArgumentParser(prog="python -m tools.train.travel", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train.travel",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack")
     packing.add_argument("pool", type=Path)
     packing.add_argument("folder", type=Path)
-    packing.add_argument("--quality", type=float, default=0.4)
-    packing.add_argument("--seconds", type=float)
-    packing.add_argument("--source", action="append", default=[])
-    packing.add_argument("--name")
+    packing.add_argument("--quality", type=float, default=0.4, help="0 to 1 (default: 0.4)")
+    packing.add_argument("--seconds", type=float, help="about so many (default: all)")
+    packing.add_argument(
+        "--source", action="append", default=[], help="only clips whose source begins so"
+    )
+    packing.add_argument("--name", help="of the packed pool (default: as it is)")
     unpacking = commands.add_parser("unpack")
     unpacking.add_argument("folder", type=Path)
     unpacking.add_argument("pools", type=Path)
