@@ -155,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_warmup(commands)
     _add_bench(commands)
-    parser.set_defaults(commands=tuple(commands.choices))
+    parser.set_defaults(
+        commands={name: _long_options(command) for name, command in commands.choices.items()}
+    )
     return parser
 
 
@@ -202,6 +204,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-a",
         "--atten-lim",
+        "--atten-lim-db",
+        dest="atten_lim",
         metavar="DB",
         type=_decibels,
         help="attenuate noise by at most DB: 0 changes nothing, 12 leaves some of the room "
@@ -237,7 +241,9 @@ def _add_enhance(commands: Any) -> None:
     )
     parser.add_argument(
         "-o",
+        "--output",
         "--output-dir",
+        dest="output_dir",
         metavar="DIR",
         help="where to write; the structure of folders is kept (default: beside each input). For "
         "one file also the name of its output, with a suffix such as .wav",
@@ -406,6 +412,28 @@ def _with_dashes(argv: Sequence[str]) -> list[str]:
     return spelled
 
 
+def _long_options(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def _single_dash(options: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return a slip such as -output, which would be `-o utput`: a folder of that name."""
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    slips = (word for word in before if f"-{word.partition('=')[0]}" in options)
+    return next((word for word in slips if not os.path.lexists(word)), None)
+
+
+def _near(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str | None:
+    """Return the option that one of the unknown words looks like."""
+    import difflib
+
+    for word in unknown:
+        name = word.partition("=")[0]
+        for near in difflib.get_close_matches(name, _long_options(parser), 1, 0.75):
+            return near
+    return None
+
+
 # --- the command -------------------------------------------------------------------------------
 
 
@@ -432,6 +460,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
             parser = _parser()
             known = parser.get_default("commands")
+            if slip := _single_dash(known.get(command, ()), arguments):
+                complain(f"error: {slip}: did you mean -{slip}?")
+                return EXIT_USAGE
             meant = f"npfsn enhance {command}" if command and os.path.exists(command) else None
             meant = "npfsn-convert" if command == "convert" else meant
             if command not in known and meant:
@@ -454,6 +485,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     hint = f" (for a file: npfsn enhance {files[0]})"
                 elif files and args.command == "bench":
                     hint = f" (for a model: -m {files[0]})"
+                elif near := _near(getattr(args, "parser", parser), unknown):
+                    hint = f" (did you mean {near}?)"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:
                 parser.print_help(sys.stderr)

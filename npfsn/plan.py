@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import glob
 import os
 import sys
@@ -108,6 +109,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
             n_bytes = src.stat().st_size
         except (OSError, ValueError):
             n_bytes = 0  # the job itself will say what is wrong
+        if not args.output_dir and inputs[1:] == [str(src)] == args.inputs[1:]:
+            if src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src):
+                reason = f"{os.strerror(errno.ENOENT)} (an output is named with -o {src})"
+                plan.failures.append((str(src), f"cannot read {src}: {reason}"))
+                continue
         job = Job(src, dst, n_bytes)
         (existing if there and not args.force else plan.jobs).append(job)
     if existing:

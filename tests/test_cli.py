@@ -53,6 +53,52 @@ def test_what_gets_lost_is_told(npfsn):
     assert err == ""
 
 
+def test_options_have_the_names_that_others_give_them(npfsn):
+    recording("a.wav")
+    npfsn("enhance", "a.wav", "--atten-lim-db", "0", "--output", "b.wav")
+    npfsn("enhance", "a.wav", "--atten_lim", "0", "--output-dir", "c.wav")
+    assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("enhance", "a.wav", "--atten-limit", "3"), "--atten-limit 3 (did you mean --atten-lim?)"),
+        (("enhance", "a.wav", "--outputdir=x"), "--outputdir=x (did you mean --output-dir?)"),
+        (("enhance", "a.wav", "-q", "x", "--ouput", "y"), "x --ouput y (did you mean --output?)"),
+        (("stream", "--precison", "int8"), "--precison int8 (did you mean --precision?)"),
+        (("--verson",), "--verson (did you mean --version?)"),
+        (("enhance", "a.wav", "-output", "b.wav"), "error: -output: did you mean --output?"),
+        (("stream", "-model=x.npz"), "error: -model=x.npz: did you mean --model=x.npz?"),
+    ],
+)
+def test_slips_of_the_hand_are_understood(npfsn, words, hint):
+    recording("a.wav")
+    _, err = npfsn(*words, code=2)
+    assert hint in err
+    assert [*Path().iterdir()] == [Path("a.wav")]
+
+
+def test_a_second_name_is_no_output(npfsn):
+    """As it is of other programs; of two files that are there, both are enhanced."""
+    recording("a.wav")
+    _, err = npfsn("enhance", "a.wav", "b.wav", code=1)
+    said = "cannot read b.wav: No such file or directory (an output is named with -o b.wav)"
+    assert said in err and Path("a_enhanced.wav").exists()
+    _, err = npfsn("enhance", "b.wav", "a.wav", "--force", code=1)
+    assert "an output is named" not in err
+    _, err = npfsn("enhance", "a.wav", "b.wav", "-o", "out", code=1)
+    assert "an output is named" not in err
+    recording("b.wav")
+    npfsn("enhance", "a.wav", "b.wav", "--force")
+    assert Path("b_enhanced.wav").exists()
+
+
+def test_behind_two_dashes_nothing_is_a_slip(npfsn):
+    _, err = npfsn("enhance", "--", "-output", code=1)
+    assert "cannot read -output: No such file" in err
+
+
 def test_a_file_is_no_command(npfsn):
     recording("a.wav")
     _, err = npfsn("a.wav", code=2)
