@@ -32,9 +32,9 @@ class LiveStream(Alone):
         Of what goes in and of what comes out, a whole number of Hz; the model's if not given.
         Another one is changed and changed back, which limits the band to the model's.
     block_length : int, optional
-        Blocks have so many samples, or twice, three times as many. A hop if not given, which is the
-        best choice where it is a whole number of samples, as at 48 kHz: other blocks wait for up to
-        a hop more. At 44.1 kHz, 441 wait less than a hop, rounded up. With 1, blocks have any size.
+        Samples of a block; `process` takes any multiple, too, and with 1 blocks of any size. A hop
+        if not given: the least latency where it is a whole number of samples (768 at 48 kHz).
+        Other lengths wait for up to a hop more; at 44.1 kHz, 441 for less than a rounded hop.
     model, precision, norm, on_nonfinite, norm_horizon
         As of `Enhancer`.
     atten_lim_db : float, optional
