@@ -114,7 +114,7 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
     head, found, room = file.read(4), dict[tuple[bytes, int], Note](), _MOST_NOTES
     for chunk in _chunks(file, _turned(_LAYOUTS[container], head), n_bytes):
         file.seek(chunk.start)
-        kind = file.read(4) if chunk.name == b"LIST" else chunk.name
+        kind = file.read(min(chunk.size, 4)) if chunk.name == b"LIST" else chunk.name
         if kind not in _NOTES[container] or chunk.start + chunk.size > n_bytes:
             continue
         content, need = None, _NOTE_COST + chunk.size

@@ -351,6 +351,14 @@ def test_chunks_that_are_cut_off_are_no_notes(delay, tmp_path):
     assert b"bext" not in (tmp_path / "b.wav").read_bytes()
 
 
+def test_a_list_that_is_too_short_is_no_note(delay, tmp_path):
+    src = tmp_path / "a.wav"
+    sf.write(src, noise(4000), 16000)
+    with_chunks(src, b"", b"LIST\3\0\0\0adtl")  # the fourth letter does not belong to it
+    enhance_file(src, tmp_path / "b.wav")
+    assert b"LIST" not in (tmp_path / "b.wav").read_bytes()
+
+
 def test_tags_that_nobody_can_read_are_left_out(delay, tmp_path):
     src = tagged(tmp_path / "a.wav", {"title": "GrXXe", "artist": "Someone"})
     src.write_bytes(src.read_bytes().replace(b"GrXXe", b"Gr\xfc\xdfe"))  # Latin-1
