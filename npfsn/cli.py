@@ -413,6 +413,7 @@ def _with_dashes(argv: Sequence[str]) -> list[str]:
 
 
 def _long_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the names of a command's long options, for which argparse has no public way."""
     return [name for name in parser._option_string_actions if name.startswith("--")]
 
 
@@ -423,13 +424,13 @@ def _single_dash(options: Sequence[str], arguments: Sequence[str]) -> str | None
     return next((word for word in slips if not os.path.lexists(word)), None)
 
 
-def _near(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str | None:
+def _near(options: Sequence[str], unknown: Sequence[str]) -> str | None:
     """Return the option that one of the unknown words looks like."""
     import difflib
 
     for word in unknown:
         name = word.partition("=")[0]
-        for near in difflib.get_close_matches(name, _long_options(parser), 1, 0.75):
+        for near in difflib.get_close_matches(name, options, 1, 0.75):
             return near
     return None
 
@@ -485,7 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     hint = f" (for a file: npfsn enhance {files[0]})"
                 elif files and args.command == "bench":
                     hint = f" (for a model: -m {files[0]})"
-                elif near := _near(getattr(args, "parser", parser), unknown):
+                elif near := _near(known.get(args.command, _long_options(parser)), unknown):
                     hint = f" (did you mean {near}?)"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:

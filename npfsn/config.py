@@ -19,6 +19,7 @@ CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_
 #: Those that divide by a running mean, or one of the whole signal, and do nothing else.
 DIVIDING_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "offline_laplace_norm")
 OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
+NORMS = CAUSAL_NORMS + OFFLINE_NORMS
 ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
 GATES = {"LSTM": 4, "GRU": 3}  # gates per unit
 
@@ -36,7 +37,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def check_norm(name: object) -> str:
     """Return `name` if it is one of the five norms, else raise NormError listing them."""
-    if name not in CAUSAL_NORMS + OFFLINE_NORMS:
+    if name not in NORMS:
         raise NormError(
             f"unknown norm {shown(name)}: expected one of {', '.join(CAUSAL_NORMS)} (these stream) "
             f"or {', '.join(OFFLINE_NORMS)} (these need the whole signal)"

@@ -201,16 +201,16 @@ class LiveStream(Alone):
         bad = copy_finite(block, x, self._bad, self._enhancer.on_nonfinite)
         self._torn = True
         self._n_nonfinite += bad
-        out = self._answer(x)
+        out = self._answer(x, x.size)
         self._torn = False
         return out
 
-    def _answer(self, x: Samples) -> Samples:
-        """Give as many samples as come in."""
+    def _answer(self, x: Samples, n: int) -> Samples:
+        """Take samples and give n."""
         ready = np.concatenate((self._ready, self._stream.process(x)))
         dry = np.concatenate((self._dry, x))
-        self._ready, self._dry = ready[x.size :], dry[x.size :]
-        return mix_dry(dry[: x.size], ready[: x.size], dry_share(self._atten_lim_db))
+        self._ready, self._dry = ready[n:], dry[n:]
+        return mix_dry(dry[:n], ready[:n], dry_share(self._atten_lim_db))
 
     @alone(ended=True)
     def flush(self) -> Samples:
@@ -236,9 +236,7 @@ class LiveStream(Alone):
         blocks = -(-latency // self._block)
         hop = -(-self._enhancer.frame_length * self._rate // self._enhancer.sample_rate)
         some = min(blocks * self._block, latency + hop)
-        ready = np.concatenate((self._ready, self._stream.process(np.zeros(some, np.float32))))
-        # What has come in and is not mixed in yet is as long as the latency.
-        out = mix_dry(self._dry, ready[:latency], dry_share(self._atten_lim_db))
+        out = self._answer(np.zeros(some, np.float32), latency)
         self._flushed, self._torn = True, False
         return out
 

@@ -109,8 +109,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             n_bytes = src.stat().st_size
         except (OSError, ValueError):
             n_bytes = 0  # the job itself will say what is wrong
-        if not args.output_dir and inputs[1:] == [str(src)] == args.inputs[1:]:
-            if src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src):
+            if _is_meant_as_output(args, inputs, src):
                 reason = f"{os.strerror(errno.ENOENT)} (an output is named with -o {src})"
                 plan.failures.append((str(src), f"cannot read {src}: {reason}"))
                 continue
@@ -169,6 +168,12 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
             f"folder of that name is {name}/"
         )
     return False
+
+
+def _is_meant_as_output(args: argparse.Namespace, inputs: list[str], src: Path) -> bool:
+    """Whether an input may be the output: the second of two names, and no file."""
+    second = not args.output_dir and inputs[1:] == [str(src)] == args.inputs[1:]
+    return second and src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src)
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:

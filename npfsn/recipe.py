@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import toml
-from .config import CAUSAL_NORMS, OFFLINE_NORMS
+from .config import NORMS
 from .errors import RecipeError, printable, shown
 from .reading import ReadError, open_regular, read_at
 
@@ -23,7 +23,6 @@ MAX_BYTES = 1 << 20
 #: What a model takes from the acoustics.
 ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
 ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
-_NORMS = (*CAUSAL_NORMS, *OFFLINE_NORMS)
 
 # Names of the first version of the training code, and what they are called since.
 _OLD_NAMES = {
@@ -149,7 +148,7 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     norm = found.pop("norm_type", None)
     if norm is None:
         _check_absence(name, document, found)
-    if norm is not None and not isinstance(norm, str):
+    elif not isinstance(norm, str):
         raise RecipeError(f"{name} has norm_type = {shown(norm)}: expected the name of a norm")
     sections = tuple(map(str, document)) if acoustics is None else ()
     return Recipe(name, _architecture(model.get("path")), found, norm, sections)
@@ -166,7 +165,7 @@ def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, An
     tables += [(f"[{key}]", table) for key, table in document.items()]
     for where, table in tables:
         for key, value in table.items() if isinstance(table, Mapping) else ():
-            if key == "norm_type" or (isinstance(value, str) and value in _NORMS):
+            if key == "norm_type" or (isinstance(value, str) and value in NORMS):
                 raise RecipeError(
                     f"{name} has {printable(key)} = {shown(value)} in {printable(where)}, but no "
                     "norm_type in [model.args]: is that meant?"

@@ -282,18 +282,23 @@ def chunk(name: bytes, content: bytes, order: str = "little") -> bytes:
 def with_chunks(path: Path, before: bytes, behind: bytes) -> Path:
     """Put chunks in front of a file's sound, and behind it."""
     data = path.read_bytes()
-    order = "little" if data.startswith(b"RIFF") else "big"
-    at = data.index(b"data" if order == "little" and data[:4] == b"RIFF" else b"SSND")
-    data = data[:at] + before + data[at:] + bytes(len(data) % 2) + behind
-    path.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, order) + data[8:])
+    at = data.index(b"data" if data.startswith(b"RIFF") else b"SSND")
+    path.write_bytes(enlarged(data[:at] + before + data[at:], behind))
     return path
+
+
+def enlarged(data: bytes, behind: bytes) -> bytes:
+    """Return a file with chunks behind it, which its header counts."""
+    data += bytes(len(data) % 2) + behind
+    order = "little" if data.startswith(b"RIFF") else "big"
+    return data[:4] + (len(data) - 8).to_bytes(4, order) + data[8:]
 
 
 BEXT = chunk(b"bext", b"a recorder".ljust(602, b"\0"))
 CUE = chunk(b"cue ", (1).to_bytes(4, "little") + bytes(range(24)))
 LABEL = chunk(b"LIST", b"adtl" + chunk(b"labl", b"\1\0\0\0a mark\0"))
-IXML = chunk(b"iXML", b"<BWFXML/>!")  # an odd number of bytes follows it
-SMPL = chunk(b"smpl", b"\7" * 37)
+IXML = chunk(b"iXML", b"<BWFXML/>!")
+SMPL = chunk(b"smpl", b"\7" * 37)  # an odd number
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
@@ -314,11 +319,6 @@ def test_time_codes_and_markers_are_kept(delay, tmp_path, subtype, n_frame):
     if n_frame and subtype != "FLOAT":
         report = enhance_file(src, tmp_path / "b.flac")
         assert report.tags_left_out == ("bext", "cue", "adtl", "smpl", "iXML")
-
-
-def enlarged(data: bytes, more: bytes) -> bytes:
-    data += bytes(len(data) % 2) + more
-    return data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:]
 
 
 def test_markers_of_aiff_files_are_kept(delay, tmp_path):

@@ -82,7 +82,7 @@ def fft(z, factor, wheel, work):
         radix = np.uint64(f)
         m = n // radix
         turn = size // n  # one step of w_n on the wheel of `size` steps
-        if radix == FOUR and stride == ONE:
+        if radix == FOUR and stride == ONE:  # fours side by side: a loop over p, which is long
             for p in range(m):
                 _four(re, im, p, m, cos, sin, p, to_re, to_im, FOUR * p, ONE)
         elif radix == FOUR:
