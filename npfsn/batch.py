@@ -344,7 +344,8 @@ class _Process:
     def clean_up(self) -> None:
         """Remove what it left unfinished: it is dead."""
         if self.job is not None:
-            remove_unfinished(self.job.dst.parent, self.mark)
+            for dst in (self.job.dst, self.job.dst.resolve()):  # or where a link leads
+                remove_unfinished(dst.parent, self.mark)
 
 
 def _run_workers(

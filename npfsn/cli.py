@@ -22,6 +22,7 @@ from typing import Any
 from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
 from .config import MAX_RATE, MIN_RATE
+from .errors import NpfsnError
 from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
@@ -571,6 +572,7 @@ def _warmup(args: argparse.Namespace) -> int:
     hush_compiler(True)  # this is no surprise
     started = time.perf_counter()
     with held_back():
+        from .jit import has_compiled
         from .warmup import cache_folder, warm_up
         from .weights import load_model
 
@@ -590,7 +592,12 @@ def _warmup(args: argparse.Namespace) -> int:
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")
     folder = cache_folder()
-    where = f"kept in {folder}" if folder else "but no cache can be written here"
+    if folder is None and has_compiled():
+        raise NpfsnError(
+            "no cache can be written here, so the kernels that were compiled are gone again: set "
+            "NUMBA_CACHE_DIR to a writable folder"
+        )
+    where = f"kept in {folder}" if folder else "all were there already"
     if not args.quiet:
         say(f"kernels ready after {duration(time.perf_counter() - started)}, {where}")
     return EXIT_OK

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     path : Path
         Its folder exists.
     overwrite : bool
-        Whether to replace what has that name by then.
+        Whether to replace what has that name by then. The new file has the permissions of the old
+        one and, as far as the system allows it, its owner; where a link leads to it, it still does.
 
     Raises
     ------
@@ -44,16 +46,23 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is a pipe, a device or a folder: name a file", str(path))
+    if overwrite and path.exists():  # and not a link that leads nowhere
+        path = Path(os.path.realpath(path))
     # The name does not grow with that of `path`, which may be as long as a name can be.
     partial = path.parent / f".npfsn-{_mark[0]}-{secrets.token_hex(4)}.part"
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        replaced = _of(path) if overwrite else None
+        # Until it is complete nobody else may read more of it than of what it replaces.
+        mode = 0o666 if replaced is None else 0o600 | stat.S_IMODE(replaced.st_mode) & 0o666
         try:
-            os.close(os.open(partial, flags, 0o666))
+            os.close(os.open(partial, flags, mode))
         except OSError as error:  # nobody knows that name
             raise OSError(error.errno, error.strerror, str(path)) from None
         yield partial
         _sync(partial)
+        if replaced is not None:
+            _take_after(replaced, partial)
         _publish(partial, path, overwrite)
         _sync(path.parent)
     finally:
@@ -62,6 +71,26 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
         except BaseException:  # a signal that comes right now ends the program, not its cleaning up
             _remove(partial)
             raise
+
+
+def _of(path: Path) -> os.stat_result | None:
+    """Return what the system knows of a file, or None."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _take_after(replaced: os.stat_result, partial: Path) -> None:
+    """Give a file the owner and the permissions of the one that it replaces, where that is allowed.
+
+    Permissions last: a change of owner takes some away.
+    """
+    if os.name != "nt" and (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(OSError):
+            os.chown(partial, replaced.st_uid, replaced.st_gid)
+    with contextlib.suppress(OSError):
+        os.chmod(partial, stat.S_IMODE(replaced.st_mode))
 
 
 def _remove(path: Path) -> None:

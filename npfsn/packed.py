@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .errors import ModelError, shown
 from .kernels import spectrum as kernels
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
@@ -30,12 +29,7 @@ def shared_network(model: Model, config: Any, precision: str) -> Network:
         key = (config, precision)
         network = known.pop(key, None)
         if network is None:
-            module = ARCHITECTURES.get(model.architecture)
-            if module is None or not isinstance(config, module.Config):
-                raise ModelError(
-                    f"architecture {shown(model.architecture)} with the configuration of another: "
-                    f"expected one of {', '.join(ARCHITECTURES)}, with its own"
-                )
+            module = ARCHITECTURES[model.architecture]
             network = module.Network(config, model.tensors, precision)
             _warm_up(network)
         known[key] = network  # the last one used

@@ -82,14 +82,16 @@ class Model:
         Under the checkpoint's own names; float32 or float16, C-contiguous, read-only. Those of int8
         files are the float32 values that their integers stand for.
     info : mapping of str to object
-        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`.
+        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`;
+        what JSON can hold.
 
     Raises
     ------
     TypeError
-        `config` is no Config, or a tensor is of another type.
+        `config` is no Config, a tensor is of another type, or `info` is nothing for JSON.
     ModelError
-        The tensors are not those of the configuration.
+        The configuration is not that architecture's, the tensors are not those of the
+        configuration, or one holds NaN or infinity.
 
     Examples
     --------
@@ -106,16 +108,28 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check what is inside, and make it read-only."""
+        from .models import ARCHITECTURES
+
         if not isinstance(self.config, BaseConfig):
             raise TypeError(f"config is of type {type(self.config).__name__}: expected a Config")
+        named = isinstance(self.architecture, str) and self.architecture in ARCHITECTURES
+        if not (named and isinstance(self.config, ARCHITECTURES[self.architecture].Config)):
+            raise ModelError(
+                f"architecture {shown(self.architecture)} with the configuration of another: "
+                f"expected one of {', '.join(ARCHITECTURES)}, with its own"
+            )
+        if not isinstance(self.tensors, Mapping):
+            found = type(self.tensors).__name__
+            raise TypeError(f"tensors are of type {found}: expected a mapping of names to arrays")
         for name, tensor in self.tensors.items():
             if getattr(tensor, "dtype", None) not in (np.float32, np.float16):
                 found = getattr(tensor, "dtype", type(tensor).__name__)
                 raise TypeError(f"tensor {name} is {found}: expected float32 or float16")
         check_tensors(self.config, self.tensors)
+        check_finite(self.tensors)
         tensors = {name: _frozen(tensor) for name, tensor in self.tensors.items()}
         object.__setattr__(self, "tensors", MappingProxyType(tensors))
-        object.__setattr__(self, "info", MappingProxyType(dict(self.info)))
+        object.__setattr__(self, "info", MappingProxyType(_plain(self.info)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let models travel to other processes, which read-only mappings cannot by themselves."""
@@ -142,6 +156,17 @@ class Model:
     def n_parameters(self) -> int:
         """Number of trained values: all tensors but fixed ones, such as mel filters."""
         return sum(t.size for name, t in self.tensors.items() if name not in self.config.fixed)
+
+
+def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `info`, or say why no file could hold it."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(info)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"info cannot be written as JSON: {error}") from None
+    if not isinstance(plain.get("source", {}), dict):
+        raise TypeError(f"info['source'] is {shown(plain['source'])}: expected a mapping")
+    return plain
 
 
 def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -302,8 +327,6 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     ------
     TypeError
         `model` is something else.
-    ModelError
-        A tensor holds NaN or infinity.
     OSError
         The disk is full, the folder is missing or forbidden; nothing is left behind.
         FileExistsError where a file would be replaced that shall not be.
@@ -320,7 +343,6 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         raise TypeError(
             f"model is of type {type(model).__name__}: expected a Model, see load_model"
         )
-    check_finite(model.tensors)
     header = {
         "format": FORMAT,
         "architecture": model.architecture,
@@ -399,7 +421,6 @@ def _read(file: BinaryIO, size: int) -> Model:
                 f"its tensor {printable(name)} has type {array.dtype}, expected float32 or float16"
             )
         tensors[name] = array.read()
-    check_finite(tensors)
     info = {
         "format": header["format"],
         "precision": precision,

@@ -431,6 +431,18 @@ def test_info_into_a_closed_pipe(models):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_warmup_that_nothing_is_left_of_has_failed(npfsn, monkeypatch):
+    """An image would be built, and compile at every start."""
+    monkeypatch.setattr("npfsn.warmup.warm_up", lambda *_, **__: None)
+    monkeypatch.setattr("npfsn.warmup.cache_folder", lambda: None)
+    monkeypatch.setattr("npfsn.jit.has_compiled", lambda: True)
+    for options in ([], ["-q"]):
+        _, err = npfsn("warmup", *options, code=1)
+        assert "no cache can be written here" in err and "NUMBA_CACHE_DIR" in err
+    monkeypatch.setattr("npfsn.jit.has_compiled", lambda: False)  # a cache that is only read
+    assert "all were there already" in npfsn("warmup")[0]
+
+
 @pytest.mark.slow
 def test_warmup_compiles_all_there_is(tmp_path, models):
     env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}

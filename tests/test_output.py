@@ -128,6 +128,43 @@ def test_permissions_follow_the_umask(delay, tmp_path):
 
 
 @posix
+def test_a_replaced_file_keeps_its_permissions_and_the_links_to_it(delay, tmp_path):
+    """A private recording stays private, also while it is written; a link still leads there."""
+    src = write(tmp_path / "a.wav", noise(200_000))
+    (tmp_path / "far").mkdir()
+    for name, mode in {"far/private.wav": 0o600, "read-only.wav": 0o444, "open.wav": 0o666}.items():
+        path = tmp_path / name
+        path.write_text("old")
+        path.chmod(mode)
+        seen = set()
+
+        def look(*_, folder=path.parent, seen=seen):
+            seen |= {stat.S_IMODE(each.stat().st_mode) for each in folder.glob(".npfsn-*.part")}
+
+        link = tmp_path / f"link-to-{path.name}"
+        link.symlink_to(path)
+        enhance_file(src, link, overwrite=True, progress=look)
+        assert seen and all(each & ~(mode | 0o600) == 0 for each in seen)
+        assert link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == mode
+        assert read(path)[0].shape == (200_000, 1)
+    (tmp_path / "nowhere.wav").symlink_to(tmp_path / "gone" / "b.wav")
+    enhance_file(src, tmp_path / "nowhere.wav", overwrite=True)
+    assert not (tmp_path / "nowhere.wav").is_symlink()
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may do it")
+def test_a_replaced_file_keeps_its_owner(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    path = write(tmp_path / "b.wav", noise(1000))
+    os.chown(path, 1234, 1235)
+    path.chmod(0o640)
+    enhance_file(src, path, overwrite=True)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
+
+
+@posix
 @pytest.mark.parametrize(
     "name", ["with space.wav", "ünïcödé 🎤.wav", "-dash.wav", "a'\"b.wav", "new\nline.wav"]
 )

@@ -778,13 +778,37 @@ def test_a_model_has_a_configuration_of_its_architecture():
             Enhancer(dataclasses.replace(model, architecture=wrong))
 
 
-def test_a_model_that_is_not_finite_is_not_written(tmp_path):
-    """It could not be read."""
-    tensor = np.zeros(514, np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_model_that_is_not_finite_is_none(dtype):
+    """It could not be read, and would answer with silence."""
+    tensor = np.zeros(514, dtype)
     tensor[3] = np.nan
     with pytest.raises(ModelError, match=f"{BIAS} holds NaN"):
-        save_model(changed(BIAS, tensor), tmp_path / "a.npz")
-    assert not list(tmp_path.iterdir())
+        changed(BIAS, tensor)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"architecture": "fast"}, ModelError, "architecture 'fast' with"),
+        ({"architecture": ["fullband"]}, ModelError, "expected one of fast_fullsubnet"),
+        ({"architecture": None}, ModelError, "architecture None with"),
+        ({"tensors": None}, TypeError, "tensors are of type NoneType: expected a mapping"),
+        ({"info": None}, TypeError, "info cannot be written as JSON"),
+        ({"info": {"converter": b"x"}}, TypeError, "info cannot be written as JSON"),
+        ({"info": {"source": 3}}, TypeError, r"info\['source'\] is 3: expected a mapping"),
+    ],
+)
+def test_what_no_file_could_hold_is_no_model(wrong, error, said):
+    with pytest.raises(error, match=said):
+        dataclasses.replace(small_model(), **wrong)
+
+
+def test_a_model_keeps_its_own_info():
+    source = {"name": "a.tar"}
+    model = dataclasses.replace(small_model(), info={"source": source})
+    source["name"] = "b.tar"
+    assert model.info["source"] == {"name": "a.tar"}
 
 
 @pytest.mark.parametrize("level", [-1.0, float("nan"), float("inf"), True, "0.1", None])
