@@ -295,3 +295,19 @@ def test_page_of_the_peers_judges_by_measured_time():
     assert "in ms: float32 1.50 to 2.50;" in page and "of its frames is float32 1.20;" in page
     assert "Disturbed" not in page
     assert "Disturbed" in report.render({**result, "other_load": 0.5})
+
+
+def test_a_quick_run_does_not_touch_the_page(tmp_path, monkeypatch, capsys):
+    """Its figures only show that it works."""
+    from tools.bench import __main__ as command
+
+    kept, file = tmp_path / "benchmark.md", tmp_path / "result.json"
+    file.write_text(json.dumps(side_by_side()))
+    kept.write_text("official")
+    monkeypatch.setattr(command, "PAGE", kept)
+    monkeypatch.setattr("sys.argv", ["tools.bench", "--quick", "--render", str(file)])
+    assert command.main() == 0
+    assert capsys.readouterr().out.startswith("# Benchmark") and kept.read_text() == "official"
+    monkeypatch.setattr("sys.argv", ["tools.bench", "--render", str(file)])
+    assert command.main() == 0
+    assert kept.read_text().startswith("# Benchmark") and capsys.readouterr().out == ""

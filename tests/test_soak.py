@@ -76,6 +76,29 @@ def test_less_than_a_minute_is_refused(capsys):
     assert "expected a minute" in capsys.readouterr().err
 
 
+def test_a_model_without_a_reference_is_refused_in_a_sentence(tmp_path, capsys):
+    path = tmp_path / "m.npz"
+    npfsn.save_model(small_model("fullband"), path)
+    with pytest.raises(SystemExit) as stopped:
+        soak.main(["--hours", "0.02", "--model", str(path)])
+    assert stopped.value.code == 1
+    assert "run with --no-reference" in capsys.readouterr().err
+    assert soak.main(["--hours", "0.02", "--model", str(path), "--no-reference"]) == 0
+    assert "growth" not in (said := capsys.readouterr().out) and "first half" in said
+
+
+def test_the_reference_is_beside_the_published_arithmetic(tmp_path, capsys):
+    """Of a model that starts anew at sounds and hears quiet voices louder: it knows neither."""
+    from dataclasses import replace
+
+    model = small_model("fast_fullsubnet")
+    config = replace(model.config, start_at_sound=True, quiet_level=100.0)
+    path = tmp_path / "m.npz"
+    npfsn.save_model(npfsn.Model(model.architecture, config, model.tensors), path)
+    assert soak.main(["--hours", "0.02", "--model", str(path)]) == 0
+    assert "drift: largest difference" in capsys.readouterr().out
+
+
 def test_a_clock_too_coarse_for_a_step_is_said():
     """As that of Windows, where the CPU time of most steps is nothing."""
     assert soak._change(2.0, 3.0) == "+50.0%" and "clock" in soak._change(0.0, 0.0)

@@ -11,16 +11,16 @@ import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
 
-from npfsn.terminal import number
+from npfsn.terminal import StatusLine, number
 
 from .results import picture_file, result_file
 
@@ -29,6 +29,7 @@ NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
 METRICS = ("pesq", "stoi", "si_sdr")
 TITLES = {"pesq": "WB-PESQ", "stoi": "STOI", "si_sdr": "SI-SDR"}
 Enhance = Callable[[np.ndarray], np.ndarray]
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class Score:
     def gain(self, metric: str) -> float:
         """Return what enhancement added."""
         return self.after[metric] - self.before[metric]
+
+
+def watched(all_of_them: Iterable[Each], total: int) -> Iterator[Each]:
+    """Give them one by one; a terminal sees how many are done."""
+    line = StatusLine(wanted=True)
+    for done, one in enumerate(all_of_them):
+        if line.due:
+            line.draw(f"{done} of {total}")
+        yield one
+    line.clear()
 
 
 def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
@@ -219,9 +230,9 @@ def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]
     """Enhance and score pairs, in processes of their own where there are several workers."""
     if workers == 1:
         _start(model)
-        return [_judge(pair) for pair in pairs]
+        return [_judge(pair) for pair in watched(pairs, len(pairs))]
     with ProcessPoolExecutor(workers, initializer=_start, initargs=(model,)) as pool:
-        return list(pool.map(_judge, pairs))
+        return list(watched(pool.map(_judge, pairs), len(pairs)))
 
 
 def table(scores: list[Score]) -> str:
@@ -352,7 +363,7 @@ def _with_and_without(
 
     own = npfsn.load_model(model)
     rows = [f"| {title} | without | `{option}` |", "|---|---|---|"]
-    for case in cases:
+    for case in watched(cases, len(cases)):
         row = f"| {case} |"
         for setting in (type(value)(), value):
             config = replace(own.config, **{option: setting})
@@ -373,7 +384,7 @@ def compare(pairs: list[Pair], model: str | None) -> str:
 
     gains: dict[str, list[float]] = {name: [] for name in METRICS}
     apart = []
-    for pair in pairs:
+    for pair in watched(pairs, len(pairs)):
         clean, noisy = read_pair(pair)
         exact, coarse = (
             npfsn.enhance(noisy, SAMPLE_RATE, model, precision=precision)
@@ -408,6 +419,11 @@ def _main(arguments: list[str] | None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     pairs_help = "folder with clean/ and noisy/, X_NOISE_snrDB.wav in both, as mix makes it"
     every = number(int, 1, 1_000_000, "a whole number from 1 on")
+    # Sorted by name, the levels and noises of a sentence follow each other.
+    few = (
+        "only every n-th pair; where n shares a factor with how many levels and noises there are, "
+        "some of these drop out"
+    )
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
     mixing.add_argument("audio", type=Path, help="folder of speech_* and noise_* at 16 kHz")
     mixing.add_argument("out", type=Path, help="folder to make")
@@ -418,8 +434,8 @@ def _main(arguments: list[str] | None) -> None:
     judging = commands.add_parser("judge", help="print the table of a folder of pairs")
     judging.add_argument("pairs", type=Path, help=pairs_help)
     judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
-    judging.add_argument("--workers", type=int, default=1)
-    judging.add_argument("--every", type=every, default=1, help="judge only every n-th pair")
+    judging.add_argument("--workers", type=every, default=1, help="processes (default: 1)")
+    judging.add_argument("--every", type=every, default=1, help=few)
     judging.add_argument("--json", type=result_file, help="also write every score")
     judging.add_argument("--picture", type=picture_file, help="also draw the middle pair")
     tables = {"starts": starts, "levels": levels}
@@ -430,7 +446,7 @@ def _main(arguments: list[str] | None) -> None:
         telling = commands.add_parser(name, help=what)
         telling.add_argument("pairs", type=Path, help=pairs_help)
         telling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
-        telling.add_argument("--every", type=every, default=1, help="only every n-th pair")
+        telling.add_argument("--every", type=every, default=1, help=few)
     comparing = commands.add_parser("compare", help="print what int8 costs against float32")
     comparing.add_argument("pairs", type=Path, help=pairs_help)
     comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")

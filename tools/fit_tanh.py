@@ -74,9 +74,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.fit_tanh", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--limit", type=float, default=8.5)
-    parser.add_argument("--p", type=int, default=5, help="coefficients of P")
-    parser.add_argument("--q", type=int, default=5, help="coefficients of Q")
+    parser.add_argument("--limit", type=float, default=8.5, help="where it is 1 (default: 8.5)")
+    count = {"type": int, "choices": range(2, 21), "default": 5, "metavar": "N"}
+    parser.add_argument("--p", **count, help="coefficients of P, 2 to 20 (default: 5)")
+    parser.add_argument("--q", **count, help="coefficients of Q, 2 to 20 (default: 5)")
     args = parser.parse_args()
     p, q = fit(args.limit, args.p, args.q)
     p32 = [np.float32(float(value)) for value in p]

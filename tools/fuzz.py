@@ -55,6 +55,7 @@ from npfsn.checkpoint import read_checkpoint  # noqa: E402
 from npfsn.errors import NpfsnError  # noqa: E402
 from npfsn.models import ARCHITECTURES  # noqa: E402
 from npfsn.recipe import read_recipe  # noqa: E402
+from npfsn.terminal import number  # noqa: E402
 from npfsn.weights import Model, load_model, save_model  # noqa: E402
 
 TIME_LIMIT = 5.0
@@ -512,12 +513,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tools.fuzz", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--reader", choices=READERS, action="append", help="default: all of them")
-    parser.add_argument("--cases", type=int, default=2000, help="per reader (default: 2000)")
+    count = number(int, 1, 1 << 31, "a whole number from 1 up")
+    parser.add_argument("--cases", type=count, default=2000, help="per reader (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="which cases (default: 0)")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)"
+        "--jobs", type=count, default=os.cpu_count() or 1, help="processes (default: one per core)"
     )
-    parser.add_argument("--only", type=int, help="run this case, here, and keep its file")
+    parser.add_argument(
+        "--only", type=int, help="run this case, and keep its file in the current folder"
+    )
     args = parser.parse_args(argv)
     if args.only is not None:
         if len(args.reader or ()) != 1:

@@ -222,14 +222,17 @@ def main() -> None:
         "noisy", nargs="?", type=Path, default=default, help="default: examples/noisy.wav"
     )
     parser.add_argument("--clean", type=Path, help="also write the speech alone")
-    parser.add_argument("--snr", type=float, default=SNR_DB, metavar="DB")
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--snr", type=float, default=SNR_DB, metavar="DB", help="default: %(default)g"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
     args = parser.parse_args()
     clean, noisy = make(args.snr, args.seed)
     for path, signal in ((args.noisy, noisy), (args.clean, clean)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             sf.write(path, signal, SAMPLE_RATE, "PCM_16")
+            print(path)
 
 
 if __name__ == "__main__":

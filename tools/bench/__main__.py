@@ -23,9 +23,14 @@ def main() -> int:
         "--json", metavar="FILE", type=result_file, help="also write the figures to FILE"
     )
     parser.add_argument(
-        "--page", metavar="FILE", type=result_file, default=PAGE, help="default: docs/benchmark.md"
+        "--page",
+        metavar="FILE",
+        type=result_file,
+        help="default: docs/benchmark.md; of --quick none, it is printed",
     )
     args = parser.parse_args()
+    if args.page is None and not args.quick:
+        args.page = PAGE
     from .report import render
 
     if args.render:
@@ -47,7 +52,10 @@ def main() -> int:
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
         page = render(result)
-    args.page.write_text(page)
+    if args.page is None:
+        print(page, end="")
+    else:
+        args.page.write_text(page)
     return 0
 
 

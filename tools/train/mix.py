@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -338,18 +339,25 @@ def build_pools(
     rooms: int,
 ) -> None:
     """Make everything that mixing draws from, under ``folder``; what is there already is kept."""
+
+    def begin(path: Path) -> None:
+        print(f"making {path} ...", file=sys.stderr, flush=True)
+
     real, voices = folder / "real.npy", folder / "synthetic.npy"
     noises, responses = folder / "noise.npy", folder / "rooms.npy"
     carried = folder / "carried.npy"
     if speech_folders and not real.with_suffix(".json").exists():
+        begin(real)
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
     if synthetic_seconds and not speech.programs():
         if not real.with_suffix(".json").exists():
             raise ValueError("no speech: none of festival, flite and espeak-ng, and no recordings")
         print("no synthetic speech: none of festival, flite and espeak-ng is there", flush=True)
     elif synthetic_seconds and not voices.with_suffix(".json").exists():
+        begin(voices)
         Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
     if not noises.with_suffix(".json").exists():
+        begin(noises)
         recorded = (row for path in noise_folders for row in noise.recorded(path, until=TRAINED_ON))
         rows = [*noise.made(noise_seconds, seed), *recorded]
         talkers = training_voices(real if real.exists() else voices)
@@ -360,6 +368,7 @@ def build_pools(
             rows += [(pool.read(clip), clip) for clip in pool.clips]
         Pool.write(noises, rows)
     if not responses.exists():
+        begin(responses)
         aside = responses.with_name("rooms.part.npy")  # a file cut short would count as made
         np.save(aside, Rooms.make(rooms, seed).responses)
         os.replace(aside, responses)

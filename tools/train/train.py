@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -417,6 +418,9 @@ def _train(
         done = done or run.step >= config.steps
         if rank > 0:
             continue
+        if run.step == first + 1:
+            seconds = time.monotonic() - began
+            print(f"first step after {seconds:.0f} s", file=sys.stderr, flush=True)
         for name, value in figures.items():
             sums.setdefault(name, []).append(value)
         if run.step % report_every == 0:

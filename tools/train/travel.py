@@ -106,18 +106,18 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack")
-    packing.add_argument("pool", type=Path)
-    packing.add_argument("folder", type=Path)
+    packing = commands.add_parser("pack", help="write a pool as files of Ogg Vorbis")
+    packing.add_argument("pool", type=Path, help="the .npy of a pool")
+    packing.add_argument("folder", type=Path, help="where the files go")
     packing.add_argument("--quality", type=float, default=0.4, help="0 to 1 (default: 0.4)")
     packing.add_argument("--seconds", type=float, help="about so many (default: all)")
     packing.add_argument(
         "--source", action="append", default=[], help="only clips whose source begins so"
     )
     packing.add_argument("--name", help="of the packed pool (default: as it is)")
-    unpacking = commands.add_parser("unpack")
-    unpacking.add_argument("folder", type=Path)
-    unpacking.add_argument("pools", type=Path)
+    unpacking = commands.add_parser("unpack", help="make pools of what was packed")
+    unpacking.add_argument("folder", type=Path, help="what `pack` wrote")
+    unpacking.add_argument("pools", type=Path, help="folder of pools")
     options = parser.parse_args(arguments)
     try:
         if options.command == "pack":

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from npfsn.terminal import number
+
 from . import instruments, noise
 from .mix import TRAINED_ON, faded, limit, reverberate, training_voices, unit_speech, vary
 from .pool import SAMPLE_RATE, Pool
@@ -113,13 +115,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--noise", type=Path, action="append", default=[], help="a folder of recorded noise"
     )
-    parser.add_argument("--count", type=int, default=60, help="how many pairs (default: 60)")
+    count = number(int, 1, 1 << 31, "a whole number from 1 up")
+    parser.add_argument("--count", type=count, default=60, help="how many pairs (default: 60)")
     options = parser.parse_args(arguments)
     try:
-        count = build(options.pools, options.out, options.noise, options.count)
+        if not any(options.pools.glob("*.npy")):
+            raise ValueError(f"there are no pools under {options.pools}: tools.train makes them")
+        made = build(options.pools, options.out, options.noise, options.count)
     except (OSError, ValueError) as error:
         raise SystemExit(f"tools.train.validation: {error}") from None
-    print(count, "pairs in", options.out)
+    print(made, "pairs in", options.out)
 
 
 if __name__ == "__main__":
