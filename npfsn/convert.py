@@ -340,8 +340,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(f"{source.stem}.npz" if options.output is None else options.output)
     try:
         with stoppable():
-            if not options.checkpoint:
-                raise CheckpointError("no checkpoint is named: the name is empty")
+            for name in ("checkpoint", "output", "config"):
+                if getattr(options, name) == "":
+                    what = {"config": "recipe"}.get(name, name)
+                    raise CheckpointError(f"no {what} is named: the name is empty")
             with _writing(output):
                 _check_output(output, source, options.config, options.force)
             model, origins = _convert(

@@ -579,3 +579,21 @@ def test_paths_may_be_text(delay, tmp_path):
     src = write(tmp_path / "a.wav", noise(1000))
     enhance_file(str(src), str(tmp_path / "b.wav"))
     assert Path(tmp_path / "b.wav").exists()
+
+
+def test_samples_of_all_blocks_are_counted(delay, tmp_path):
+    """Clipped ones and those that are not finite."""
+    x = np.zeros(2 * audio.BLOCK_SAMPLES + 100, np.float32)
+    for value, suffix in ((1.5, ".flac"), (np.nan, ".wav")):
+        x[[10, audio.BLOCK_SAMPLES + 10]] = value
+        sf.write(tmp_path / "a.wav", x, 16000, "FLOAT")
+        report = enhance_file(tmp_path / "a.wav", tmp_path / f"b{suffix}")
+        assert report.n_clipped + report.n_nonfinite == 2
+
+
+def test_a_tag_is_measured_in_bytes(delay, tmp_path):
+    with sf.SoundFile(tmp_path / "a.flac", "w", 16000, 1) as file:
+        file.comment = "ä" * 600
+        file.write(np.zeros(100))
+    report = enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
+    assert report.tags_left_out == ("comment",)

@@ -312,3 +312,8 @@ def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch):
     monkeypatch.setattr("npfsn.audio.enhance_file", stop)
     _, err = npfsn("enhance", "a.wav", "b.wav", "empty", code=130)
     assert "interrupted with 2 files not done" in err
+
+
+def test_digital_silence_is_not_called_quiet(npfsn):
+    sf.write("a.wav", np.zeros(2000), 16000)
+    assert npfsn("enhance", "a.wav")[1] == ""

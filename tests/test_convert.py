@@ -18,8 +18,9 @@ from drawn_models import small_model
 from golden_cases import ALL_CASES, Case, load_case
 from needs import full_device, posix
 
+from npfsn import fullsubnet, improved_fullsubnet
 from npfsn.checkpoint import read_checkpoint
-from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
+from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS, Sequence
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
 from npfsn.stopping import Stopped
@@ -869,3 +870,60 @@ def test_messages_are_one_line_whatever_a_file_is_called(name):
         with pytest.raises(NpfsnError) as info:
             action(name + ".npz")
         assert str(info.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["sb_num_neighbors", "fb_num_neighbors"])
+def test_there_are_fewer_neighbours_than_bins(name):
+    def config(n: int) -> fullsubnet.Config:
+        numbers = {"sb_num_neighbors": 0, "fb_num_neighbors": 0, name: n}
+        full, sub = Sequence("LSTM", 9, 4, 2, 9, "ReLU"), Sequence("LSTM", 2 * n + 2, 4, 2, 2)
+        return fullsubnet.Config(
+            NORM, n_fft=16, hop_length=8, fb_model=full, sb_model=sub, **numbers
+        )
+
+    config(8)
+    with pytest.raises(ModelError, match=name):
+        config(9)
+
+
+def test_neighbours_that_a_recipe_leaves_out_follow_from_the_others():
+    full, sub = Sequence("LSTM", 9, 4, 2, 9, "ReLU"), Sequence("LSTM", 8, 4, 2, 2)
+    numbers = {"n_fft": 16, "hop_length": 8, "fb_num_neighbors": 2}
+    made = fullsubnet.Config(NORM, fb_model=full, sb_model=sub, sb_num_neighbors=1, **numbers)
+    said = {"norm_type": NORM, "win_length": 16, **numbers}
+    assert fullsubnet.Config.from_tensors(made.tensor_shapes(), said) == made
+
+
+def test_centres_of_noisy_and_full_band_input_are_alike():
+    def config(center: int) -> improved_fullsubnet.Config:
+        return improved_fullsubnet.Config(
+            NORM,
+            n_fft=16,
+            hop_length=4,
+            freq_cutoffs=(4,),
+            sb_num_center_freqs=(1, 2),
+            sb_num_neighbor_freqs=(1, 1),
+            fb_num_center_freqs=(1, center),
+            fb_num_neighbor_freqs=(1, 1),
+            fb_model=Sequence("LSTM", 8, 4, 2, 8),
+            sb_models=(Sequence("LSTM", 6, 4, 2, 2), Sequence("LSTM", 8, 4, 2, 4)),
+        )
+
+    config(2)
+    with pytest.raises(ModelError, match="the same for noisy and full-band input"):
+        config(4)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1001])
+def test_a_shrink_size_is_one_or_more(value):
+    with pytest.raises(ModelError, match="shrink_size"):
+        small_model("fast_fullsubnet", shrink_size=value)
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "-o", "-C"])
+def test_an_empty_name_is_told(option, tmp_path, capsys):
+    arguments = {"checkpoint": "a.tar", "-o": str(tmp_path / "a.npz"), "-C": "a.toml", option: ""}
+    name = arguments.pop("checkpoint")
+    assert main([name, *(word for pair in arguments.items() for word in pair)]) == 1
+    what = {"-o": "output", "-C": "recipe"}.get(option, option)
+    assert f"no {what} is named: the name is empty" in capsys.readouterr().err

@@ -29,11 +29,13 @@ from hypothesis import strategies as st
 from needs import posix
 
 import npfsn
+from npfsn import state as states
 from npfsn.alone import alone
 from npfsn.config import CAUSAL_NORMS
 from npfsn.errors import FrameError, StateError, StreamEndedError
 from npfsn.norms import Norm
 from npfsn.options import horizon_frames
+from npfsn.resample import resample
 
 HOP = 256
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
@@ -1021,3 +1023,35 @@ def test_models_that_are_dropped_are_freed():
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_a_horizon_is_one_of_the_model_at_any_rate():
+    """At three times its rate, not of a third as long."""
+    model = small_model("fast_fullsubnet")
+    x = 0.1 * noise(48000)
+    x[:24000] *= 30
+    found = npfsn.enhance(x, 48000, model, norm_horizon=0.1)
+    y = npfsn.enhance(resample(x, 48000, 16000), 16000, model, norm_horizon=0.1)
+    np.testing.assert_array_equal(found, resample(y, 16000, 48000)[: x.size])
+
+
+def test_a_negative_level_is_no_state():
+    model = small_model("fast_fullsubnet", quiet_level=1.0)
+    enhancer = npfsn.Enhancer(model)
+    enhancer.process(noise(4000))
+    state = enhancer.get_state()
+    state["shrink.level"] = -state["shrink.level"]
+    assert state["shrink.level"][0] < 0
+    with pytest.raises(StateError, match=r"shrink\.level has values out of range"):
+        enhancer.set_state(state)
+
+
+def test_features_that_are_all_alike_have_no_variance():
+    """Rounding must not make it less than none."""
+    norm = Norm("offline_gaussian_norm", "n", 1, 1)
+    state = states.zeros(norm.fields())
+    bound = norm.bind(state)
+    for value in np.linspace(0.1, 1.0, 50):
+        state["n.moments"][:] = 7, 7 * value, 7 * value * value * (1 - 1e-15)
+        bound.fit()
+        assert bound.table["scale"][0] >= norm.eps

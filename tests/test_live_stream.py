@@ -310,3 +310,27 @@ def test_copies_share_what_others_have_added(delay):
     live.lock, live.log = threading.Lock(), []
     other = live.copy()
     assert other.lock is live.lock and other.log is live.log
+
+
+def test_an_interrupted_flush_is_noticed(monkeypatch):
+    live = LiveStream(48000, 480, small_model("fast_fullsubnet"))
+    live.process(np.zeros(480, np.float32))
+
+    def cut(x):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live._stream, "process", cut)
+        with pytest.raises(KeyboardInterrupt):
+            live.flush()
+    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        live.process(np.zeros(480, np.float32))
+    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        live.flush()
+    live.reset()
+    assert live.process(np.zeros(480, np.float32)).shape == (480,)
+
+
+def test_a_block_length_is_no_truth_value():
+    with pytest.raises(TypeError, match="block_length is True"):
+        LiveStream(16000, True)

@@ -334,3 +334,11 @@ def test_a_stream_at_the_rate_of_its_model(models):
         data=speech(48000).tobytes(),
     )
     assert len(out) == 48000 * 4
+
+
+def test_samples_of_all_reads_are_counted():
+    """Those that are not finite, and clipped ones."""
+    x = np.zeros(40_000, np.float32)
+    x[[10, 39_000]] = np.nan
+    _, err = run("stream", "--format", "f32le", data=x.tobytes())
+    assert "2 NaN or infinite samples" in err

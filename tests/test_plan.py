@@ -359,3 +359,17 @@ def test_an_output_folder_that_is_a_file(npfsn):
     Path("out").write_text("")
     _, err = npfsn("enhance", "a.wav", "-o", "out", code=1)
     assert "cannot write out/a_enhanced.wav: out is a file" in err and err.count("\n") == 1
+
+
+def test_an_output_that_is_its_own_input_fails(npfsn):
+    recording("a.wav")
+    _, err = npfsn("enhance", "a.wav", "-o", "a.wav", "--force", code=1)
+    assert "is the input itself" in err
+
+
+@posix
+def test_resume_leaves_a_link_to_nowhere_alone(npfsn):
+    recording("a.wav")
+    Path("a_enhanced.wav").symlink_to("nowhere.wav")
+    out, _ = npfsn("enhance", "a.wav", "--resume")
+    assert "1 skipped, already there" in out

@@ -114,3 +114,14 @@ def test_the_filter_is_there_before_the_first_block(monkeypatch):
     resampler = Resampler(48000, 16000)
     monkeypatch.setattr("numpy.i0", None)
     assert resampler.process(np.ones(768, np.float32)).size > 200
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 44100, 48000])
+def test_late_output_is_the_same_in_any_blocks(rate):
+    x = noise(3000)[:, 0]
+    whole = Resampler(16000, rate, 768)
+    expected = np.concatenate([whole.process(x), whole.flush()])
+    for size in (1, 37, 256):
+        cut = Resampler(16000, rate, 768)
+        parts = [cut.process(x[at : at + size]) for at in range(0, x.size, size)]
+        np.testing.assert_array_equal(np.concatenate([*parts, cut.flush()]), expected)

@@ -23,6 +23,7 @@ from npfsn import packed
 from npfsn import stream as engine
 from npfsn.beside import Beside
 from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
+from npfsn.fast_fullsubnet import MelBands
 from npfsn.flow import Flow
 from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
@@ -1367,3 +1368,11 @@ def test_norm_horizon_forgets() -> None:
     assert left < 0.01 * np.abs(published - end(soft, None)).max()
     whole = npfsn.enhance(x, 16000, model, norm_horizon=0.1)
     np.testing.assert_array_equal(whole[-8000:], short)
+
+
+def test_a_mel_band_may_be_empty():
+    """As of a matrix whose lowest bands lie between two bins."""
+    fb = np.zeros((9, 3), np.float32)
+    fb[2:4, 0], fb[5, 2] = 1, 2
+    bands = MelBands(fb)
+    assert (bands.weight.tolist(), bands.start.tolist()) == ([1, 1, 2], [0, 2, 2, 3])

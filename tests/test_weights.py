@@ -11,6 +11,7 @@ import pickle
 import random
 import shutil
 import stat
+import struct
 import sys
 import time
 import tracemalloc
@@ -26,6 +27,7 @@ from golden_cases import load_case
 from needs import posix
 
 from npfsn import Enhancer, weights
+from npfsn.archive import _widen
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
 from npfsn.models import ARCHITECTURES
@@ -827,3 +829,36 @@ def test_a_model_keeps_what_it_was_given():
         tensor[...] = 2.0
         assert (model.tensors[name] == 1.0).all()
         assert not model.tensors[name].flags.writeable
+
+
+def test_scales_are_one_per_row(tmp_path):
+    path = tmp_path / "a.npz"
+    model = drawn_models.small_model("fast_fullsubnet")
+    save_model(dataclasses.replace(model, info={"precision": "int8"}), path)
+    with np.load(path) as file:
+        members = dict(file)
+    name = next(name for name in members if name.endswith(".scale"))
+    load_model(path)
+    scale = members[name]
+    for wrong in (scale[:1], scale[0], np.append(scale, scale[:1])):
+        np.savez(path, **{**members, name: wrong})
+        with pytest.raises(ModelError, match="one per row"):
+            load_model(path)
+
+
+def test_sizes_of_large_archives_may_follow_other_fields():
+    extra = struct.pack("<HHB", 0x5455, 1, 0) + struct.pack("<HH2Q", 1, 16, 7, 8)
+    assert _widen(extra, 0xFFFFFFFF, 0xFFFFFFFF, 9) == (7, 8, 9)
+
+
+def test_archives_that_contradict_themselves_are_refused(tmp_path):
+    """How many members there are; how one is packed."""
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    data = path.read_bytes()
+    for at, said in ((len(data) - 22 + 8, "several files"), (8, "damaged")):
+        damaged = bytearray(data)
+        damaged[at] ^= 8
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=said):
+            load_model(path)
