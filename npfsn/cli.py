@@ -76,7 +76,8 @@ and such, of WAV and AIFF also time code and markers; no pictures), and the outp
 the input; the bit rates of MP3, Ogg and Opus are their encoders' own. Samples pass through 32-bit
 floats, with 24 bits each. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the
 file.
-Outputs appear under their names only when complete. One bad file does not stop the others.
+Outputs appear under their names only when complete; until then they are called .npfsn-*.part, which
+may be deleted where a crash or kill -9 has left one. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
 exit codes: 0 all files enhanced, 1 some failed (a line for each), 2 wrong arguments,
@@ -633,3 +634,24 @@ def _bench(args: argparse.Namespace) -> int:
         if args.plot is not None:
             draw(result, picture, kind)
     return EXIT_OK
+
+
+def convert(argv: Sequence[str] | None = None) -> int:
+    """Run `npfsn-convert`, which may be interrupted before all that it needs has been imported.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Default: the arguments of the process.
+
+    Returns
+    -------
+    int
+        Its exit code.
+    """
+    try:
+        with stoppable(), held_back():
+            from .convert import main
+        return main(argv)
+    except (KeyboardInterrupt, Stopped) as error:
+        return ended(error, "npfsn-convert")

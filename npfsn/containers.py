@@ -62,8 +62,8 @@ FOREIGN_SUFFIXES = frozenset(
     ).split()
 )
 
-#: Suffixes of samples without a header.
-RAW_SUFFIXES = frozenset((".raw", ".pcm"))
+#: Suffixes of samples without a header, those that ffmpeg and SoX use among them.
+RAW_SUFFIXES = frozenset("." + name for name in "raw pcm s16 s16le sw f32 f32le".split())
 
 # Containers that libsndfile writes as two files, which cannot appear in one step.
 _TWO_FILES = ("SD2",)

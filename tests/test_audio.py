@@ -597,3 +597,10 @@ def test_a_tag_is_measured_in_bytes(delay, tmp_path):
         file.write(np.zeros(100))
     report = enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
     assert report.tags_left_out == ("comment",)
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.PCM", "a.s16le", "a.f32"])
+def test_samples_without_a_header_are_sent_to_the_stream(delay, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(bytes(1000))
+    refuse(path, tmp_path / "b.wav", "samples without a header are for `npfsn stream`")

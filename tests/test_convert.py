@@ -927,3 +927,22 @@ def test_an_empty_name_is_told(option, tmp_path, capsys):
     assert main([name, *(word for pair in arguments.items() for word in pair)]) == 1
     what = {"-o": "output", "-C": "recipe"}.get(option, option)
     assert f"no {what} is named: the name is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_during_imports_ends_the_command_in_a_sentence(name):
+    """It waits until they are done: numpy, for one, takes it for a mistake of its own."""
+    number = int(getattr(signal, name))
+    program = (
+        "import signal, sys\n"
+        "class Late:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == 'numpy': signal.raise_signal({number})\n"
+        "sys.meta_path.insert(0, Late())\n"
+        "from npfsn.cli import convert\n"
+        "assert 'numpy' not in sys.modules\n"
+        "sys.exit(convert(['a.tar']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    said = "interrupted" if name == "SIGINT" else "terminated"
+    assert (done.returncode, done.stderr) == (128 + number, f"npfsn-convert: {said}\n")
