@@ -98,7 +98,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_training_state(tmp_path, file_format):
+def test_a_training_state_gives_its_network_and_its_figures(tmp_path, file_format):
     data = FORMATS[file_format](upstream(CASE.params))
     found = read(tmp_path, data)
     assert_same(found.tensors, CASE.params)
@@ -283,7 +283,7 @@ def with_prefix(prefix, state):
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "i4", "i2", "i1", "u1", "?"])
-def test_types(tmp_path, file_format, dtype):
+def test_tensors_keep_their_type_and_values(tmp_path, file_format, dtype):
     value = np.arange(-3, 9).reshape(3, 4).astype(dtype)
     number = value[2, 1].reshape(())
     state = {"x": tf.tensor(value), "n": tf.tensor(number)}
@@ -353,14 +353,14 @@ def test_parts_of_legacy_storages(tmp_path):
     assert "damaged part" in refusal(tmp_path, part(4, 5))
 
 
-def test_untyped_storage(tmp_path):
+def test_untyped_storages_are_read(tmp_path):
     value = np.arange(5, dtype=np.uint16)
     storage = tf.Storage(value.tobytes(), "UntypedStorage", 1)
     found = read(tmp_path, tf.zip_bytes({"x": tf.Tensor(storage, (5,), dtype="uint16")}))
     assert_same(found.tensors, {"x": value})
 
 
-def test_big_endian(tmp_path):
+def test_tensors_of_big_endian_machines_are_read(tmp_path):
     value = np.arange(6, dtype=np.float32)
     storage = tf.Storage(value.astype(">f4").tobytes(), "FloatStorage", 4)
     data = tf.zip_bytes({"x": tf.Tensor(storage, (6,))}, byteorder="big")
@@ -368,7 +368,7 @@ def test_big_endian(tmp_path):
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
-def test_numpy_scalar(tmp_path, core):
+def test_a_numpy_scalar_beside_the_network_is_read(tmp_path, core):
     state = {"best_score": tf.NumpyScalar(-1.5e300, core), "model": {"x": tf.tensor(np.ones(2))}}
     assert read(tmp_path, tf.zip_bytes(state)).metadata == {"best_score": -1.5e300}
 
@@ -617,7 +617,7 @@ ATTACKS = tuple(evil_pickles(Path("canary")))
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("file_format", ["zip", "zip within state", "legacy"])
-def test_hostile_pickles(tmp_path, attack, file_format):
+def test_hostile_pickles_are_refused_and_run_nothing(tmp_path, attack, file_format):
     canary = tmp_path / "canary"
     code = evil_pickles(canary)[attack]
     if file_format == "zip":
@@ -663,7 +663,7 @@ def test_hostile_pickles(tmp_path, attack, file_format):
         (b"N" * 400_000, "more than 400,000 instructions"),
     ],
 )
-def test_reasons(tmp_path, code, reason):
+def test_each_broken_pickle_is_refused_with_its_reason(tmp_path, code, reason):
     assert reason in refusal(tmp_path, tf.pickle_file(b"\x80\x02" + code + b"."))
 
 
@@ -754,7 +754,7 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("bomb", tuple(bombs()))
-def test_bombs(tmp_path, monkeypatch, bomb):
+def test_small_files_that_claim_much_memory_are_refused(tmp_path, monkeypatch, bomb):
     # Measuring memory takes time, and memory is proportional to the instructions: take a tenth.
     monkeypatch.setattr(pickles, "MAX_STEPS", pickles.MAX_STEPS // 10)
     outcome = limits(tmp_path, tf.pickle_file(bombs()[bomb]), seconds=5, memory=PICKLE_MEMORY / 10)
@@ -853,7 +853,7 @@ def test_a_pickle_too_large_is_not_read(tmp_path):
     assert "at most" in outcome
 
 
-def test_compressed_bombs(tmp_path):
+def test_compressed_members_that_grow_too_large_are_refused(tmp_path):
     value = np.zeros(4 << 20, np.float32)
     outcome = limits(tmp_path, tf.zip_bytes({"x": tf.tensor(value)}, compress=True))
     assert "times the file's" in outcome
@@ -906,7 +906,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("tensor", TENSORS)
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_hostile_tensors(tmp_path, tensor, file_format):
+def test_tensors_that_reach_beyond_their_storage_are_refused(tmp_path, tensor, file_format):
     outcome = limits(tmp_path, FORMATS[file_format]({"model": {"x": TENSORS[tensor]}}), seconds=2)
     assert outcome != "read"
 
@@ -942,7 +942,7 @@ def small_tensors():
     return {name: tf.tensor(value) for name, value in small_state().items()}
 
 
-def test_other_files(tmp_path):
+def test_files_of_other_kinds_are_named(tmp_path):
     assert "is empty" in refusal(tmp_path, b"")
     assert "neither" in refusal(tmp_path, b"hello")
     assert "neither" in refusal(tmp_path, b"\x89HDF\r\n\x1a\n" + bytes(100))
@@ -980,7 +980,7 @@ def test_other_files(tmp_path):
         read_checkpoint(tmp_path / "x.tar")
 
 
-def test_places(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         read_checkpoint(tmp_path / "missing.tar")
     with pytest.raises(CheckpointError, match="folder"):
@@ -1084,7 +1084,7 @@ def test_legacy_lists_of_storages(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_cut_anywhere(tmp_path, file_format):
+def test_a_checkpoint_cut_anywhere_is_refused(tmp_path, file_format):
     data = FORMATS[file_format](upstream(small_state()))
     for size in range(0, len(data), max(1, 7 // FUZZ)):
         refusal(tmp_path, data[:size])
@@ -1125,7 +1125,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("file_format", ["zip", "zip with checksums made good", "legacy"])
-def test_damaged_anywhere(tmp_path, file_format):
+def test_a_checkpoint_damaged_anywhere_is_refused_or_right(tmp_path, file_format):
     params = small_state()
     data = FORMATS[file_format.split()[0]](upstream(params))
     path = tmp_path / "x.tar"
@@ -1181,7 +1181,7 @@ INSTRUCTIONS = st.sampled_from(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(code=st.lists(INSTRUCTIONS, max_size=40).map(b"".join))
-def test_any_instructions(tmp_path, code):
+def test_random_pickle_instructions_are_refused_or_read(tmp_path, code):
     try:
         read(tmp_path, tf.pickle_file(b"\x80\x02" + code + b"."))
     except CheckpointError:
@@ -1195,7 +1195,7 @@ def test_any_instructions(tmp_path, code):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(code=st.binary(max_size=200))
-def test_any_bytes(tmp_path, code):
+def test_random_bytes_are_refused_or_read(tmp_path, code):
     for data in (code, b"\x80\x02" + code, b"PK\3\4" + code, tf.pickle_file(b"\x80\x02" + code)):
         try:
             read(tmp_path, data)

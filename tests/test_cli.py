@@ -135,7 +135,7 @@ def test_a_file_is_no_command(npfsn):
         (("stream", "--format", "mp3"), "invalid choice"),
     ],
 )
-def test_wrong_arguments(npfsn, argv, message):
+def test_wrong_arguments_are_told(npfsn, argv, message):
     _, err = npfsn(*argv, code=2)
     assert message in err
 
@@ -399,7 +399,7 @@ def test_the_example_becomes_cleaner(engine, monkeypatch):
         ("wide", ["improved_fullsubnet", "48000 Hz", "480 samples (10 ms)", "20 ms end to end"]),
     ],
 )
-def test_info(npfsn, models, name, facts):
+def test_info_tells_what_a_model_is(npfsn, models, name, facts):
     out, err = npfsn("info", models[name])
     assert err == ""
     for fact in (*facts, "sha-256", "MB"):
@@ -489,7 +489,7 @@ def test_a_cold_start_says_so_unless_told_not_to(tmp_path, models):
 # --- help, version -------------------------------------------------------------------------------
 
 
-def test_version(npfsn):
+def test_the_version_is_told(npfsn):
     out, err = npfsn("--version")
     assert out.startswith("npfsn ") and err == ""
 

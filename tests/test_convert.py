@@ -96,7 +96,7 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_golden_cases(tmp_path, name):
+def test_golden_cases_convert_to_their_config_and_tensors(tmp_path, name):
     case = load_case(name)
     path = tmp_path / "x.tar"
     path.write_bytes(tf.zip_bytes(state(case)))
@@ -450,7 +450,7 @@ def test_norm_and_recipe_must_agree(checkpoint, recipe):
 # The command.
 
 
-def test_the_report(checkpoint, recipe, capsys):
+def test_the_report_says_where_each_value_came_from(checkpoint, recipe, capsys):
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -663,7 +663,7 @@ def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     assert "look_0, look_1" in out and " more (in the recipe)" in out and len(out) < 2000
 
 
-def test_outputs(checkpoint, capsys):
+def test_an_existing_output_needs_force_and_impossible_ones_are_refused(checkpoint, capsys):
     arguments = [str(checkpoint), "--norm", NORM, "-q"]
     assert main(arguments) == 0
     assert capsys.readouterr() == ("", "")
@@ -820,7 +820,7 @@ def test_outputs_that_take_nothing_stop_nothing(checkpoint, way):
     assert load_model("best_model.npz").norm == NORM
 
 
-def test_usage(capsys):
+def test_wrong_arguments_show_the_usage_and_help_shows_examples(capsys):
     for arguments in ([], ["a", "b"], ["a", "--precision", "int4"], ["a", "--what"]):
         with pytest.raises(SystemExit) as info:
             main(arguments)
@@ -856,7 +856,7 @@ def test_as_a_module_and_without_torch(checkpoint, recipe):
     assert forced.returncode == 0 and forced.stdout == first.stdout
 
 
-def test_names_that_are_none(checkpoint, capsys):
+def test_stdout_and_an_empty_name_are_refused(checkpoint, capsys):
     assert main([str(checkpoint), "--norm", NORM, "-o", "-"]) == 1
     assert "not written to standard output" in capsys.readouterr().err
     assert main(["", "--norm", NORM]) == 1

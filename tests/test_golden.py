@@ -29,7 +29,7 @@ MASK_TOLERANCE = 2e-6
 QUIET_TOLERANCE = 5e-6
 
 # Not a whole number of hops, and no sample left under the edge of one lone window, which the engine
-# limits on purpose (`test_stream.test_tail_under_a_thin_window`).
+# limits on purpose (`test_a_stream_is_as_recorded.test_tail_under_a_thin_window`).
 QUIET_LENGTH = 5760
 
 CHUNKS = (1, 37, 256, 1000)
@@ -71,7 +71,7 @@ def reference_output(name: str, norm: str | None = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
-def test_whole_signal(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_whole_signal_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
     """Every case, the offline norms included."""
     case = golden_case(name)
     y = npfsn.enhance(case.x, case.config["sr"], golden_model(name))
@@ -80,7 +80,7 @@ def test_whole_signal(name: str, golden_model: Callable[[str], Model]) -> None:
 
 
 @pytest.mark.parametrize("name", golden_cases.CAUSAL_CASES)
-def test_stream(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_stream_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
     """Hop by hop, in chunks of any size and all at once: the recorded output, and the same bits."""
     case = golden_case(name)
     enhancer = npfsn.Enhancer(golden_model(name))
@@ -144,7 +144,7 @@ def masks(
 
 
 @pytest.mark.parametrize("name", MASK_CASES)
-def test_mask(
+def test_the_mask_is_as_recorded(
     name: str, golden_model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network alone, before clipping and decompression."""
@@ -161,7 +161,7 @@ def test_mask(
 
 
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
-def test_quiet_signal(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_quiet_signal_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
     """At -80 dB a wrong epsilon in a norm, invisible in the recordings, moves the output."""
     case = golden_case(name)
     x = case.x[:QUIET_LENGTH] * np.float32(1e-4)
@@ -176,7 +176,9 @@ def test_quiet_signal(name: str, golden_model: Callable[[str], Model]) -> None:
 
 
 @pytest.mark.parametrize("name", ["fast_lstm_cum", "full_prelu_tanh", "base_gru_offline"])
-def test_model_file(name: str, golden_model: Callable[[str], Model], tmp_path: Path) -> None:
+def test_a_model_file_gives_the_same_output(
+    name: str, golden_model: Callable[[str], Model], tmp_path: Path
+) -> None:
     """A model that was on disk gives the same bits."""
     case = golden_case(name)
     npfsn.save_model(golden_model(name), tmp_path / "model.npz")

@@ -205,7 +205,7 @@ def test_a_cold_start_is_announced_once(warm: Tiny) -> None:
 
 
 @pytest.mark.parametrize(("value", "lines"), [("1", 0), ("0", 1)])
-def test_quiet(tiny: Tiny, value: str, lines: int) -> None:
+def test_npfsn_quiet_silences_the_announcement(tiny: Tiny, value: str, lines: int) -> None:
     """NPFSN_QUIET silences it."""
     assert tiny.run(NPFSN_QUIET=value)[1].count("\n") == lines
 

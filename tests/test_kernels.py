@@ -59,7 +59,7 @@ def multiply(
 
 @pytest.mark.parametrize("n_in", [1, 2, 15, 16, 17, 257])
 @pytest.mark.parametrize("n_out", [1, 15, 16, 17, 48, 257, 1536])
-def test_matmul(n_in: int, n_out: int) -> None:
+def test_products_equal_numpys(n_in: int, n_out: int) -> None:
     """Every number of rows, so that every tile has its turn alone and at the end."""
     weight, bias = normal(n_out, n_in, seed=1), normal(n_out, seed=2)
     for n_row in range(1, 21):
@@ -245,7 +245,7 @@ def run_stack(
         (257, 32, 24, 2, 2),
     ],
 )
-def test_recurrent_stack(
+def test_a_recurrent_stack_equals_the_reference(
     cell: str, n_unit: int, n_in: int, n_hid: int, n_layer: int, n_out: int
 ) -> None:
     """Many steps from zero state, frame by frame; then in blocks, to the bit."""
@@ -567,7 +567,7 @@ def test_state_decays_to_zero(cell: str) -> None:
 
 @pytest.mark.parametrize("slope", [0.25, -0.5])
 @pytest.mark.parametrize("name", [None, "Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU"])
-def test_output_activation(name: str | None, slope: float) -> None:
+def test_output_activations_equal_the_reference(name: str | None, slope: float) -> None:
     """Each by name, behind a linear layer, at its corners."""
     spec = Sequence("LSTM", 1, 1, 1, 9, name)
     tensors = {key: np.zeros(shape, np.float32) for key, shape in spec.tensor_shapes("net").items()}
@@ -631,7 +631,7 @@ def fft_tables(n: int) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 8, 15, 16, 31, 240, 256, 480, 511, 512])
-def test_fft(n: int) -> None:
+def test_the_transform_equals_numpys(n: int) -> None:
     """Complex transforms of any factors, primes and fours among them."""
     z = rng(n).normal(size=(2, n))
     want = np.fft.fft(z[0] + 1j * z[1])
@@ -639,7 +639,7 @@ def test_fft(n: int) -> None:
     np.testing.assert_allclose(z[0] + 1j * z[1], want, rtol=0.0, atol=1e-14 * n)
 
 
-def test_factors() -> None:
+def test_factors_are_fours_then_primes() -> None:
     """Fours first; their product is the size."""
     assert spectrum.factors(256).tolist() == [4, 4, 4, 4]
     assert spectrum.factors(480).tolist() == [4, 4, 2, 3, 5]
@@ -648,7 +648,7 @@ def test_factors() -> None:
 
 
 @pytest.mark.parametrize("n", TRANSFORMS)
-def test_analyse(n: int) -> None:
+def test_analysis_equals_numpys_rfft(n: int) -> None:
     """Frames of real samples, at every hop; magnitudes in float32."""
     hop = max(n // 4, 1)
     window = reference.periodic_hann(n)
@@ -663,7 +663,7 @@ def test_analyse(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", TRANSFORMS)
-def test_synthesise(n: int) -> None:
+def test_synthesis_equals_numpys_irfft(n: int) -> None:
     """Overlap-add of arbitrary spectra, divided by the squared windows so far."""
     for hop in sorted({n // 2, max(n // 4, 1), 1} - {0}) if n < 64 else (n // 2,):
         n_frame = 7
@@ -770,7 +770,7 @@ def test_pool_mel(n_freq: int, n_mel: int, draw: Callable[[int, int], np.ndarray
 
 
 @pytest.mark.parametrize("fdrc", [0.5, 0.3, 1.0, 2.0])
-def test_power(fdrc: float) -> None:
+def test_power_equals_numpys(fdrc: float) -> None:
     """Compression of magnitudes; the last bin is dropped."""
     mag = positive(3, 17)
     mag[1, 4] = 0.0
@@ -892,7 +892,7 @@ def levelled(n_frame: int, n_unit: int, n_ctx: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CAUSAL + OFFLINE)
 @pytest.mark.parametrize(("n_unit", "n_ctx"), [(1, 1), (1, 257), (3, 5), (64, 12)])
-def test_norm(name: str, n_unit: int, n_ctx: int) -> None:
+def test_norms_equal_the_reference(name: str, n_unit: int, n_ctx: int) -> None:
     """The five norms over 250 frames, past the memory of the forgetting one, and in blocks."""
     x = levelled(250, n_unit, n_ctx)
     norm = norms.Norm(name, "n", n_unit, n_ctx)

@@ -168,7 +168,7 @@ def test_a_replaced_file_keeps_its_owner(delay, tmp_path):
 @pytest.mark.parametrize(
     "name", ["with space.wav", "ünïcödé 🎤.wav", "-dash.wav", "a'\"b.wav", "new\nline.wav"]
 )
-def test_odd_names(delay, tmp_path, name):
+def test_files_may_have_odd_names(delay, tmp_path, name):
     src = write(tmp_path / "a.wav", noise(1000))
     odd = tmp_path / name
     src.rename(odd)

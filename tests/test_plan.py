@@ -198,7 +198,7 @@ def test_a_list_from_standard_input(npfsn, monkeypatch):
     assert "2 files enhanced" in out
 
 
-def test_lists(npfsn):
+def test_lists_may_have_comments_and_binary_files_are_none(npfsn):
     for name in ("a.wav", "b b.wav", "ü.wav", "#odd.wav", "c.wav"):
         recording(name)
     Path("list.txt").write_bytes("\ufeffa.wav\r\n\n# comment\nb b.wav\nü.wav\n./#odd.wav".encode())
@@ -231,7 +231,7 @@ def test_lists(npfsn):
         pytest.param("new\nline.wav", marks=posix),
     ],
 )
-def test_odd_names(npfsn, name):
+def test_inputs_may_have_odd_names(npfsn, name):
     recording(name)
     npfsn("enhance", name, "-o", "out", "--no-suffix")
     assert tree("out") == [name]

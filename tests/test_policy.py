@@ -92,7 +92,7 @@ def test_kernel_is_the_only_way_to_compile() -> None:
     assert n_kernel > 15
 
 
-def test_compile_options() -> None:
+def test_kernels_compile_with_the_same_options() -> None:
     """No thread pool, no reordered sums, no object mode, no option but in `jit.py`."""
     for name, tree in TREES.items():
         for node in ast.walk(tree):
@@ -354,7 +354,7 @@ def test_the_library_is_silent() -> None:
         assert not voices or name in SPEAKERS, (name, voices)
 
 
-def test_no_leftovers() -> None:
+def test_there_is_no_debugger_and_no_module_for_odds_and_ends() -> None:
     """No debugger, no file that holds whatever fits nowhere else."""
     for name, tree in TREES.items():
         assert name.rpartition(".")[2] not in ("utils", "helpers", "common", "misc")

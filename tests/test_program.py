@@ -41,7 +41,7 @@ def test_a_frame_call_by_call_is_a_frame(architecture: str) -> None:
 
 @pytest.mark.parametrize("frames", [1, 3, 8])
 @pytest.mark.parametrize("every", [1, 2, 3, 5])
-def test_every(every: int, frames: int) -> None:
+def test_calls_at_a_lower_rate_run_where_blocks_end(every: int, frames: int) -> None:
     """Blocks of s frames end with frames 0, s, 2 s, ...: of a norm, count says how many ran."""
     norm = norms.Norm("cumulative_laplace_norm", "n", 1, 4)
     own = state.zeros(norm.fields())

@@ -71,7 +71,7 @@ learning_rate = 1e-3
 """
 
 
-def test_a_recipe(tmp_path):
+def test_a_recipe_tells_architecture_norm_and_arguments(tmp_path):
     path = tmp_path / "train.toml"
     for text in (RECIPE, RECIPE.replace("\n", "\r\n"), "\ufeff" + RECIPE):
         path.write_bytes(text.encode())
@@ -94,7 +94,7 @@ def test_a_recipe(tmp_path):
         ("my.own.Net", None),
     ],
 )
-def test_architectures(path, architecture):
+def test_the_path_of_a_recipe_tells_its_architecture(path, architecture):
     assert read_recipe({"model": {"path": path, "args": {}}}).architecture == architecture
 
 
@@ -397,13 +397,13 @@ def test_dates_are_text():
     ],
     ids=lambda text: text[:10],
 )
-def test_bombs(text):
+def test_deep_and_endless_texts_are_refused(text):
     start = time.monotonic()
     with pytest.raises(toml.TomlError, match=r"^line \d+: "):
         toml.loads(text)
     assert time.monotonic() - start < 5
 
 
-def test_special_floats():
+def test_infinity_and_nan_are_read():
     found = toml.loads("a = inf\nb = -inf\nc = nan")
     assert found["a"] == math.inf and found["b"] == -math.inf and math.isnan(found["c"])

@@ -163,7 +163,7 @@ def test_inner_sections_see_beyond_their_edges():
     assert got.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8, 9, 10]]
 
 
-def test_shrunk_time():
+def test_shrunk_time_begins_with_a_block_of_one_frame():
     """Frame 0 is a block; each block serves from its last frame on; a short one is averaged."""
     x = np.arange(6.0)  # [T]
     blocks = reference.shrink_time(x, 3)
@@ -171,7 +171,7 @@ def test_shrunk_time():
     assert reference.stretch_time(blocks, 3, 6).tolist() == [0, 0, 0, 2, 2, 2]
 
 
-def test_activations():
+def test_activations_go_by_their_names_in_torch():
     """Each by its PyTorch name, and none for the two spellings of none."""
     x = np.array([-2.0, 0.0, 8.0])
     assert reference.activate(x, None) is x

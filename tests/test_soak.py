@@ -33,7 +33,7 @@ def test_the_stepping_reference_is_the_reference(name):
 
 
 @pytest.mark.slow
-def test_ten_minutes():
+def test_ten_minutes_neither_drift_nor_grow():
     found = soak.soak(small_model("fast_fullsubnet"), 10.0, seed=3)
     print(soak.report(found))
     assert found.peak > 0.3

@@ -107,7 +107,7 @@ def test_latency_and_properties(architecture: str, config: dict, latency: int) -
 
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
-def test_every_length(architecture: str, n: int) -> None:
+def test_every_length_gives_the_same_bits_in_any_hops(architecture: str, n: int) -> None:
     """Whole, streamed and in single hops: the same bits, as long as the input."""
     x = noise(n, seed=n)
     model = causal(architecture)
@@ -351,7 +351,9 @@ def test_channels_first_is_refused() -> None:
     ],
     ids=["short", "2-d", "strided", "read-only", "float64", "list"],
 )
-def test_refused_out(out: object, error: type, enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
+def test_an_unfit_out_is_refused(
+    out: object, error: type, enhancer: npfsn.Enhancer, x: np.ndarray
+) -> None:
     """Where a hop cannot be written, none is taken."""
     before = enhancer.get_state()
     with pytest.raises(error, match="out is|out has"):
@@ -1229,7 +1231,7 @@ def test_a_channel_is_normed_by_itself(norm: str) -> None:
 
 
 @pytest.mark.parametrize("limit_db", [0.5, 6.0, 20.0, 60])
-def test_attenuation_limit(limit_db: float, x: np.ndarray) -> None:
+def test_the_attenuation_limit_mixes_the_delayed_input_in(limit_db: float, x: np.ndarray) -> None:
     """The formula, limit x delayed + (1 - limit) x enhanced, in every call; whole signals alike."""
     model = small_model("fast_fullsubnet")
     stream = npfsn.Enhancer(model, atten_lim_db=limit_db)
@@ -1279,7 +1281,7 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
         ({"norm": "batch_norm"}, npfsn.NormError, "batch_norm.*cumulative_laplace_norm"),
     ],
 )
-def test_refused_options(option: dict, error: type, message: str) -> None:
+def test_unfit_options_are_refused(option: dict, error: type, message: str) -> None:
     """By streams and by whole signals alike, in one sentence."""
     model = small_model("fullband")
     with pytest.raises(error, match=message):
@@ -1292,7 +1294,7 @@ def test_refused_options(option: dict, error: type, message: str) -> None:
     "rate",
     [0, -16000, 999, 768_001, 44100.5, np.nan, np.inf, "16000", True, None],
 )
-def test_refused_rates(rate: object) -> None:
+def test_unfit_rates_are_refused(rate: object) -> None:
     """A rate is a whole number of Hz."""
     with pytest.raises((TypeError, npfsn.AudioError), match="sample.rate"):
         npfsn.enhance(np.zeros(10, np.float32), rate, small_model("fullband"))

@@ -99,7 +99,9 @@ TARGETS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_other_target(target: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_kernels_for_another_cpu_give_the_same_results(
+    target: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Recorded outputs within the tolerance, hop by hop and whole to the bit."""
     cpu, features = TARGETS[target]
     host = llvm.get_host_cpu_features()

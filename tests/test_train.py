@@ -281,7 +281,7 @@ def test_jobs_keep_their_order_in_processes() -> None:
     assert [*in_processes(math.sqrt, [4.0, 9.0, 1.0], few=1)] == [2.0, 3.0, 1.0]
 
 
-def test_pools_travel(work: Path, tmp_path: Path) -> None:
+def test_pools_survive_their_journey_as_ogg(work: Path, tmp_path: Path) -> None:
     travel.pack(work / "pools/real.npy", tmp_path / "ogg", 0.9)
     travel.pack(work / "pools/noise.npy", tmp_path / "ogg", 0.9, 4.0, ("folder",), "carried")
     travel.unpack(tmp_path / "ogg", tmp_path / "pools")

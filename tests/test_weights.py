@@ -118,7 +118,7 @@ def assert_same(found: Model, expected: Model) -> None:
         ("improved_48k", "improved_fullsubnet"),
     ],
 )
-def test_round_trip(tmp_path, name, architecture):
+def test_a_saved_model_is_loaded_as_it_was(tmp_path, name, architecture):
     model = golden_model(name, architecture)
     path = tmp_path / "m.npz"
     save_model(model, path)
@@ -141,7 +141,7 @@ def test_a_file_says_what_its_tensors_are(tmp_path, said):
     assert load_model(tmp_path / "m.npz").info["precision"] == "float32"
 
 
-def test_precision(tmp_path):
+def test_a_saved_model_keeps_its_precision_and_source(tmp_path):
     model = small_model("float16")
     save_model(model, tmp_path / "m.npz")
     found = load_model(tmp_path / "m.npz")
@@ -221,7 +221,7 @@ def test_a_copy_of_a_model_is_the_model():
     assert copy.copy(model) is model is copied["model"] is copied["enhancer"].model
 
 
-def test_default_weights(tmp_path, monkeypatch):
+def test_the_default_weights_are_found_and_read_once(tmp_path, monkeypatch):
     package = tmp_path / "npfsn"
     package.mkdir()
     monkeypatch.setattr(weights, "__file__", str(package / "weights.py"))
@@ -342,7 +342,7 @@ def test_a_link_to_nothing_is_there_too(tmp_path):
 # What is refused, and how.
 
 
-def test_headers(tmp_path):
+def test_damaged_headers_are_refused_with_their_reason(tmp_path):
     path = tmp_path / "m.npz"
     message = refusal(with_header(path, format=2))
     assert "made by a newer npfsn (format 2, this one reads 1): upgrade npfsn" in message
@@ -400,7 +400,7 @@ CONFIG = json.loads(str(members(small_model())["npfsn_header"]))["config"]
     ],
     ids=lambda changes: str(changes)[:80],
 )
-def test_configurations(tmp_path, changes):
+def test_damaged_configurations_are_refused(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
 
 
@@ -504,7 +504,7 @@ def test_headers_that_are_none(tmp_path):
     assert message in refusal(path)
 
 
-def test_tensors(tmp_path):
+def test_unfit_tensors_are_refused_with_their_reason(tmp_path):
     path = tmp_path / "m.npz"
     parts = members(small_model())
     name = "fullband_model.fc_output_layer.bias"
@@ -547,7 +547,7 @@ def test_objects_are_never_unpickled(tmp_path):
     assert not canary.exists()
 
 
-def test_other_files(tmp_path):
+def test_files_of_other_kinds_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     for data in (b"", b"PK", b"hello" * 100, tf.npy_bytes(np.zeros(3)), b"PK\5\6" + bytes(18)):
         path.write_bytes(data)
@@ -569,7 +569,7 @@ def test_other_files(tmp_path):
         assert (tmp_path / "pipe").is_fifo()
 
 
-def test_members(tmp_path):
+def test_unfit_members_are_refused_with_their_reason(tmp_path):
     path = tmp_path / "m.npz"
     parts = {f"{name}.npy": tf.npy_bytes(value) for name, value in members(small_model()).items()}
 
@@ -639,7 +639,7 @@ def test_a_bomb_that_claims_to_be_empty(tmp_path):
     assert limited(path, room=1 << 20)
 
 
-def test_compressed_bombs(tmp_path):
+def test_compressed_members_that_grow_too_large_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     parts = members(small_model())
     np.savez_compressed(path, **parts, zeros=np.zeros(40 << 20, np.int8))
@@ -686,7 +686,7 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
-def test_cut_anywhere(tmp_path):
+def test_a_model_file_cut_anywhere_is_refused(tmp_path):
     save_model(small_model(), tmp_path / "whole.npz")
     data = (tmp_path / "whole.npz").read_bytes()
     path = tmp_path / "m.npz"
@@ -696,7 +696,7 @@ def test_cut_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["stored", "compressed", "stored, checksums made good"])
-def test_damaged_anywhere(tmp_path, kind):
+def test_a_model_file_damaged_anywhere_is_refused(tmp_path, kind):
     model = small_model()
     path = tmp_path / "m.npz"
     (np.savez_compressed if kind == "compressed" else np.savez)(path, **members(model))
