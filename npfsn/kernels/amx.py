@@ -2,8 +2,9 @@
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of inputs, 16 rows of
 up to 16 steps of DEPTH bytes, with a tile of weights, as many steps of one panel, and adds to a
-tile of 16 x 16 sums. A packed panel (`npfsn.kernels.products.pack_i8`) is a pile of such tiles as
-it lies, so nothing is packed anew, and the sums are the integers that every other machine has.
+tile of 16 x 16 sums. A packed panel (`npfsn.kernels.products.pack_i8`) already is a
+stack of such tiles, so nothing is repacked, and the sums are the same integers as on every other
+machine.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ HAS_TILES = _granted()
 
 @intrinsic
 def _configure(typingctx, steps):
-    """Shape the tile registers for so many steps of inputs at a time."""
+    """Configure the tile registers for this many steps of inputs at a time."""
 
     def codegen(context, builder, sig, args):
         emit, (steps,) = Emit(context, builder, sig, args), args
@@ -78,7 +79,7 @@ def _configure(typingctx, steps):
 
 @intrinsic
 def _release(typingctx):
-    """Empty the tile registers: the system need not save them any more."""
+    """Release the tile registers: the system no longer has to save them."""
 
     def codegen(context, builder, sig, args):
         Emit(context, builder, sig, args).call("llvm.x86.tilerelease", ir.VoidType())
@@ -92,9 +93,9 @@ def _sums(
     typingctx, tiles, panels, n_row, n_deep, steps, q, q_at, q_stride, x_scale, row, w, w_at,
     w_scale, shift, bias, bias_at, out, out_at, out_stride,
 ):  # fmt: skip
-    """Sum 1 or 2 tiles of rows by as many panels; scale the first n_row rows to float32.
+    """Sum 1 or 2 tiles of rows by 1 or 2 panels; scale the first n_row rows to float32.
 
-    q has whole tiles of rows; what the last ones hold does not matter.
+    q has whole tiles of rows; those from n_row on may hold anything.
     """
     n = types.int64
     sig = types.void(
@@ -174,7 +175,7 @@ def _sums(
 
 
 def fits(n_deep: int) -> bool:
-    """Whether tiles of one size, and of a size that pays, make up n_deep steps."""
+    """Whether n_deep steps divide into tiles of one size that is large enough to pay."""
     return any(n_deep % steps == 0 for steps in range(_LEAST_STEPS, _MOST_STEPS + 1))
 
 
@@ -191,7 +192,7 @@ def _steps(n_deep):
 def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
     """Compute what `npfsn.kernels.products.product_i8` does, in tile registers.
 
-    The arguments as there; q has whole tiles of rows.
+    It takes the same arguments; q has whole tiles of rows.
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     steps = _steps(n_deep)

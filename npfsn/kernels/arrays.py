@@ -1,7 +1,7 @@
-"""Arrays that a table tells of: where they lie, and what they look like.
+"""Arrays as entries of tables: their addresses and shapes.
 
 Numba takes 40 ns to accept an array as an argument, and a frame has some two hundred of them. So
-kernels find them by tables; whoever fills one keeps its arrays alive.
+kernels find them through tables; the code that fills a table keeps its arrays alive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from ..jit import kernel
 
-#: The address of an array's first element, then its first three dimensions; who reads it knows any
+#: The address of an array's first element, then its first three dimensions; the reader knows any
 #: others.
 ARRAY = np.dtype(
     [("address", np.int64), ("rows", np.int64), ("columns", np.int64), ("depth", np.int64)]
@@ -24,12 +24,12 @@ ARRAY = np.dtype(
 
 
 def place(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int, int]:
-    """Return the `ARRAY` of `array`, which the caller keeps.
+    """Return the `ARRAY` of `array`, which the caller keeps alive.
 
     Raises
     ------
     TypeError
-        The kernels would find something else there than they expect.
+        The array is of another type than the kernels expect, not contiguous or not aligned.
     """
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         raise TypeError(f"{array.dtype}, strides {array.strides}: expected contiguous {dtype}")
@@ -59,7 +59,7 @@ def place_of(typingctx, record):
 
 @intrinsic
 def call(typingctx, address, numbers):
-    """Call the kernel whose machine code lies at `address` (`npfsn.jit.address`) with numbers."""
+    """Call the kernel at `address` (`npfsn.jit.address`) with a tuple of whole numbers."""
 
     def codegen(context, builder, sig, args):
         kinds = sig.args[1].types
@@ -81,7 +81,7 @@ def f32_at(address, rows, columns):
 
 
 def _reader(element: types.Type, dimensions: int) -> Any:
-    """Return a function for kernels: the array that an `ARRAY` tells of."""
+    """Return a function for kernels that returns the array described by an `ARRAY`."""
     kind = types.Array(element, dimensions, "C")
 
     @intrinsic

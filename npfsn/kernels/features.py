@@ -1,8 +1,8 @@
-"""What lies between spectrum and layers: mel bands, norms, neighbours, time shrink, masks.
+"""The steps between spectrum and layers: mel bands, norms, neighbours, time shrink, masks.
 
-Frames come in blocks: x[T, F] or, for U units that share weights, x[T, U, S]. State makes a block
-of T frames equal to T blocks of one. Running sums are float64: a float32 count stops being exact
-after seventeen minutes.
+Frames come in blocks: x[T, F] or, for U units that share weights, x[T, U, S]. The state makes a
+block of T frames give the same as T blocks of one. Running sums are float64: a float32 count of
+257 values a frame stops being exact after seventeen minutes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MAX_COMPRESSED = 1e36
 GAIN_LIMIT = np.float32(1e6)
 #: Frames that `forgetting_norm` remembers.
 MEMORY = 192
-#: The compressed mask is clipped here before it is expanded: the published code rounds it so.
+#: The compressed mask is clipped to this before it is expanded; float32, as in the published code.
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
-#: A norm and where its state lies.
+#: A norm: its parameters, and the places of its state.
 NORM = np.dtype(
     [
         ("fitted", np.int64),  # 0: an offline norm that still takes moments
         ("horizon", np.float64),
         ("eps", np.float64),
-        ("shift", np.float32),  # of an offline norm that has been fitted, as scale
+        ("shift", np.float32),  # shift and scale: of a fitted offline norm
         ("scale", np.float32),
         # In the order of the state: count f64[1], total f64[U] and square f64[U]; count and mu
         # f64[1]; moments f64[3].
@@ -47,11 +47,11 @@ ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
 
 @inlined
 def pool_mel(mag, first, start, weight, out):
-    """Mel bands of T frames: out = mag fb, fb being mostly zero.
+    """Pool T frames into mel bands: out = mag fb, where fb is mostly zero.
 
     mag     f32[T, F]
     first   i64[M]      first bin of a band
-    start   i64[M + 1]  where the band's weights start
+    start   i64[M + 1]  where the band's weights start in weight
     weight  f32[?]      the non-zero part of fb, band after band
     out     f32[T, M]
     """
@@ -67,8 +67,9 @@ def pool_mel(mag, first, start, weight, out):
 def power(x, exponent, out):
     """Compressed magnitudes: out[T, F'] = x[T, :F'] ** exponent.
 
-    x    f32[T, >= F']
-    out  f32[T, F']
+    x         f32[T, >= F']
+    exponent  f64
+    out       f32[T, F']
     """
     for t in range(out.shape[0]):
         for f in range(out.shape[1]):
@@ -84,7 +85,7 @@ def cumulative_laplace(x, horizon, count, total, out):
     """Divide by the mean of everything so far + eps, one mean per unit.
 
     x        f32[T, U, S]
-    horizon  f64     frames; beyond them the past fades (infinite: never)
+    horizon  f64     frames after which the past fades (infinite: never)
     count    f64[1]  frames so far
     total    f64[U]  sum over frames and features so far
     out      f32[T, U, S]
@@ -153,12 +154,12 @@ def forgetting(x, eps, horizon, count, mu, out):
     """Divide by mu + eps, mu_t = a_t mu_(t-1) + (1 - a_t) mean(x_t).
 
     a_t = (S - 1) / (S + 1) with S = MEMORY; before frame S the smaller of it and (t - 1) / (t + 1).
-    At t = 0 that is -1, which makes mu_0 twice the mean: so it is published.
+    At t = 0, a_t is -1 and so mu_0 twice the mean, as published.
 
     x      f32[T, U, S]  one statistic over all units
     eps    f64
     count  f64[1]  frames so far
-    mu     f64[1]
+    mu     f64[1]  running mean
     out    f32[T, U, S]
 
     Updates: count, mu. `horizon` shortens the memory where it is smaller.
@@ -191,7 +192,7 @@ def count_moments(x, moments):
     """Count number, sum and sum of squares of all values, for a norm over the whole signal.
 
     x        f32[T, U, S]
-    moments  f64[3]
+    moments  f64[3]  number, sum, sum of squares
 
     Updates: moments.
     """
@@ -222,7 +223,7 @@ def scale_fixed(x, shift, scale, out):
 
 @kernel
 def unfold(x, low, first, step, n, out, at):
-    """Neighbourhoods: out[t, u, at + j] = x[t, first + u step + j - low], reflected at the edges.
+    """Copy neighbours: out[t, u, at + j] = x[t, first + u step + j - low], reflected at the edges.
 
     The edge itself is not repeated: index -1 is 1, F is F - 2.
 
@@ -247,13 +248,13 @@ def unfold(x, low, first, step, n, out, at):
 
 @inlined
 def follow_level(mel, normed, quiet, level, enc, out):
-    """Scale the encoder's output by the running mean of mel, over quiet where that is larger.
+    """Compute out = enc min(level / quiet, 1), where level is the running mean of mel.
 
     mel     f32[T, M]
     normed  f32[T, M]  mel over its running mean
-    quiet   f64
-    level   f64[1]     the running mean, when mel was last not all zero
-    enc     f32[T, M]
+    quiet   f64        the mean below which input is quiet
+    level   f64[1]     the running mean at the last frame in which mel was not all zero
+    enc     f32[T, M]  the encoder's output
     out     f32[T, M]
 
     Updates: level.
@@ -273,16 +274,16 @@ def follow_level(mel, normed, quiet, level, enc, out):
 
 @inlined
 def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
-    """Units at 1 / s of the rate: means over frame 0 alone, then (1 .. s), (s + 1 .. 2 s), ...
+    """Build units at 1 / s of the rate: means over frame 0 alone, 1 .. s, s + 1 .. 2 s, ...
 
     A unit is a mel band with its neighbours, then the encoder's output there with its neighbours.
-    Means come first, and are then repeated in the units around: the same numbers for less.
+    Averaging before the neighbours are copied gives the same numbers for less work.
 
     mel, enc   f32[T, M]
     near, far  int     neighbours each side in mel and in enc
     frame      int     index of mel[0] in the stream
     shrink     int     s
-    acc        f32[2, M]  sums of mel and enc in the block under way
+    acc        f32[2, M]  sums of mel and enc over the current block
     out        f32[K, M, 2 near + 2 far + 2]  the blocks that end within these frames
 
     Updates: acc.
@@ -307,12 +308,14 @@ def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
 
 @inlined
 def join_held(enc, block, frame, shrink, held, out):
-    """Join the decoder's input: a frame's encoding, then the result of the last ended block.
+    """Join the decoder's input: a frame's encoder output, then the result of the last block to end.
 
-    enc    f32[T, M]
-    block  f32[K, M]  results of the blocks that end within these frames
-    held   f32[M]     the last result before them
-    out    f32[T, 2 M]
+    enc     f32[T, M]
+    block   f32[K, M]  results of the blocks that end within these frames
+    frame   int        index of enc[0] in the stream
+    shrink  int        s, frames of a block
+    held    f32[M]     the last result before them
+    out     f32[T, 2 M]
 
     Updates: held.
     """
@@ -349,7 +352,7 @@ def gather_mask(x, center, first, units, mask):
 
 @inlined
 def _log(x):
-    """Natural logarithm of a positive float64, to 3 units in the last place; loops can be vectors.
+    """Return the natural logarithm of a positive float64, to 3 ulp; loops over it vectorise.
 
     x = m 2^e with m in [sqrt(1/2), sqrt(2)); ln m = 2 z (1 + z^2 / 3 + z^4 / 5 + ...) with
     z = (m - 1) / (m + 1), |z| < 0.172: ten terms.
@@ -375,8 +378,11 @@ def _log(x):
 def _apply_row(mask_re, mask_im, re, im):
     """Apply `apply_complex` to a frame.
 
-    Not inlined: in a loop over frames, llvm would ask once whether rows to read and to write are
-    apart, for all frames at a time, and they are not; its bins would not become vectors.
+    mask_re, mask_im  f32[F]  compressed mask
+    re, im            f64[F]  spectrum
+
+    Updates: re, im. Not inlined: in a loop over frames, LLVM would check once, for all frames
+    together, whether the rows overlap. They do, so the loop over bins would not be vectorised.
     """
     for f in range(mask_re.shape[0]):
         a, b = np.float64(mask_re[f]), np.float64(mask_im[f])
@@ -393,8 +399,8 @@ def _apply_row(mask_re, mask_im, re, im):
 def apply_complex(mask, spec):
     """Expand the compressed mask and multiply: spec *= m_re + i m_im.
 
-    m = -10 ln((10 - m) / (10 + m)), m clipped to +-9.9 first; NaN mutes. In float64: float32
-    would cost 1e-6 of a mask of one.
+    m = -10 ln((10 - m) / (10 + m)), m clipped to +-9.9 first; NaN mutes. In float64: in
+    float32 a mask of one would be off by 1e-6.
 
     mask  f32[T, 2, F]
     spec  f64[>= T, 2, F]

@@ -1,12 +1,12 @@
-"""Linear and recurrent layers: products and the cells behind them.
+"""Linear and recurrent layers: matrix products, and the cells that follow them.
 
-Rows of outputs, hidden states and gates are as long as their panels (`products.py`); the lanes
+Rows of outputs, hidden states and gates are padded to whole panels (`products.py`); the lanes
 beyond the last unit have weights and biases of zero, and the cells keep them at zero. The gates of
 a panel of units lie side by side (i f g o of the first panel, i f g o of the second, ...), so that
-a cell can follow as soon as its own gates are there.
+a cell can run as soon as its own gates are computed.
 
-A stack of layers has some fifty arrays, which its kernels find by tables (`arrays.py`, filled by
-`npfsn.layers`). Besides, one kernel then serves every cell and every kind of weights.
+A stack of layers has some fifty arrays. Its kernels find them through tables (`arrays.py`, filled
+by `npfsn.layers`), which also lets one kernel serve every cell and every kind of weights.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .arrays import ARRAY, call, f32_2d, place_of, pointer
 from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, ready
 from .vector import PANEL, Emit, const, f32, f32_panel
 
-#: So many panels of units are worked on together: whole tiles of gates, which the cells find in the
-#: nearest cache.
+#: Panels of units that are computed together: whole tiles of gates, which are still in the nearest
+#: cache when the cells read them.
 CELL_PANELS = PANELS
-# The fewest panels of one unit's cell whose gates fill whole strides through the weights.
+# For a layer with one unit: the fewest panels whose gates fill whole strides through the weights.
 ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
 ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
 
@@ -40,8 +40,8 @@ PROJECT, CELL, LINEAR = 0, 1, 2
 # Codes of the output activations.
 NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
 
-#: A recurrent layer of U units, H in whole panels, G gates. Biases belong to the products: the
-#: hidden bias of a GRU's n is inside its product with r, which is why there are two.
+#: A recurrent layer of U units, H hidden values in whole panels, G gates. Each product has its own
+#: bias, because a GRU multiplies its r with the recurrent product of n, that bias included.
 LAYER = np.dtype(
     [
         ("input", PRODUCT),  # of G H outputs, for each panel of H its G gates:
@@ -49,10 +49,10 @@ LAYER = np.dtype(
         ("h", ARRAY),  # f32[U, H]
         ("c", ARRAY),  # f32[U, H] of an LSTM
         ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
-        # Panels of r that are ready for the first n units of the next cell. Unless it is 0, these
-        # units of h are in the recurrent product's q.
+        # Panels of r computed ahead, for the first n units of the next frame's cell. Unless it is
+        # 0, the recurrent product's q holds these units of h.
         ("done", np.int64),
-        ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or in odd frames (`recur`)
+        ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or odd frames (`recur`)
     ]
 )
 
@@ -63,31 +63,31 @@ STACK = np.dtype(
         ("p", ARRAY),  # the input product: f32[T, G H], of many units f32[n, G CELL_PANELS PANEL]
         ("r", ARRAY),  # the recurrent product, of many units: f32[n, G CELL_PANELS PANEL]
         ("linear", PRODUCT),
-        ("z", ARRAY),  # f32[T U, P PANEL], what it gives
+        ("z", ARRAY),  # f32[T U, P PANEL], its product
         ("activation", np.int64),
         ("slope", np.float32),
     ]
 )
 
-#: A layer of one unit whose frames are pieces of a queue (`products.QUEUE`): what `recur` takes for
-#: it, and what is due next. Of a linear layer, what `linear` takes.
+#: A layer with one unit whose frames are pieces of a queue (`products.QUEUE`): the arguments of
+#: `recur`, and the frame that is due. Of a linear layer, the arguments of `linear`.
 LINE = np.dtype(
     [
         ("x", ARRAY),  # f32[>= T, X]
-        ("layer", np.int64),  # where the LAYER lies
-        ("stack", np.int64),  # where the STACK lies
+        ("layer", np.int64),  # address of the LAYER
+        ("stack", np.int64),  # address of the STACK
         ("y", ARRAY),  # f32[>= T, H]
         ("frames", np.int64),  # T
-        ("queue", np.int64),  # where the QUEUE lies
+        ("queue", np.int64),  # address of the QUEUE
         ("first", np.int64),  # index of the first piece of a frame
-        ("frame", np.int64),
+        ("frame", np.int64),  # index in the block of the frame that is due
     ]
 )
 
 
 @intrinsic
 def _lstm_panel(typingctx, p, p_at, r, r_at, c, at, y, y_at):
-    """PANEL units of an LSTM cell: c = sig(f) c + sig(i) tanh(g), y = sig(o) tanh(c)."""
+    """Compute PANEL units of an LSTM cell: c = sig(f) c + sig(i) tanh(g), y = sig(o) tanh(c)."""
     n = types.int64
     sig = types.void(p, n, r, n, c, n, y, n)
 
@@ -103,7 +103,7 @@ def _lstm_panel(typingctx, p, p_at, r, r_at, c, at, y, y_at):
                 emit.load(r, builder.add(r_at, offset), f32_panel),
             )
 
-        # Each function is a fraction. Divisions are dear, so fractions meet over one denominator:
+        # Each function is a fraction. Divisions are expensive, so terms share one denominator:
         # c' = (f_n c i_d g_d + i_n g_n f_d) / (f_d i_d g_d), h = o_n t_n / (o_d t_d), t = tanh c'.
         i_n, i_d = emit.sigmoid_parts(pre(0))
         f_n, f_d = emit.sigmoid_parts(pre(1))
@@ -124,7 +124,7 @@ def _lstm_panel(typingctx, p, p_at, r, r_at, c, at, y, y_at):
 
 @intrinsic
 def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
-    """PANEL units of a GRU cell: n = tanh(p_n + sig(r) r_n), y = n + sig(z) (h - n)."""
+    """Compute PANEL units of a GRU cell: n = tanh(p_n + sig(r) r_n), y = n + sig(z) (h - n)."""
     n = types.int64
     sig = types.void(p, n, r, n, h, n, y, n)
 
@@ -148,7 +148,15 @@ def _gru_panel(typingctx, p, p_at, r, r_at, h, at, y, y_at):
 
 @inlined
 def _cells(gates, p, p_at, r, r_at, h, c, at, y, y_at, n_panel):
-    """Run n_panel panels of one unit's cell, from element `at` of its state on."""
+    """Run n_panel panels of one unit's cell. The offsets p_at, r_at, at and y_at count elements.
+
+    gates  int        4: LSTM, 3: GRU
+    p, r   f32[?, ?]  input and recurrent product from p_at and r_at on, panel after panel
+    h, c   f32[U, H]  state from `at` on: h is read by a GRU, c is of an LSTM
+    y      f32[?, H]  new hidden states, from y_at on
+
+    Updates: c, y.
+    """
     for k in range(n_panel):
         unit, gate = k * PANEL, gates * k * PANEL
         if gates == 4:
@@ -159,16 +167,27 @@ def _cells(gates, p, p_at, r, r_at, h, c, at, y, y_at, n_panel):
 
 @inlined
 def _project(x, n_frame, layer, stack):
-    """Compute what does not depend on the previous frame, of one unit: p of all frames at once."""
+    """Compute the input product of a layer with one unit, for all frames at once.
+
+    x        f32[>= n_frame, X]  inputs
+    n_frame  int                 T
+    layer    LAYER
+    stack    STACK
+
+    Updates: p of the stack.
+    """
     ready(x, 0, n_frame, layer.input)
     product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0, 0)
 
 
 @kernel
 def work_ahead(layer, last):
-    """Have the first `last` panels of the next cell's recurrent product done, for r's units.
+    """Compute what is missing of the next cell's recurrent product, for the units that r holds.
 
-    layer  int   where the LAYER lies
+    layer  int   address of the LAYER
+    last   int   panels that are to be done, from the first on
+
+    Updates: r and done of the layer.
     """
     layer = carray(pointer(layer), 1, LAYER)[0]
     if last > layer.done:
@@ -181,7 +200,12 @@ def work_ahead(layer, last):
 
 @kernel
 def finish_queue(queue):
-    """Do what there was no time for: the QUEUE lies at `queue`."""
+    """Run the pieces that are left of a QUEUE, without their prefetches.
+
+    queue  int   address of the QUEUE
+
+    Updates: the queue and what its pieces point to.
+    """
     queue = carray(pointer(queue), 1, QUEUE)[0]
     while queue.next < queue.end:
         pieces = carray(pointer(queue.pieces), queue.end, PIECE)
@@ -190,7 +214,7 @@ def finish_queue(queue):
         if piece.then != 0:
             call(piece.then, (piece.what, piece.number))
         elif piece.done != 0 and pieces[queue.next].done == 0:
-            work_ahead(piece.what, piece.number)  # with all before it: in wide strides
+            work_ahead(piece.what, piece.number)  # and all before it, in wide strides
 
 
 @inlined
@@ -221,26 +245,26 @@ def recur(x, frame, layer, stack, y):
         n = min(block, n_unit - first)
         for t in range(n_frame):
             row = t * n_unit + first
-            # late: nobody has begun the recurrent product of this frame; ahead: how many panels of
-            # it are done.
+            # late: nothing of this frame's recurrent product has been computed ahead; ahead: how
+            # many panels of it have.
             late = layer.done == 0
-            if n_unit == 1 and n_frame == 1:  # at once, so that its strides follow each other
+            if n_unit == 1 and n_frame == 1:  # all at once, in consecutive strides
                 work_ahead(place_of(layer), gates * n_panel)
             ahead, layer.done = layer.done, 0
             if n_unit > 1:
                 ready(x, row, n, w_ih)
-            if ahead == 0:  # otherwise `work_ahead` has seen to it
+            if ahead == 0:  # otherwise `work_ahead` has done so
                 ready(h, first, n, w_hh)
             for i in range(n_step):
-                # One unit reads all weights in every frame. Where it ended the last time, they are
-                # still in the second-level cache: every other frame of a block goes backwards.
+                # One unit reads all weights in every frame. Those that the last frame read last are
+                # still in the second-level cache: every second frame of a block goes backwards.
                 at = (n_step - 1 - i if n_unit == 1 and t % 2 == 1 else i) * step
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
                 if n_unit > 1:
                     product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
-                # Where nothing is done ahead, the cells find these panels in a near cache, too.
+                # Where nothing was computed ahead, these panels, too, stay in a near cache.
                 few = n_unit > 1 and ahead == 0
                 r_now, r_panel = (r_few, 0) if few else (r, gates * at)
                 left = max(gates * at, ahead)
@@ -257,11 +281,11 @@ def recur(x, frame, layer, stack, y):
             for b in range(n):
                 for k in range(h.shape[1]):
                     h[first + b, k] = y[row + b, k]
-            # One unit reads all recurrent weights in every frame: megabytes, which a cache does not
-            # hold until the next. Their product has time from one cell to the next, though. So one
-            # frame multiplies late and, once its cell is done, at once for the next, which finds
-            # the weights in a nearer cache; the next has none to read. Layers take turns. (One that
-            # tiles of another stack have begun is not late.)
+            # One unit reads all recurrent weights in every frame: megabytes, which no cache holds
+            # until the next frame. But their product can be computed at any time between two cells.
+            # So every second frame computes two: its own, late, and after its cell the next
+            # frame's, while the weights are in a nearer cache. The next frame reads none. Layers
+            # alternate. (A layer whose product tiles of another stack have begun is not late.)
             if n_unit == 1 and n_frame == 1 and late and frame % 2 == layer.turn:
                 work_ahead(place_of(layer), gates * n_panel)
 
@@ -313,11 +337,15 @@ def linear(x, stack, out):
 
 @kernel
 def go_on(line, event):
-    """Do what is due between the products of a LINE, which lies at `line`.
+    """Do what is due between the recurrent products of a LINE.
 
-    event  int   PROJECT: the layer begins, with what does not depend on the previous frame;
-                 CELL: the recurrent product of a frame is there, the next frame's is due then;
+    line   int   address of the LINE
+    event  int   PROJECT: compute the input products of all frames;
+                 CELL: run the cell of a frame whose recurrent product is complete, then make the
+                 next frame's product due;
                  LINEAR: run a linear layer
+
+    Updates: the line and what it points to.
     """
     line = carray(pointer(line), 1, LINE)[0]
     stack = carray(pointer(line.stack), 1, STACK)[0]
@@ -349,13 +377,13 @@ def begin_queue(queue, first, end):
 
 @inlined
 def prepare(layers, panels):
-    """Do recurrent products of the next frame ahead of time, for the first n units.
+    """Compute recurrent products of the next frame ahead of time, for the first n units.
 
-    They need the state alone, so a frame with little work can take them from a frame with much.
-    Panels, not units: each is read from memory once, whoever does it.
+    They need only the state, so a frame with little work can take them from a frame with much.
+    They are shared out by panels, not units, so that each panel is read from memory once.
 
     layers  LAYER[L]
-    panels  int       how many panels to have done, those of the first layer first
+    panels  int       panels that are to be done, those of the first layer first
 
     Updates: r and done of the layers.
     """

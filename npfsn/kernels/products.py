@@ -46,29 +46,30 @@ from .vector import (
     panel_of,
 )
 
-# Registers decide the tile: rows x panels accumulators, the panels' weights, one broadcast.
+# A tile must fit the registers: rows x panels accumulators, the panels' weights, one broadcast.
 if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 4 if READS_AHEAD else 8
 elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# Whether tiles ask memory for what comes next while they compute, and for how many panels each of
-# floats. With AVX2 no instruction is to spare. One row asks where cores do not read ahead.
+# ASKS: whether tiles prefetch the next weights while they compute; with AVX2 no instruction is to
+# spare. ASKED: how many panels a tile of floats prefetches. A single row prefetches only where the
+# hardware is too slow to do it.
 ASKS, ASKED = 1 if PANELS > 1 else 0, 2
 ONE_ROW_ASKS = 0 if READS_AHEAD else ASKS
-# In how many parts one row widens a panel of halves: Zen 4 is faster with two of 8.
+# Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
 PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST and not READS_AHEAD else 1
-# Bytes of a panel that all rows meet before its next ones are read: they stay in the first-level
-# cache, even in half of one where a core is shared. Tiles of several panels need fewer bytes for as
-# much work, which the second level delivers in time.
+# Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
+# cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
+# the same work, which the second level delivers in time.
 PART = 12288 if PANELS == 1 else 1 << 30
-# Steps along the inputs that a full tile takes at once. With AVX2 a loop adds a third to the
-# instructions of one, which shows where another thread shares the core's decoders.
+# Steps along K per iteration of a full tile's loop. With AVX2 the loop adds a third to the
+# instructions of a step, which costs time where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
-# Without an instruction for byte products they need registers for what comes between. AVX2 has so
-# few that one row by the panels of a wide stride takes the fewest instructions; it needs no second
-# step at once.
+# Rows of an int8 tile. Without an instruction for byte products, intermediate results take
+# registers. AVX2 has so few that one row by the panels of a wide stride takes the fewest
+# instructions; it needs no unrolling.
 if HAS_BYTE_PRODUCT:
     ROWS_I8 = ROWS
 elif "avx512f" in FEATURES:
@@ -80,10 +81,10 @@ ROWS_SMALL_I8 = min(ROWS_SMALL, ROWS_I8)
 ZERO = np.float32(0.0)
 INPUT_LEVELS = np.float32(MAX_INPUT)
 
-#: Rows of an int8 product that are worked on at once.
+#: Rows of an int8 product that are computed at once.
 BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
 
-# What halves are to Numba; without an instruction that widens them there are none.
+# Numba's type for halves; where no instruction widens them, there are none (`pack_f32`).
 HALF_BITS = np.uint16 if HAS_HALF else np.float32
 
 #: A matrix product, K inputs and P panels of outputs.
@@ -92,40 +93,40 @@ PRODUCT = np.dtype(
         ("kernel", np.int64),  # `product_kernel`
         ("quantised", np.int64),
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
-        ("scale", ARRAY),  # f32[P PANEL] of int8, as all but the bias
+        ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
         ("shift", ARRAY),  # i32[P PANEL]
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
-        ("queue", np.int64),  # where the QUEUE lies of what its tiles do besides, or 0
+        ("queue", np.int64),  # address of the QUEUE that its tiles work off, or 0
     ]
 )
 
-#: What a tile of floats does besides (`product_f32`): a part of the product of one row with other
-#: weights, panels a .. a + ASKED - 1 of them, and ask memory for what comes next. All but numbers
-#: are addresses.
+#: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
+#: with other weights, panels a .. a + ASKED - 1 of them, and a prefetch. All fields but `steps` and
+#: `number` are addresses.
 PIECE = np.dtype(
     [
-        ("ask", np.int64),  # so much is asked for as ASKED panels of `steps` inputs take
-        ("weight", np.int64),  # of the same type as the tile's: panel a; 0: it only asks
-        ("steps", np.int64),  # K, inputs of that row; 0: no product, only what is to be done then
+        ("ask", np.int64),  # prefetched from here on: the bytes of ASKED panels of `steps` inputs
+        ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
+        ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
         ("input", np.int64),  # f32[K], the row
         ("bias", np.int64),  # f32[ASKED PANEL]
         ("out", np.int64),  # f32[ASKED PANEL]
-        ("done", np.int64),  # i64: where to note then that `number` panels are there, or 0
-        ("then", np.int64),  # kernel(what, number) to call then, or 0
+        ("done", np.int64),  # i64, set to `number` at the end: the panels that are complete; or 0
+        ("then", np.int64),  # kernel(what, number) to call at the end, or 0
         ("what", np.int64),
         ("number", np.int64),
     ]
 )
 
-#: Pieces in turn.
+#: Pieces, in the order in which they are due.
 QUEUE = np.dtype(
     [
         ("next", np.int64),  # index of the piece that is due
         ("step", np.int64),  # its steps that are done
-        ("end", np.int64),  # index behind the last one that is to be done
-        ("pieces", np.int64),  # where PIECE[>= end] lies
+        ("end", np.int64),  # index after the last one that is to be done
+        ("pieces", np.int64),  # address of PIECE[>= end]
     ]
 )
 
@@ -138,8 +139,8 @@ def padded(n: int) -> int:
 def pack_f32(weight: np.ndarray) -> np.ndarray:
     """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
 
-    Where the machine can widen them on the way, float16 stays float16: half as much to read, and
-    the same products to the bit. Numba knows no halves: the array is one of uint16, their bits.
+    Where the machine can widen it while loading, float16 stays float16: half as much to read, and
+    the same products to the bit. Numba has no halves, so the array is a uint16 view of their bits.
     """
     n_out, n_in = weight.shape
     n_panel = padded(n_out) // PANEL
@@ -156,15 +157,15 @@ def _tile_f32(
     typingctx, rows, panels, asks, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
     bias, bias_at, out, out_at, out_stride, beside,
 ):  # fmt: skip
-    """One tile: `rows` x `panels` of the result stay in registers while k runs from first to last.
+    """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
 
-    It starts from the bias or, where first is not 0, from the sum of the inputs before, in out.
-    If it `asks`, it prefetches what lies at `ahead`: in each step as much as a step of ASKED panels
-    takes or, of one row, a step of as many panels as it has.
+    Sums start from the bias or, where first is not 0, from those of the inputs before, in out. If
+    it `asks`, each step prefetches from w[ahead] on: as much as a step of ASKED panels takes or, in
+    a tile of one row, a step of its own panels.
 
-    beside: () or, of one more row that meets ASKED panels of other weights meanwhile, an array of
-    their type; the addresses of its input and of these weights for k = 0; their stride from panel
-    to panel in elements; where its sums start and where they go.
+    beside: () or, for one more row times ASKED panels of other weights in the same loop: an array
+    of the weights' type; the addresses of the row and of the weights for k = 0; the weights' stride
+    from panel to panel in elements; the addresses where its sums start and where they go.
     """
     n = types.int64
     sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n, beside)
@@ -268,7 +269,7 @@ def _tile_f32(
 
 @intrinsic
 def _prefetch(typingctx, w, at, size, turn, turns):
-    """Ask for cache lines of size elements of w from w[at] on: the turn-th of as many shares."""
+    """Prefetch one share, number `turn` of `turns`, of the cache lines of w[at : at + size]."""
     n = types.int64
     sig = types.void(w, n, n, n, n)
     element = {types.float32: f32, types.uint16: f16, types.int8: i8}[w.dtype]
@@ -293,24 +294,24 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
-    x     f32[R, >= K]       inputs
-    w     f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
-    bias  f32[P PANEL]
-    out   f32[R', >= (out_panel + last - first) PANEL]
-    queue  int     where the QUEUE lies of what tiles do besides, or 0: nothing
-    others f32 or u16[?]     an array of the type of the weights that its pieces tell of
+    x       f32[R, >= K]             inputs
+    w       f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
+    bias    f32[P PANEL]
+    out     f32[R', >= (out_panel + last - first) PANEL]
+    queue   int                      address of the QUEUE that tiles work off, or 0
+    others  f32 or u16[?]            any array of the type of its pieces' weights
 
-    Updates: out, the queue and what its pieces tell of.
+    Updates: out, the queue and what its pieces point to.
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
     size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
     x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
-    if n_row < ROWS_SMALL:  # a row or three: the weights pass by once, in wide strides
+    if n_row < ROWS_SMALL:  # one to three rows: each reads the weights in wide strides
         for row in range(n_row):
             p = first
-            # A cell takes parts, in blocks of frames backwards in every other one (`recur`): what
-            # follows is known where the matrix ends.
+            # A cell takes parts of the matrix, in every second frame of a block backwards
+            # (`recur`): what comes next is known only in calls that reach the matrix's end.
             asks = ONE_ROW_ASKS and last == w.shape[0]
             while asks and p + 2 * PANELS_ONE_ROW <= last:
                 _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
@@ -328,12 +329,12 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                           ())  # fmt: skip
                 p += 1
         return
-    # A few panels, or a part of one, stay in a near cache while all rows pass by; meanwhile what
-    # comes next is asked for. Beyond the last nothing is there, which does no harm. With AVX2 each
-    # tile asks for its share before it starts: its loop has no instruction to spare. With AVX-512
-    # the loop does it, which is 8 to 12 % faster there; and once the first tiles have asked for the
-    # next panels, the others do what else is due: memory has nothing else to do.
-    asking = (PANELS + ASKED - 1) // ASKED  # tiles that ask for the next
+    # A few panels, or a part of one, stay in a near cache while all rows meet them; meanwhile the
+    # next ones are prefetched. A prefetch beyond the last does no harm. With AVX2 each tile
+    # prefetches its share before it starts: its loop has no instruction to spare. With AVX-512 the
+    # loop does it, which is 8 to 12 % faster there. Once the first tiles have prefetched the next
+    # panels, memory is idle, and the others work off the queue.
+    asking = (PANELS + ASKED - 1) // ASKED  # tiles that prefetch the next
     due = carray(pointer(queue), 1, QUEUE)[0]
     p = first
     while p + PANELS <= last:
@@ -344,7 +345,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                 ahead, at = (p + PANELS + row // ROWS % asking * ASKED) * size, k
                 if ASKS:
                     while row >= asking * ROWS and queue != 0 and due.next < due.end and at < k_end:
-                        # A piece has its own steps: it may end in mid-tile, or go on in the next.
+                        # A piece has its own steps: it may end within a tile, or go on in the next.
                         piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
                         end = min(at + piece.steps - due.step, k_end)
                         back = (due.step - at) * PANEL
@@ -429,7 +430,7 @@ def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @intrinsic
 def _largest(typingctx, x, at, n_vector):
-    """Largest absolute value of n_vector panels from x[at] on."""
+    """Return the largest absolute value of n_vector panels from x[at] on."""
     sig = types.float32(x, types.int64, types.int64)
 
     def codegen(context, builder, sig, args):
@@ -464,7 +465,7 @@ def _largest(typingctx, x, at, n_vector):
 
 @intrinsic
 def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
-    """n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
+    """Write n_vector panels from q[q_at] on: round(factor x) + OFFSET."""
     sig = types.void(x, types.int64, types.float32, q, types.int64, types.int64)
     narrow = ir.VectorType(i8, PANEL)
 
@@ -497,7 +498,7 @@ def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
 
 @inlined
 def quantise_rows(x, x_row, n_row, q, scale):
-    """Rows x_row .. x_row + n_row - 1 as integers: x = scale (q - OFFSET), the largest 63.
+    """Quantise rows x_row .. x_row + n_row - 1: x = scale (q - OFFSET), the largest level 63.
 
     x      f32[R, X]       X in whole panels, zeros behind the last input
     q      u8[>= n_row, X]
@@ -510,7 +511,7 @@ def quantise_rows(x, x_row, n_row, q, scale):
         at = (x_row + r) * size
         largest = _largest(x, at, n_vector)
         scale[r] = largest / INPUT_LEVELS
-        # Below, 63 / largest overflows; such a row is silence.
+        # Such a small row is silence; far below, 63 / largest would overflow.
         factor = INPUT_LEVELS / largest if largest > SMALLEST else ZERO
         _quantise(x, at, factor, q, r * size, n_vector)
 
@@ -520,7 +521,7 @@ def _tile_i8(
     typingctx, rows, panels, n_deep, q, q_at, q_stride, x_scale, row, w, w_at, ahead,
     w_scale, shift, bias, bias_at, out, out_at, out_stride,
 ):  # fmt: skip
-    """One tile of integers, scaled to float32 at the end."""
+    """Compute one tile in integers, and scale it to float32 at the end."""
     n = types.int64
     sig = types.void(
         rows, panels, n, q, n, n, x_scale, n, w, n, n, w_scale, shift, bias, n, out, n, n
@@ -604,15 +605,19 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
-    w, w_scale, shift                `pack_i8`
+    w        i8[P, S, PANEL, DEPTH]  packed weights (`pack_i8`)
+    w_scale  f32[P PANEL]            their scales
+    shift    i32[P PANEL]            what the inputs' offset adds to sums
     q        u8[>= n_row, X]         inputs (`quantise_rows`)
     x_scale  f32[>= n_row]           their scales
     bias     f32[P PANEL]
     out      f32[R', >= (out_panel + last - first) PANEL]
+
+    Updates: out.
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
-    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights pass by once, stride by stride
+    if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights are read once, stride by stride
         p = first
         while p + PANELS_ONE_ROW <= last:
             for row in range(n_row):
@@ -677,7 +682,13 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
 @kernel
 def ready(x, row, n_row, w):
-    """Make rows of inputs ready for `product`: nothing to do for floats, quantise for int8."""
+    """Make rows row .. row + n_row - 1 of inputs ready for `product`: quantise them for int8.
+
+    x  f32[R, X]  for int8 in whole panels, zeros behind the last input
+    w  PRODUCT
+
+    Updates: q and q_scale of w, from their first row on; nothing for floats.
+    """
     if w.quantised:
         q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
         quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
@@ -685,13 +696,27 @@ def ready(x, row, n_row, w):
 
 @inlined
 def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside):
-    """Run `product_f32`: w, x and out are where these lie, w a `PRODUCT` with weights of `kind`."""
+    """Run `product_f32`, with arguments as those of the kernels below.
+
+    kind         dtype  of the weights: float32 or HALF_BITS
+    kind_beside  dtype  of the weights of the queue's pieces
+    """
     w = carray(pointer(w), 1, PRODUCT)[0]
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
     others = carray(pointer(w.weight.address), 1, kind_beside)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
     product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
                 w.queue, others)  # fmt: skip
+
+
+# The kernels below run `product`, each for one kind of weights (`product_kernel`). They take
+#
+#   w                   address of the PRODUCT
+#   x, x_ld             address of the inputs, f32[R, x_ld]; int8 reads q of the PRODUCT instead
+#   x_row, n_row        the first row of x, and how many; of q they are 0 .. n_row - 1
+#   first, last         panels of w: first .. last - 1
+#   out, ld             address of the results, f32[R', ld]
+#   out_row, out_panel  the first row and panel of out that are written
 
 
 @kernel
@@ -710,7 +735,7 @@ def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_
 
 @kernel
 def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Multiply with weights of floats, and beside them rows with weights of halves."""
+    """Multiply with weights of floats; the queue's pieces have weights of halves."""
     _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
              HALF_BITS)  # fmt: skip
 
@@ -753,7 +778,7 @@ def product_kernel(packed: np.ndarray) -> int:
     if packed.dtype == np.int8 and HAS_TILES and fits(packed.shape[1]):
         return address(product_tiles)
     if packed.dtype == np.uint16 and HALVES_COST:
-        # For blocks of many rows (`npfsn.layers.Product.for_rows`), which come in mid-stream.
+        # For blocks of many rows (`npfsn.layers.Product.for_rows`): compiled before a stream runs.
         address(product_floats)
         address(product_widened)
     return address(_BY_TYPE[packed.dtype.name])
@@ -761,9 +786,15 @@ def product_kernel(packed: np.ndarray) -> int:
 
 @kernel
 def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
-    """Compute rows of out = x w^T + bias, w a `PRODUCT` for which `ready` has been called.
+    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
 
-    The others as in `product_f32`.
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+
+    x    f32[R, >= K]  inputs; `ready` has been called for these rows
+    w    PRODUCT       of K inputs
+    out  f32[R', >= (out_panel + last - first) PANEL]
+
+    Updates: out.
     """
     call(w.kernel, (place_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
                     out.ctypes.data, out.shape[1], out_row, out_panel))  # fmt: skip
@@ -771,7 +802,7 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
 
 @kernel
 def matmul(x, products, n_row, first, last, out):
-    """Panels first .. last - 1 of n_row rows of out = x w^T + bias.
+    """Compute panels first .. last - 1 of n_row rows of out = x w^T + bias.
 
     x         f32[R, >= K]   for int8 in whole panels, zeros behind the last input
     products  PRODUCT[1]

@@ -1,11 +1,11 @@
-"""A frame in one call: a table of kernels and what they work on, played from top to bottom.
+"""A frame in one call: a table of kernels and their arguments, played from top to bottom.
 
 Python takes a third of a microsecond to call a kernel, and Numba 40 ns more for every array. A
 frame of a small network is some twenty kernels, two hundred arrays and 80 us: a fifth of it would
 go into calls. `npfsn.program` writes the tables.
 
-Here, each kernel has one that takes its arguments from the table. `play` calls it where its machine
-code lies: so only what a network needs is compiled, and once.
+Each kernel has a wrapper here that takes its arguments from the table. `play` calls the wrapper by
+its address, so each is compiled once, and only if a network needs it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .products import QUEUE
 
 OPERATION = np.dtype(
     [
-        ("kernel", np.int64),  # where its machine code lies
-        ("every", np.int64),  # s: runs for every block of s frames that ends, as `shrink_units`
-        ("skip", np.int64),  # operations to leave out, as it says when it has run
-        ("otherwise", np.int64),  # how many an offline norm leaves out while it takes moments
+        ("kernel", np.int64),  # address of its machine code
+        ("every", np.int64),  # s: runs for each block of s frames that ends (`shrink_units`)
+        ("skip", np.int64),  # operations to skip after it, which it sets itself
+        ("otherwise", np.int64),  # how many an offline norm skips while it takes moments
         ("arrays", ARRAY, (9,)),
         ("whole", np.int64, (5,)),
         ("real", np.float64, (1,)),
     ]
 )
-#: What an operation takes, in the order in which it is written: arrays by type and dimensions (see
-#: `npfsn.program`), `whole` numbers and `real` ones. What `play` is given comes besides.
+#: The arguments of each operation, in order: arrays by type and dimensions (see `npfsn.program`),
+#: `whole` numbers and `real` ones. The arguments of `play` are passed in addition.
 TAKES = {
     "push_hop": "f32_1d",
     "count_hop": "i64_1d",
@@ -72,11 +72,11 @@ TAKES = {
 
 # The kernels below, named after what they call, take
 #
-#   at             where the OPERATION lies
+#   at             address of the OPERATION
 #   n              frames, or the blocks of `every` frames that end within them
 #   frame, n_frame the frames that `play` was called for
-#   x, n_x         where its samples lie, and how many
-#   out, n_out     where its results go
+#   x, n_x         address and number of its samples
+#   out, n_out     address and number of its results
 
 
 @kernel
@@ -138,7 +138,7 @@ def _forgetting(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
-    """Apply an offline norm, or count for it and skip what needs it."""
+    """Apply an offline norm, or take its moments and skip the operations that need it."""
     op = carray(pointer(at), 1, OPERATION)[0]
     values = f32_3d(op.arrays[0])[:n]
     norm = carray(pointer(op.arrays[1].address), 1, NORM)[0]
@@ -251,12 +251,12 @@ def _synthesise(at, n, frame, n_frame, x, n_x, out, n_out):
 def play(address, n_operation, frame, n_frame, x, out):
     """Run operations on T frames.
 
-    address      int      where OPERATION[n_operation] lies
+    address      int      of OPERATION[n_operation]
     n_operation  int
     frame        int      index of the first frame in the stream
     n_frame      int      T, at most what the arrays were made for
-    x            f32[?]   for push_hop
-    out          f32[?]   for synthesise
+    x            f32[?]   samples for push_hop
+    out          f32[?]   for the samples of synthesise
 
     Updates: what the operations point to, and out.
     """

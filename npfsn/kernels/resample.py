@@ -1,10 +1,10 @@
-"""The change of sample rate: a filter of many phases, one of which meets each output's input."""
+"""Sample rate conversion: a polyphase filter, one phase of which gives each output."""
 
 from __future__ import annotations
 
 from ..jit import kernel
 
-#: Sums that run side by side, for none to wait for its last addition. Rows of taps are multiples.
+#: Partial sums in parallel, so that none waits for its last addition. Rows of taps are multiples.
 SUMS = 4
 
 
@@ -13,9 +13,9 @@ def outputs(x, taps, steps, first, y):
     """Compute y[i] = sum over k of x[p // up + k] taps[p % up, k], where p = first + i down.
 
     x      f64[N]      input
-    taps   f64[up, K]  of each phase, as the input lies; K a multiple of SUMS
-    steps  i64[2]      up and down: steps of the common grid from one input, one output to the next
-    first  i64         where on that grid the first output's oldest input lies, counted from x[0]
+    taps   f64[up, K]  of each phase, in the order of the input; K a multiple of SUMS
+    steps  i64[2]      up, down: steps of the common grid between two inputs, two outputs
+    first  i64         grid position of the first output, whose oldest input is x[first // up]
     y      f64[M]
 
     Updates: y. The order of additions depends on K alone.

@@ -5,7 +5,7 @@ window at the end of a signal, where the window is 4e-5, amplifies nothing that 
 of any size up to 1e30 pass without overflow.
 
 The transform of n real samples is one of n/2 complex ones (Stockham's autosort, any factors) and a
-last step that takes the two halves apart.
+last step that separates even and odd samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .vector import SMALLEST
 
 #: Larger samples are clipped: their spectrum would leave float32.
 MAX_SAMPLE = np.float32(1e30)
-#: Output is clipped here, where only a network that amplifies the largest samples can bring it.
+#: Output is clipped to this: only a network that amplifies the largest samples can reach it.
 LOUDEST = 1e38
 
 ONE, TWO, THREE, FOUR = (np.uint64(n) for n in range(1, 5))
@@ -36,14 +36,24 @@ def factors(n: int) -> np.ndarray:
 
 
 def twiddles(n: int) -> np.ndarray:
-    """Return float64[2, n]: cos and -sin of 2 pi k / n."""
+    """Return twiddle factors, float64[2, n]: cos and -sin of 2 pi k / n."""
     angle = 2 * np.pi * np.arange(n) / n
     return np.stack([np.cos(angle), -np.sin(angle)])
 
 
 @inlined
 def _four(re, im, first, quarter, cos, sin, k, to_re, to_im, to, stride):
-    """Transform four values, a quarter apart from `first` on; w_n^p is step k of the wheel."""
+    """Compute one radix-4 butterfly with its twiddle factors w_n^p, w_n^2p and w_n^3p.
+
+    re, im          f64[M]  input; the four values are `quarter` apart from `first` on
+    first, quarter  u64
+    cos, sin        f64[M]  the wheel (see `fft`)
+    k               u64     index of w_n^p in it
+    to_re, to_im    f64[M]  output; the four values are `stride` apart from `to` on
+    to, stride      u64
+
+    Updates: to_re, to_im.
+    """
     i1, i2, i3 = first + quarter, first + TWO * quarter, first + THREE * quarter
     ar, ai = re[first] + re[i2], im[first] + im[i2]
     br, bi = re[first] - re[i2], im[first] - im[i2]
@@ -73,7 +83,8 @@ def fft(z, factor, wheel, work):
     wheel   f64[2, M]  `twiddles(M)`
     work    f64[2, M]  scratch
     """
-    # Indices without a sign: none is looked at for counting from the end, and loops are vectors.
+    # Unsigned indices: Numba then omits its check for negative (wrap-around) indices, and the loops
+    # vectorise.
     size = np.uint64(z.shape[1])
     n, stride = size, ONE
     cos, sin = wheel[0], wheel[1]
@@ -117,6 +128,7 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
     """Spectra of T overlapping frames.
 
     signal  f32[>= (T - 1) hop + N]  samples; frame t is signal[t hop : t hop + N]
+    hop     int
     window  f64[N]
     factor, wheel                    of M = N / 2 (see `fft`)
     half    f64[2, N]                `twiddles(N)`
@@ -151,12 +163,13 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
 def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
     """Overlap-add of T frames; each frame completes one hop.
 
-    spec    f64[T, 2, M + 1]
-    ola     f64[N]     overlap-added windowed frames from here on
-    env     f64[N]     overlap-added squared windows
+    spec    f64[T, 2, M + 1]  real and imaginary parts
+    hop, window, factor, wheel, half, z, work  as in `analyse`
+    ola     f64[N]     overlap-added windowed frames, from the next output sample on
+    env     f64[N]     overlap-added squared windows, likewise
     out     f32[T hop]
 
-    Updates: ola, env. The imaginary parts of the first and the last bin do not count.
+    Updates: ola, env. The imaginary parts of the first and the last bin are ignored.
     """
     size = window.shape[0]
     m = size // 2
@@ -196,9 +209,9 @@ def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
 
 @kernel
 def check_samples(x, out, bad):
-    """Copy samples: what is no number is set to zero and counted, denormals too, uncounted.
+    """Copy samples. NaN and infinity become zero and are counted.
 
-    Absurdly large ones are clipped.
+    Samples below `SMALLEST` become zero, those beyond `MAX_SAMPLE` are clipped: neither is counted.
 
     x    f32[N]
     out  f32[N]
@@ -223,11 +236,11 @@ def find_start(x, hop, silence, patience, silent, hops):
     x         f32[H hop]
     hop       int
     silence   f32
-    patience  int     hops from which on a silence is long
-    silent    i64[1]  silent hops so far; no more are counted than patience
-    hops      i64[1]  the hops before it, H where there is none
+    patience  int     hops after which a silence is long
+    silent    i64[1]  silent hops so far, counted up to patience
+    hops      i64[1]  the hops before the one found; H if there is none
 
-    Updates: silent, to the end of these hops; hops.
+    Updates: silent, up to the hop found or to the end; hops.
     """
     hops[0] = x.shape[0] // hop
     for h in range(hops[0]):
@@ -247,7 +260,7 @@ def find_start(x, hop, silence, patience, silent, hops):
 def push_hop(signal, x):
     """Shift the newest samples in.
 
-    signal  f32[S]
+    signal  f32[S]    oldest first
     x       f32[hop]
 
     Updates: signal.
@@ -261,7 +274,7 @@ def push_hop(signal, x):
 
 @inlined
 def count_hop(clock):
-    """One hop more, and one frame.
+    """Count one more hop and one more frame.
 
     clock  i64[2]  hops, frames
 
@@ -299,7 +312,7 @@ def mix_dry(x, share, line, out):
     """Mix the delayed input back in: out = share dry + (1 - share) out.
 
     x      f32[N]  input
-    share  f32     0: only the delay line moves on
+    share  f32     of the input; 0: only the delay line advances
     line   f32[D]  delay line, oldest first
     out    f32[N]  enhanced signal, D samples behind the input
 

@@ -1,7 +1,7 @@
-"""LLVM vector code for the kernels: what the machine has, and short hands to emit it.
+"""LLVM vector code for the kernels: the CPU's features, and shorthands that emit the code.
 
-Numba compiles loops; what must be vectors whatever the optimiser thinks is emitted here as vectors
-of `PANEL` floats, which LLVM splits into the registers that the machine has.
+Numba compiles loops. Code that must be vectorised, whatever the optimiser decides, is emitted here
+as vectors of `PANEL` floats, which LLVM splits into the registers that the machine has.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ PANEL = 16
 # Without the instruction, llvm.fma becomes a call of the C library's software fmaf.
 HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 
-# Weights of half precision stay so in memory where an instruction widens a vector of them, exactly;
+# Weights stay in half precision in memory where an instruction widens a vector of them, exactly;
 # without it, llvm would call a function of the C library for each.
 HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
-#: Whether widening takes time from tiles. Intel's cores widen where they multiply: FullSubNet took
-#: a tenth longer a frame (docs/benchmark-amx.md). AMD's, which alone have sse4a, do it elsewhere.
+#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
+#: FullSubNet took a tenth longer (docs/benchmark-amx.md). AMD's, which alone have sse4a, do not.
 HALVES_COST = "avx512f" in FEATURES and "sse4a" not in FEATURES
-#: Whether a core by itself reads weights ahead as fast as the caches give them: AMD's of Zen 5,
-#: which alone of these have AVX-VNNI. What a single row asks memory for is in the way there.
+#: Whether the hardware prefetches weights as fast as the caches deliver them: AMD's Zen 5 does, the
+#: only one of these with AVX-VNNI. There prefetches of a single row get in the way.
 READS_AHEAD = {"avx512f", "sse4a", "avxvnni"} <= FEATURES
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
-# unsigned, and two products with weights of eight bits add up in sixteen. Without an instruction
-# that adds in 32 bits it is quickest to add four there (`npfsn.quantise.levels_with_room`): two
-# steps at a time.
+# unsigned, and the sum of two products with eight-bit weights fits into 16 bits. Without an
+# instruction that adds in 32 bits it is fastest to add four products in 16, two steps at a time
+# (`npfsn.quantise.levels_with_room`).
 HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
 HAS_AVX_VNNI = "avxvnni" in FEATURES
 HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
 #: Whether one instruction multiplies and adds four bytes at a time.
 HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
-#: Inputs per step; the largest input; what is added to all, so that none is negative.
+#: Inputs per step; the largest input; the offset added to all, so that none is negative.
 DEPTH, MAX_INPUT, OFFSET = 4, 63, 64
 #: Steps that are multiplied together (`Emit.dot`). Packed weights have an even number of them.
 TOGETHER = 1 if HAS_BYTE_PRODUCT else 2
@@ -80,7 +80,7 @@ f16 = ir.HalfType()
 f32 = ir.FloatType()
 f32_panel = ir.VectorType(f32, PANEL)
 i32_panel = ir.VectorType(i32, PANEL)
-#: A panel of i32 as the inputs or weights in it, and as sums of two of their products.
+#: A panel of i32 seen as the bytes in it, and as 16-bit sums of two products of bytes.
 byte_panel = ir.VectorType(i8, PANEL * DEPTH)
 word_panel = ir.VectorType(ir.IntType(16), PANEL * DEPTH // 2)
 
@@ -104,7 +104,7 @@ def panel_of(value: float) -> ir.Constant:
 
 
 class Emit:
-    """Short hands for LLVM vector code inside an intrinsic."""
+    """Shorthands for LLVM vector code inside an intrinsic."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
         self.context, self.builder, self.sig, self.args = context, builder, sig, args
@@ -117,7 +117,7 @@ class Emit:
         return self.builder.bitcast(array.data, element.as_pointer())
 
     def load(self, base: ir.Value, offset: ir.Value, vector: ir.Type) -> ir.Value:
-        """Load a `vector` from `offset` elements behind `base`; any alignment."""
+        """Load a `vector` from `offset` elements after `base`; any alignment."""
         pointer = self.builder.gep(base, [offset])
         return self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()), align=1)
 
@@ -127,7 +127,7 @@ class Emit:
         return found if found.type == vector else self.builder.fpext(found, vector)
 
     def store(self, value: ir.Value, base: ir.Value, offset: ir.Value) -> None:
-        """Store a vector `offset` elements behind `base`; any alignment."""
+        """Store a vector `offset` elements after `base`; any alignment."""
         pointer = self.builder.gep(base, [offset])
         self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=1)
 
@@ -144,20 +144,20 @@ class Emit:
         return self.builder.call(self.builder.module.declare_intrinsic(name, (), signature), args)
 
     def prefetch(self, pointer: ir.Value) -> None:
-        """Ask for the cache line at `pointer`, to the second level; any address is allowed."""
+        """Prefetch the cache line at `pointer` to the second level; any address is allowed."""
         arguments = [ir.Constant(i32, value) for value in (0, 2, 1)]  # read, some reuse, data
         pointer = self.builder.bitcast(pointer, i8.as_pointer())
         self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *arguments)
 
     def apart(self, pointer: ir.Value) -> ir.Value:
-        """Keep `pointer` in a register of its own: a loop shall not add it up from others."""
+        """Keep `pointer` in a register of its own, so that no loop computes it from others."""
         kind = ir.FunctionType(pointer.type, [pointer.type])
         return self.builder.asm(kind, "", "=r,0", [pointer], False)
 
     def unroll(self, branch: Any, count: int) -> None:
-        """Have the loop that `branch` closes take so many steps at once.
+        """Unroll the loop that `branch` closes to `count` steps per iteration.
 
-        Left alone, llvm would take more of them, and its accumulators would spill.
+        Left alone, LLVM would unroll further, and the accumulators would spill.
         """
         module = self.builder.module
         name = ir.MetaDataString(module, "llvm.loop.unroll.count")
@@ -199,7 +199,7 @@ class Emit:
         return self.builder.add(acc, sums)
 
     def words(self, *steps: ir.Value) -> ir.Value:
-        """Multiply two steps of inputs and two of weights; add up two neighbours of both: i16."""
+        """Multiply two steps of inputs with weights; add up neighbours and both steps, in i16."""
         inputs, more_inputs, weights, more_weights = (
             self.builder.bitcast(v, byte_panel) for v in steps
         )
@@ -222,7 +222,7 @@ class Emit:
         weights: ir.Value,
         bias: ir.Value,
     ) -> ir.Value:
-        """Return what a panel of integer sums stands for: inputs weights (total - offset) + bias.
+        """Return a panel of integer sums as floats: inputs weights (total - offset) + bias.
 
         `total` and `offset` are i32[PANEL], `inputs` the scale of a row of inputs, `weights` and
         `bias` f32[PANEL].
@@ -295,7 +295,7 @@ class Emit:
         return self.builder.fdiv(*self.sigmoid_parts(x))
 
     def flush(self, x: ir.Value) -> ir.Value:
-        """Return the panel with values below `SMALLEST` set to zero."""
+        """Return the panel with values smaller than `SMALLEST` in size set to zero."""
         size = self.call(f"llvm.fabs.v{PANEL}f32", f32_panel, x)
         keep = self.builder.fcmp_ordered(">=", size, panel_of(SMALLEST))
         return self.builder.select(keep, x, panel_of(0.0))
