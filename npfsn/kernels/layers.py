@@ -245,8 +245,8 @@ def recur(x, frame, layer, stack, y):
         n = min(block, n_unit - first)
         for t in range(n_frame):
             row = t * n_unit + first
-            # late: nothing of this frame's recurrent product has been computed ahead; ahead: how
-            # many panels of it have.
+            # late: nothing of this frame's recurrent product was computed ahead of time; ahead: how
+            # many panels of it are done.
             late = layer.done == 0
             if n_unit == 1 and n_frame == 1:  # all at once, in consecutive strides
                 work_ahead(place_of(layer), gates * n_panel)
@@ -264,7 +264,7 @@ def recur(x, frame, layer, stack, y):
                 if n_unit > 1:
                     product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
                     p_row, p_panel = 0, 0
-                # Where nothing was computed ahead, these panels, too, stay in a near cache.
+                # Where nothing is done, a small r keeps these panels, too, in a near cache.
                 few = n_unit > 1 and ahead == 0
                 r_now, r_panel = (r_few, 0) if few else (r, gates * at)
                 left = max(gates * at, ahead)

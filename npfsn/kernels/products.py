@@ -790,7 +790,7 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
-    x    f32[R, >= K]  inputs; `ready` has been called for these rows
+    x    f32[R, >= K]  inputs; `ready` was last called for these rows
     w    PRODUCT       of K inputs
     out  f32[R', >= (out_panel + last - first) PANEL]
 
