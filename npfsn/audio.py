@@ -1,7 +1,7 @@
-"""Sound files in and out: rate, channels, bit depth, level and length kept; complete or absent.
+"""Enhance sound files: rate, channels, bit depth, level and length are kept, writing is atomic.
 
 A file is read, enhanced and written in blocks, so memory does not grow with its length. The one
-exception is a model whose norm needs the whole signal: there the whole file is held in memory.
+exception is a model whose norm needs the whole signal, which holds the whole file in memory.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
-#: Samples (frames x channels) handled at once. Small enough for any machine, large enough that the
-#: matrix products of a block are worth their overhead.
+#: Samples (frames x channels) per block: small enough for the memory of any machine, large enough to
+#: make the overhead of a block's matrix products negligible.
 BLOCK_SAMPLES = 1 << 16
 
-# Nine tags so long fit where headers may have 16 KB.
+# The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
 _TAG_BYTES = 1024
 
 
@@ -62,11 +62,11 @@ def enhance_file(
     """Enhance one sound file.
 
     Rate, channels, length, bit depth, container, level and tags (title, artist, comment, ...) are
-    kept, and the output is aligned with the input. Time code and markers of WAV and AIFF files
-    (`bext`, `iXML`, `cue`, ...) stay in these. A `dst` whose suffix differs from that of `src`
+    kept, and the output is aligned with the input. Time code and markers (`bext`,
+    `iXML`, `cue`, ...) are kept from WAV to WAV and from AIFF to AIFF. A `dst` whose suffix differs from that of `src`
     names another container; bit depth and tags are kept where that container has them. Channels
-    are enhanced one by one. A rate other than the model's is changed and changed back, which limits
-    the band to the model's. Samples that are not finite become zero, and are counted in the report.
+    are enhanced one by one. A signal at another rate than the model's is resampled and resampled
+    back, which limits the band to the model's. NaN and infinite samples become zero, and are counted in the report.
 
     Parameters
     ----------
@@ -75,13 +75,13 @@ def enhance_file(
     model : path, Model or None
         None: the weights that come with npfsn.
     precision, norm, atten_lim_db, norm_horizon
-        As of `Enhancer`. A model with an offline norm is run on the whole signal: memory then
-        grows with the length of the file, and such a norm has no horizon.
+        As in `Enhancer`. A model with an offline norm is run on the whole signal: memory then
+        grows with the length of the file, and `norm_horizon` has no effect.
     overwrite : bool
         Replace `dst` if it exists.
     progress : callable
         Called after each block, or with an offline norm after each channel, with the seconds of
-        audio done and the seconds there are.
+        audio done and the seconds in total.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def enhance_file(
     (2.0, 32000)
     """
     started = time.perf_counter()
-    dry_share(atten_lim_db)  # a mistake in the arguments comes first
+    dry_share(atten_lim_db)  # refuse wrong arguments before opening files
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     for name, path in (("src", src), ("dst", dst)):
         if not isinstance(path, (str, os.PathLike)):
@@ -136,7 +136,7 @@ def enhance_file(
                     raise
                 sink.finish(heard.n_frames)
         except OSError as error:
-            if error is lost:  # of the progress, say, and not of the output
+            if error is lost:  # from `progress`, for instance, not from writing
                 raise
             if isinstance(error, FileExistsError):
                 raise _exists(dst) from None
@@ -158,14 +158,14 @@ def enhance_file(
 
 @dataclass
 class _Heard:
-    """What has been read of a file so far.
+    """Statistics of the samples read so far.
 
     Attributes
     ----------
     n_frames, n_nonfinite : int
         Frames, and samples that were not finite.
     peak : float
-        The largest of the others.
+        Largest magnitude of a finite sample.
     """
 
     n_frames: int = 0
@@ -174,8 +174,8 @@ class _Heard:
 
 
 def _working_time() -> float:
-    """Read a clock, s, that stands still while kernels compile: with offline norms, also later."""
-    from .jit import seconds_compiling  # heavy, and not needed by who only looks for files
+    """Read a clock, s, that stops while kernels compile, which offline norms may do later, too."""
+    from .jit import seconds_compiling  # slow to import, and not needed to plan a batch
 
     return time.perf_counter() - seconds_compiling()
 
@@ -189,15 +189,15 @@ def _run(
     atten_lim_db: float | None,
     progress: Progress | None,
 ) -> tuple[_Heard, float]:
-    """Enhance everything from `source` to `sink`."""
+    """Enhance `source` into `sink`; return statistics and the time of the first sample."""
     from .enhancer import Enhancer
     from .weights import load_model
 
-    model = load_model(model)  # once for all channels
+    model = load_model(model)  # loaded once for all channels
     try:
         enhancers = [Enhancer(model, **options, on_nonfinite="zero")]
     except NormError:
-        # A norm that cannot stream, or one that does not exist: `enhance` says so.
+        # The norm is offline, or unknown: `enhance` refuses the latter.
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
             return _run_whole(source, sink, src, model, limited, progress)
@@ -233,11 +233,11 @@ def _run_whole(
     options: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[_Heard, float]:
-    """Do the same with the whole signal in memory, for norms that need it."""
+    """Do the same as `_run` with the whole signal in memory, for offline norms."""
     from .whole import enhance
 
     _check_rate(src, source.samplerate)
-    # Mistakes in the options are told before all is read, and all that is needed is loaded.
+    # Check the options and load what is needed before reading the file.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready, heard = _working_time(), _Heard()
     blocks = list(_blocks(source, src, heard))
@@ -258,7 +258,7 @@ def _run_whole(
 
 
 def _expected(src: Path) -> str:
-    """Say what can be read and, of what phones and cameras write, how to get there."""
+    """Return a hint on what can be read or, for other formats, on how to convert them."""
     if src.suffix.lower() in RAW_SUFFIXES:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
@@ -272,7 +272,7 @@ def _expected(src: Path) -> str:
 
 @contextlib.contextmanager
 def _open_source(src: Path) -> Iterator[sf.SoundFile]:
-    """Open a sound file, or say in one sentence why it cannot be read."""
+    """Open a sound file and check it, or raise AudioError with the reason."""
     try:
         found = os.stat(src)
         if stat.S_ISREG(found.st_mode):
@@ -306,22 +306,22 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
 
 
 def _native(path: Path) -> str | bytes:
-    """Name a file to libsndfile; on POSIX also names that are not valid Unicode."""
-    if str(path) == "-":  # would be standard input, or output
+    """Return a path as libsndfile takes it; on POSIX also one that is not valid Unicode."""
+    if str(path) == "-":  # libsndfile takes it for standard input or output
         path = Path.cwd() / path
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def _reason(error: BaseException) -> str:
-    """Repeat what libsndfile says is wrong, without the file name."""
+    """Return libsndfile's error message without the file name."""
     text = str(getattr(error, "error_string", error)).strip()
-    if "does not exist" in text:  # it does, but holds no MP3
+    if "does not exist" in text:  # the file does exist, but holds no MP3
         return "nothing that decodes"
     return text.rstrip(".") or type(error).__name__
 
 
 def _check_rate(src: Path, rate: int) -> None:
-    """Refuse a rate that cannot be changed to the model's."""
+    """Refuse a sample rate that cannot be resampled to the model's."""
     try:
         whole_rate(rate)
     except AudioError as error:
@@ -329,7 +329,7 @@ def _check_rate(src: Path, rate: int) -> None:
 
 
 def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:
-    """Read block by block, float32 [frames, channels], and note it in `heard`."""
+    """Yield blocks, float32 [frames, channels], and update the statistics in `heard`."""
     step = max(1, BLOCK_SAMPLES // source.channels)
     while True:
         try:
@@ -356,7 +356,7 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
 
 
 def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
-    """Refuse to replace the source, ever, or another file unasked; make the folder."""
+    """Refuse to replace the source, or another file without `overwrite`; make the folder."""
     try:
         if "\0" in os.fspath(dst):
             raise ValueError("no name may hold a null character")
@@ -398,7 +398,7 @@ def _unwritable(dst: Path, error: BaseException) -> AudioError:
 
 
 def _file_size_limit() -> int | None:
-    """Return the most bytes that a file may have, None where nothing is said about it."""
+    """Return the limit on the size of files, bytes, or None if there is none."""
     try:
         import resource
     except ImportError:  # not a Unix
@@ -413,13 +413,13 @@ class _Sink:
     Parameters
     ----------
     partial, dst : Path
-        Where it is written, and what to call it in messages.
+        The temporary file, and the name to use in messages.
     source : soundfile.SoundFile
-        Gives rate, channels and tags.
+        The input: its rate, channels and tags are used.
     container, subtype, endian : str
         In soundfile's terms.
     notes : list of Note
-        What the input says beside its sound.
+        Other chunks of the input to keep.
     """
 
     def __init__(
@@ -458,14 +458,14 @@ class _Sink:
                 f"{source.channels}, {source.samplerate} Hz ({_reason(error)}): choose another "
                 "container, for instance with --format wav"
             ) from error
-        # Before the first sample: most containers have their tags in front. Left out are what this
-        # one has no place for, texts that fail some of them, and those that libsndfile would write
-        # into an MP3 in the wrong encoding.
+        # Tags come before the first sample, as most containers have them in front. Left out are tags
+        # that this container cannot hold, texts that make some containers fail, and those that
+        # libsndfile would write into an MP3 in the wrong encoding.
         for name, text in source.copy_metadata().items():
-            if not text or name == "software":  # that made the input
+            if not text or name == "software":  # the program that wrote the input
                 continue
             fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
-            readable = "\ufffd" not in text  # of another encoding than UTF-8
+            readable = "\ufffd" not in text  # else the text was not UTF-8
             if fits and readable:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
@@ -482,14 +482,14 @@ class _Sink:
             data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
         try:
-            # The lossy encoders keep a block on the stack.
+            # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
                 self._file.write(data[start : start + 4096])
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
             raise _unwritable(self._dst, error) from error
 
     def finish(self, n_frames: int) -> None:
-        """Close the file and make sure that all of it is there."""
+        """Close the file and check that all frames were written."""
         try:
             self._file.close()
             self._keep_channel_mask()
@@ -497,38 +497,38 @@ class _Sink:
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written = written.frames
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
-            if n_frames == 0:  # FLAC and MP3 cannot say so, or not so that libsndfile reads it
+            if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
                 raise AudioError(
                     f"cannot write {self._dst}: there is no sound in the input, and this container "
                     "cannot hold none; --format wav can"
                 ) from error
             raise _unwritable(self._dst, error) from error
-        # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: codes that
-        # come in blocks fill up the last one.
+        # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: block codecs
+        # pad the last block.
         if n_written < n_frames:
             raise _unwritable(
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
             )
 
     def _keep_channel_mask(self) -> None:
-        """Say which loudspeakers the channels are for, as the input did: soundfile does not."""
+        """Copy the channel mask (loudspeaker positions) of the input, which soundfile does not."""
         if self._channel_mask is None:
             return
         with open(self._partial, "r+b") as file:
             head = file.read(512)
-            at = head.find(b"fmt ") + 8  # behind name and size
+            at = head.find(b"fmt ") + 8  # after name and size
             if at >= 8 and head[at : at + 2] == b"\xfe\xff":  # WAVE_FORMAT_EXTENSIBLE
                 file.seek(at + 20)
                 file.write(self._channel_mask.to_bytes(4, "little"))
 
     def _keep_notes(self) -> None:
-        """Repeat time code, markers and such, where the output is a file of the same kind."""
+        """Append time code, markers and such of the input, if the output is in the same container."""
         if self._notes:
             with open(self._partial, "r+b") as file:
                 left = chunks.append(file, self._notes)
             self.tags_left_out += [note.kind for note in left]
 
     def close(self) -> None:
-        """Close the file, whatever state it is in: Windows removes none that is open."""
+        """Close the file in any state: Windows cannot remove an open file."""
         with contextlib.suppress(sf.SoundFileError, RuntimeError, OSError):
             self._file.close()

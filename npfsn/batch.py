@@ -1,4 +1,4 @@
-"""`npfsn enhance`: the files of a plan, in how many processes, and what came of it."""
+"""`npfsn enhance`: run the jobs of a plan, in one process or several, and report the results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # How long workers get to remove their half-written files.
 WORKER_GRACE_SECONDS = 10.0
 
-# Below such a peak networks take voices for noise: not all of their features are normalised.
+# Networks take voices with a lower peak for noise: not all of their features are normalised.
 _QUIET = 10.0 ** (-60 / 20)
 
 
@@ -97,7 +97,7 @@ class _Worker:
 
 
 def enhance_all(args: argparse.Namespace) -> int:
-    """Enhance what the arguments of `npfsn enhance` name.
+    """Enhance the files that the arguments of `npfsn enhance` name.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def enhance_all(args: argparse.Namespace) -> int:
 
     code = 0
     alone = args.workers == 1 or len(plan.jobs) < 2
-    # Workers silence their own decoders, and inherit the standard streams of this process.
+    # Workers silence their own decoders, but inherit the standard streams of this process.
     with libraries_silenced() if alone else contextlib.nullcontext():
         line = _ProgressLine(plan.jobs, wanted=not args.quiet)
         try:
@@ -196,7 +196,7 @@ def _record_failure(
 
 
 def _report_losses(totals: _Totals) -> None:
-    """Warn, once for all files, about what could not be kept as it was."""
+    """Warn, once for all files, of quiet inputs and of tags and samples that could not be kept."""
     quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < _QUIET]
     if quiet:
         complain(
@@ -223,10 +223,10 @@ def _report_losses(totals: _Totals) -> None:
 
 
 def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
-    """Say everything in one line."""
+    """Sum up the run in one line."""
     n_done, seconds = len(totals.reports), totals.seconds
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
-    # Loading and compiling are no measure of speed.
+    # Loading and compiling do not count towards the speed.
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
     if workers == 1 and n_done == len(plan.jobs):
         before = wall - busy
@@ -259,20 +259,20 @@ def _files(count: int) -> str:
 
 
 class _ProgressLine:
-    """One line on a terminal that says how far, how fast and how long still.
+    """One line on a terminal that shows progress, speed and remaining time.
 
     Parameters
     ----------
     jobs : list of Job
-        Their sizes in bytes weigh them, since their lengths are not known yet.
+        Weighted by size in bytes, since their lengths are not known yet.
     wanted : bool
-        Without a terminal nothing is drawn either.
+        Whether to draw the line. Without a terminal nothing is drawn.
     """
 
     def __init__(self, jobs: list[Job], *, wanted: bool) -> None:
         self._line = StatusLine(wanted)
-        # When the first samples had been enhanced, seconds of audio and share of all by then: what
-        # went before, loading and compiling, is no measure of speed.
+        # Time of the first enhanced samples, with the seconds of audio and the share done by then:
+        # speed is measured from there on, without loading and compiling.
         self._began: tuple[float, float, float] | None = None
         self._n_jobs = len(jobs)
         self._bytes_all = sum(job.n_bytes for job in jobs) or 1
@@ -282,7 +282,7 @@ class _ProgressLine:
         self._running: dict[Job, tuple[float, float]] = {}
 
     def start(self, job: Job) -> None:
-        """Show a file from now on."""
+        """Show a file as running."""
         self._running[job] = (0.0, 1.0)
         self._draw()
 
@@ -338,11 +338,11 @@ class _Process:
 
     process: BaseProcess
     pipe: Connection
-    mark: str  # of its unfinished files (`npfsn.output`)
+    mark: str  # in the names of its unfinished files (`npfsn.output`)
     job: Job | None = None
 
     def clean_up(self) -> None:
-        """Remove what it left unfinished: it is dead."""
+        """Remove the unfinished files of a worker that has ended."""
         if self.job is not None:
             for dst in (self.job.dst, self.job.dst.resolve()):  # or where a link leads
                 remove_unfinished(dst.parent, self.mark)
@@ -363,7 +363,7 @@ def _run_workers(
                 try:
                     kind, *content = worker.pipe.recv()
                 except (EOFError, OSError):
-                    # Killed, for instance for want of memory. The file is lost, not the batch.
+                    # Killed, for instance for want of memory: its file fails, the batch goes on.
                     workers.remove(worker)
                     worker.process.join()
                     code = worker.process.exitcode or 0
@@ -377,7 +377,7 @@ def _run_workers(
                         _record_failure(totals, line, worker.job, message)
                         if waiting:
                             workers.append(_launch(args, first=False))
-                    elif waiting and not workers:  # the others, if there are any, do its share
+                    elif waiting and not workers:  # with other workers left, they do its share
                         raise NpfsnError(f"the worker processes could not start ({how})") from None
                     continue
                 if kind == "fatal":
@@ -404,20 +404,20 @@ def _run_workers(
 
 
 def _launch(args: argparse.Namespace, first: bool) -> _Process:
-    """Start a worker: the first, or one of the others."""
+    """Start a worker process; only the first one announces compilation."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks
     ours, theirs = context.Pipe()
-    # But for what belongs to the command line, and travels badly.
+    # Without what only the command line needs, which does not pickle well.
     settings = argparse.Namespace(**vars(args))
     del settings.run, settings.parser
-    # One voice is enough to say that kernels are being compiled.
+    # One announcement that kernels are being compiled is enough.
     settings.quiet = args.quiet or not first
     mark = secrets.token_hex(8)
     process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
-    # Ctrl-C reaches every process of a terminal; only this one shall act on it, and it ends the
-    # others by SIGTERM. What is ignored here stays ignored in the child.
+    # Ctrl-C reaches every process of a terminal; only this one acts on it and ends the
+    # others with SIGTERM. A signal ignored here stays ignored in the child.
     previous = None
     with contextlib.suppress(ValueError):  # not in the main thread
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -431,10 +431,10 @@ def _launch(args: argparse.Namespace, first: bool) -> _Process:
 
 
 def _end(workers: list[_Process]) -> None:
-    """End workers and give them time to remove what they have half written."""
+    """Terminate workers, with time for them to remove their half-written files."""
     for worker in workers:
         worker.process.terminate()
-        worker.pipe.close()  # ends the next word of one that was started with SIGTERM ignored
+        worker.pipe.close()  # the next send fails, in a worker that ignores SIGTERM
     limit = time.monotonic() + WORKER_GRACE_SECONDS
     for worker in workers:
         worker.process.join(max(0.0, limit - time.monotonic()))
@@ -445,7 +445,7 @@ def _end(workers: list[_Process]) -> None:
 
 
 def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
-    """Be a worker: take files from the pipe until it closes."""
+    """Run a worker: enhance files from the pipe until it closes."""
     mark_unfinished(mark)
     warnings.simplefilter("ignore")
     hush_compiler(args.quiet)
@@ -480,5 +480,5 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
 
 
 def _plain(error: Exception) -> NpfsnError:
-    """Turn an exception into one that surely survives the way through a pipe."""
+    """Turn an exception into one that can be sent through a pipe for certain."""
     return NpfsnError(sentence(error))

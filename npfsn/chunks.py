@@ -1,8 +1,8 @@
-"""Containers made of chunks: how far the chunks reach, and what some say beside the sound.
+"""Containers made of chunks: where the chunks end, and chunks to keep besides the audio.
 
 A chunk is a name, a size and that many bytes. libsndfile follows the sizes as long as they make
-sense and takes what lies behind for something else. Where the size of the sound is too small, the
-rest of the sound is what lies behind.
+sense and ignores what follows the last chunk. If the size of the audio chunk is too small, the rest
+of the audio is ignored with it.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
-# What a whole file is called, in front of its chunks: another one has no place among them.
+# First bytes of a whole file: where a chunk should begin, they begin a second file.
 WHOLE = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"dns.")
-# No sample that a voice has looks like this.
+# Chunk names. Samples of voices do not look like this.
 _NAME = re.compile(rb"[\w ()]{4}")
-# Programs that do not know a length yet (pipes) write one that is not exceeded: this or more.
+# Programs that write to a pipe, and do not know the length yet, write this size or a larger one.
 UNKNOWN_LENGTH = 0x7FFF0000
 
 
-# What programs for recordings look for, and libsndfile leaves out: time code and origin of a
-# broadcast WAV, what a recorder wrote of its take, markers and their names (in a LIST), loops.
+# Chunks that recording programs use and libsndfile drops: time code and origin of a broadcast WAV,
+# a recorder's notes on a take, markers and their names (in a LIST), loops.
 _RIFF_NOTES = (b"bext", b"iXML", b"cue ", b"adtl", b"smpl")
 _NOTES = {"WAV": _RIFF_NOTES, "WAVEX": _RIFF_NOTES, "AIFF": (b"MARK", b"INST")}
-# Bytes that are kept of them, and what each counts as besides its content: no file takes more.
+# Most bytes kept of these chunks, and the overhead counted for each: this bounds the memory used.
 _MOST_NOTES, _NOTE_COST = 4 << 20, 1 << 10
 _LARGEST_FILE = (1 << 32) - 1024
 
 
 class Note(NamedTuple):
-    """A chunk that a file has beside its sound."""
+    """A chunk to keep besides the audio."""
 
     head: bytes  # the first four bytes of the file
     name: bytes
-    kind: str  # what to call it
-    content: bytes | None  # None: there is no room for it
+    kind: str  # its name in messages
+    content: bytes | None  # None: it exceeded the limit
 
 
 class _Chunk(NamedTuple):
     name: bytes
     start: int  # of its content
-    size: int  # as it says
-    end: int  # where the next one begins
+    size: int  # as declared
+    end: int  # where the next chunk begins
 
 
 class _Layout(NamedTuple):
     """How chunks are written."""
 
-    first: int  # where the first one stands
-    name: int  # bytes of the name, of which the first four are letters
+    first: int  # offset of the first chunk
+    name: int  # bytes of the name, whose first four are letters
     size: int  # bytes of the size
     order: Literal["little", "big"]  # of the size
-    even: int  # what their lengths are rounded up to
+    even: int  # what chunk lengths are padded to a multiple of
     own: bool = False  # whether a size counts the name and itself
 
 
@@ -69,21 +69,21 @@ _LAYOUTS = {
 
 
 def end(file: BinaryIO, container: str, n_bytes: int) -> int:
-    """Return where the last chunk ends, or the sound of an AU file.
+    """Return where the last chunk ends, or the audio of an AU file.
 
     Parameters
     ----------
     file : binary file
     container : str
-        soundfile's name of it.
+        soundfile's name of the container.
     n_bytes : int
         The size of the file.
 
     Returns
     -------
     int
-        `n_bytes` where nothing lies behind, where the last chunk promises more than there is, and
-        for all other containers.
+        `n_bytes` if nothing follows, if the last chunk claims more than the file holds, and for all
+        other containers.
     """
     file.seek(0)
     head = file.read(12)
@@ -101,7 +101,7 @@ def end(file: BinaryIO, container: str, n_bytes: int) -> int:
 
 
 def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
-    """Return what a WAV or AIFF file says beside the sound that is true of the enhanced one, too.
+    """Return the chunks of a WAV or AIFF file that also apply to its enhanced audio.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
         if need <= room:
             file.seek(chunk.start)
             content, room = file.read(chunk.size), room - need
-        # However many there are no room for: one of a kind is enough to tell of.
+        # Report each kind that does not fit once, however many chunks of it there are.
         key = kind, chunk.start if content is not None else -1
         found[key] = Note(head, chunk.name, kind.decode().strip(), content)
     return [*found.values()]
@@ -130,7 +130,8 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
 def append(file: BinaryIO, found: list[Note]) -> list[Note]:
     """Append notes to a complete file, open to read and write; return those that do not fit.
 
-    These are what there was no room for, and what another container has.
+    These are notes that exceeded the limit, notes of another container, and those for which the
+    file is too large.
     """
     head, n_bytes, left = file.read(4), file.seek(0, 2), []
     order: Literal["little", "big"] = "little" if head == b"RIFF" else "big"
@@ -148,12 +149,12 @@ def append(file: BinaryIO, found: list[Note]) -> list[Note]:
 
 
 def _turned(layout: _Layout, head: bytes) -> _Layout:
-    """Return the layout of a file that begins so: a RIFF may be one of big numbers."""
+    """Return the layout for the first bytes of a file: big-endian for RIFX."""
     return _IFF if head.startswith(b"RIFX") else layout
 
 
 def _chunks(file: BinaryIO, layout: _Layout, n_bytes: int) -> Iterator[_Chunk]:
-    """Go from chunk to chunk as long as there are any."""
+    """Yield the chunks up to the first that is damaged or none."""
     at, long = layout.first, None
     head = layout.name + layout.size
     while at + head <= n_bytes:
@@ -172,6 +173,6 @@ def _chunks(file: BinaryIO, layout: _Layout, n_bytes: int) -> Iterator[_Chunk]:
         at += size if layout.own else head + size
         if at < n_bytes:
             file.seek(at)
-            if not _NAME.match(file.read(4)):  # else its padding has been forgotten
+            if not _NAME.match(file.read(4)):  # a name here: the padding is missing
                 at += -at % layout.even
         yield _Chunk(name, start, said, at)

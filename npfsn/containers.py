@@ -1,4 +1,4 @@
-"""Kinds of sound files: what their suffixes are, what their samples can hold, what is written."""
+"""Sound file formats: their suffixes, the bits of their samples, and which one is written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import soundfile as sf
 
 from .errors import AudioError
 
-#: Bits that samples of integer subtypes can tell apart. Companded and ADPCM codes stand for 16-bit
-#: samples; what is not listed stores floats or is lossy, and keeps what lies beyond full scale.
+#: Bits per sample of integer subtypes. Companded and ADPCM codes stand for 16-bit samples. Subtypes
+#: not listed store floats or are lossy, and keep samples beyond full scale.
 BITS = {
     "PCM_S8": 8,
     "PCM_U8": 8,
@@ -32,7 +32,7 @@ BITS = {
     ),
 }
 
-# Suffix of a file's name -> soundfile's name of the container, where the two differ.
+# Suffix -> soundfile's name of the container, where the two differ.
 _ALIASES = {
     "aif": "AIFF",
     "aifc": "AIFF",
@@ -62,10 +62,10 @@ FOREIGN_SUFFIXES = frozenset(
     ).split()
 )
 
-#: Suffixes of samples without a header, those that ffmpeg and SoX use among them.
+#: Suffixes of raw samples without a header, including those of ffmpeg and SoX.
 RAW_SUFFIXES = frozenset("." + name for name in "raw pcm s16 s16le sw f32 f32le".split())
 
-# Containers that libsndfile writes as two files, which cannot appear in one step.
+# Containers that libsndfile writes as two files, which cannot be renamed in one step.
 _TWO_FILES = ("SD2",)
 
 # Bytes of a sample, and containers that count bytes in 32 bits.
@@ -77,7 +77,7 @@ _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
 
 def container_of(suffix: str) -> str | None:
-    """Return soundfile's name of the container that files of a suffix are written in, or None."""
+    """Return soundfile's name of the container to write for a suffix, or None if there is none."""
     name = suffix.lower().removeprefix(".")
     container = _ALIASES.get(name, name.upper())
     writable = container in sf.available_formats() and container not in (*_TWO_FILES, "RAW")
@@ -86,7 +86,7 @@ def container_of(suffix: str) -> str | None:
 
 def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
     """Choose container, subtype and byte order of the output."""
-    # A WAV may hold what an MP3 does, and libsndfile says it writes that, but fails.
+    # A WAV may hold MPEG audio: libsndfile claims to write that, but fails.
     coded = source.subtype.startswith("MPEG_") and source.format != "MP3"
     if dst.suffix.lower() == src.suffix.lower() and not coded:
         container, subtype, endian = source.format, source.subtype, source.endian
@@ -104,14 +104,14 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
             f"cannot tell the format of {dst} from its name: expected the suffix of {src} or one "
             "such as .wav, .flac or .ogg"
         )
-    # An MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC: never fewer than there were.
+    # Bits to keep, at least: an MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC.
     bits = BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
     wanted = [source.subtype]
-    if name == "opus":  # the container is Ogg's, which may hold other codes
+    if name == "opus":  # the container is Ogg, which may hold other codecs
         wanted = ["OPUS"]
     elif coded or (container != source.format and source.subtype.startswith("MPEG_")):
         wanted = []
-    # Where there are fewer, the most there are.
+    # If no subtype has that many bits, take the one with most.
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if BITS[each] >= bits]
     wanted += [each for each in reversed(integers) if 8 < BITS[each] < bits]

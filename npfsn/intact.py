@@ -1,8 +1,8 @@
-"""Whether all of a sound file is there, and all that is there can be read.
+"""Check that a sound file is complete, and that all of its audio can be read.
 
-libsndfile gives what it finds and says nothing of the rest: a file that was cut short, a second
-recording behind the first, samples that a header does not count. What it notes in its log, and what
-it does not look at, is looked at here.
+libsndfile reads what it finds and does not report the rest: a file that was cut short, a second
+recording after the first, samples that the header does not count. This module checks libsndfile's
+log, and the parts of a file that libsndfile does not look at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import soundfile as sf
 from . import chunks, mp3
 from .errors import AudioError
 
-# libsndfile shortens a file that promises more than it holds and only tells its log.
+# Log entries with the declared length: libsndfile reads a truncated file to its end, and logs that.
 _LENGTH_KEYS = {
     "WAV": "data",
     "WAVEX": "data",
@@ -33,36 +33,36 @@ _LENGTH_KEYS = {
     "RF64": "Riff size",
     "SVX": "BODY",
 }
-# Others tell in their own words how many frames there should be, or that some are gone.
+# Other formats log or declare the number of frames in words of their own, or log a truncation.
 _FRAMES_SAID = {
     "AVR": r"Frames\s*:\s*(\d+)",
     "NIST": r"sample_count -i (\d+)",
     "WVE": r"Data length (\d+) should be",
 }
 _GONE = "Seems to be a truncated file"
-# It goes on in a VOC file, and takes what stands between two recordings for sound.
+# In a VOC file libsndfile reads on, and takes the bytes between two recordings for audio.
 _SEGMENTS = "Seems to be a multi-segment file"
 # Headers that are off by a pad byte or by their own size are common and harmless.
 _SLACK_BYTES = 64
-# What stands for an unknown length is larger.
+# An unknown length is given as a larger number.
 _MOST_FRAMES = 1 << 62
-# Files without audio are headers, shorter than the first; what follows the last chunk and has no
-# name is ignored where it is shorter than the second.
+# A file without audio is a header, no longer than the first. Bytes after the last chunk are ignored
+# if there are no more than the second.
 _MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
-# How what players put behind a sound begins.
+# First bytes of tags that players append to a file.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
-# How FLAC begins: the marker, and the only size of its first block, which may be the last, too.
+# Start of a FLAC file: the marker and the header of STREAMINFO, always 34 bytes, maybe the last.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
 _SEVERAL = (
     "holds several recordings one after the other, of which only the first can be read: take them "
     "apart first, or save the file anew with an audio editor"
 )
-# Every byte with its bits in the other order.
+# Every byte with its bits reversed.
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
-    """Raise AudioError for a file of which something would be lost.
+    """Raise AudioError for a file whose audio could not all be read.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
 
 
 def check_single(src: Path, n_bytes: int) -> None:
-    """Raise AudioError for a file that libsndfile cannot open since a second one follows in it."""
+    """Raise AudioError if libsndfile cannot open a file because a second one follows in it."""
     with bytes_of(src) as file:
         container = {b"RIFF": "WAV", b"FORM": "AIFF"}.get(file.read(4), "")
         file.seek(chunks.end(file, container, n_bytes))
@@ -112,7 +112,7 @@ def check_single(src: Path, n_bytes: int) -> None:
 
 
 def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
-    """Raise AudioError for a file that holds more than its header tells."""
+    """Raise AudioError for a file that holds more audio than its header declares."""
     container, promised = source.format, _frames_promised(source, src)
     with bytes_of(src) as file:
         rest = _rest(file, n_bytes - chunks.end(file, container, n_bytes))
@@ -135,29 +135,29 @@ def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
 
 
 def _rest(file: BinaryIO, n_bytes: int) -> bytes:
-    """Return how the last bytes of a file begin, if they may be sound."""
+    """Return the start of the last `n_bytes` of a file if they may be audio, else nothing."""
     file.seek(-n_bytes, os.SEEK_END)
     start = rest = file.read(_MAX_REST_BYTES + 1)
     if len(start) <= _MAX_REST_BYTES or start.startswith(_TAGS):
         return b""
-    while rest and not any(rest):  # room that a recorder took and did not fill
+    while rest and not any(rest):  # space that a recorder reserved and did not fill
         rest = file.read(1 << 20)
     return start if rest else b""
 
 
 def _is_followed(flac: BinaryIO) -> bool:
-    """Tell whether a second FLAC file begins somewhere in one."""
+    """Tell whether a FLAC file contains the start of a second one."""
     with mmap.mmap(flac.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return len(list(itertools.islice(_FLAC.finditer(content), 2))) > 1
 
 
 def _frames_promised(source: sf.SoundFile, src: Path) -> int:
-    """Return how many frames there should be, of the formats in `_FRAMES_SAID`; else 0."""
+    """Return the declared number of frames for the formats in `_FRAMES_SAID`; else 0."""
     pattern = _FRAMES_SAID.get(source.format)
     if pattern is None:
         return 0
     said = source.extra_info
-    if source.format == "NIST":  # libsndfile repeats nothing of its header
+    if source.format == "NIST":  # its header is not in libsndfile's log
         with bytes_of(src) as file:
             said = file.read(1024).decode("latin-1")
     found = re.search(pattern, said)
@@ -166,7 +166,7 @@ def _frames_promised(source: sf.SoundFile, src: Path) -> int:
 
 @contextlib.contextmanager
 def bytes_of(src: Path) -> Iterator[BinaryIO]:
-    """Open a file to look at what libsndfile does not tell."""
+    """Open a sound file as bytes, or raise AudioError."""
     try:
         with open(src, "rb") as file:
             yield file
@@ -175,16 +175,16 @@ def bytes_of(src: Path) -> Iterator[BinaryIO]:
 
 
 def _check_pages(src: Path) -> None:
-    """Raise AudioError for an Ogg file of several recordings, or whose pages are not all there.
+    """Raise AudioError for an Ogg file with several recordings, or with missing or damaged pages.
 
-    libsndfile leaves a damaged page out and shifts what follows.
+    libsndfile skips a damaged page, which shifts what follows.
     """
     begun, last = False, False
-    numbers: dict[bytes, int] = {}  # of the page that comes next, by stream
+    numbers: dict[bytes, int] = {}  # number of the next page, by stream
     with bytes_of(src) as file:
         while len(head := file.read(27)) == 27:
             if last and not head.startswith(b"OggS"):
-                return  # something else behind the sound
+                return  # something else follows the audio
             lengths = file.read(head[26])
             body = file.read(sum(lengths))
             if head.startswith(b"OggS") and len(body) < sum(lengths):
@@ -210,6 +210,6 @@ def _check_pages(src: Path) -> None:
 
 
 def _ogg_checksum(page: bytes) -> bytes:
-    """Return the checksum of an Ogg page: that of zlib with all bits in the other order."""
+    """Return the checksum of an Ogg page: zlib's CRC-32 with the bits reversed, in and out."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return mirrored.to_bytes(4, "big").translate(_MIRRORED)

@@ -1,7 +1,7 @@
 """`npfsn live`: from a microphone to headphones, hop by hop, through the sound system.
 
-One callback takes a block and gives a block. Nothing waits in between, so the latency is what it is
-at the start: when the machine stalls, sound is lost, but nothing queues up.
+One callback takes a block and returns a block. There is no queue in between, so the latency stays
+as it is at the start: when the machine stalls, samples are lost and none are delayed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .live_stream import LiveStream
 from .samples import Samples
 from .terminal import StatusLine, complain, duration, hush_compiler, say
 
-# Rates that sound cards have, tried where the model's own is refused.
+# Common rates of sound cards, tried if the model's own is refused.
 COMMON_RATES = (48_000, 44_100, 96_000)
-# What meters show of silence.
+# Lowest level that the meters show.
 FLOOR_DB = -99.0
 
 
 class _Callback:
-    """The callback of a sound stream, and what it notes down.
+    """The callback of a sound stream, with counters and peak levels.
 
     Parameters
     ----------
     stream : LiveStream
     abort : type of exception
-        What ends the stream.
+        Raised to end the stream.
     """
 
     def __init__(self, stream: LiveStream, abort: type[Exception]) -> None:
@@ -42,11 +42,11 @@ class _Callback:
         self.error: Exception | None = None
         self.samples = self.dropouts = 0
         self.busy = self.worst = 0.0  # seconds
-        # Of input and output since they were last shown.
+        # Peaks of input and output since they were last shown.
         self.peaks: Samples = np.zeros(2, np.float32)
 
     def __call__(self, x: Samples, y: Samples, n: int, when: Any, status: Any) -> None:
-        """Take x[N, 1] and fill y[N, channels], all of them alike."""
+        """Enhance x[N, 1] into every channel of y[N, channels]."""
         started = time.perf_counter()
         try:
             heard = x[:, 0]
@@ -75,14 +75,14 @@ def main(args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> in
     Parameters
     ----------
     args : Namespace
-        As `npfsn.cli` describes them.
+        As `npfsn.cli` makes them.
     make_stream : callable
-        Makes the `LiveStream` that they ask for, at a sample rate or at the model's.
+        Makes the `LiveStream` for these arguments, at a given sample rate or at the model's.
 
     Returns
     -------
     int
-        0. What goes wrong is raised.
+        0. Errors are raised.
     """
     sd = _sounddevice()
     if args.list_devices:
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> in
 
 
 def _of_devices(error: Exception) -> AudioError:
-    """Say what the sound system says, and what helps."""
+    """Return the sound system's error with a hint on choosing devices."""
     return AudioError(
         f"{' '.join(str(error).split())} (npfsn live --list-devices shows what there is, -i and -o "
         "choose)"
@@ -105,7 +105,7 @@ def _of_devices(error: Exception) -> AudioError:
 
 
 def _sounddevice() -> Any:
-    """Import the package that knows sound cards, or say what is missing."""
+    """Import sounddevice, or say what is missing."""
     try:
         import sounddevice
     except ImportError:
@@ -113,7 +113,7 @@ def _sounddevice() -> Any:
             "npfsn live needs sounddevice, which is not installed: "
             f"{sys.executable} -m pip install sounddevice"
         ) from None
-    except OSError as error:  # on Linux it comes without the library that does the work
+    except OSError as error:  # on Linux the package comes without PortAudio
         raise NpfsnError(
             f"npfsn live needs PortAudio ({error}): install it, such as with "
             "'apt install libportaudio2' or 'brew install portaudio'"
@@ -122,7 +122,7 @@ def _sounddevice() -> Any:
 
 
 def _channels(sd: Any, device: int | str | None) -> int:
-    """Return how many channels an output gets: both ears where it has them."""
+    """Return how many channels the output gets: two if it has them, else one."""
     return int(min(2, max(1, sd.query_devices(device, "output")["max_output_channels"])))
 
 
@@ -146,12 +146,12 @@ def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
 
 
 def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> int:
-    """Stream until the time is over, someone presses Ctrl-C or the sound system gives up."""
+    """Stream until the time is over, Ctrl-C is pressed or the sound system ends the stream."""
     live, devices = make_stream(), (args.input, args.output)
     try:
         channels = _channels(sd, args.output)
         rate = _rate(sd, devices, channels, live.sample_rate)
-    except ValueError as error:  # no device is called so, or several are
+    except ValueError as error:  # no device has this name, or several have
         raise _of_devices(error) from error
     if rate != live.sample_rate:
         live = make_stream(rate)
@@ -178,7 +178,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
                     break
                 if line.due:
                     line.draw(_standing(callback, live.sample_rate, passed))
-    except KeyboardInterrupt:  # the way to end it, from its first sound on
+    except KeyboardInterrupt:  # the usual way to end a stream that has started
         pass
     finally:
         line.clear()
@@ -194,7 +194,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
 
 
 def _introduction(sd: Any, stream: Any, live: LiveStream) -> str:
-    """Say what is connected, and what its latency is made of."""
+    """Name the two devices and the parts of the latency."""
     names = [
         sd.query_devices(device, kind)["name"]
         for device, kind in zip(stream.device, ("input", "output"), strict=True)
@@ -213,7 +213,7 @@ def _dropouts(count: int) -> str:
 
 
 def _standing(callback: _Callback, rate: int, passed: float) -> str:
-    """Say how things stand."""
+    """Return the status line: time, levels, load and dropouts."""
     heard, given = callback.take_peaks()
     load = callback.busy * rate / callback.samples if callback.samples else 0.0
     return (
@@ -223,7 +223,7 @@ def _standing(callback: _Callback, rate: int, passed: float) -> str:
 
 
 def _tell(callback: _Callback, live: LiveStream, held_back_ms: float) -> None:
-    """Sum up what was."""
+    """Print a summary, and warn of lost or replaced samples."""
     seconds = callback.samples / live.sample_rate
     block_ms = 1e3 * live.block_length / live.sample_rate
     load = callback.busy / seconds if seconds else 0.0

@@ -1,9 +1,9 @@
-"""MP3 files: how long they are, where their headers do not say it.
+"""MP3 files: count the frames if no header does.
 
-An MP3 file is a row of frames, each with a header of four bytes. The first may be a table that
-counts the others. Without it libsndfile guesses the length from the size of the first frames, and
-gives no sample beyond: half of a recording may be gone. So the frames are counted here, and
-libsndfile is shown the file with a table in front of them.
+An MP3 file is a row of frames, each with a header of four bytes. The first may hold a table with
+the number of the others. Without it, libsndfile guesses the length from the size of the first
+frames and reads no further: half of a recording may be lost. So this module counts the frames, and
+libsndfile reads a view of the file that begins with a table.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import io
 import os
 from typing import BinaryIO, NamedTuple
 
-# Of layer III. By the version in the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
+# Layer III, by the version bits of the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MONO = 3
 
-# Bytes that are looked at for the first frame behind the tags, more than decoders do, and at once.
+# Bytes searched for the next frame in one read; behind a tag, decoders search fewer.
 _SEARCHED = 1 << 16
 
 
 class _Frame(NamedTuple):
-    """A header."""
+    """The header of a frame."""
 
     version: int
     rate: int
@@ -33,12 +33,12 @@ class _Frame(NamedTuple):
 
     @property
     def side(self) -> int:
-        """Bytes between the header and the sound, or the table."""
+        """Bytes between the header and the audio, or the table."""
         return ((17, 32) if self.version == 3 else (9, 17))[self.channels - 1]
 
 
 def _frame(header: bytes) -> _Frame | None:
-    """Read a header of layer III; None if these bytes are none."""
+    """Parse a header of layer III; None if these bytes are not one."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version, kbits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
@@ -56,12 +56,12 @@ def _behind_tag(file: BinaryIO) -> int:
     tag = file.read(10)
     if not tag.startswith(b"ID3"):
         return 0
-    # Its size comes in seven bits a byte.
+    # Its size is stored in seven bits per byte.
     return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
 
 
 def _next(file: BinaryIO, at: int, alike: _Frame | None = None) -> int | None:
-    """Return where the next frame begins, in the format of another: there, or not far behind."""
+    """Find the next frame, in the format of `alike`, within `_SEARCHED` bytes from `at`."""
     file.seek(at)
     near = file.read(_SEARCHED)
     place = near.find(b"\xff")
@@ -83,7 +83,7 @@ class _Start(NamedTuple):
     tag: int  # where a tag in front of the frames ends
     first: int  # where the first frame is
     frame: _Frame
-    #: The table in it, from its name on; nothing if the frame is sound.
+    #: The table in it, from its name on; empty if the frame holds audio.
     table: bytes
 
 
@@ -103,13 +103,13 @@ def _start(file: BinaryIO) -> _Start | None:
 
 
 def _counts(table: bytes, what: int) -> bool:
-    """Whether a table tells the frames (1), the bytes (2) or both (3), where mpg123 reads them."""
+    """Whether a table that mpg123 reads has the number of frames (1), of bytes (2) or both (3)."""
     told = int.from_bytes(table[4:8], "big")
     return table[:4] in (b"Xing", b"Info") and len(table) >= 16 and told & what == what
 
 
 def is_followed(file: BinaryIO) -> bool:
-    """Tell whether another MP3 file begins where one ends that says how many bytes it has."""
+    """Tell whether another MP3 file begins at the end that the table of a file declares."""
     start = _start(file)
     if start is None or not _counts(start.table, 3):
         return False
@@ -124,26 +124,26 @@ def is_longer(file: BinaryIO) -> bool:
     if start is None or not _counts(start.table, 1):
         return False
     there = _count(file, start.first + start.frame.size, start.frame)
-    return there > int.from_bytes(start.table[8:12], "big") + 1  # some count the table's own
+    return there > int.from_bytes(start.table[8:12], "big") + 1  # some tables count their own frame
 
 
 def counted(file: BinaryIO) -> io.RawIOBase | None:
-    """Show a file with a table that counts its frames, if it is an MP3 without one.
+    """Return a view of an MP3 file with a table that counts its frames, if it has none.
 
     Parameters
     ----------
     file : binary file
-        To be kept open while the result is in use.
+        Must stay open while the result is in use.
 
     Returns
     -------
     binary file or None
-        None where there is nothing to add.
+        None if there is nothing to add.
     """
     start = _start(file)
     if start is None or _counts(start.table, 1):
         return None
-    # The table lies in a silent frame of the same kind: the highest rate, no checksum.
+    # The table lies in a silent frame of the same format: highest bit rate, no checksum.
     file.seek(start.first)
     header = bytearray(file.read(4))
     header[1] |= 0x01
@@ -152,11 +152,11 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
     if silent is None:
         return None
     begin = bytes(header) + bytes(silent.side)
-    # A table that nobody reads would be taken for sound.
+    # A table that mpg123 does not read would be decoded as audio: drop it.
     first = start.first + (start.frame.size if start.table else 0)
     count = (_count(file, first, start.frame) + 1).to_bytes(4, "big")
-    # A second one, which makes up for what mpg123 leaves out: its own delay of 529 samples, and
-    # what the table says besides.
+    # A second silent frame for mpg123 to skip: its own decoder delay of 529 samples and the delay
+    # in the table add up to one frame.
     more = (1152 if silent.version == 3 else 576) - 529
     table = b"Xing\0\0\0\1" + count + b"LAME3.100" + bytes(12) + (more << 12).to_bytes(3, "big")
     frames = [(begin + inside).ljust(silent.size, b"\0") for inside in (table, b"")]
@@ -164,15 +164,15 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
 
 
 def _count(file: BinaryIO, at: int, model: _Frame) -> int:
-    """Count the frames from a place on."""
+    """Count the frames from an offset on."""
     size, count = file.seek(0, os.SEEK_END), 0
     while at < size:
         frame = _read(file, at)
         if frame is None or frame[:2] != model[:2]:
-            # Behind what was damaged, or two recordings' tags; to the end, lest any be lost.
+            # Damage, or tags between two recordings: search to the end, so that no frame is missed.
             found = _next(file, at + 1, alike=model)
             at = at + _SEARCHED - 3 if found is None else found
-        elif at + frame.size > size:  # not whole: no decoder gives it
+        elif at + frame.size > size:  # incomplete: no decoder outputs it
             break
         else:
             count += 1
@@ -181,20 +181,20 @@ def _count(file: BinaryIO, at: int, model: _Frame) -> int:
 
 
 def _read(file: BinaryIO, at: int) -> _Frame | None:
-    """Read the header at a place."""
+    """Read the header at an offset."""
     file.seek(at)
     return _frame(file.read(4))
 
 
 class _Spliced(io.RawIOBase):
-    """A file up to a place, other bytes, and the file from another place on.
+    """A file up to one offset, then other bytes, then the file from another offset on.
 
-    Reads are never short but at the end: decoders take that for it.
+    Reads are short only at the end: decoders take a short read for the end.
     """
 
     def __init__(self, file: BinaryIO, end: int, more: bytes, start: int) -> None:
         self._file, self._end, self._more = file, end, more
-        self._shift = end + len(more) - start  # of what comes behind
+        self._shift = end + len(more) - start  # of the second part of the file
         self._at = 0
 
     def readable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Files that appear under their names when they are complete, or not at all."""
+"""Atomic output: a file appears under its name when it is complete, or not at all."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-# What the names of this process's unfinished files have in common.
+# Part of the names of all unfinished files of this process.
 _mark = [secrets.token_hex(8)]
 
 
 def mark_unfinished(mark: str) -> None:
-    """Let the names of this process's unfinished files contain `mark`, which nobody else has."""
+    """Mark the names of this process's unfinished files with `mark`, which no other uses."""
     _mark[0] = mark
 
 
 def remove_unfinished(folder: Path, mark: str) -> None:
-    """Remove from `folder` what a process with that mark left when it was killed."""
+    """Remove the unfinished files of a killed process with that mark from `folder`."""
     for partial in folder.glob(f".npfsn-{mark}-*.part"):
         _remove(partial)
 
 
 @contextlib.contextmanager
 def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Give the name of an empty file in the same folder, which becomes `path` at the end.
+    """Yield the path of an empty file in the same folder, which is renamed to `path` at the end.
 
     Parameters
     ----------
     path : Path
-        Its folder exists.
+        Its folder must exist.
     overwrite : bool
-        Whether to replace what has that name by then. The new file has the permissions of the old
-        one and, as far as the system allows it, its owner; where a link leads to it, it still does.
+        Whether to replace an existing file. The new file takes over the old one's permissions and,
+        as far as the system allows it, its owner; a symbolic link to it keeps leading to it.
 
     Raises
     ------
     FileExistsError
-        Something has that name, and is not to be replaced.
+        `path` exists, and `overwrite` is False.
     OSError
-        The folder or the disk refuses, or something of that name is no file: a pipe, a device.
+        The folder or the disk refuses, or `path` is a pipe, a device or a folder.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is a pipe, a device or a folder: name a file", str(path))
-    if overwrite and path.exists():  # and not a link that leads nowhere
+    if overwrite and path.exists():  # not for a dangling link
         path = Path(os.path.realpath(path))
-    # The name does not grow with that of `path`, which may be as long as a name can be.
+    # Independent of the name of `path`, which may be as long as the system allows.
     partial = path.parent / f".npfsn-{_mark[0]}-{secrets.token_hex(4)}.part"
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         replaced = _of(path) if overwrite else None
-        # Until it is complete nobody else may read more of it than of what it replaces.
+        # Until it is complete, others get no more access than to the file that it replaces.
         mode = 0o666 if replaced is None else 0o600 | stat.S_IMODE(replaced.st_mode) & 0o666
         try:
             os.close(os.open(partial, flags, mode))
-        except OSError as error:  # nobody knows that name
+        except OSError as error:  # report `path`, not the temporary name
             raise OSError(error.errno, error.strerror, str(path)) from None
         yield partial
         _sync(partial)
@@ -68,13 +68,13 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     finally:
         try:
             _remove(partial)
-        except BaseException:  # a signal that comes right now ends the program, not its cleaning up
+        except BaseException:  # a signal right now must not end the cleaning up
             _remove(partial)
             raise
 
 
 def _of(path: Path) -> os.stat_result | None:
-    """Return what the system knows of a file, or None."""
+    """Return the status of a file, or None."""
     try:
         return os.stat(path)
     except OSError:
@@ -82,9 +82,9 @@ def _of(path: Path) -> os.stat_result | None:
 
 
 def _take_after(replaced: os.stat_result, partial: Path) -> None:
-    """Give a file the owner and the permissions of the one that it replaces, where that is allowed.
+    """Give a file the owner and permissions of the one that it replaces, where that is allowed.
 
-    Permissions last: a change of owner takes some away.
+    Permissions come last: a change of owner clears some of them.
     """
     if os.name != "nt" and (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
         with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written, as far as the system can promise that."""
+    """Flush a file or folder to the disk, as far as the system can promise that."""
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
@@ -110,19 +110,19 @@ def _sync(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError:
-        # A folder need not be readable, and some file systems cannot sync one; the name is there
+        # A folder may be unreadable, and some file systems cannot sync one: the file has its name
         # all the same.
         if not folder:
             raise
 
 
 def _publish(partial: Path, path: Path, overwrite: bool) -> None:
-    """Give the complete file its name; without `overwrite` only if nobody took it meanwhile."""
+    """Rename the complete file; without `overwrite`, only if the name is still free."""
     if not overwrite:
         try:
             os.link(partial, path)
             return
-        except OSError:  # there is one, or no hard links here: the next best is to look once more
+        except OSError:  # it exists, or no hard links here: check, then rename
             if os.path.lexists(path):
                 raise FileExistsError(f"{path} exists already") from None
     os.replace(partial, path)

@@ -14,12 +14,12 @@ from .errors import NpfsnError
 from .stopping import Interrupts, held_back
 from .terminal import UsageError, complain, hush_compiler, to_stdout
 
-#: Of the samples: the choices of `--format`, and what NumPy calls them.
+#: Sample types: the choices of `--format`, and NumPy's names for them.
 SAMPLE_TYPES = {"s16le": "<i2", "f32le": "<f4"}
-#: At most this much is read at once: small enough that what is ready leaves soon.
+#: Most bytes per read: small enough that finished samples are written soon.
 READ_BYTES = 1 << 14
 
-#: What sound files begin with.
+#: First bytes of sound files.
 _CONTAINERS = {
     b"RIFF": "a WAV file",
     b"RF64": "a WAV file",
@@ -41,19 +41,19 @@ _CONTAINERS = {
     b"MAC ": "a Monkey's Audio file",
     b"TTA1": "a TTA file",
 }
-#: Bytes that tell: the first frame of most MP3 files has a table of the others within so many.
+#: Bytes to look at: in most MP3 files, the name of the table of frames lies within the first 64.
 _HEAD = 64
 
 
 def main(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Enhance what comes from standard input.
+    """Enhance samples from standard input to standard output.
 
     Parameters
     ----------
     args : argparse.Namespace
         As `npfsn.cli` makes them.
     options : dict
-        What the `Enhancer` is to be made with.
+        Arguments of the `Enhancer`.
 
     Returns
     -------
@@ -69,12 +69,12 @@ def main(args: argparse.Namespace, options: dict[str, Any]) -> int:
             "standard output is a terminal or closed: send it to a file or to a player"
         )
     source, sink = sys.stdin.fileno(), sys.stdout.fileno()
-    with contextlib.redirect_stdout(sys.stderr):  # what a library prints is no sound
+    with contextlib.redirect_stdout(sys.stderr):  # keep what libraries print out of the samples
         return enhance_stream(args, options, source, sink)
 
 
 def _refuse_containers(data: bytes, form: str, rate: int) -> None:
-    """Stop where a sound file comes instead of raw samples: its header is no sound."""
+    """Refuse a sound file in place of raw samples: its header would become noise."""
     found = [what for mark, what in _CONTAINERS.items() if data.startswith(mark)]
     if data.startswith(b"\xff") and any(mark in data[:_HEAD] for mark in (b"Xing", b"Info")):
         found = ["an MP3 file"]
@@ -90,7 +90,7 @@ def _refuse_containers(data: bytes, form: str, rate: int) -> None:
 def enhance_stream(
     args: argparse.Namespace, options: dict[str, Any], source: int, sink: int
 ) -> int:
-    """Enhance what comes from one descriptor to the other."""
+    """Enhance raw samples from one file descriptor to another."""
     hush_compiler(args.quiet)
     with held_back():
         import numpy as np
@@ -99,7 +99,7 @@ def enhance_stream(
         from .enhancer import Enhancer
         from .samples import silence_nonfinite, to_steps
 
-    # Everything is compiled and loaded here, before the first sample is taken.
+    # Compile and load everything before reading the first sample.
     enhancer = Enhancer(**options)
     rate = args.rate or enhancer.sample_rate
     stream = AlignedStream(
@@ -125,7 +125,7 @@ def enhance_stream(
             try:
                 with to_stdout():
                     data = data[os.write(sink, data) :]
-            except BlockingIOError:  # whoever opened it wants nobody to wait
+            except BlockingIOError:  # opened in non-blocking mode
                 select.select([], [sink], [])
 
     def receive() -> bytes:
@@ -141,7 +141,7 @@ def enhance_stream(
             try:
                 with interrupts.may_cut():
                     received = receive()
-            except KeyboardInterrupt:  # what has been heard is still given
+            except KeyboardInterrupt:  # enhance and write what has been read
                 code = 128 + signal.SIGINT
                 break
             if not received:
@@ -168,7 +168,7 @@ def enhance_stream(
 
 
 def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int) -> None:
-    """Say what was left out, replaced or cut off."""
+    """Warn of samples that were left out, replaced or clipped."""
     if n_odd:
         complain(
             f"warning: the input ended within a sample: {n_odd} odd bytes were left out; is it "

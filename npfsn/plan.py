@@ -1,4 +1,4 @@
-"""`npfsn enhance`: which files it takes, and under which names their outputs appear."""
+"""`npfsn enhance`: find the input files and name their outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, containe
 from .errors import listed
 from .terminal import UsageError
 
-# Bytes of a list of paths, and of a path on any system.
+# Most bytes of a list of paths, and of one path on any system.
 _MAX_LIST = 16 << 20
 _MAX_PATH = 32_767
 
@@ -31,14 +31,14 @@ class Job:
 
 @dataclass
 class Plan:
-    """What is to be done, and what cannot be.
+    """Files to enhance, files that failed already and files left out.
 
     Attributes
     ----------
     n_skipped, n_outputs : int
-        Files left out: their outputs are there, or they are outputs of others.
+        Files left out because their output exists, or because they are outputs themselves.
     foreign : list of str
-        Sounds in folders, in formats that cannot be read.
+        Sound files in folders whose formats cannot be read.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -63,7 +63,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     Raises
     ------
     UsageError
-        If the arguments contradict each other, or name nothing.
+        If the arguments contradict each other or name no input.
     """
     inputs = [*_inputs(args)]
     _check(args, inputs)
@@ -77,7 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     sources = {source for source, _ in places}
     outputs = {target: source for source, target in places}
     for (src, dst), (source, target) in zip(found, places, strict=True):
-        # An input that is the output of another has been made by a run before: `*.wav`, once more.
+        # An input that is also the output of another comes from an earlier run on `*.wav`.
         if args.suffix and outputs.get(source, source) != source:
             plan.n_outputs += 1
             continue
@@ -126,7 +126,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def _check(args: argparse.Namespace, inputs: list[str]) -> None:
-    """Refuse arguments that contradict each other, or name nothing."""
+    """Refuse arguments that contradict each other or name no input."""
     if "" in inputs:
         raise UsageError("an input has an empty name")
     if not inputs:
@@ -155,13 +155,13 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
 
 
 def _is_file_name(name: str, inputs: list[str]) -> bool:
-    """Whether what is to be the output is called like a sound file, and is no folder."""
+    """Whether -o names a sound file and not a folder."""
     if name.endswith(("/", os.sep)) or os.path.isdir(name):
         return False
     suffix = Path(name).suffix.lower()
     if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | RAW_SUFFIXES:
         return True
-    # A slip of the hand for one file, .wva: nobody would look for a folder of that name.
+    # With one input file, .wva is a typing error: nobody wants a folder of that name.
     if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
         raise UsageError(
             f"-o {name}: {suffix} is no suffix of sound files, such as .wav, .flac or .ogg; a "
@@ -171,13 +171,13 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
 
 
 def _is_meant_as_output(args: argparse.Namespace, inputs: list[str], src: Path) -> bool:
-    """Whether an input may be the output: the second of two names, and no file."""
+    """Whether an input is probably meant as the output: the second of two names, and no file."""
     second = not args.output_dir and inputs[1:] == [str(src)] == args.inputs[1:]
     return second and src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src)
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
-    """Take -o as the name of the file to write."""
+    """Return -o as the name of the one file to write."""
     dst = Path(args.output_dir)
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
         what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
@@ -188,7 +188,7 @@ def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
 
 
 def _place(path: Path) -> str:
-    """Return what two names of one file have in common."""
+    """Return one spelling for all names of a file."""
     try:
         return os.path.normcase(os.path.realpath(path))
     except (OSError, ValueError):  # a name that no file can have
@@ -196,7 +196,7 @@ def _place(path: Path) -> str:
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[str]:
-    """Spell out the inputs: arguments, the lines of lists, then folders."""
+    """Yield the inputs: arguments, then the lines of lists, then the folders of -i."""
     lists = list(args.list)
     for name in args.inputs:
         if name.startswith("@") and len(name) > 1:
@@ -220,14 +220,14 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _spelled_out(name: str) -> list[str]:
-    """Return the files that a pattern names, as shells do but for that of Windows; or the name."""
+    """Expand a pattern into file names, as most shells do, or return the name as it is."""
     if "\0" in name or os.path.lexists(name):
         return [name]
     return sorted(glob.glob(name)) or [name]
 
 
 def _read_list(name: str, named: bool) -> bytes:
-    """Read a list of paths, `named` as one: a file, a pipe or, called "-", standard input."""
+    """Read a list of paths from a file, a pipe or, for "-", standard input; `named` by --list."""
     try:
         if name == "-":
             text = sys.stdin.buffer.read(_MAX_LIST + 1) if sys.stdin else b""  # closed: as if empty
@@ -246,7 +246,7 @@ def _read_list(name: str, named: bool) -> bytes:
 def _find(
     args: argparse.Namespace, inputs: Iterable[str], plan: Plan
 ) -> Iterator[tuple[Path, Path]]:
-    """Give every file with its folder relative to the input that led to it."""
+    """Yield every file with its folder relative to the input that it was found in."""
     output = Path(args.output_dir) if args.output_dir else None
     for name in inputs:
         path = Path(name)
@@ -273,7 +273,7 @@ def _find(
 def _walk(
     top: Path, recursive: bool, output: Path | None, plan: Plan
 ) -> Iterator[tuple[Path, Path]]:
-    """Give the sound files of a folder in the order of their names."""
+    """Yield the sound files of a folder in the order of their names."""
 
     def unreadable(error: OSError) -> None:
         message = f"cannot read the folder {error.filename}: {error.strerror}"

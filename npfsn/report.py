@@ -1,4 +1,4 @@
-"""What was done to one file: light, for a process that only hears of it."""
+"""The report on one file, in a light module for the parent of worker processes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileReport:
-    """What was done to one file.
+    """Report on one enhanced file.
 
     Attributes
     ----------
     samples : int
-        Frames, that is samples per channel: of the input, and as many of the output. (ADPCM comes
-        in blocks, of which the last one is filled up with zeros.)
+        Frames, that is samples per channel: as many in the output as in the input. (ADPCM is coded
+        in blocks, the last of which is filled up with zeros.)
     seconds : float
-        The same in seconds of audio.
+        `samples` in seconds of audio.
     channels, sample_rate : int
-        Of input and output.
+        The same for input and output.
     n_clipped : int
         Output samples beyond full scale that an integer format could not hold.
     n_nonfinite : int
         Input samples that were NaN or infinite and were replaced by zero.
     wall_seconds : float
-        Time taken from the first sample on, reading and writing included, compiling not.
+        Time from the first sample on, including reading and writing but not compiling.
     compile_seconds : float
-        Time spent compiling kernels, and loading them, the model and libraries: most of it with
-        the first file of a process.
+        Time spent compiling kernels and loading kernels, model and libraries, mostly for the first
+        file of a process.
     peak : float
-        Largest input sample, of full scale.
+        Largest magnitude of an input sample; full scale is 1.
     tags_left_out : tuple of str
-        Tags of the input that the container of the output cannot hold, time code and markers
-        (`bext`, `cue`, ...) included.
+        Tags of the input that the container of the output cannot hold, including time code and
+        markers (`bext`, `cue`, ...).
     """
 
     samples: int
@@ -47,5 +47,5 @@ class FileReport:
 
     @property
     def rtf(self) -> float:
-        """Real-time factor: time taken by second of audio."""
+        """Real-time factor: processing time per second of audio."""
         return self.wall_seconds / self.seconds if self.seconds else 0.0

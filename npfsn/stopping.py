@@ -1,4 +1,4 @@
-"""How a program ends early: signals become exceptions, or wait; errors become exit codes."""
+"""Ending a program early: signals become exceptions or are deferred, errors become exit codes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Stopped(BaseException):
 
 
 def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -> int:
-    """Say why a command ended early, and where an error came from; return the exit code."""
+    """Print why a command ended early, with a traceback if `verbose`; return the exit code."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has seen enough. Nothing more can be written, not even at exit.
+        # The reader closed the pipe. Nothing more can be written, not even at exit.
         forget_stdout()
         return 0
     if isinstance(error, (KeyboardInterrupt, Stopped)):
@@ -40,13 +40,13 @@ def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the signals that end a program into exceptions, so that half-written files go."""
+    """Turn signals that end a program into exceptions, so that half-written files are removed."""
 
     def stop(signum: int, frame: object) -> NoReturn:
         raise Stopped(signum)
 
     def unheard(raised: Any) -> None:
-        # Python drops what is raised in a finaliser. Soon it is somewhere else.
+        # Python drops an exception raised in a finaliser: raise the signal again a moment later.
         if isinstance(raised.exc_value, (Stopped, KeyboardInterrupt)):
             signum = getattr(raised.exc_value, "signum", signal.SIGINT)
             threading.Timer(0.01, _thread.interrupt_main, (signum,)).start()
@@ -55,7 +55,7 @@ def stoppable() -> Iterator[None]:
 
     hook, sys.unraisablehook = sys.unraisablehook, unheard
     try:
-        # An ignored SIGHUP is the wish of `nohup`.
+        # `nohup` ignores SIGHUP on purpose.
         with _handled(("SIGTERM", "SIGHUP"), stop, lambda before: before != signal.SIG_IGN):
             yield
     finally:
@@ -66,7 +66,7 @@ def stoppable() -> Iterator[None]:
 def _handled(
     names: tuple[str, ...], handler: Callable[[int, object], Any], where: Callable[[Any], bool]
 ) -> Iterator[None]:
-    """While this lasts, give `handler` those signals whose handler before is as `where` says."""
+    """Set `handler`, within the block, for those signals whose previous handler passes `where`."""
     previous: dict[int, Any] = {}
     try:
         for name in names:
@@ -82,10 +82,10 @@ def _handled(
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """While this lasts, signals that end the program wait.
+    """Defer signals that end the program to the end of the block.
 
-    For imports of libraries, some of which lose the exceptions that signals become, or take them
-    for mistakes of their own.
+    For imports: some libraries swallow exceptions that are raised by signals, or take them for
+    errors of their own.
     """
     waiting: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -98,14 +98,14 @@ def held_back() -> Iterator[None]:
 
 
 class Interrupts:
-    """How an interrupt ends work that shall not be cut: it waits until the work does.
+    """Lets a step of work finish before an interrupt ends the program.
 
     Attributes
     ----------
     asked : bool
-        Whether there was one. A second one cuts whatever is going on.
+        Whether there was an interrupt. A second one takes effect at once.
     idle : bool
-        Whether nothing is going on that it would cut.
+        Whether no work is in progress, so that an interrupt takes effect at once.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """While this lasts, interrupts are heard so."""
+        """Handle interrupts this way within the block."""
         previous = signal.getsignal(signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
         if not main or previous is not signal.default_int_handler:  # ignored, or a caller's
@@ -132,7 +132,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def may_cut(self) -> Iterator[None]:
-        """While this lasts, an interrupt cuts at once, as does one that has come before."""
+        """Let an interrupt take effect at once within the block, also one that came before it."""
         self.idle = True
         try:
             if self.asked:

@@ -1,4 +1,4 @@
-"""How the command line talks: messages, standard streams, what arguments mean."""
+"""Input and output of the command line: messages, standard streams, types of arguments."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any, TextIO
 from .config import CAUSAL_NORMS, BaseConfig, check_norm
 from .errors import NormError, NpfsnError, one_line
 
-#: How often a line that tells how things stand is drawn.
+#: Shortest time between two drawings of a status line.
 REDRAW_SECONDS = 0.1
 
 
 def sentence(error: BaseException) -> str:
-    """Say in one sentence what is wrong."""
+    """Return an error's message as one sentence."""
     if isinstance(error, NpfsnError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -41,7 +41,7 @@ def streaming(config: BaseConfig) -> str:
 
 
 def latency(config: BaseConfig) -> str:
-    """Say what the latency is and, since two numbers are in use, what each of them counts."""
+    """Return the latency as text, with and without the hop, since both numbers are in use."""
     hop_ms = 1000.0 * config.hop_length / config.sample_rate
     return ("" if config.streams else "the whole signal; with a causal norm ") + (
         f"{config.latency_samples} samples ({config.latency_ms:g} ms) from input to output; "
@@ -50,13 +50,13 @@ def latency(config: BaseConfig) -> str:
 
 
 def trace(text: str) -> None:
-    """Print lines that are made already: of a traceback."""
+    """Print text, such as a traceback, to standard error as it is."""
     with contextlib.suppress(OSError):
         put(sys.stderr, text)
 
 
 def columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes: some letters take two, some none."""
+    """Return how many terminal columns a text takes: some characters take two, some none."""
     return sum(
         2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1
         for c in text
@@ -64,7 +64,7 @@ def columns(text: str) -> int:
 
 
 def cut(text: str, room: int) -> str:
-    """Return as much of the beginning of a text as `room` columns hold."""
+    """Cut a text to its beginning that fits into `room` columns."""
     for at, letter in enumerate(text):
         room -= columns(letter)
         if room < 0:
@@ -73,8 +73,8 @@ def cut(text: str, room: int) -> str:
 
 
 def put(stream: TextIO | None, text: str) -> None:
-    """Write at once, whatever the encoding of the stream."""
-    if stream is None:  # closed by whoever started us
+    """Write and flush, with escapes for characters that the stream cannot encode."""
+    if stream is None:  # closed by the parent process
         return
     try:
         stream.write(text)
@@ -86,10 +86,10 @@ def put(stream: TextIO | None, text: str) -> None:
 
 @contextlib.contextmanager
 def to_stdout() -> Iterator[None]:
-    """Say of errors that it is standard output which cannot be written, a full disk for example."""
+    """Turn errors such as a full disk into one that names standard output."""
     try:
         yield
-    except (BrokenPipeError, BlockingIOError):  # a reader that is gone, or slow
+    except (BrokenPipeError, BlockingIOError):  # the reader is gone, or slow
         raise
     except OSError as error:
         raise NpfsnError(f"cannot write to standard output: {error.strerror}") from error
@@ -102,7 +102,7 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Say something that matters less than the work: a closed pipe or a full disk stops nothing."""
+    """Print a line that is not worth failing for: a closed pipe or a full disk is ignored."""
     try:
         say(text)
     except (OSError, NpfsnError):
@@ -115,7 +115,7 @@ def complain(text: str, program: str = "npfsn") -> None:
 
 
 def forget_stdout() -> None:
-    """Let the interpreter flush standard output at exit without finding the pipe closed."""
+    """Point standard output at the null device, so that the flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -124,14 +124,14 @@ def forget_stdout() -> None:
 
 @contextlib.contextmanager
 def libraries_silenced() -> Iterator[None]:
-    """Keep decoders written in C from printing; our own messages pass."""
+    """Discard what C libraries print; let messages of Python through."""
     with _only_ours("stdout", 1), _only_ours("stderr", 2):
         yield
 
 
 @contextlib.contextmanager
 def _only_ours(name: str, descriptor: int) -> Iterator[None]:
-    """Move a standard stream to a descriptor of its own and send the usual one to nowhere."""
+    """Move a standard stream to a new descriptor, and its usual one to the null device."""
     original = getattr(sys, f"__{name}__")
     try:
         if original is None or getattr(sys, name) is not original:
@@ -140,10 +140,10 @@ def _only_ours(name: str, descriptor: int) -> Iterator[None]:
             raise OSError
         original.flush()
         kept = os.dup(descriptor)
-    except (OSError, ValueError):  # captured by a test, closed, or a disk that is full
+    except (OSError, ValueError):  # captured by a test, closed, or on a full disk
         yield
         return
-    # Unlike `put`, argparse and print take no care of what the terminal cannot show.
+    # argparse and print, unlike `put`, fail on characters that the terminal cannot show.
     ours = open(kept, "w", encoding=original.encoding, errors="backslashreplace")
     null = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -159,7 +159,7 @@ def _only_ours(name: str, descriptor: int) -> Iterator[None]:
 
 
 def hush_compiler(quiet: bool) -> None:
-    """Compile without a word if that is wanted."""
+    """Do not announce compilation if `quiet`."""
     if quiet:
         from . import jit
 
@@ -167,9 +167,9 @@ def hush_compiler(quiet: bool) -> None:
 
 
 def open_standard_streams() -> None:
-    """Occupy the descriptors 0 to 2 if they are closed, lest a file gets one of them.
+    """Open the null device on any of the descriptors 0 to 2 that are closed.
 
-    Whatever a library prints would then be printed into that file.
+    Otherwise a file could get one of them, and what a library prints would end up in that file.
     """
     with contextlib.suppress(OSError):
         while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -178,7 +178,7 @@ def open_standard_streams() -> None:
 
 
 class StatusLine:
-    """One line on a terminal that is drawn again and again; without a terminal nothing is.
+    """One line on a terminal that is redrawn in place; without a terminal nothing is drawn.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class StatusLine:
         return max((found or shutil.get_terminal_size().columns) - 1, 0)
 
     def draw(self, text: str) -> None:
-        """Show `text` in the place of what was there."""
+        """Replace the line by `text`."""
         text = cut(one_line(text), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not
@@ -225,7 +225,7 @@ class StatusLine:
 
 
 def duration(seconds: float) -> str:
-    """Spell a duration as people do."""
+    """Format a duration in seconds, minutes or hours."""
     if round(seconds, 1) < 120.0:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -234,7 +234,7 @@ def duration(seconds: float) -> str:
 
 
 def number(kind: type, low: float, high: float, what: str) -> Callable[[str], Any]:
-    """Return a type for argparse: numbers from `low` to `high`, which are called `what`."""
+    """Return a type for argparse: numbers from `low` to `high`, described as `what` in errors."""
 
     def read(text: str) -> Any:
         with contextlib.suppress(ValueError):
@@ -247,7 +247,7 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
 
 
 def norm_name(text: str) -> str:
-    """Return the name of a norm; a type for argparse."""
+    """Check and return the name of a norm; a type for argparse."""
     try:
         return check_norm(text)
     except NormError as error:
