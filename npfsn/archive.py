@@ -1,10 +1,10 @@
-"""Reads zip archives that may come from strangers.
+"""Reads zip archives that may be untrusted.
 
 Both file formats npfsn reads (`.npz` and torch's) are zip archives. The standard library's reader
-is lenient and takes memory as it goes; this one reads only what NumPy and torch write, and checks
-every size against the file's before it takes memory: names are unique, members do not overlap,
-nothing precedes or follows the archive, checksums hold, and all members together are at most
-`max_ratio` times as large as the file.
+is lenient and allocates memory as it reads; this one accepts only what NumPy and torch write, and
+checks every size against the file's before it allocates memory: names are unique, members do not
+overlap, nothing precedes or follows the archive, checksums hold, and all members together are at
+most `max_ratio` times as large as the file (and 1 MiB more).
 """
 
 from __future__ import annotations
@@ -62,10 +62,9 @@ class Archive:
     file_size : int
         Bytes.
     max_ratio : float
-        All members together may be this many times as large as the file, uncompressed (and
-        1 MiB more).
+        Limit on the uncompressed size of all members: this many times the file's size, plus 1 MiB.
     ignore_missing_crc : bool
-        Accept checksums that are zero throughout, which torch writes when told not to compute any.
+        Accept checksums that are all zero, as torch writes when told not to compute any.
 
     Attributes
     ----------
@@ -96,7 +95,7 @@ class Archive:
                 f"its members unpack to {total:,} bytes, more than {max_ratio:g} times the file's "
                 f"{file_size:,} bytes"
             )
-        # Overlapping members would let a small file stand for a large one.
+        # Overlapping members would let a small file unpack to a large one.
         end, previous = 0, ""
         for entry in sorted(self.entries.values(), key=lambda e: e.offset):
             if entry.offset < end:
@@ -130,12 +129,12 @@ class Archive:
         return out
 
     def head(self, entry: Entry, size: int) -> bytes:
-        """Return at most the first `size` bytes of one member, unpacked, without its checksum."""
+        """Return at most the first `size` bytes of one member, unpacked, checksum unchecked."""
         start = self._data_offset(entry)
         if entry.is_stored:
             return read_at(self._file, start, min(size, entry.size))
         if not entry.size:
-            return b""  # to zlib, a limit of 0 is none
+            return b""  # zlib takes a limit of 0 for no limit
         packed = read_at(self._file, start, min(entry.packed_size, size + 1024))
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, min(size, entry.size))
@@ -171,7 +170,7 @@ class Archive:
                 packed = read_at(self._file, start + taken, size)
                 taken += size
             fed = bool(packed)
-            try:  # one byte more than is expected, to notice that there is more
+            try:  # one byte more than expected, to notice excess data
                 piece = inflater.decompress(packed, min(_CHUNK, len(view) - done + 1))
             except zlib.error:
                 raise damaged from None
@@ -185,7 +184,7 @@ class Archive:
 
 
 def _find_directory(file: BinaryIO, file_size: int) -> tuple[int, int]:
-    """Find the central directory from the record at the end of the file: offset, size in bytes."""
+    """Find the central directory from the record at the end of the file; return offset and size."""
     tail_size = min(file_size, _EOCD.size + _FULL16)
     tail = read_at(file, file_size - tail_size, tail_size)
     position = tail.rfind(b"PK\5\6")
@@ -202,7 +201,7 @@ def _find_directory(file: BinaryIO, file_size: int) -> tuple[int, int]:
     end = file_size - tail_size + position
     if disk not in (0, _FULL16) or directory_disk not in (0, _FULL16) or n_disk != n_total:
         raise ReadError("it is one part of an archive in several files")
-    # torch writes the record with 64-bit sizes whether it is needed or not.
+    # torch always writes the record with 64-bit sizes, needed or not.
     wide = _find_directory64(file, end)
     if wide is not None:
         if size not in (wide[0], _FULL32) or offset not in (wide[1], _FULL32):
@@ -218,7 +217,7 @@ def _find_directory(file: BinaryIO, file_size: int) -> tuple[int, int]:
 
 
 def _find_directory64(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
-    """Read the record with 64-bit sizes before the end record: size, offset, its own offset."""
+    """Read the 64-bit record before the end record; return size, offset and its own offset."""
     if end < _EOCD64_LOCATOR.size + _EOCD64.size:
         return None
     locator = read_at(file, end - _EOCD64_LOCATOR.size, _EOCD64_LOCATOR.size)
@@ -275,7 +274,7 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
 
 
 def _widen(extra: bytes, size: int, packed_size: int, offset: int) -> tuple[int, int, int]:
-    """Replace the sizes that did not fit into 32 bits by those of the extra field."""
+    """Replace sizes that did not fit into 32 bits by those in the extra field."""
     wide = [value == _FULL32 for value in (size, packed_size, offset)]
     if not any(wide):
         return size, packed_size, offset

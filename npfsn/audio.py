@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
-#: Samples (frames x channels) per block: small enough for the memory of any machine, large enough to
-#: make the overhead of a block's matrix products negligible.
+#: Samples (frames x channels) per block: small enough for any machine's memory, large enough that the
+#: overhead of a block's matrix products does not matter.
 BLOCK_SAMPLES = 1 << 16
 
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
@@ -62,11 +62,12 @@ def enhance_file(
     """Enhance one sound file.
 
     Rate, channels, length, bit depth, container, level and tags (title, artist, comment, ...) are
-    kept, and the output is aligned with the input. Time code and markers (`bext`,
-    `iXML`, `cue`, ...) are kept from WAV to WAV and from AIFF to AIFF. A `dst` whose suffix differs from that of `src`
-    names another container; bit depth and tags are kept where that container has them. Channels
-    are enhanced one by one. A signal at another rate than the model's is resampled and resampled
-    back, which limits the band to the model's. NaN and infinite samples become zero, and are counted in the report.
+    kept, and the output is aligned with the input. Time code and markers (`bext`, `iXML`, `cue`,
+    ...) are kept from WAV to WAV and from AIFF to AIFF. A `dst` whose suffix differs from that of
+    `src` names another container; bit depth and tags are kept where that container has them.
+    Channels are enhanced one by one. A signal at another rate than the model's is resampled and
+    resampled back, which limits the band to the model's. NaN and infinite samples become zero, and
+    are counted in the report.
 
     Parameters
     ----------
@@ -458,7 +459,7 @@ class _Sink:
                 f"{source.channels}, {source.samplerate} Hz ({_reason(error)}): choose another "
                 "container, for instance with --format wav"
             ) from error
-        # Tags come before the first sample, as most containers have them in front. Left out are tags
+        # Tags come before the first sample: most containers have them in front. Left out are tags
         # that this container cannot hold, texts that make some containers fail, and those that
         # libsndfile would write into an MP3 in the wrong encoding.
         for name, text in source.copy_metadata().items():
@@ -522,7 +523,7 @@ class _Sink:
                 file.write(self._channel_mask.to_bytes(4, "little"))
 
     def _keep_notes(self) -> None:
-        """Append time code, markers and such of the input, if the output is in the same container."""
+        """Append time code, markers and such of the input, if the output is of the same kind."""
         if self._notes:
             with open(self._partial, "r+b") as file:
                 left = chunks.append(file, self._notes)

@@ -1,13 +1,12 @@
-"""Torch checkpoints without torch: files to arrays, running nothing that a file says.
+"""Read torch checkpoints into arrays, without torch and without running anything in a file.
 
 Two formats exist. Since 1.6 torch writes a zip archive of a pickle (`data.pkl`) and one member per
-storage (`data/0`, ...). Before, it wrote five pickles and the storages one after the other. The
-pickles are read by `pickles.py`, which knows the names below and no others; what it returns are
-descriptions of tensors. Only then the storages of the wanted tensors are read, after every size
-has been checked against the file's.
+storage (`data/0`, ...). Before, it wrote five pickles followed by the storages. `pickles.py` reads
+the pickles; it knows the names below and no others, and returns descriptions of tensors. The
+storages of the wanted tensors are read last, after every size has been checked against the file's.
 
-Memory: the tensors returned are together at most `MAX_RATIO` times as large as the file, and the
-storages they are taken from at most once; beside them, the pickles take less than 64 MiB.
+Memory: the tensors returned take at most `MAX_RATIO` times the file's size, the storages they are
+taken from at most the file's size, and the pickles less than 64 MiB.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ MAX_EXTENT = 1 << 40
 MAX_KEY_LENGTH = 200
 
 _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
-# What training programs put before the names of a network that is not known by them.
+# Prefixes of training programs, stripped from names if no known network was found.
 _IN_FRONT = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
-# What a network is called that lies under no key.
+# Name of a network at the top level of the file.
 _TOP = "top"
 _MOST_NETWORKS = 16
-# What DataParallel, torch.compile and the like put into names, before a network or within it.
+# What DataParallel, torch.compile and the like add to names, before a network's or within them.
 _WRAPPER = r"(?:(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.)"
 _WRAPPERS = re.compile(rf"(?:^|(?<=\.)){_WRAPPER}")
-# What programs that count operations leave in every layer: no part of what it computes.
+# Left in every layer by programs that count operations; not used in computation.
 _COUNTERS = re.compile(r"(?:.+\.)?total_(?:ops|params)")
-# What the published networks call the stacks of their recurrent layers. Where these begin in a name
-# ends what wrappers and training programs have put before it.
+# Names of the stacks of recurrent layers in the published networks. What precedes them in a tensor's
+# name was added by wrappers and training programs.
 _BEGINS = re.compile(
     r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
     rf"{_WRAPPER}*(?:sb_models\.)?{_WRAPPER}*(?:\d{{1,3}}\.)?{_WRAPPER}*"
     rf"sequence_model\.{_WRAPPER}*weight_ih_l0$"
 )
-# What is in a name of a tensor of such a stack.
+# Part of the name of every tensor of such a stack.
 _OF_A_LAYER = re.compile(r"(?:^|\.)(?:sequence_model|fc_output_layer|activate_function)\.")
-# Other files that are taken for one: how they begin.
+# Other files that are mistaken for checkpoints, by their first bytes.
 _OTHER_KINDS = {
     b"\x1f\x8b": "compressed with gzip: unpack it first",
     b"BZh": "compressed with bzip2: unpack it first",
@@ -68,8 +67,8 @@ _OTHER_KINDS = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-# The types of torch's storages, all little-endian in files. bfloat16 is the upper half of float32,
-# which NumPy has no name for.
+# The types of torch's storages, little-endian in files. bfloat16, which NumPy lacks, is the upper half
+# of a float32.
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
     "float32": "<f4",
@@ -103,8 +102,8 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": "complex128",
 }
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-# What training programs keep beside a network: options, scores, clocks, paths, windows of a loss.
-# Python writes pathlib's own module in one of two ways, NumPy too.
+# Types that training programs save besides a network: options, scores, times, paths, windows of a
+# loss. Modules of pathlib and NumPy go by two names, depending on the version.
 _BESIDE = {
     "argparse": ("Namespace",),
     "builtins": ("set", "frozenset", "complex", "slice", "range", "bytearray"),
@@ -129,7 +128,7 @@ _BESIDE = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was found in a checkpoint.
+    """A network and what else was found in a checkpoint.
 
     Attributes
     ----------
@@ -140,18 +139,18 @@ class Checkpoint:
     sha256 : str
         Of the whole file, hexadecimal.
     tensors : dict of str to array
-        The network's, under its own names, without `module.` and what else wraps it; read-only, in
-        the stored type (bfloat16, which NumPy lacks, as float32).
+        The network's, under its own names, without `module.` and other wrappers; read-only, in the
+        stored type (bfloat16, which NumPy lacks, as float32).
     dtypes : str
         The types as stored, such as "float32" or "bfloat16, int64", the most frequent first.
     metadata : dict
         Plain numbers and strings beside the tensors, such as `epoch`.
     network : str
-        Where in the file it was: keys of dicts, and what names of tensors begin with.
+        Where in the file it was: the keys of dicts and the prefix of its tensors' names.
     others : list of str
-        The same of other networks, which were passed over.
+        The same for other networks, which were not read.
     left_out : list of str
-        Names of the tensors beside it that are not the network's.
+        Names of tensors in the same dict that do not belong to the network.
     """
 
     path: Path
@@ -167,7 +166,7 @@ class Checkpoint:
 
 
 class _ChoiceError(PickleError):
-    """Which network to take is not known."""
+    """There are several networks, or none of the given name."""
 
 
 def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) -> Checkpoint:
@@ -181,7 +180,7 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
     ----------
     path : path-like
     network : str, optional
-        Which one, where there are several: its `name`, as the refusal lists them.
+        Which network to read if there are several: a name that the error lists.
 
     Returns
     -------
@@ -190,7 +189,7 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
     Raises
     ------
     CheckpointError
-        The file cannot be read, is damaged, or holds anything but a plain state.
+        The file cannot be read, is damaged, or holds something other than a plain state.
     """
     path = Path(path)
     try:
@@ -208,12 +207,12 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
 
 @dataclass(frozen=True)
 class _Storage:
-    """One storage: `dtype` is None for an untyped one, whose `numel` are bytes."""
+    """One storage. `dtype` is None for an untyped one, whose `numel` counts bytes."""
 
     key: str
     dtype: str | None
     numel: int
-    offset: int = 0  # elements, into the storage that the key names (old legacy views)
+    offset: int = 0  # in elements, into the storage named `key` (views in old legacy files)
 
     @property
     def itemsize(self) -> int:
@@ -236,13 +235,13 @@ class _Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array it becomes."""
+        """Size in bytes of the resulting array."""
         itemsize = 4 if self.dtype == _BFLOAT16 else np.dtype(_DTYPES[self.dtype]).itemsize
         return self.numel * itemsize
 
 
 class _Storages:
-    """Where the storages of a file lie: their raw bytes, read when asked for."""
+    """The storages of a file, whose raw bytes are read on demand."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -250,7 +249,7 @@ class _Storages:
         self.big_endian = False
 
     def register(self, identifier: object) -> _Storage:
-        """Turn a persistent identifier into a storage, and remember it."""
+        """Turn a persistent identifier into a storage, and record it."""
         if (
             type(identifier) is not tuple
             or not 5 <= len(identifier) <= 6
@@ -270,7 +269,7 @@ class _Storages:
         return self.view(storage, identifier[5] if len(identifier) == 6 else None)
 
     def view(self, storage: _Storage, window: object) -> _Storage:
-        """Take a part of a storage, as legacy files may say."""
+        """Return a part of a storage, which legacy files may refer to."""
         if window is not None:
             raise PickleError("its pickle has a storage within a storage")
         return storage
@@ -319,7 +318,7 @@ class _ZipStorages(_Storages):
 
 
 class _LegacyStorages(_Storages):
-    """Storages that follow the pickles, each after a count of its elements."""
+    """Storages that follow the pickles, each preceded by the number of its elements."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -336,7 +335,7 @@ class _LegacyStorages(_Storages):
         return _Storage(storage.key, storage.dtype, numel, offset)
 
     def locate(self, keys: object, start: int, file_size: int) -> None:
-        """Walk the storages in the order of `keys`, checking that they fill the file exactly."""
+        """Locate the storages, in the order of `keys`; check that they fill the file exactly."""
         if type(keys) is not list or len(keys) > len(self.seen):
             raise PickleError("its list of storages is damaged")
         position = start
@@ -409,7 +408,7 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
 
 
 def _other_kind(file: BinaryIO, size: int) -> str:
-    """Say what a file is that torch.save has not written."""
+    """Describe a file that torch.save has not written."""
     head = read_at(file, 0, min(size, 512))
     if not head:
         return "is empty"
@@ -431,7 +430,7 @@ def _too_large(size: str) -> str:
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
-    """Read the pickle of an archive; the storages stay where they are."""
+    """Read the pickle of an archive, but not yet its storages."""
     archive = Archive(file, size, max_ratio=1.0, ignore_missing_crc=True)
     pickles = [n for n in archive.entries if n == "data.pkl" or n.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -467,7 +466,7 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     protocol, end = load(data, end, {}, storages.register)
     if protocol != _LEGACY_PROTOCOL:
         raise PickleError(f"it has format {described(protocol)}, expected {_LEGACY_PROTOCOL}")
-    # The third tells the writer's byte order, but storages are little-endian whatever it says.
+    # The third has the writer's byte order, but storages are always little-endian.
     _, end = load(data, end, {}, storages.register)
     try:
         state, end = load(data, end, _NAMES, storages.register)
@@ -482,18 +481,18 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, _Storages]:
 
 @dataclass(frozen=True)
 class _Found:
-    """A network in what was saved.
+    """A network found in a checkpoint.
 
     Attributes
     ----------
     name : str
-        The keys on the way to its dict and what its tensors' names begin with, joined by dots.
+        The keys that lead to its dict and the prefix of its tensors' names, joined by dots.
     within : dict
-        Where its tensors are, perhaps among others.
+        The dict that holds its tensors, perhaps among others.
     tensors : dict of str to _Tensor
-        Under its own names.
+        Named as in the network.
     beside : list of str
-        Names of the other tensors there.
+        Names of tensors in the dict that belong to no network.
     """
 
     name: str
@@ -503,7 +502,7 @@ class _Found:
 
 
 def _named(value: Mapping[Any, Any]) -> dict[str, _Tensor]:
-    """Return the tensors of a dict that are no counters."""
+    """Return the tensors of a dict, except counters."""
     return {
         name: item
         for name, item in value.items()
@@ -512,13 +511,13 @@ def _named(value: Mapping[Any, Any]) -> dict[str, _Tensor]:
 
 
 def _unwrapped(tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
-    """Leave out what wrappers have put into names, unless two become one."""
+    """Remove the parts of names that wrappers add, unless two names become the same."""
     plain = {_WRAPPERS.sub("", name): item for name, item in tensors.items()}
     return plain if len(plain) == len(tensors) else tensors
 
 
 def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
-    """Find the network, by its name if there is one; return the names of the others, too."""
+    """Find the network, by `name` if given; return it and the names of the others."""
     if not isinstance(state, dict):
         raise PickleError("it holds no dict")
     networks = list(_networks(state))
@@ -546,9 +545,9 @@ def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
 
 
 def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
-    """Find the tensors that are a network's by their names, whatever they lie in."""
+    """Find networks by the names of their tensors, in dicts at any depth."""
     todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
-    seen = {id(state)}  # a pickle may hold one a million times
+    seen = {id(state)}  # a pickle may refer to one dict a million times
     for path, value in todo:
         tensors = _named(value)
         begins = {
@@ -556,7 +555,7 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         }
         if len(begins) > _MOST_NETWORKS:
             raise PickleError(f"it holds more than {_MOST_NETWORKS} networks in one dict")
-        # A name is of the network whose beginning it shares the most of.
+        # A tensor belongs to the network with the longest prefix that its name begins with.
         longest = sorted(begins, key=len, reverse=True)
         of = {name: next(filter(name.startswith, longest), None) for name in tensors}
         for begin in begins:
@@ -570,14 +569,14 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
             )
         if begins:
             continue
-        for key, inner in value.items() if len(path) < 200 else ():  # nobody nests deeper
+        for key, inner in value.items() if len(path) < 200 else ():  # real files nest no deeper
             if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
                 seen.add(id(inner))
                 todo.append((f"{path}.{key}" if path else key, inner))
 
 
 def _what_may_be_one(state: dict[Any, Any]) -> _Found:
-    """Return what is called a network, for a message that says what it lacks."""
+    """Return a dict of tensors that is meant as a network, so that an error can say what it lacks."""
     usual = [state.get(key) for key in _STATE_DICT_KEYS]
     for within in [value for value in usual if isinstance(value, dict)] + [state]:
         if tensors := _named(within):
@@ -592,7 +591,7 @@ def _what_may_be_one(state: dict[Any, Any]) -> _Found:
 
 
 def _plain_values(*dicts: Any) -> dict[str, Any]:
-    """Return numbers and strings beside the tensors, such as `epoch`."""
+    """Return numbers and strings stored with the tensors, such as `epoch`."""
     return {
         key: value
         for each in dicts
@@ -612,7 +611,7 @@ def _is_plain(value: object) -> bool:
 def _read_tensors(
     wanted: Mapping[str, _Tensor], storages: _Storages
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Read each storage that is wanted once, and cut the tensors out of it."""
+    """Read each storage needed once, and slice the tensors from it."""
     raw: dict[str, npt.NDArray[np.uint8]] = {}
     for name, tensor in wanted.items():
         storage = tensor.storage
@@ -638,7 +637,7 @@ def _check_bounds(name: str, tensor: _Tensor) -> None:
 
 
 def _cut(tensor: _Tensor, raw: npt.NDArray[np.uint8], big_endian: bool) -> npt.NDArray[Any]:
-    """Make an array of a tensor whose bounds were checked."""
+    """Make the array of a tensor whose bounds have been checked."""
     dtype = np.dtype(_DTYPES[tensor.dtype])
     if big_endian:
         dtype = dtype.newbyteorder(">")
@@ -671,7 +670,7 @@ def _sha256(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-# What the names in a file do. None of these functions does more than describe.
+# What the names in a file stand for. These functions only build descriptions.
 
 
 def _extent(value: object) -> int:
@@ -696,7 +695,7 @@ def _tensor(storage: object, dtype: str | None, offset: object, *sizes: object) 
     shape, strides = (_extents(values) for values in sizes)
     if len(shape) != len(strides):
         raise PickleError("its pickle has a tensor whose shape and strides do not match")
-    if math.prod(max(size, 1) for size in shape) >= MAX_EXTENT:  # none of them at all, perhaps
+    if math.prod(max(size, 1) for size in shape) >= MAX_EXTENT:  # an extent may be 0
         raise PickleError("its pickle has a tensor with more elements than there can be")
     return _Tensor(storage, str(dtype or storage.dtype), _extent(offset), shape, strides)
 
@@ -753,7 +752,7 @@ def _ordered_dict() -> Dict:
 
 
 def _encode(text: object, encoding: object) -> object:
-    """Bytes, which pickles of version 2 write as text; only short ones are of interest."""
+    """Return bytes that a pickle of version 2 stores as text; only short ones are needed."""
     if type(text) is str and len(text) <= 32 and encoding == "latin1":
         try:
             return text.encode("latin1")
@@ -771,7 +770,7 @@ def _empty_bytes() -> bytes:
 
 
 class _NumpyDtype(Opaque):
-    """A NumPy type: `kind` as in "f8"; a state sets its byte order."""
+    """A NumPy type: `kind` such as "f8"; `build` sets its byte order."""
 
     __slots__ = ("kind", "order")
 
@@ -789,7 +788,7 @@ def _numpy_dtype(kind: object, *ignored: object) -> _NumpyDtype:
 
 
 def _numpy_scalar(dtype: object, data: object = b"") -> object:
-    """Turn a number that NumPy pickled into a plain one."""
+    """Turn a pickled NumPy scalar into a Python number."""
     if type(dtype) is _NumpyDtype and type(data) is bytes:
         known = dtype.kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1")
         if known and len(data) == int(dtype.kind[1]):
@@ -803,7 +802,7 @@ def _opaque(*ignored: object) -> Opaque:
 
 
 def _in_python_2(name: str) -> str:
-    """Return the name that pickles of version 2 use, which Python 2 was to read, too."""
+    """Return the name in pickles of version 2, which Python 2 can read."""
     return name.replace("builtins.range", "builtins.xrange").replace("builtins.", "__builtin__.")
 
 

@@ -1,10 +1,10 @@
 """An interpreter for the few pickle instructions that `torch.save` writes.
 
-A pickle is a program: Python's own reader calls whatever function the file names. This one cannot.
-It builds dicts, lists, tuples, numbers and strings, and knows the functions of a short table, all
-of them ours; any other name stops it before anything has happened. It is a loop over bytes, so
-nothing in a file can make it recurse, and every instruction takes a bounded amount of memory, so
-`MAX_STEPS` bounds the whole.
+A pickle is a program: Python's own reader calls any function that the file names. This one cannot.
+It builds dicts, lists, tuples, numbers and strings, and calls only the functions in a short table,
+all of them npfsn's own; any other name raises an error and nothing is called. It is a loop over
+bytes, so no file can make it recurse, and every instruction takes a bounded amount of memory, so
+`MAX_STEPS` bounds the total.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ MAX_BYTES = 8 << 20
 MAX_STEPS = 400_000
 _MAX_NAME = 512
 _MAX_ARGUMENTS = 64
-# Longer texts are logs, not names. Of the others one letter beyond the first 65,536 makes all of
-# its text take four times the room.
+# Longer strings are logs, not names. _MAX_TEXTS limits bytes in memory: one character above U+FFFF
+# makes Python store its whole string with four bytes per character.
 _MAX_TEXT, _MAX_TEXTS = 512, 16 << 20
 
 
 class PickleError(NpfsnError, ValueError):
-    """A pickle is damaged or names what is not read; always reported as a CheckpointError."""
+    """A pickle is damaged or names something unknown; always reported as a CheckpointError."""
 
 
 class CutOff(PickleError):
-    """A pickle goes on behind the end of the data, of which there may be more."""
+    """A pickle goes on after the end of the data, which may be only part of a file."""
 
 
 class Name:
-    """A name that a file mentions: what its call does here, or what it stands for.
+    """What a name in a file stands for: a function, a value or neither.
 
     Parameters
     ----------
     call : callable or None
-        Gets the arguments, one by one, and checks them itself (raising PickleError).
+        Called with the arguments, which it checks itself (raising PickleError).
     value : object
-        What the name stands for where it is an argument, for our own callables to recognise.
+        What the name stands for as an argument, for such callables to recognise.
     """
 
     __slots__ = ("call", "value")
@@ -52,19 +52,19 @@ class Name:
 
 
 class Opaque:
-    """Stands for an object that is in a file but of no interest, such as an array or a path.
+    """Placeholder for an object that is not needed, such as an array or a path.
 
-    What it holds is left out, too.
+    Its contents are dropped.
     """
 
     __slots__ = ()
 
     def build(self, state: object) -> None:
-        """Ignore what the object is made of."""
+        """Ignore the state of the object."""
 
 
 class Dict(dict[Any, Any]):
-    """Stands for an OrderedDict."""
+    """Result for an OrderedDict or defaultdict."""
 
     __slots__ = ()
 
@@ -100,18 +100,18 @@ def load(
     Raises
     ------
     PickleError
-        Damaged, longer than `MAX_STEPS` instructions, or not of the kind that torch.save writes.
+        The pickle is damaged, longer than `MAX_STEPS` instructions, or not as torch.save writes it.
     """
     machine = _Machine(data, start, names, persistent)
     try:
         return machine.run()
     except (IndexError, UnicodeDecodeError):
-        # A stack or memo that is empty, a string that is none.
+        # A read from an empty stack or memo, or an invalid string.
         raise PickleError(f"its pickle is damaged near byte {machine.position:,}") from None
 
 
 def described(value: object) -> str:
-    """Name a value of a pickle: one that holds itself, or others twice and twice, has no end."""
+    """Describe a value by its type: the text of one that nests or contains itself may be endless."""
     return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
 
 
@@ -212,7 +212,7 @@ class _Machine:
         self.push(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
 
     def memoize(self, number: int) -> None:
-        if number == len(self.memo):  # as they are written
+        if number == len(self.memo):  # the usual order
             self.memo.append(self.stack[-1])
         else:
             self.memo[number] = self.stack[-1]
@@ -240,8 +240,8 @@ class _Machine:
         if type(target) not in (dict, Dict):
             raise PickleError("its pickle sets an item of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # What lies under other keys is nothing that is looked for; and numbers can be chosen so
-            # that a dict of them takes hours.
+            # Other keys are never looked up, and integer keys could be chosen to collide, so that
+            # building a dict takes hours.
             if type(key) is str:
                 target[key] = value
 
@@ -272,7 +272,7 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not Name or function.call is None or type(arguments) is not tuple:
             raise PickleError("its pickle calls what is no function")
-        if len(arguments) > _MAX_ARGUMENTS:  # passing them copies them, each time
+        if len(arguments) > _MAX_ARGUMENTS:  # every call copies them
             raise PickleError("its pickle calls a function with wrong arguments")
         try:
             self.push(function.call(*arguments))

@@ -1,4 +1,4 @@
-"""Files that come from strangers, read with care: nothing waits, and sizes are checked first."""
+"""Read untrusted files: opening never blocks, and sizes are checked first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 class ReadError(NpfsnError, ValueError):
-    """A file cannot be read, or is not what it should be; always told as a more telling error."""
+    """A file cannot be read, or is not what it should be; callers turn it into their own errors."""
 
 
 def open_regular(path: Path) -> tuple[BinaryIO, int]:
@@ -27,16 +27,16 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     Raises
     ------
     ReadError
-        Saying why the file cannot be read.
+        The file cannot be read; the message says why.
     """
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    # Without O_NONBLOCK, opening a pipe that has no writer would block for ever.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         raise ReadError("there is no such file") from None
     except (OSError, ValueError) as error:
-        if os.path.isdir(path):  # what Windows says of a folder is "permission denied"
+        if os.path.isdir(path):  # Windows reports "permission denied" for a folder
             raise ReadError("it is a folder, expected a file") from None
         raise ReadError(f"it cannot be opened ({_reason(error)})") from None
     status = os.fstat(descriptor)
@@ -68,5 +68,5 @@ def read_into(file: BinaryIO, offset: int, out: npt.NDArray[np.uint8]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the operating system said, in a few words."""
+    """Return the operating system's message."""
     return str(getattr(error, "strerror", None) or error)

@@ -1,6 +1,6 @@
-"""Reads a training recipe (`train.toml`): what a checkpoint's tensors cannot tell.
+"""Reads a training recipe (`train.toml`) for what a checkpoint's tensors cannot tell.
 
-Of the recipe, `[model.args]` and `[acoustics]` matter. Everything about training is ignored.
+Only `[model.args]` and `[acoustics]` are used. Everything about training is ignored.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .errors import RecipeError, printable, shown
 from .reading import ReadError, open_regular, read_at
 
 MAX_BYTES = 1 << 20
-#: What a model takes from the acoustics.
+#: Keys of the acoustics that a model uses.
 ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
-ABSENT_NORM = "offline_laplace_norm"  # what the training code takes if the recipe names none
+ABSENT_NORM = "offline_laplace_norm"  # default of the training code
 
-# Names of the first version of the training code, and what they are called since.
+# Names in the first version of the training code, and their present names.
 _OLD_NAMES = {
     "n_freqs": "num_freqs",
     "n_neighbor": "sb_num_neighbors",
@@ -42,34 +42,34 @@ _OLD_NAMES = {
 
 
 class Arguments(dict[str, Any]):
-    """What a recipe says, by name; it remembers what was asked for."""
+    """The arguments in a recipe, with a record of the names that were looked up."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.asked: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return what the recipe says of this, or `default`."""
+        """Return the value of `key` in the recipe, or `default`."""
         self.asked.add(key)
         return super().get(key, default)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says.
+    """The parts of a recipe that are used.
 
     Attributes
     ----------
     name : str
-        For messages.
+        What messages call it.
     architecture : str or None
         A key of `npfsn.models.ARCHITECTURES`, or None if the recipe's model path does not tell.
     args : dict
         `[model.args]` and the acoustics, with `sample_rate` for `sr`; without `norm_type`.
     norm : str or None
-        None: the recipe names none, which means `ABSENT_NORM`.
+        None: the recipe has no `norm_type`, which means `ABSENT_NORM`.
     sections : tuple of str
-        Its other sections, where it has no acoustics: one of them may be meant for these.
+        Names of all sections if there are no acoustics, whose name may be misspelt.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     found = _checked(name, args)
     acoustics = _acoustics(name, document)
     for key, value in (acoustics or {}).items():
-        # Improved FullSubNet has its transform's sizes among its own arguments as well.
+        # Recipes of Improved FullSubNet repeat the STFT sizes in [model.args].
         if found.setdefault(key, value) != value and key in ACOUSTICS:
             raise RecipeError(
                 f"{name} has {key} = {value} in its acoustics, but {shown(found[key])} in "
@@ -155,9 +155,9 @@ def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
 
 
 def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, Any]) -> None:
-    """Refuse what may have been meant as the norm that `[model.args]` does not name.
+    """Refuse entries that may be a misplaced or misspelt `norm_type`, which `[model.args]` lacks.
 
-    Without one, recipes mean a norm that cannot stream: too much for a slip.
+    A recipe without one means a norm that cannot stream, which no slip should lead to.
     """
     if near := difflib.get_close_matches("norm_type", args, 1, 0.8):
         raise RecipeError(f"{name} has {printable(near[0])}, but no norm_type: is that meant?")
@@ -173,8 +173,8 @@ def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, An
 
 
 def _architecture(path: object) -> str | None:
-    """Tell it by a part of a path such as "fast_fullsubnet.model.Model"."""
-    from .models import ARCHITECTURES  # not above: it brings the kernels along
+    """Return the architecture that a model path such as "fast_fullsubnet.model.Model" names."""
+    from .models import ARCHITECTURES  # not above: it imports the kernels
 
     names = {module.Config.recipe_name: name for name, module in ARCHITECTURES.items()}
     parts = path.split(".") if isinstance(path, str) else []
@@ -201,12 +201,12 @@ def _acoustics(name: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return Python's number for one of NumPy's, which a recipe made by a program may hold."""
+    """Return a NumPy scalar as a Python number: recipes given as mappings may hold such."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `[model.args]`, which holds numbers, names, switches and lists of numbers."""
+    """Return `[model.args]`, checked to hold only numbers, names, switches and lists of these."""
     args = {key: _plain(value) for key, value in args.items()}
     for key, value in args.items():
         items = value if isinstance(value, (list, tuple)) else [value]

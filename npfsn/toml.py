@@ -1,8 +1,8 @@
 """A reader of TOML 1.0, for training recipes.
 
-Python has one of its own only from 3.11 on, and npfsn supports 3.10 without further packages. One
-reader for all versions is tested on all of them; where Python has its own, the tests compare the
-two. Dates and times are returned as the text they are written in: no recipe needs them.
+Python has a reader only from 3.11 on, and npfsn supports 3.10 without further packages. With one
+reader for all versions, the tests cover it on each; where Python has its own, they compare the two.
+Dates and times are returned as text: no recipe needs them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Reader:
         self.depth = 0
         self.root: dict[str, Any] = {}
         self.section = 0
-        # What may still be added to, by identity of the dict or list.
+        # How each dict or list (by identity) was made: this decides what may be added to it.
         self.headers: set[int] = set()  # tables that have had their own [header]
         self.dotted: dict[int, int] = {}  # tables made by dotted keys: the section they belong to
         self.closed: set[int] = set()  # inline tables
@@ -309,7 +309,7 @@ class _Reader:
         return self.trailing_quotes(parts, "'")
 
     def trailing_quotes(self, parts: list[str], quote: str) -> str:
-        """One or two quotes may stand right before the closing three."""
+        """Take up to two quotes before the closing three as text; return the string."""
         for _ in range(2):
             if self.accept(quote):
                 parts.append(quote)

@@ -1,16 +1,16 @@
-"""A model: its configuration and tensors, and the `.npz` file they are kept in.
+"""A model: its configuration and tensors, and the `.npz` file they are stored in.
 
-The file is an ordinary NumPy archive: every tensor under the checkpoint's own name (in int8 files
-the matrices of `is_quantised` as int8, with a member NAME.scale, float32 per row), and a member
-`npfsn_header`, a 0-d string of JSON:
+The file is an ordinary NumPy archive: every tensor under its name in the checkpoint, and a member
+`npfsn_header`, a 0-d string of JSON. In int8 files the matrices that `is_quantised` selects are
+int8, each with a member NAME.scale, float32 per row. The header:
 
     {"format": 1, "architecture": "fast_fullsubnet", "config": {...}, "precision": "float32",
      "converter": "npfsn 0.1.0", "source": {"name": "best_model.tar", "sha256": "..."}}
 
-`numpy.load(path, allow_pickle=False)` reads it. The reader here does not use it: files may come
-from strangers, so every size is checked before memory is taken, and what comes back is either a
-model whose tensors are the ones its configuration needs, finite and of the declared shapes, or a
-ModelError. Reading takes at most `MAX_RATIO` times the file's size and 1 MiB.
+`numpy.load(path, allow_pickle=False)` can read the file. The reader here does not use it, as files
+may be untrusted: it checks every size before it allocates memory. The result is either a model
+whose tensors are those that its configuration needs, finite and of the declared shapes, or a
+ModelError. Reading allocates at most `MAX_RATIO` times the file's size plus 1 MiB.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def _renew_lock() -> None:
     loading = threading.RLock()
 
 
-# The thread that held it in the parent does not exist in a forked child.
+# The thread that holds the lock in the parent does not exist in a forked child.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
-# In this order NumPy writes it; nothing is evaluated.
+# The header of an array, with its keys in NumPy's order. It is matched, never evaluated.
 _NPY_HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']{2,16})',\s*'fortran_order':\s*(True|False),"
     r"\s*'shape':\s*\(((?:\d{1,12}\s*,\s*)*(?:\d{1,12})?)\s*\),?\s*\}\s*"
@@ -70,7 +70,7 @@ _NPY_HEADER = re.compile(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """Configuration and tensors of one network, not to be changed.
+    """Configuration and tensors of one network; immutable.
 
     Parameters
     ----------
@@ -79,19 +79,19 @@ class Model:
     config : Config
         That architecture's configuration.
     tensors : mapping of str to array
-        Under the checkpoint's own names; float32 or float16, C-contiguous, read-only. Those of int8
-        files are the float32 values that their integers stand for.
+        Named as in the checkpoint; float32 or float16, C-contiguous, read-only. Matrices of int8
+        files are dequantised to float32.
     info : mapping of str to object
-        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`;
-        what JSON can hold.
+        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`.
+        Must be serialisable as JSON.
 
     Raises
     ------
     TypeError
-        `config` is no Config, a tensor is of another type, or `info` is nothing for JSON.
+        `config` is no Config, a tensor is of another type, or `info` cannot be written as JSON.
     ModelError
-        The configuration is not that architecture's, the tensors are not those of the
-        configuration, or one holds NaN or infinity.
+        The configuration belongs to another architecture, the tensors do not match it, or one
+        holds NaN or infinity.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class Model:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what is inside, and make it read-only."""
+        """Check the fields and make them read-only."""
         from .models import ARCHITECTURES
 
         if not isinstance(self.config, BaseConfig):
@@ -132,19 +132,19 @@ class Model:
         object.__setattr__(self, "info", MappingProxyType(_plain(self.info)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let models travel to other processes, which read-only mappings cannot by themselves."""
+        """Support pickling, which read-only mappings do not."""
         return type(self), (self.architecture, self.config, dict(self.tensors), dict(self.info))
 
     def __copy__(self) -> Model:
-        """As nothing of it changes, its copy is itself, and streams of both share its weights."""
+        """Return the model itself: it is immutable, and streams then share its weights."""
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
-        """As `__copy__`."""
+        """Return the model itself, as `__copy__` does."""
         return self
 
     def __repr__(self) -> str:
-        """Name what it is; the tensors would fill the screen."""
+        """Name architecture and size; the tensors would fill the screen."""
         return f"<npfsn.Model {self.architecture}, {self.n_parameters / 1e6:.2f} M parameters>"
 
     @property
@@ -159,7 +159,7 @@ class Model:
 
 
 def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of `info`, or say why no file could hold it."""
+    """Return a copy of `info` as JSON would store it; raise TypeError where it cannot."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(info)))
     except (TypeError, ValueError) as error:
@@ -170,7 +170,7 @@ def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the tensor, read-only; a copy of one that others may write to."""
+    """Return the tensor read-only, copied if it was writable."""
     if tensor.flags.writeable:
         tensor = tensor.copy()
     view: npt.NDArray[Any] = np.asarray(tensor, order="C").view()
@@ -236,7 +236,7 @@ def _default_model() -> Model:
 
 
 def default_path() -> Path:
-    """Find the weights of the wheel, or of the checkout this module lies in."""
+    """Return the path of the default weights, in the installed package or the checkout."""
     package = Path(__file__).resolve().parent
     for folder in (package / "weights", package.parent / "weights"):
         if (folder / DEFAULT_FILE).exists():
@@ -249,7 +249,7 @@ def default_path() -> Path:
 
 
 def check_tensors(config: BaseConfig, tensors: Mapping[str, Any]) -> None:
-    """Check that tensors are exactly those that a configuration needs.
+    """Check that the tensors are exactly those that a configuration needs.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def check_tensors(config: BaseConfig, tensors: Mapping[str, Any]) -> None:
     Raises
     ------
     ModelError
-        Naming what is missing, unexpected or of another shape.
+        A tensor is missing, unexpected or of another shape.
     """
     needed = config.tensor_shapes()
     missing = [name for name in needed if name not in tensors]
@@ -293,10 +293,10 @@ def check_finite(tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise ModelError naming the first tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.dtype == np.float16:
-            # All bits of the exponent set; arithmetic on halves is thirty times slower than this.
+            # NaN or infinity: all exponent bits set. Arithmetic on float16 is thirty times slower.
             finite = not np.any((tensor.view(np.uint16) & 0x7C00) == 0x7C00)
         else:
-            # Extremes carry NaN along and, unlike isfinite, need no memory.
+            # Minimum and maximum propagate NaN and, unlike isfinite on the tensor, need no memory.
             finite = not tensor.size or np.isfinite(tensor.min()) and np.isfinite(tensor.max())
         if not finite:
             raise ModelError(
@@ -316,20 +316,20 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     Parameters
     ----------
     model : Model
-        Where its `info["precision"]` is "int8", as `convert` sets it, matrices are kept in eight
-        bits, else in the type they have.
+        If `info["precision"]` is "int8", as set by `convert`, matrices are stored in eight bits,
+        else in the type they have.
     path : path-like
-        Takes its name only once everything is on the disk.
+        The file appears under this name only when it is complete.
     overwrite : bool
         False: raise FileExistsError rather than replace a file.
 
     Raises
     ------
     TypeError
-        `model` is something else.
+        `model` is not a Model.
     OSError
-        The disk is full, the folder is missing or forbidden; nothing is left behind.
-        FileExistsError where a file would be replaced that shall not be.
+        The disk is full, or the folder is missing or not writable; nothing is left behind.
+        FileExistsError if `path` exists and `overwrite` is False.
 
     Examples
     --------
@@ -360,7 +360,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         else:
             members[name] = tensor
     with complete_or_absent(Path(path), overwrite) as partial:
-        # Stored, not compressed: weights are noise to a compressor.
+        # Stored, not compressed: weights hardly compress.
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name, array in members.items():
                 member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
@@ -374,15 +374,15 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def is_quantised(config: BaseConfig, name: str, shape: tuple[int, ...]) -> bool:
-    """Whether int8 files keep this tensor in eight bits.
+    """Whether int8 files store this tensor in eight bits.
 
-    They do with matrices of layers, but for those that give the mask (`quantise.halved`).
+    They do so for the matrices of layers, except those that produce the mask (`quantise.halved`).
     """
     return len(shape) == 2 and name not in config.fixed and not gives_mask(config, name)
 
 
 def gives_mask(config: BaseConfig, name: str) -> bool:
-    """Whether a tensor is the matrix of a last layer."""
+    """Whether a tensor is the matrix of an output layer that produces the mask."""
     return name in {f"{stack}.fc_output_layer.weight" for stack in config.mask_stacks}
 
 
@@ -442,7 +442,7 @@ def _take_scales(arrays: dict[str, _Npy]) -> dict[str, _Npy]:
 
 
 def _read_int8(name: str, array: _Npy, scale: _Npy) -> npt.NDArray[np.float32]:
-    """Read one int8 matrix as the float32 values it stands for."""
+    """Read one int8 matrix, dequantised to float32."""
     if len(array.shape) != 2 or scale.dtype != np.float32 or scale.shape != array.shape[:1]:
         raise ModelError(
             f"its int8 tensor {printable(name)} of shape {list(array.shape)} has a scale of type "
@@ -458,7 +458,7 @@ def _read_int8(name: str, array: _Npy, scale: _Npy) -> npt.NDArray[np.float32]:
 
 
 class _Npy:
-    """One array in an archive: its shape and type are known before its values are read."""
+    """One array in an archive, whose shape and type are read and checked before its values."""
 
     def __init__(self, archive: Archive, entry: Entry) -> None:
         self._archive = archive
@@ -506,14 +506,14 @@ class _Npy:
         data = self._archive.read(self._entry)[self._data_offset :]
         array: npt.NDArray[Any] = np.frombuffer(data, self._file_dtype)
         array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
-        # A copy only where needed: kernels want the values aligned, in C order, in native bytes.
+        # Copies only if needed: kernels expect aligned values, C order and native byte order.
         array = np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
         array.flags.writeable = False  # nobody else has it
         return array
 
 
 def _read_header(archive: Archive, entry: Entry) -> dict[str, Any]:
-    """Read the JSON that says what the model is."""
+    """Read the header, an object in JSON."""
     array = _Npy(archive, entry)
     if array.dtype.kind != "U" or array.shape != ():
         raise ModelError(f"its {_HEADER} is no single string")
@@ -569,7 +569,7 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, Any, str]:
 
 
 def _check_complete(arguments: Mapping[str, Any], fields: set[str]) -> None:
-    """Refuse defaults: they are what is published, and not what this file was made from."""
+    """Refuse missing entries: defaults are the published values, not those of this file."""
     missing = sorted(fields - arguments.keys())
     of_sequences = [item.name for item in dataclasses.fields(Sequence)]
     for name, value in arguments.items():
@@ -584,7 +584,7 @@ def _check_complete(arguments: Mapping[str, Any], fields: set[str]) -> None:
 
 
 def _check_plain(arguments: Mapping[str, Any]) -> None:
-    """Refuse what might pass for something else in a configuration: "", and booleans but one."""
+    """Refuse values that could pass for others: "", and booleans except `start_at_sound`."""
     pending = [value for name, value in arguments.items() if name != "start_at_sound"]
     while pending:
         value = pending.pop()
@@ -600,14 +600,14 @@ def _check_plain(arguments: Mapping[str, Any]) -> None:
 
 
 def build_config(build: Callable[[], Any]) -> Any:
-    """Call a Config; whatever it cannot make sense of is a ModelError.
+    """Build a Config; turn any error about its values into a ModelError.
 
     Raises
     ------
     NpfsnError
-        What the Config itself refused.
+        The Config refused a value.
     ModelError
-        Values of a kind that it did not expect.
+        A value is of a type that the Config did not expect.
     """
     try:
         return build()
@@ -634,5 +634,5 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Text that a stranger wrote, fit to be shown."""
+    """Return untrusted text in a printable form."""
     return printable(value, 200) if isinstance(value, str) else "unknown"
