@@ -1,4 +1,4 @@
-"""`python -m npfsn` is `npfsn`."""
+"""Run `npfsn` as `python -m npfsn`."""
 
 import sys
 

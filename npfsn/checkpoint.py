@@ -45,8 +45,8 @@ _WRAPPER = r"(?:(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_mod
 _WRAPPERS = re.compile(rf"(?:^|(?<=\.)){_WRAPPER}")
 # Left in every layer by programs that count operations; not used in computation.
 _COUNTERS = re.compile(r"(?:.+\.)?total_(?:ops|params)")
-# Names of the stacks of recurrent layers in the published networks. What precedes them in a tensor's
-# name was added by wrappers and training programs.
+# Names of the stacks of recurrent layers in the published networks. Wrappers and training programs
+# have added what precedes them in a tensor's name.
 _BEGINS = re.compile(
     r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
     rf"{_WRAPPER}*(?:sb_models\.)?{_WRAPPER}*(?:\d{{1,3}}\.)?{_WRAPPER}*"
@@ -67,8 +67,8 @@ _OTHER_KINDS = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-# The types of torch's storages, little-endian in files. bfloat16, which NumPy lacks, is the upper half
-# of a float32.
+# The types of torch's storages, little-endian in files. bfloat16, which NumPy lacks, is the upper
+# half of a float32.
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
     "float32": "<f4",
@@ -576,7 +576,7 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
 
 
 def _what_may_be_one(state: dict[Any, Any]) -> _Found:
-    """Return a dict of tensors that is meant as a network, so that an error can say what it lacks."""
+    """Return a dict of tensors that is meant as a network: errors then say what it lacks."""
     usual = [state.get(key) for key in _STATE_DICT_KEYS]
     for within in [value for value in usual if isinstance(value, dict)] + [state]:
         if tensors := _named(within):

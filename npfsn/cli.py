@@ -1,6 +1,6 @@
 """`npfsn`: the command line.
 
-Arguments and exit codes. Nothing heavy is imported before it is needed, so that `--help` and
+Arguments and exit codes. Slow imports are deferred until they are needed, so that `--help` and
 `--version` answer at once.
 """
 
@@ -338,9 +338,9 @@ def _add_live(commands: Any) -> None:
 
 
 def _add_model_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """Take a model as these commands' one argument, or under the name it has everywhere else."""
+    """Add the model as a positional argument, or as -m like in the other commands."""
     either = parser.add_mutually_exclusive_group()
-    # Both share one place: suppressed, an argument that is not there does not undo the option.
+    # Both share one destination: with SUPPRESS, an absent argument does not overwrite the option.
     either.add_argument(
         "model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=f"default: {default}"
     )
@@ -403,7 +403,7 @@ def _container(text: str) -> str:
 
 
 def _with_dashes(argv: Sequence[str]) -> list[str]:
-    """Spell long options with dashes: half of the world writes `--output_dir`."""
+    """Accept long options with underscores, such as `--output_dir`, by replacing them by dashes."""
     spelled = list(argv)
     for index, argument in enumerate(spelled):
         if argument == "--":
@@ -415,19 +415,19 @@ def _with_dashes(argv: Sequence[str]) -> list[str]:
 
 
 def _long_options(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the names of a command's long options, for which argparse has no public way."""
+    """Return the names of a command's long options, which argparse does not make public."""
     return [name for name in parser._option_string_actions if name.startswith("--")]
 
 
 def _single_dash(options: Sequence[str], arguments: Sequence[str]) -> str | None:
-    """Return a slip such as -output, which would be `-o utput`: a folder of that name."""
+    """Return a slip such as -output, which argparse would read as `-o utput`, if there is one."""
     before = arguments[: arguments.index("--")] if "--" in arguments else arguments
     slips = (word for word in before if f"-{word.partition('=')[0]}" in options)
     return next((word for word in slips if not os.path.lexists(word)), None)
 
 
 def _near(options: Sequence[str], unknown: Sequence[str]) -> str | None:
-    """Return the option that one of the unknown words looks like."""
+    """Return the option that one of the unknown words resembles, or None."""
     import difflib
 
     for word in unknown:
@@ -472,13 +472,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 complain(f"error: {command} is no command; did you mean: {meant}")
                 return EXIT_USAGE
             args, unknown = parser.parse_known_args(arguments)
-            # Names that come behind an option, which argparse takes for more than a command has.
+            # Inputs after an option, which argparse does not assign to the command.
             if args.command == "enhance":
                 end = unknown.index("--") if "--" in unknown else len(unknown)
                 if not any(word.startswith("-") for word in unknown[:end]):
                     args.inputs += unknown[:end] + unknown[end + 1 :]
                     unknown = []
-            if unknown:  # argparse would show what it knows of all commands, and of none
+            if unknown:  # argparse would show the usage of `npfsn`, not of the command
                 wrong = " ".join(unknown)
                 files = [name for name in unknown if os.path.exists(name)]
                 hint = ""
@@ -495,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE
             return int(args.run(args))
-    except SystemExit as stop:  # argparse has said what is wrong
+    except SystemExit as stop:  # argparse has printed the error
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
@@ -509,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what an `Enhancer` is to be made with. A limit comes behind it, at the outer rate."""
+    """Return arguments for an `Enhancer`. The attenuation limit is applied after it, at the outer rate."""
     return {
         "model": args.model,
         "precision": args.precision,
@@ -570,7 +570,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _warmup(args: argparse.Namespace) -> int:
-    hush_compiler(True)  # this is no surprise
+    hush_compiler(True)  # compiling is what was asked for
     started = time.perf_counter()
     with held_back():
         from .jit import has_compiled
@@ -613,7 +613,7 @@ def _bench(args: argparse.Namespace) -> int:
         from .weights import load_model
 
     with contextlib.ExitStack() as stack:
-        if args.plot is not None:  # better refused now than after a minute of measuring
+        if args.plot is not None:  # refuse it now, not after a minute of measuring
             kind = picture_kind(args.plot)
             picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
         result = bench(
@@ -637,7 +637,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def convert(argv: Sequence[str] | None = None) -> int:
-    """Run `npfsn-convert`, which may be interrupted before all that it needs has been imported.
+    """Run `npfsn-convert`, and handle interrupts also during its imports.
 
     Parameters
     ----------
@@ -647,7 +647,7 @@ def convert(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Its exit code.
+        The exit code.
     """
     try:
         with stoppable(), held_back():

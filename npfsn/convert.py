@@ -1,9 +1,9 @@
-"""`npfsn-convert`: a torch checkpoint and its recipe become one `.npz` model file.
+"""`npfsn-convert`: convert a torch checkpoint and its recipe to one `.npz` model file.
 
 The architecture and all sizes are read from the tensors. What tensors cannot tell (look-ahead,
 shrink factor, how features split into neighbours, activations, acoustics) comes from the recipe,
-which is checked against them, or from the published defaults. The norm is never guessed: it
-decides what the network computes and whether it can stream, and no checkpoint carries it.
+which is checked against the tensors, or from the published defaults. The norm is never guessed: it
+decides what the network computes and whether it can stream, and no checkpoint contains it.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ def convert(
     precision: Literal["float32", "float16", "int8"] = "float32",
     network: str | None = None,
 ) -> Model:
-    """Make a model of a torch checkpoint, without torch.
+    """Convert a torch checkpoint to a model, without torch.
 
     Parameters
     ----------
     checkpoint_path : path-like
-        What `torch.save` wrote: a training state or a state dict.
+        A file that `torch.save` wrote: a training state or a state dict.
     recipe : path-like or mapping, optional
-        The train.toml the checkpoint was trained with, or what it says.
+        The train.toml that the model was trained with, as a path or as a parsed mapping.
     norm : str, optional
-        The norm it was trained with; needed where there is no recipe.
+        The norm that the model was trained with; required without a recipe.
     precision : {"float32", "float16", "int8"}
-        Type the weights are kept in. Computation is in float32 either way.
+        Type in which the weights are stored. This does not change the precision of computation.
     network : str, optional
-        Which network, where the checkpoint holds several: a name that the refusal lists.
+        Which network to convert if the checkpoint holds several: a name that the error lists.
 
     Returns
     -------
@@ -90,17 +90,17 @@ def convert(
     CheckpointError
         The checkpoint cannot be read, or is of no known architecture.
     RecipeError
-        The recipe cannot be read, or is one of another architecture or norm.
+        The recipe cannot be read, or is for another architecture or norm.
     NormError
-        The norm is unknown or neither `recipe` nor `norm` tells it.
+        The norm is unknown, or given by neither `recipe` nor `norm`.
     ModelError
-        Tensors do not fit together or contradict the recipe, or are not finite; or the precision is
+        Tensors do not fit together, contradict the recipe or are not finite, or the precision is
         unknown.
 
     Warns
     -----
     UserWarning
-        The recipe has a name that looks like another, which it lacks: a default stands in for that.
+        The recipe has an unknown name that looks like one it lacks, for which a default is used.
 
     Examples
     --------
@@ -125,9 +125,9 @@ class _Origins:
     checkpoint : Checkpoint
     recipe : Recipe or None
     norm : str
-        Who says what norm it is.
-    asked : set of str
-        Names of the arguments that this model has a use for.
+        Where the norm was given.
+    asked : frozenset of str
+        Names of the arguments that this model uses.
     """
 
     checkpoint: Checkpoint
@@ -180,7 +180,7 @@ def _convert(
 def _build_config(
     module: Any, shapes: Mapping[str, Any], args: Arguments, recipe: Recipe | None
 ) -> Any:
-    """Make the configuration; defaults that do not fit the tensors are not the user's mistake."""
+    """Build the configuration; if defaults do not fit the tensors, ask for the recipe."""
     try:
         return build_config(lambda: module.Config.from_tensors(shapes, args))
     except ModelError as error:
@@ -193,7 +193,7 @@ def _build_config(
 
 
 def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
-    """Return the norm and who says so. It is never guessed."""
+    """Return the norm and where it was given. It is never guessed."""
     if norm is not None:
         check_norm(norm)
     if recipe is None:
@@ -220,8 +220,8 @@ def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
 
 
 def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
-    """Find the architecture that has such tensors."""
-    from .models import ARCHITECTURES  # not above: it brings the kernels along
+    """Find the architecture by the names and shapes of the tensors."""
+    from .models import ARCHITECTURES  # not above: it imports the kernels
 
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     for architecture, module in ARCHITECTURES.items():
@@ -235,7 +235,7 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
 
 
 def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
-    """Bring one tensor to the type it is kept in, in C order."""
+    """Cast one tensor to the type it is stored in, in C order."""
     if tensor.dtype.kind != "f":
         raise ModelError(
             f"its tensor {printable(name)} has type {tensor.dtype}, expected floating point"
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if something was wrong with a file; 2 if with the arguments, or the norm is not known;
+        0 done, 1 something is wrong with a file, 2 wrong arguments or no norm known,
         130 interrupted, 143 terminated, 129 hung up.
     """
     open_standard_streams()
@@ -368,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Say which file it was that the system refused."""
+    """Turn an OSError into a ModelError that names the output."""
     try:
         yield
     except OSError as error:
@@ -376,7 +376,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -> None:
-    """Refuse an output that would replace something, before any work is done."""
+    """Refuse an output that cannot be written or would replace something, before any work."""
     if str(output) == "-":
         raise ModelError("a model is not written to standard output: name a file with -o")
     if output.is_dir():
@@ -398,7 +398,7 @@ def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -
 
 
 def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
-    """Say what was found, and where each value came from."""
+    """Return the lines of the report: what was found, and where each value came from."""
     config, checkpoint = model.config, origins.checkpoint
     beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
     lines = [
@@ -432,13 +432,13 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
 
 
 def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
-    """Every value of the configuration, by where it came from."""
+    """Group the values of the configuration by where they came from."""
     args = origins.recipe.args if origins.recipe is not None else {}
     said = {name: value for name, value in args.items() if name in origins.asked}
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
     config = model.config
     for field in dataclasses.fields(config):
-        # The norm has a line of its own; the other is news only where a recipe asks for it.
+        # The norm has a line of its own; `ours` are shown only if the recipe sets them.
         ours = field.name in ("start_at_sound", "quiet_level")
         if field.name == "norm_type" or (ours and field.name not in said):
             continue
@@ -470,13 +470,13 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
 
 
 def _ignored(origins: _Origins) -> list[str]:
-    """Arguments of the recipe that this model has no use for."""
+    """Return the arguments of the recipe that this model does not use."""
     args = origins.recipe.args if origins.recipe is not None else {}
     return [printable(name) for name in args if name not in origins.asked]
 
 
 def _misspelt(origins: _Origins) -> Iterator[str]:
-    """Say which of them look like others that the recipe lacks: defaults stand in for these."""
+    """Warn of unused arguments that look like ones the recipe lacks, for which defaults are used."""
     recipe = origins.recipe
     if recipe is None:
         return
@@ -490,7 +490,7 @@ def _misspelt(origins: _Origins) -> Iterator[str]:
 
 
 def _describe(value: Any) -> str:
-    """Put a value into a few words: "LSTM 257-2x512-257" for a stack of layers."""
+    """Format a value, such as "LSTM 257-2x512-257" for a stack of layers."""
     if isinstance(value, tuple):
         return "[" + ", ".join(_describe(item) for item in value) + "]"
     if not dataclasses.is_dataclass(value):

@@ -111,7 +111,7 @@ def load(
 
 
 def described(value: object) -> str:
-    """Describe a value by its type: the text of one that nests or contains itself may be endless."""
+    """Describe a value, by its type unless it is an int: the text of nested ones may be endless."""
     return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
 
 

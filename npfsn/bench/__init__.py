@@ -1,9 +1,9 @@
-"""`npfsn bench`: what one step costs on this machine, and how far that is from what is possible.
+"""`npfsn bench`: measure what one step costs on this machine, and compare it with the limit.
 
-`measure.py` collects the figures: `steps.py` times whole steps, `profile.py` says where the time of
-a step goes, `limits.py` what it could be, `start.py` how long a fresh process takes, `machine.py`
-what all of this is measured on. `page.py` and `picture.py` show them.
+`measure.py` collects the figures: `steps.py` times whole steps, `profile.py` breaks a step down by
+kernel, `limits.py` estimates the least time it could take, `start.py` times a fresh process, and
+`machine.py` describes the machine. `page.py` and `picture.py` present them.
 """
 
-#: Length of each signal, and of one that shows no more than that everything works, s.
+#: Length of each signal, s: in general, and with `quick`, which only shows that everything works.
 SECONDS, QUICK_SECONDS = 10.0, 0.5

@@ -1,7 +1,7 @@
-"""What a step could take: what it reads and computes, by what the machine can do.
+"""The least time a step could take: its bytes over bandwidth, and its operations over peak.
 
-What is read and computed per frame is counted from the packed weights; the bandwidth and the peak
-that it is held against are measured on the spot.
+Bytes and operations per frame are counted from the packed weights; memory bandwidth and peak
+throughput are measured on the spot.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..layers import PRODUCTS, BoundProduct, Product
 
 @dataclass
 class Work:
-    """What a frame needs of one kind of arithmetic, on average."""
+    """Average bytes and operations per frame for one kind of product."""
 
-    #: Bytes of weights that meet one row: read once and used once, or read once for two frames.
+    #: Bytes of weights multiplied by a single row: read for every frame, or once for two.
     row_bytes: float = 0.0
-    #: Bytes of weights that meet many rows, and multiplications and additions with them.
+    #: Bytes of weights multiplied by many rows, and the multiplications and additions with them.
     bytes: float = 0.0
     operations: float = 0.0
 
@@ -35,7 +35,7 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
     work: dict[type[Product], Work] = defaultdict(Work)
     for stack in enhancer._stream._one.network_pass.stacks:
         spec, rate = stack.weights.spec, 1.0 / stack.every
-        # Every other frame reads what a single unit's recurrent product needs (`recur`).
+        # With a single unit, recurrent weights are read every other frame (`recur`).
         reads = 0.5 if stack.units == 1 else 1.0
         products = []
         for i, layer in enumerate(stack.weights.layers):
@@ -55,9 +55,9 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
 
 
 def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
-    """Hold the mean step against bytes over bandwidth plus operations over peak.
+    """Compare the mean step with bytes over bandwidth plus operations over peak.
 
-    One after the other: where tiles ask memory for what comes next, a step may take less.
+    The sum assumes no overlap: where tiles prefetch weights, a step may take less.
     """
     repeats = 3 if quick else 25
     work = frame_work(enhancer)
@@ -87,7 +87,7 @@ def _kind_name(kind: type[Product]) -> str:
 
 
 def _fastest(call: Callable[[], Any], repeats: int) -> float:
-    """Shortest of some calls, s: what the machine can do when nothing disturbs it."""
+    """Return the time of the fastest call, s, the one least disturbed by other programs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -97,9 +97,9 @@ def _fastest(call: Callable[[], Any], repeats: int) -> float:
 
 
 def read_bandwidth(n_bytes: int, repeats: int) -> float:
-    """Bytes per second at which one core reads a buffer of that size again and again.
+    """Return the bytes per second at which one core reads a buffer of that size repeatedly.
 
-    The better of NumPy's reduction and our own product with one row: neither is the last word.
+    The faster of NumPy's reduction and our own product with one row: neither is optimal for certain.
     """
     n_in = 512
     n_out = max(n_bytes // (4 * n_in) // 16 * 16, 16)
@@ -114,7 +114,7 @@ def read_bandwidth(n_bytes: int, repeats: int) -> float:
 
 
 def tile_peak(kind: type[Product], repeats: int) -> float:
-    """Operations per second of a kind of product while all it needs is in the nearest caches."""
+    """Return the operations per second of a kind of product with all data in the nearest caches."""
     best = 0.0
     for rows, n_in, n_out in ((48, 256, 192), (96, 384, 192), (64, 384, 1536)):
         product = kind(np.ones((n_out, n_in), np.float32), np.zeros(n_out, np.float32))

@@ -1,4 +1,4 @@
-"""What measures and what is measured: CPU, features in use, versions, commit, other load."""
+"""The machine and software measured: CPU, features in use, versions, commit, other load."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .. import __version__
 from ..jit import host_features
 from ..kernels.amx import HAS_TILES
 
-# Worth naming when numbers are compared between machines.
+# CPU features that matter when figures are compared between machines.
 _SIMD = (
     "avx2", "fma", "avx512f", "avx512vnni", "avxvnni", "amx-int8", "neon", "dotprod",
 )  # fmt: skip
 
 
 def machine() -> dict[str, Any]:
-    """Say what measures and what is measured: CPU, features in use, versions, threads, commit."""
+    """Describe the machine and software: CPU, features in use, versions, threads, commit."""
     import llvmlite
     import numba
 
@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
 
 
 def _in_use(feature: str) -> bool:
-    """Whether kernels use a feature of this CPU: the system may not have granted it."""
+    """Whether kernels use a CPU feature: the operating system may not have enabled it."""
     return feature != "amx-int8" or HAS_TILES
 
 
@@ -66,7 +66,7 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that this is, with a + if files have changed."""
+    """Return the commit of this checkout, with a + if files have changed."""
     place = Path(__file__).resolve().parents[2]
     if not (place / ".git").exists():
         return None
@@ -93,7 +93,7 @@ def _read(path: str) -> str | None:
 
 
 class OtherLoad:
-    """How many cores other programs kept busy since this was made."""
+    """Measures how many cores other programs keep busy, from its creation on."""
 
     def __init__(self) -> None:
         self._at = self._now()
@@ -108,7 +108,7 @@ class OtherLoad:
             return None
         idle = values[3] + values[4]
         busy = (sum(values) - idle) / ticks
-        return busy, sum(os.times()[:4]), time.monotonic()  # own: and of processes that ended
+        return busy, sum(os.times()[:4]), time.monotonic()  # own: with child processes that have ended
 
     def share(self) -> float | None:
         """Return the mean number of cores, or None where the system does not tell."""

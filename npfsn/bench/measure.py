@@ -1,4 +1,4 @@
-"""All figures of a model on this machine."""
+"""Measure all figures of a model on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .profile import profile as profiled
 from .start import fresh_start
 from .steps import summary, time_cases
 
-# Turns that the signals take.
+# Rounds in which the signals take turns.
 _ROUNDS = 5
 
 
@@ -36,22 +36,22 @@ def bench(
     ----------
     model : Model
     path : path-like or None
-        Where fresh processes find the same model; None: the built-in one.
+        The file from which fresh processes load the model; None: the built-in one.
     precision, norm
         As in `Enhancer`.
     seconds : float, optional
         Length of each signal; default: `SECONDS`, or `QUICK_SECONDS` if `quick`.
     profile : bool
-        Also look where the time goes.
+        Also profile the steps.
     cold : bool
-        Also start without compiled kernels.
+        Also time a start without compiled kernels.
     quick : bool
         Measure the machine and the start only roughly.
 
     Returns
     -------
     dict
-        Ready for JSON, but for `steps_ms` and `timeline`, which are for drawing.
+        Serialisable as JSON, except `steps_ms` and `timeline`, which are for drawing.
     """
     options: dict[str, Any] = {"precision": precision, "norm": norm}
     config = model.config if norm is None else model.config.with_norm(norm)

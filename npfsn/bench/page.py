@@ -1,4 +1,4 @@
-"""The figures of `measure.py`, laid out for people."""
+"""Format the figures of `measure.py` as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def page(result: dict[str, Any]) -> list[str]:
-    """Lay the figures out for people."""
+    """Format the figures as lines of text."""
     versions, model = result["versions"], result["model"]
     lines = [
         f"npfsn {versions['npfsn']}"

@@ -1,4 +1,4 @@
-"""A picture of a few frames call by call, and of every step against the deadline."""
+"""Plot a few frames call by call, and every step against the deadline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .profile import CONDUCTING
 
 
 def picture_kind(path: str) -> str:
-    """Return what kind of picture a name stands for; refuse what none can be written to."""
+    """Return the image format that a file name stands for; refuse names that cannot be written."""
     figure = _pyplot().figure()
-    # Not those that are no pictures, or need programs that few have.
+    # Without formats that are no pictures, or that need programs few have.
     kinds = sorted({*figure.canvas.get_supported_filetypes()} - {"pgf", "raw", "rgba"})
     _pyplot().close(figure)
     place = Path(path)

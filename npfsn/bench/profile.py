@@ -1,4 +1,4 @@
-"""Where the time of a step goes, kernel by kernel: a frame is played call by call."""
+"""Profile a step kernel by kernel: its program is played call by call."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..program import Program
 from ..weights import Model
 from .steps import no_collection, signals, time_steps, warm_up_steps
 
-# Frames that are looked at, those with and without timers in turns of so many, and of them those
-# that a picture draws one by one.
+# Frames measured with timers, and as many without; the two alternate in turns of _TURN frames. The
+# picture shows _DRAWN_STEPS of those with timers.
 _STEPS, _TURN = 400, 20
 _DRAWN_STEPS = 8
 
-#: What is between kernels, and what the timers themselves cost.
+#: Stages for the time between kernels, and for the cost of the timers themselves.
 CONDUCTING = "Python"
 _TIMERS = "(timers)"
 
 
 @dataclass
 class _Recorder:
-    """The kernels of some steps: (step, stage, kernel, start ns, end ns)."""
+    """The calls of kernels in some steps: (step, stage, kernel, start ns, end ns)."""
 
     step: int = -1
     events: list[tuple[int, str, str, int, int]] = field(default_factory=list)
 
     def wrap(self, call: Callable[..., None], name: str, stage: str) -> Any:
-        """Return `call`, timed."""
+        """Wrap `call` so that each call is timed."""
 
         def timed(*args: Any) -> None:
             start = time.perf_counter_ns()
@@ -47,7 +47,7 @@ class _Recorder:
 
 @contextlib.contextmanager
 def _recorded(recorder: _Recorder) -> Iterator[None]:
-    """While this lasts, play programs call by call, and time every kernel of a step."""
+    """Within the block, play programs call by call and time every kernel of a step."""
     undo: list[tuple[Any, str, Any]] = []
 
     def replace(owner: Any, name: str, value: Any) -> None:
@@ -82,14 +82,14 @@ def profile(
     out = np.zeros(hop, np.float32)
     for frame in frames[:n_warm]:
         enhancer.step(frame, out)
-    period = config.period if config.period <= 4 else 1  # more columns than fit, or frames
+    period = config.period if config.period <= 4 else 1  # a longer one has too many columns, or too few frames
     recorder = _Recorder()
     plain_ms: np.ndarray = np.zeros(0)
     plain_at: np.ndarray = np.zeros(0, int)
     spans: list[tuple[int, int]] = []
     phases: list[int] = []
     with no_collection():
-        # A few steps with timers, a few without: what else the machine does meets both.
+        # Steps with and without timers alternate, so that other load affects both alike.
         for turn in np.split(frames[n_warm:], n_step // _TURN):
             at = int(enhancer._stream.clock[1])
             plain_at = np.append(plain_at, (at + np.arange(_TURN)) % period)
@@ -116,10 +116,10 @@ def _table(
     spans: list[tuple[int, int]],
     plain: list[float],
 ) -> dict[str, Any]:
-    """Return mean microseconds by stage and kernel: of all, and by place in the shrink's period.
+    """Return mean microseconds by stage and kernel, overall and by phase of the shrink period.
 
-    Only the faster half of the frames counts: means add up, and what other programs take from this
-    one stays out. What the timers themselves cost is a stage of its own, taken from Python's.
+    Only the faster half of the frames counts: means add up to the whole, and the effect of other
+    programs stays out. The cost of the timers is a stage of its own, subtracted from Python's.
     """
     n_step = len(spans)
     total = np.array([end - start for start, end in spans]) / 1e3
@@ -165,15 +165,15 @@ def _table(
 
 
 def _faster_half(times_ms: np.ndarray) -> float:
-    """Return the mean of the shorter half, us."""
+    """Return the mean of the shorter half of times, us."""
     return float(np.sort(times_ms)[: max(times_ms.shape[0] // 2, 1)].mean() * 1e3)
 
 
 def _timeline(recorder: _Recorder, spans: list[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Return the calls of a few ordinary frames, microseconds from the start of their step."""
+    """Return the calls of a few consecutive frames, in microseconds from the start of each step."""
     lengths = np.array([end - start for start, end in spans])
     n = _DRAWN_STEPS
-    # The stretch with the least disturbance, of frames that follow each other.
+    # The consecutive frames that took least time together, so were disturbed least.
     sums = np.convolve(lengths, np.ones(n), "valid")
     at = np.arange(sums.shape[0])
     first = int(np.argmin(np.where(at % _TURN <= _TURN - n, sums, np.inf)))

@@ -1,4 +1,4 @@
-"""Fresh processes: how long they take until sound comes, and how much memory."""
+"""Measure fresh processes: time to the first output, and peak memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import NpfsnError
 
-# Runs in a process of its own: how long each part of a start takes, then memory after some steps.
+# Runs in a fresh process: times each part of the start, then takes peak memory after some steps.
 _CHILD = """\
 import json, sys, time
 a = time.perf_counter()
@@ -48,7 +48,7 @@ def fresh_start(
     cache: str | None = None,
     steps: int = 200,
 ) -> dict[str, Any]:
-    """Start a fresh process, and say how long it takes and how much memory it comes to need.
+    """Start a fresh process; measure how long it takes and its peak memory.
 
     Parameters
     ----------
@@ -59,15 +59,15 @@ def fresh_start(
     cache : str, optional
         Another folder for compiled kernels. An empty one makes the process compile.
     steps : int
-        Frames to stream before memory is looked at.
+        Frames to stream before peak memory is read.
 
     Returns
     -------
     dict
         Seconds: `import_s`, `load_s` (the file), `prepare_s` (weights packed, kernels compiled or
-        fetched from the cache), `first_output_s` (steps until one gives what the network made), and
-        `total_s` from the start of the process to that. `memory_mb`: the most it ever held.
-        `compiled`: whether some kernel was in no cache.
+        fetched from the cache), `first_output_s` (steps until one returns output of the network), and
+        `total_s` from the start of the process until then. `memory_mb`: peak memory.
+        `compiled`: whether some kernel was not in the cache.
     """
     place = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "NPFSN_QUIET": "1"}
@@ -89,10 +89,10 @@ def fresh_start(
 
 
 def peak_memory_mb() -> float:
-    """Most memory that this process ever held, MB; 0 where the system does not tell."""
+    """Return the peak memory of this process, MB; 0 where the system does not report it."""
     if os.name == "nt":
         return _peak_memory_of_windows() / 1e6
-    # getrusage starts from what the parent held when it made this process; this does not.
+    # Unlike getrusage, this does not include what the parent held when it forked this process.
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         for line in file:
             if line.startswith("VmHWM"):
@@ -104,7 +104,7 @@ def peak_memory_mb() -> float:
 
 
 def _peak_memory_of_windows() -> int:
-    """Return `PeakWorkingSetSize` of PROCESS_MEMORY_COUNTERS, bytes; 0 where it is refused."""
+    """Return `PeakWorkingSetSize` of PROCESS_MEMORY_COUNTERS, bytes; 0 if the call fails."""
     import ctypes
 
     class Counters(ctypes.Structure):

@@ -1,6 +1,6 @@
-"""Whole steps, from the samples of a hop to the samples of a hop.
+"""Time whole steps, from the samples of a hop to the enhanced samples of a hop.
 
-They are timed with the standard library's clock and nothing installed in the engine.
+They are timed with the standard library's clock, without instrumentation in the engine.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _WARM_UP_STEPS = 24
 
 
 def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
-    """Make the signals: something like speech, noise, and silence after speech.
+    """Make the signals: a speech-like one, noise, and silence after the speech-like one.
 
-    Speech-like is a gliding buzz under a syllable's envelope, with pauses, in faint noise. What it
-    leaves behind in silence is where arithmetic on denormal numbers would show.
+    The speech-like signal is a gliding buzz with a syllabic envelope and pauses, in faint noise. In
+    the silence after it, states decay, and arithmetic on denormal numbers would show.
     """
     n = max(int(seconds * rate), 1)
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
 def time_cases(
     model: Model, options: dict[str, Any], seconds: float, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Time every step of every case, ms; the cases take turns, each with a hop at least."""
+    """Time every step of every case, ms; cases take turns, of at least one hop each."""
     enhancers, hops, times = {}, {}, {}
     seconds = max(seconds, (rounds + 1) * model.config.hop_length / model.config.sample_rate)
     for name, signal in signals(seconds, model.config.sample_rate).items():
@@ -66,7 +66,7 @@ def time_cases(
 
 
 def warm_up_steps(enhancer: Enhancer) -> int:
-    """Return after how many steps each is like the others: not before the latency has passed."""
+    """Return the number of steps after which all are alike, which includes the latency."""
     return _WARM_UP_STEPS + enhancer.latency_samples // enhancer.frame_length
 
 
