@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
-#: Samples (frames x channels) per block: small enough for any machine's memory, large enough for the
-#: overhead of a block's matrix products.
+#: Samples (frames x channels) per block: few enough for any machine's memory, and enough to make up
+#: for the overhead of a block's matrix products.
 BLOCK_SAMPLES = 1 << 16
 
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.

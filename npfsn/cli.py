@@ -509,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return arguments for an `Enhancer`. The attenuation limit is applied after it, at the outer rate."""
+    """Return the arguments of an `Enhancer`, without the limit, which applies at the outer rate."""
     return {
         "model": args.model,
         "precision": args.precision,

@@ -476,7 +476,7 @@ def _ignored(origins: _Origins) -> list[str]:
 
 
 def _misspelt(origins: _Origins) -> Iterator[str]:
-    """Warn of unused arguments that look like ones the recipe lacks, for which defaults are used."""
+    """Yield a warning for each unused argument that looks like one the recipe lacks."""
     recipe = origins.recipe
     if recipe is None:
         return

@@ -99,7 +99,7 @@ def _fastest(call: Callable[[], Any], repeats: int) -> float:
 def read_bandwidth(n_bytes: int, repeats: int) -> float:
     """Return the bytes per second at which one core reads a buffer of that size repeatedly.
 
-    The faster of NumPy's reduction and our own product with one row: neither is optimal for certain.
+    The faster of NumPy's reduction and our product with one row: neither is known to be optimal.
     """
     n_in = 512
     n_out = max(n_bytes // (4 * n_in) // 16 * 16, 16)

@@ -108,7 +108,7 @@ class OtherLoad:
             return None
         idle = values[3] + values[4]
         busy = (sum(values) - idle) / ticks
-        return busy, sum(os.times()[:4]), time.monotonic()  # own: with child processes that have ended
+        return busy, sum(os.times()[:4]), time.monotonic()  # own: with ended children
 
     def share(self) -> float | None:
         """Return the mean number of cores, or None where the system does not tell."""

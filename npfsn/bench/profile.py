@@ -82,7 +82,7 @@ def profile(
     out = np.zeros(hop, np.float32)
     for frame in frames[:n_warm]:
         enhancer.step(frame, out)
-    period = config.period if config.period <= 4 else 1  # a longer one has too many columns, or too few frames
+    period = config.period if config.period <= 4 else 1  # else too many columns or too few frames
     recorder = _Recorder()
     plain_ms: np.ndarray = np.zeros(0)
     plain_at: np.ndarray = np.zeros(0, int)

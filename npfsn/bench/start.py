@@ -65,7 +65,7 @@ def fresh_start(
     -------
     dict
         Seconds: `import_s`, `load_s` (the file), `prepare_s` (weights packed, kernels compiled or
-        fetched from the cache), `first_output_s` (steps until one returns output of the network), and
+        fetched from the cache), `first_output_s` (steps until the network's first output), and
         `total_s` from the start of the process until then. `memory_mb`: peak memory.
         `compiled`: whether some kernel was not in the cache.
     """
