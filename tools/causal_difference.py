@@ -3,9 +3,8 @@
     python -m tools.causal_difference
 
 The recorded cases of tests/golden run as published, over the whole signal, and with the causal
-norm, as a stream would. What is printed is the ratio of the published output to the difference,
-overall and over the last half second, where the running mean has come close to that of the whole
-signal.
+norm, as in a stream. The table shows the ratio of the published output to the difference, in dB,
+overall and over the last half second, where the running mean is close to that of the whole signal.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import npfsn
 
 
 def ratio_db(signal: np.ndarray, other: np.ndarray) -> float:
-    """Return the energy of `signal` over that of its difference to `other`, dB."""
+    """Return the energy of `signal` over that of its difference from `other`, dB."""
     signal, other = signal.astype(np.float64), other.astype(np.float64)
     return float(10 * np.log10(np.sum(signal**2) / np.sum((signal - other) ** 2)))
 

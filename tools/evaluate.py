@@ -34,7 +34,7 @@ Each = TypeVar("Each")
 
 @dataclass(frozen=True)
 class Pair:
-    """One mixture: where it lies, and what is known of it from its name."""
+    """One mixture: its files, and what its name tells about it."""
 
     clean: Path
     noisy: Path
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one mixture, before and after."""
+    """Scores of one mixture before and after enhancement."""
 
     speech: str
     noise: str
@@ -55,12 +55,12 @@ class Score:
     level_db: float
 
     def gain(self, metric: str) -> float:
-        """Return what enhancement added."""
+        """Return the gain in a metric from enhancement."""
         return self.after[metric] - self.before[metric]
 
 
 def watched(all_of_them: Iterable[Each], total: int) -> Iterator[Each]:
-    """Give them one by one; a terminal sees how many are done."""
+    """Yield the items one by one; show progress on a terminal."""
     line = StatusLine(wanted=True)
     for done, one in enumerate(all_of_them):
         if line.due:
@@ -87,7 +87,7 @@ def measure(audio: np.ndarray, clean: np.ndarray) -> dict[str, float]:
         warnings.simplefilter("ignore")
         intelligibility = stoi(clean, audio, SAMPLE_RATE)
     return {
-        # An utterance in which PESQ finds no speech counts as its worst.
+        # An utterance in which PESQ finds no speech gets the worst score.
         "pesq": max(float(quality), 1.0),
         "stoi": float(intelligibility),
         "si_sdr": si_sdr(audio.astype(np.float64), clean.astype(np.float64)),
@@ -123,7 +123,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ValueError
-        No pair that can be judged: says why.
+        The pair cannot be judged; the message says why.
     """
     if not pair.clean.exists():
         raise ValueError(f"{pair.noisy} has no clean recording at {pair.clean}")
@@ -164,7 +164,7 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
         (out / name).mkdir(parents=True, exist_ok=True)
     for index, (path, speech) in enumerate(found["speech"]):
         for label, noise in noises.items():
-            # Each sentence meets another part of the noise.
+            # Each sentence is mixed with another part of the noise.
             start = index * SAMPLE_RATE * 2 % len(noise)
             part = np.resize(np.roll(noise, -start), len(speech))
             for snr in snrs:
@@ -179,7 +179,7 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
 
 
 def load_enhancer(model: str | None) -> Enhance:
-    """Open what is to be judged.
+    """Load the model to be judged.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def _judge(pair: Pair) -> Score:
     clean, noisy = read_pair(pair)
     assert _enhance is not None
     out = _enhance(noisy)
-    # Only where someone speaks: what level speech comes out at, not how much noise went.
+    # Only during speech: this measures the level of the speech, not how much noise was removed.
     loud = np.abs(clean) > 0.1 * np.abs(clean).max()
     level = 10 * np.log10(np.mean(out[loud] ** 2) / np.mean(clean[loud] ** 2))
     before, after = measure(noisy, clean), measure(out, clean)
@@ -227,7 +227,7 @@ def _judge(pair: Pair) -> Score:
 
 
 def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]:
-    """Enhance and score pairs, in processes of their own where there are several workers."""
+    """Enhance and score pairs, in several processes if there are several workers."""
     if workers == 1:
         _start(model)
         return [_judge(pair) for pair in watched(pairs, len(pairs))]
@@ -236,7 +236,7 @@ def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]
 
 
 def table(scores: list[Score]) -> str:
-    """Mean figures after, and gains, over all pairs, by SNR, by noise, and of the worst talkers."""
+    """Tabulate mean scores and gains over all pairs, by SNR, by noise, and for the worst talkers."""
     groups: dict[str, list[Score]] = {"all": scores}
     for label, key in (("SNR", "snr"), ("noise", "noise")):
         found: dict[str | int, list[Score]] = defaultdict(list)
@@ -264,7 +264,7 @@ def table(scores: list[Score]) -> str:
 
 
 def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
-    """Say what becomes of clean speech under a breath of white noise, and of silence."""
+    """Report what the model does to clean speech with faint white noise, and to silence."""
     enhance = load_enhancer(model)
     values, levels, seen = [], [], set()
     for pair in pairs:
@@ -287,7 +287,7 @@ def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
 
 
 def picture(pair: Pair, model: str | None, path: Path) -> None:
-    """Draw spectrograms before, after and clean."""
+    """Draw spectrograms of the noisy, enhanced and clean signals."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -313,9 +313,9 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
 
 
 def starts(pairs: list[Pair], model: str | None) -> str:
-    """Say what silence ahead of a recording costs, with and without `start_at_sound`.
+    """Report what silence before a recording costs, with and without `start_at_sound`.
 
-    At a start, and in the middle, behind the same recording: a mute.
+    The silence comes at the start, or after the same recording, as when a microphone is muted.
     """
     rng = np.random.default_rng(0)
     ahead = {"nothing": np.zeros(0, np.float32)}
@@ -335,7 +335,7 @@ def starts(pairs: list[Pair], model: str | None) -> str:
 
 
 def levels(pairs: list[Pair], model: str | None) -> str:
-    """Say what a quiet recording costs, with and without `quiet_level`."""
+    """Report what a low level of the recording costs, with and without `quiet_level`."""
     import npfsn
 
     level = getattr(npfsn.load_model(model).config, "quiet_level", 0.0)
@@ -358,7 +358,7 @@ def _with_and_without(
     cases: list[str],
     heard: Callable[[str, np.ndarray], np.ndarray],
 ) -> str:
-    """Tabulate mean gains in SI-SDR for each case: what is heard of a mixture, which comes last."""
+    """Tabulate mean gains in SI-SDR for each case: a function of the mixture, which comes last."""
     import npfsn
 
     own = npfsn.load_model(model)
@@ -379,7 +379,7 @@ def _with_and_without(
 
 
 def compare(pairs: list[Pair], model: str | None) -> str:
-    """Say what int8 arithmetic costs against float32, on the same mixtures."""
+    """Compare the scores of int8 arithmetic with those of float32 on the same mixtures."""
     import npfsn
 
     gains: dict[str, list[float]] = {name: [] for name in METRICS}
@@ -419,7 +419,7 @@ def _main(arguments: list[str] | None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     pairs_help = "folder with clean/ and noisy/, X_NOISE_snrDB.wav in both, as mix makes it"
     every = number(int, 1, 1_000_000, "a whole number from 1 on")
-    # Sorted by name, the levels and noises of a sentence follow each other.
+    # Sorted by name, all levels and noises of one sentence are adjacent.
     few = (
         "only every n-th pair; where n shares a factor with how many levels and noises there are, "
         "some of these drop out"

@@ -4,18 +4,18 @@
     python -m tools.fuzz --cases 100000 --jobs 8  # a night's worth
     python -m tools.fuzz --reader audio --seed 7 --only 1234   # one case again
 
-Case n of a reader is a whole file with some damage; both follow from the seed and n, but for what
-libsndfile writes differently each time (numbers in Ogg files, the time in WAV files of floats). A
-case passes if the reader returns something that holds what it promises or raises an `NpfsnError` of
-one line, and in doing so
+Case n of a reader is an intact file with some damage. Both follow from the seed and n, except for
+what libsndfile writes differently each time (serial numbers in Ogg files, the time in float WAV
+files). A case passes if the reader returns a valid result or raises an `NpfsnError` of one line, and
+meanwhile
 
 * takes less than `TIME_LIMIT` seconds,
 * stays within a fixed address space,
-* runs no program, opens no connection, looks up no name for a pickle, and writes nowhere but where
-  it was told to,
-* leaves no file open and none behind.
+* runs no program, opens no connection, looks up no name for a pickle, and writes only where it was
+  told to,
+* leaves no file open and no temporary file behind.
 
-Cases run in forked workers that a watchdog ends, so a crash or a hang is a result like another.
+Cases run in forked workers with a watchdog, so a crash or a hang is recorded like any other fault.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ from npfsn.terminal import number  # noqa: E402
 from npfsn.weights import Model, load_model, save_model  # noqa: E402
 
 TIME_LIMIT = 5.0
-#: Address space beyond what a worker has at its start. The files are a few kB: a reader that
-#: believed a damaged size would leave this far behind.
+#: Address space on top of what a worker has at its start. The files are a few kB: a reader that
+#: trusted a damaged size would exceed this by far.
 ROOM = 192 << 20
 BATCH = 250  # cases per worker
 
-#: Audit events that no reader has any business with.
+#: Audit events that no reader may cause.
 FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
     "subprocess.Popen", "socket.connect", "socket.bind", "pickle.find_class", "ctypes.dlopen",
@@ -75,7 +75,7 @@ Outcome = str
 
 
 class Violation(Exception):
-    """A reader did what it must not."""
+    """A reader did something forbidden."""
 
 
 class Watch:
@@ -101,7 +101,7 @@ class Watch:
 
 
 def checkpoints() -> dict[str, bytes]:
-    """Return checkpoints of both formats, plain and as training leaves them."""
+    """Return checkpoints of both formats: plain ones and whole training states."""
     rng = np.random.default_rng(5)
     state = {
         "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
@@ -124,7 +124,7 @@ def checkpoints() -> dict[str, bytes]:
 
 
 def models() -> dict[str, bytes]:
-    """Return model files of every architecture, stored and compressed, and of smaller numbers."""
+    """Return model files of every architecture, stored and compressed, and of smaller types."""
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ARCHITECTURES:
@@ -147,7 +147,7 @@ def models() -> dict[str, bytes]:
 
 
 def sounds() -> dict[str, bytes]:
-    """Return short sound files in every container and depth there is."""
+    """Return short sound files in every container and bit depth."""
     rng = np.random.default_rng(6)
     files = {}
     for container, subtype in (
@@ -201,7 +201,7 @@ INTEGERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFF
 def damage(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
     """Return `data` with one to eight changes; now and then none."""
     out = bytearray(data)
-    # Most of what there is to misread is at the start and at the end.
+    # Most of what can be misread is at the start and at the end.
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
         if not out:
             break
@@ -262,7 +262,7 @@ def run_checkpoint(path: Path) -> Outcome:
 
 
 def run_model(path: Path) -> Outcome:
-    """Load a model and let it enhance."""
+    """Load a model and enhance with it."""
     model = load_model(path)
     needed = model.config.tensor_shapes()
     found = {name: tensor.shape for name, tensor in model.tensors.items()}
@@ -282,7 +282,7 @@ def run_model(path: Path) -> Outcome:
 
 
 def run_audio(path: Path) -> Outcome:
-    """Enhance a sound file; there is a complete output, or none."""
+    """Enhance a sound file; the output must be complete or absent."""
     target = path.with_name("out" + path.suffix)
     try:
         report = enhance_file(path, target, drawn_models.small_model("fullband"))
@@ -305,7 +305,7 @@ def run_recipe(path: Path) -> Outcome:
 
 
 def run_state(path: Path) -> Outcome:
-    """Set a stream to what a file says; it takes it and goes on, or stays as it was."""
+    """Restore a stream's state from a file; the stream must accept it, or stay as it was."""
     enhancer = npfsn.Enhancer(drawn_models.small_model("fast_fullsubnet"))
     enhancer.process(drawn_models.noise(1000))
     before = enhancer.get_state()
@@ -339,17 +339,17 @@ SUFFIXES = {"checkpoint": ".tar", "model": ".npz", "recipe": ".toml", "state": "
 
 
 def make_case(reader: str, seed: int, case: int, files: dict[str, bytes]) -> tuple[str, bytes]:
-    """Return the name of the whole file and the damaged one."""
+    """Return the name of the intact file and its damaged content."""
     rng = random.Random(f"{seed} {reader} {case}")
     name = rng.choice(sorted(files))
     data = damage(rng, files[name], list(files.values()))
     if rng.random() < 0.5:
-        data = tf.fix_crcs(data)  # or archives are refused before anything else is tried
+        data = tf.fix_crcs(data)  # otherwise archives are refused for their checksums alone
     return name, data
 
 
 def _suffix(reader: str, name: str) -> str:
-    """Return that of a file, which says what a sound file is; WAVEX is a kind of WAV."""
+    """Return the suffix for a file, which tells the format of a sound file; WAVEX is a kind of WAV."""
     return SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
 
 
@@ -415,7 +415,7 @@ def work(
         for case in cases:
             report.write(json.dumps({"start": case}) + "\n")
             report.flush()
-            # Its own thread: it ends the process even where C code hangs.
+            # Runs in a thread of its own, so it ends the process even if C code hangs.
             faulthandler.dump_traceback_later(2 * TIME_LIMIT, exit=True)
             try:
                 line = {"case": case, "outcome": run_case(reader, seed, case, files, folder, watch)}
@@ -435,7 +435,7 @@ def work(
 def fork_worker(
     reader: str, seed: int, cases: range, files: dict[str, bytes]
 ) -> tuple[int, Path, range]:
-    """Start a worker; return its process id, where it reports, and its cases."""
+    """Start a worker; return its process id, the path of its report, and its cases."""
     handle, name = tempfile.mkstemp(prefix="fuzzed")
     pid = os.fork()
     if pid:
@@ -451,7 +451,7 @@ def fork_worker(
 
 
 def read_report(path: Path, cases: range, status: int) -> tuple[Counter[str], list[str], range]:
-    """Count a worker's outcomes; return faults, and the cases that it did not come to."""
+    """Count a worker's outcomes; return them, its faults, and the cases that it did not reach."""
     outcomes: Counter[str] = Counter()
     faults, started, ended = [], None, None
     for line in path.read_text().splitlines():
@@ -473,7 +473,7 @@ def read_report(path: Path, cases: range, status: int) -> tuple[Counter[str], li
 
 
 def whole_files(reader: str) -> dict[str, bytes]:
-    """Return what cases are made of, read once: so that they find all compiled and imported."""
+    """Return the intact files of a reader, each read once so that all is compiled and imported."""
     files = READERS[reader][0]()
     for name in files:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,9 +3,9 @@
     python -m tools.inspect_targets
 
 Each target is compiled in a process of its own that pretends to have that target's features (Numba
-obeys NUMBA_CPU_NAME and NUMBA_CPU_FEATURES); the LLVM code is then handed to the target's back end.
-What is checked is the innermost loop of the widest tile: that it multiplies and adds in vectors,
-that its accumulators stay in registers, and that nothing calls a mathematical library.
+obeys NUMBA_CPU_NAME and NUMBA_CPU_FEATURES); the target's back end then compiles the LLVM code. The
+checks are on the innermost loop of the widest tile: it must multiply and add in vectors, keep its
+accumulators in registers, and nothing may call a mathematical library.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ _BYTES = {
     "neon": r"\bsadalp\b.*\.4s",
     "neon-dot": r"\bsdot\b.*\.4s",
 }
-#: What multiplies and adds in the innermost loop, by product and target.
+#: Instructions that multiply and add in the innermost loop, by product and target.
 WORK = {"float32": _FLOATS, "float16": _FLOATS, "int8": _BYTES}
-#: Without an instruction for byte products, what comes between takes registers, and some of it
-#: spills: most where one row meets four panels, the loop that is looked at, which waits for memory.
+#: Without an instruction for byte products, intermediate results take registers, and some spill: most
+#: in the loop of one row by four panels, the one inspected, which is bound by memory.
 CROWDED = {("neon", "int8")}
-#: Addresses that the loop keeps on the stack: none, but where it takes rows along, which have
-#: addresses of their own (`npfsn.beside`), and with LLVM 15.
+#: Addresses that the loop keeps on the stack: none, except with LLVM before 20, and where it takes
+#: rows along, which have addresses of their own (`npfsn.beside`).
 ADDRESSES, ADDRESSES_ALONG = 0 if llvm.llvm_version_info[0] >= 20 else 4, 4
 STACK = re.compile(r"\((?:%rsp|%rbp)\)|\[sp")
 VECTOR = re.compile(r"%[xyz]mm\d|\b[qv]\d+\b")
@@ -108,9 +108,9 @@ def assembly(target: str) -> dict[str, str]:
 
 
 def llvm_code(kernel: Any, args: tuple[Any, ...]) -> str:
-    """Return a kernel's LLVM code, optimised, and never made machine code of this machine.
+    """Return a kernel's optimised LLVM code without compiling it for this machine.
 
-    It may use instructions that this machine's back end has never heard of.
+    It may use instructions that this machine's back end does not know.
     """
     from numba.core.compiler import Flags, compile_extra
     from numba.core.compiler_lock import global_compiler_lock
@@ -121,10 +121,10 @@ def llvm_code(kernel: Any, args: tuple[Any, ...]) -> str:
     flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     contexts = cpu_target.typing_context, cpu_target.target_context
     library = compile_extra(*contexts, kernel.py_func, args, None, flags, {}).library
-    library._finalize_specific = lambda: None  # would hand it to this machine's back end
+    library._finalize_specific = lambda: None  # would compile it with this machine's back end
     with global_compiler_lock:
         library.finalize()
-    # The kernel alone: what counts references beside it is this machine's.
+    # The kernel alone: the reference counting code next to it is for this machine.
     parts = re.split(
         r"(?m)^(define .*?^\})", library.get_llvm_str(), flags=re.DOTALL | re.MULTILINE
     )
@@ -133,8 +133,8 @@ def llvm_code(kernel: Any, args: tuple[Any, ...]) -> str:
 
 
 def inspect(text: str, work: str) -> dict[str, int]:
-    """Count work and stack accesses in the basic block that works most, and library calls."""
-    # A block starts at a label or behind a jump.
+    """Count work and stack accesses in the basic block with most work, and library calls."""
+    # A block starts at a label or after a jump.
     blocks = re.split(r"\n(?=\.?L?[\w.$]+:)|(?<=\n)(?=\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s)", text)
     best = max(blocks, key=lambda block: len(re.findall(work, block)))
     stack = [line for line in best.splitlines() if STACK.search(line)]
@@ -150,7 +150,7 @@ def inspect(text: str, work: str) -> dict[str, int]:
 def measure(target: str) -> dict[str, dict[str, int]]:
     """Compile for a target in a fresh process and inspect the result."""
     triple, cpu, features = TARGETS[target]
-    if triple != X86:  # this machine's back end knows none of these, but must know something
+    if triple != X86:  # this machine's back end knows none of these CPUs
         cpu, features = "generic", "+64bit," + features
     with tempfile.TemporaryDirectory() as cache:
         environment = {
@@ -169,7 +169,7 @@ def measure(target: str) -> dict[str, dict[str, int]]:
 
 
 def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
-    """Whether the innermost loop works in vectors, in registers, on its own."""
+    """Whether the innermost loop works in vectors, in registers, and without library calls."""
     along = TARGETS[target][2].startswith(X86_V4) and name != "int8"
     in_registers = counts["stack"] == 0 and counts["addresses"] <= (
         ADDRESSES_ALONG if along else ADDRESSES
@@ -179,7 +179,7 @@ def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
 
 
 def main() -> int:
-    """Print a table; return 1 if a target's code is not what it should be."""
+    """Print a table; return 1 if a target's code is not as it should be."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.inspect_targets", description=(__doc__ or "").split("\n")[0]
     )

@@ -2,10 +2,9 @@
 
     python -m tools.live_loop examples/noisy.wav
 
-A PulseAudio server of its own gets two devices that exist in memory alone. A file is played to the
-one that `npfsn live` listens to, what it gives to the other is recorded. With `-a 0`, which takes
-nothing out, the recording must be the file to the rounding of 16 bits: a sample lost or doubled on
-the way shows. Needs Debian's packages pulseaudio, pulseaudio-utils, libasound2-plugins and
+A separate PulseAudio server gets two virtual devices. A file is played to the one that `npfsn live`
+listens to, and what it plays to the other is recorded. With `-a 0`, which removes nothing, the
+recording must equal the file up to the rounding of 16 bits: a lost or repeated sample shows. Needs Debian's packages pulseaudio, pulseaudio-utils, libasound2-plugins and
 libportaudio2, and `pip install '.[live,test]'`.
 """
 
@@ -45,7 +44,7 @@ def server(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def loop(sound: np.ndarray, options: list[str]) -> np.ndarray:
-    """Return what headphones hear while `sound` is played to the microphone, float32 at `RATE`."""
+    """Return what arrives at the headphones while `sound` is played, float32 at `RATE`."""
     seconds = len(sound) / RATE + 8.0
     with tempfile.TemporaryFile() as heard:
         recorder = subprocess.Popen(["parec", "-d", "headphones.monitor", *RAW], stdout=heard)
@@ -68,7 +67,7 @@ def loop(sound: np.ndarray, options: list[str]) -> np.ndarray:
 
 
 def main() -> None:
-    """Play, listen, compare."""
+    """Play, record and compare."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.live_loop",
         description=__doc__.splitlines()[0],

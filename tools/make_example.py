@@ -1,8 +1,8 @@
 """Make `examples/noisy.wav`: four seconds of synthetic speech in noise, the same bytes every time.
 
-The voice is a formant synthesiser: pulses of a glottis whose pitch falls over each phrase, and
-hissing noise where the tongue makes it, through resonators that glide from sound to sound. It says
-roughly "hello, this is a noisy room". No recording is involved, so nobody's licence is either.
+The voice is a formant synthesiser: glottal pulses whose pitch falls over each phrase, and fricative
+noise, through resonators that glide from sound to sound. It says roughly "hello, this is a noisy
+room". No recording is involved, and so no licence.
 
     python tools/make_example.py                  # examples/noisy.wav
     python tools/make_example.py --clean clean.wav --snr 0 noisy.wav
@@ -104,7 +104,7 @@ def speech(rng: np.random.Generator) -> Signal:
     n = len(pitch)
     glottis = _glottis(pitch, rng)
     noise = rng.standard_normal(n)
-    # [N] each, without steps that would click.
+    # [N] each, smooth: steps would click.
     f1, f2, f3, voice, breath, hiss, hiss_hz = tracks.T
 
     out = glottis * voice + noise * breath
@@ -116,7 +116,7 @@ def speech(rng: np.random.Generator) -> Signal:
 
 
 def _tracks() -> tuple[Signal, Signal]:
-    """Lay the sounds out in time: targets per sample [N, 7], smoothed, and pitch [N] in Hz."""
+    """Return the tracks over time: smoothed targets per sample [N, 7], and pitch [N] in Hz."""
     rows, pitch = [], []
     for sounds, first, last in PHRASES:
         total = sum(seconds for _, seconds in sounds)
@@ -133,7 +133,7 @@ def _tracks() -> tuple[Signal, Signal]:
 
 
 def _glottis(pitch: Signal, rng: np.random.Generator) -> Signal:
-    """Make pulses that open slowly and close fast, a little irregular as those of people are."""
+    """Make glottal pulses that open slowly and close fast, a little irregular as human ones are."""
     wobble = sosfilt(butter(2, 12.0, fs=SAMPLE_RATE, output="sos"), rng.standard_normal(len(pitch)))
     phase = np.cumsum(pitch * (1.0 + 0.6 * wobble)) / SAMPLE_RATE
     within = phase % 1.0

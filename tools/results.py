@@ -1,4 +1,4 @@
-"""Files that results go to, looked at before hours of work and not after."""
+"""Types of argparse for output files, which are checked before hours of work, not after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def result_file(text: str) -> Path:
-    """Take the name of a file to be written, as a type for argparse."""
+    """Check the name of a file to be written; a type for argparse."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file to be written")
@@ -19,7 +19,7 @@ def result_file(text: str) -> Path:
 
 
 def picture_file(text: str) -> Path:
-    """Take the name of a picture to be drawn, as a type for argparse: before the work begins."""
+    """Check the name of a picture to be drawn; a type for argparse."""
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("pictures need matplotlib: pip install matplotlib")
     return result_file(text)

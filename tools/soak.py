@@ -7,9 +7,9 @@
 
 The sound is drawn from a seed: speech-like tones, noise, digital silence, clicks, and jumps of
 level by up to 80 dB. The reference (`Reference`) is Fast FullSubNet in float64 NumPy, made of the
-cells of tests/reference.py and stepping beside the stream for the whole time, so that what it shows
-is drift and not the error of a frame. Steps are timed by the clock and by the CPU time of the
-thread; the latter does not see what else the machine does.
+cells of tests/reference.py. It runs alongside the stream for the whole time, so that the difference
+shows drift and not the error of one frame. Steps are timed in wall time and in CPU time of the
+thread; the latter excludes other load.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BLOCK_SECONDS = 10
 
 
 class Scene:
-    """Sound without end, drawn from a seed, in blocks of one kind each.
+    """An endless signal, drawn from a seed, in blocks of one kind each.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Scene:
         rng = self.rng
         if kind is None:
             kind = str(rng.choice(KINDS, p=(0.5, 0.2, 0.15, 0.05, 0.1)))
-        if rng.random() < 0.3:  # the level jumps, and stays
+        if rng.random() < 0.3:  # the level jumps, and stays there
             self.level = float(10.0 ** rng.uniform(-4.5, -0.5))
         if kind == "silence":
             return kind, np.zeros(n, np.float32)
@@ -115,7 +115,7 @@ class RunningNorm:
 
 
 class Stack:
-    """A stack of LSTM or GRU layers and what follows them, frame by frame, float64."""
+    """A stack of LSTM or GRU layers with its output layer, frame by frame, float64."""
 
     def __init__(self, params: dict[str, np.ndarray], prefix: str, spec: Any) -> None:
         self.cell, self.activation = spec.cell, spec.activation
@@ -154,7 +154,7 @@ class Reference:
     Parameters
     ----------
     model : Model
-        Its window is two hops long.
+        Its window must be two hops long.
     """
 
     def __init__(self, model: npfsn.Model) -> None:
@@ -175,11 +175,11 @@ class Reference:
         self.near = self._neighbors(n_mel, near)
         self.far = self._neighbors(n_mel, far)
         self.window = ref.periodic_hann(config.n_fft)
-        self.before: np.ndarray | None = None  # the hop before
+        self.before: np.ndarray | None = None  # the previous hop
         self.frame = 0
         self.sum = np.zeros((n_mel, config.bottleneck.input_size))
         self.held = np.zeros(n_mel)
-        self.waiting: list[np.ndarray] = []  # spectra that wait for their mask
+        self.waiting: list[np.ndarray] = []  # spectra whose masks are still to come
         self.ola = np.zeros(config.n_fft)
         self.env = np.zeros(config.n_fft)
 
@@ -191,14 +191,14 @@ class Reference:
         )
 
     def push(self, x: np.ndarray) -> np.ndarray:
-        """Take a hop and give one, as late as the engine's."""
+        """Take a hop and return one, with the latency of the engine."""
         x = x.astype(np.float64)
         hop = self.config.hop_length
         if self.before is None:
             self.before = x
             return np.zeros(hop)
         out = np.zeros(hop)
-        if self.frame == 0:  # the first frame reflects what is right of sample 0
+        if self.frame == 0:  # the first frame is reflected about sample 0
             first = np.concatenate([self.before, x])
             self._run(np.concatenate([first[hop:0:-1], first[:hop]]))
         done = self._run(np.concatenate([self.before, x]))
@@ -222,7 +222,7 @@ class Reference:
         for buffer in (self.ola, self.env):
             buffer[:-hop] = buffer[hop:]
             buffer[-hop:] = 0.0
-        # The first hop that comes out lies left of sample 0.
+        # The first output hop lies before sample 0.
         return None if self.frame == self.config.look_ahead + 1 else out
 
     def _mask(self, mag: np.ndarray) -> np.ndarray:
@@ -247,15 +247,15 @@ class Reference:
 
 @dataclass
 class Soak:
-    """What a run measured.
+    """Measurements of a run.
 
     Parameters
     ----------
     minutes : float
     drift : list of float
-        Largest difference from the reference in every minute, of full scale.
+        Largest difference from the reference in every minute; full scale is 1.
     p50, p99, cpu_p99 : list of float
-        Microseconds a step took in every minute: by the clock, and of the thread's CPU time.
+        Microseconds per step in every minute: wall time, and CPU time of the thread.
     rss : list of int
         Resident memory at the end of every minute, bytes.
     kinds : dict of str to list of float
@@ -281,7 +281,7 @@ def rss() -> int:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, AttributeError):  # not Linux: the most there has been
+    except (OSError, AttributeError):  # not Linux: the peak so far
         return int(peak_memory_mb() * 1e6)
 
 
@@ -294,12 +294,12 @@ def soak(
     ----------
     model : Model
     minutes : float
-        Of sound.
+        Length of the sound.
     seed : int
     compare : bool
-        Whether the reference runs beside.
+        Whether to run the reference alongside.
     progress : bool
-        Say every ten minutes where it is, and every minute of the first ten.
+        Report progress every ten minutes, and every minute of the first ten.
 
     Returns
     -------
@@ -312,7 +312,7 @@ def soak(
     per_block = BLOCK_SECONDS * enhancer.sample_rate // hop
     n_block = max(round(minutes * 60 / BLOCK_SECONDS), 1)
     per_minute = 60 // BLOCK_SECONDS
-    # Full from the start: pages that come as they are written would look like a leak.
+    # Allocated and written at the start: pages that are mapped later would look like a leak.
     wall, cpu = (np.full((n_block, per_block), np.nan) for _ in range(2))
     errors, found, kinds = np.zeros(n_block), Soak(minutes=minutes), []
     out = np.zeros(hop, np.float32)
@@ -401,7 +401,7 @@ def report(found: Soak) -> str:
 
 
 def _change(first: float, last: float) -> str:
-    """Return by how much a time has grown; the CPU time of Windows counts in 16 ms."""
+    """Return by how much a time has grown; CPU time on Windows has a resolution of 16 ms."""
     return f"{last / first - 1:+.1%}" if first else "too short for this clock"
 
 
@@ -451,7 +451,7 @@ def main(argv: list[str] | None = None) -> int:
             model = npfsn.load_model(args.model)
         except npfsn.NpfsnError as error:
             parser.exit(1, f"{error}\n")
-        # As published, which is what the reference knows.
+        # As published: the reference has no such options.
         ours = {"start_at_sound": False, "quiet_level": 0.0}
         known = {item.name for item in fields(model.config)}
         config = replace(model.config, **{name: ours[name] for name in ours.keys() & known})

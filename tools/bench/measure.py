@@ -32,18 +32,18 @@ from .torch_peer import torch_peer
 ROOT = Path(__file__).resolve().parents[2]
 HOP_MS = 16.0
 PRECISIONS = ("float32", "int8")
-# Steps at the start of a turn that only bring a contender's weights back into the caches.
+# Untimed steps at the start of a turn, which bring a contender's weights back into the caches.
 SETTLE = 6
-# Masks may differ by this share of the largest: another order of summation, not another network.
+# Masks may differ by this share of the largest: enough for another order of summation.
 AGREEMENT = 1e-4
 START_STEPS = 300
-# What the constant work goes over: 96 KB, a part of any second-level cache.
+# Size of the constant work's array: 96 KB, less than any second-level cache.
 CONTROL_FLOATS = 24 * 1024
 
 
 @dataclass
 class Contender:
-    """Something that takes one frame, and the times it took for them."""
+    """An implementation that processes frames one by one, and its times."""
 
     name: str
     step: Callable[[int], Any]
@@ -53,7 +53,7 @@ class Contender:
     frame: int = 0
 
     def turn(self, steps: int) -> None:
-        """Take some frames; keep the times of all but the first ones."""
+        """Process some frames; keep the times of all but the first ones."""
         wall, cpu, step = time.perf_counter_ns, time.thread_time_ns, self.step
         for i in range(SETTLE + steps):
             cpu_start, start = cpu(), wall()
@@ -66,15 +66,15 @@ class Contender:
             self.frame += 1
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures, beside them those of the time the thread really had.
+        """Return the figures in wall time, and the same in CPU time of the thread.
 
-        And the medians of even and of odd frames: where a network works at half the rate, what one
-        kind of frame has to do more than the other. And the p99 of frames over the mean of their
-        own turn: without what the machine was slower in one turn than in another.
+        Also the medians of even and of odd frames, which differ if a part of the network runs at
+        half the rate, and the p99 of frames over the mean of their own turn, which leaves out that
+        the machine was slower in one turn than in another.
         """
         wall, cpu = np.array(self.wall_ms), summary(np.array(self.cpu_ms), HOP_MS)
         odd = np.array(self.kept) % 2 == 1
-        turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # none keeps its first
+        turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # turns are apart: the first frames are not kept
         means = [float(turn.mean()) for turn in turns]
         in_turn = np.concatenate([turn / mean for turn, mean in zip(turns, means, strict=True)])
         return {
@@ -88,10 +88,10 @@ class Contender:
 
 
 def constant_work(milliseconds: float) -> Contender:
-    """Return additions that are the same for every frame and take about as long as asked.
+    """Return a contender that does the same additions in every frame, for about the time asked.
 
-    They need nothing but a core and its nearer caches: what they take longer in one frame than in
-    another is the machine's doing.
+    They need only a core and its nearer caches, so any variation of their time is due to the
+    machine.
     """
 
     def additions(passes: int) -> Contender:
@@ -105,7 +105,7 @@ def constant_work(milliseconds: float) -> Contender:
 
 
 class Setting:
-    """A model, the files its peers read, and the frames all of them take."""
+    """A model, the files for its peers, and the frames that all of them process."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
@@ -114,7 +114,7 @@ class Setting:
         path, half_path = folder / f"{name}.npz", folder / f"{name}-float16.npz"
         npfsn.save_model(self.model, path)
         npfsn.save_model(half, half_path)
-        #: What npfsn is measured as: a model, its file and the arithmetic.
+        #: The variants of npfsn that are measured: a model, its file and the precision.
         self.ours = {
             "float32": (self.model, path, "float32"),
             "float32, float16 file": (half, half_path, "float32"),
@@ -180,7 +180,7 @@ class Setting:
         return np.array(masks)
 
     def check(self, onnx_cells: dict[str, str]) -> dict[str, float]:
-        """Compare masks of all contenders with npfsn's in float32; refuse to time another network.
+        """Compare all contenders' masks with npfsn's in float32; refuse if they differ.
 
         Returns
         -------
@@ -220,18 +220,18 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     Parameters
     ----------
     quick : bool
-        As little as shows that it works.
+        Do as little as shows that it works.
     say : callable
-        Told what happens.
+        Called with messages on progress.
 
     Returns
     -------
     dict
-        Ready for JSON; `report.render` makes the page of it.
+        Serialisable as JSON; `report.render` makes the page from it.
     """
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users' starts find bytecode
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users have bytecode cached
     result: dict[str, Any] = {**machine(), "quick": quick, "models": {}}
     for name in ("onnx", "onnxruntime", "torch"):
         result["versions"][name] = metadata.version(name)
@@ -272,22 +272,22 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     say(f"{setting.name}: whether all compute the same network")
     differences = setting.check(onnx_cells)
 
-    # The slowest hundredth of all frames is to hang on more than a few of them.
+    # Enough frames that p99 does not depend on a few of them.
     rounds, steps = (2, 10) if quick else (40, 100 if fast else 40)
     say(f"{setting.name}: {rounds} rounds of {steps} steps each")
     racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
-    if fast:  # a step in int8 is the shortest of all, and shows the most of what the machine adds
+    if fast:  # as long as a step in int8, the shortest, which other load affects most
         trial = setting.npfsn("int8")
         trial.turn(steps)
         racing.append(constant_work(float(np.median(trial.wall_ms))))
     order = np.random.default_rng(0)
     for _ in range(rounds):
-        # Whose turn it was before leaves its mark on the machine: nobody always follows the same.
+        # The previous contender affects caches and clocks: the order is drawn anew each round.
         for index in order.permutation(len(racing)):
             contender = racing[index]
-            # PyTorch is far behind: fewer of its steps tell as much and leave time for the others.
+            # PyTorch is far slower: fewer of its steps tell as much and leave time for the others.
             contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
     figures = {contender.name: contender.summary() for contender in racing}
     control = figures.pop("constant work", None)
@@ -380,7 +380,7 @@ def _starts(
     for turn in range(rounds + 1):
         for name, start in starts.items():
             one = start()
-            if turn:  # the first one fills the caches
+            if turn:  # the first turn fills the caches
                 found[name].append(one)
     result = {
         name: {

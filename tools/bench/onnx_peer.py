@@ -1,7 +1,7 @@
 """ONNX Runtime, frame by frame, on the graphs of `onnx_graphs`.
 
 The peer must be at its best: one thread, sequential execution, all graph optimisations, and states
-that stay in the runtime's own tensors and swap places between frames, so that they are not copied.
+that stay in the runtime's own tensors and are swapped between frames, so that they are not copied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnxruntime
 
 
 class _Part:
-    """A session whose states stay in two sets of tensors that take turns."""
+    """A session with two sets of state tensors, swapped after every frame."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         options = onnxruntime.SessionOptions()
@@ -81,7 +81,7 @@ class OnnxFastFullSubNet:
         self.values = values = {}  # type: dict[str, Any]
         self.front = _Part(paths["front"], values)
         size = values["units"].shape()
-        # The units of the frame before are the other input of a block: kept from odd frames.
+        # A block takes the units of two frames: those of odd frames are kept for the next.
         values["before"], values["now"] = _tensor(size), values["units"]
         self.bottleneck = _Part(paths["bottleneck"], values)
         self.decoder = _Part(paths["decoder"], values)

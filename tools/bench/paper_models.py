@@ -1,4 +1,4 @@
-"""The networks at the sizes of their papers, with drawn weights: what speed depends on."""
+"""The networks at the sizes of their papers with random weights, since only sizes affect speed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _NORM = "cumulative_laplace_norm"
 def paper_model(name: str) -> Model:
     """Return one of `MODELS`, or "improved_fullsubnet"; the same weights every time.
 
-    Weights are drawn as PyTorch starts them, so states stay where those of a trained network are,
-    and rounded to half precision, so that a float16 file holds the same network (`in_halves`).
+    Weights are drawn as PyTorch initialises them, so that states stay in the range of a trained
+    network, and rounded to half precision, so that a float16 file holds the same (`in_halves`).
     """
     if name == "fast_fullsubnet":
         config: object = fast_fullsubnet.Config(

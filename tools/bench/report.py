@@ -8,7 +8,7 @@ from typing import Any
 Figures = dict[str, Any]
 
 TITLES = {"fast_fullsubnet": "Fast FullSubNet", "fullsubnet": "FullSubNet"}
-# Model, precision -> the most that mean and p99 may be of ONNX Runtime's.
+# Model, precision -> limits on mean and p99 as shares of ONNX Runtime's.
 TARGETS = {
     ("fast_fullsubnet", "float32"): (0.80, 0.60),
     ("fast_fullsubnet", "int8"): (0.75, 0.65),
@@ -20,7 +20,7 @@ WORST_FRAME = 1.30
 START_S, START_SHARE = 1.0, 0.5
 COMPILE_S = 25.0
 MEMORY_MB = 250.0
-# More than this share of a core in other hands, and waiting times are no longer ours.
+# Wall times are unreliable if other programs take more than this share of a core.
 DISTURBED = 0.15
 
 
@@ -97,7 +97,7 @@ def _head(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _ours(figures: Figures, precision: str) -> list[str]:
-    """Return what npfsn was measured as, in one arithmetic."""
+    """Return the names of the npfsn variants measured in one precision."""
     names = [who.removeprefix("npfsn ") for who in figures if who.startswith("npfsn ")]
     return [name for name in names if name.startswith(precision)]
 

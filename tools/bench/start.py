@@ -1,4 +1,4 @@
-"""A fresh process of a peer: how soon its first frame is done, and how much memory it needs.
+"""A fresh process of a peer: time until its first frame is done, and peak memory.
 
 ``python -m tools.bench.start onnx|torch ARCHITECTURE FOLDER STEPS`` prints a line of JSON.
 """
@@ -41,7 +41,7 @@ def start_torch(architecture: str, folder: Path) -> tuple[float, float, Any]:
 
 
 def peak_memory_mb() -> float:
-    """Most memory this process ever held, MB. Nothing may be imported for it any more."""
+    """Return the peak memory of this process, MB, without imports, which would add to it."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -49,7 +49,7 @@ def peak_memory_mb() -> float:
 
 
 def main(peer: str, architecture: str, folder: str, steps: str) -> None:
-    """Start, step once, say when that was done, step on."""
+    """Start, run one step, note the time, and run the other steps."""
     start = time.perf_counter()
     run = {"onnx": start_onnx, "torch": start_torch}[peer]
     imported, loaded, step = run(architecture, Path(folder))

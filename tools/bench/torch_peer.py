@@ -1,7 +1,7 @@
 """PyTorch: the same networks frame by frame with kept states, and over a whole utterance at once.
 
-Eager mode, as the published code runs. Frame by frame it is what a loop over that code comes to
-once the states are kept; the whole utterance is what the published code does.
+Eager mode, as in the published code. Frame by frame, it does what a loop over that code would do with
+kept states; the published code processes whole utterances.
 """
 
 from __future__ import annotations
