@@ -236,7 +236,7 @@ def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]
 
 
 def table(scores: list[Score]) -> str:
-    """Tabulate mean scores and gains over all pairs, by SNR, by noise, and for the worst talkers."""
+    """Tabulate mean scores and gains over all pairs, by SNR, by noise and of the worst talkers."""
     groups: dict[str, list[Score]] = {"all": scores}
     for label, key in (("SNR", "snr"), ("noise", "noise")):
         found: dict[str | int, list[Score]] = defaultdict(list)

@@ -4,8 +4,8 @@
 
 tanh x ~ x P(x^2) / Q(x^2) on [0, LIMIT], beyond which float32 tanh is 1. The fit minimises the
 largest *relative* error: linearised least squares in 50 digits on Chebyshev nodes, reweighted
-(Lawson) until the error is equiripple. The printed error is that of the evaluation in float32, as in
-the kernels.
+(Lawson) until the error is equiripple. The printed error is that of an evaluation in float32,
+as in the kernels.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 Case n of a reader is an intact file with some damage. Both follow from the seed and n, except for
 what libsndfile writes differently each time (serial numbers in Ogg files, the time in float WAV
-files). A case passes if the reader returns a valid result or raises an `NpfsnError` of one line, and
-meanwhile
+files). A case passes if the reader returns a valid result or raises an `NpfsnError` of one line,
+and meanwhile
 
 * takes less than `TIME_LIMIT` seconds,
 * stays within a fixed address space,
@@ -349,7 +349,7 @@ def make_case(reader: str, seed: int, case: int, files: dict[str, bytes]) -> tup
 
 
 def _suffix(reader: str, name: str) -> str:
-    """Return the suffix for a file, which tells the format of a sound file; WAVEX is a kind of WAV."""
+    """Return the suffix of a file, which tells a sound file's format; WAVEX is a kind of WAV."""
     return SUFFIXES.get(reader, "." + name.split("-")[0].lower().replace("wavex", "wav"))
 
 

@@ -60,8 +60,8 @@ _BYTES = {
 }
 #: Instructions that multiply and add in the innermost loop, by product and target.
 WORK = {"float32": _FLOATS, "float16": _FLOATS, "int8": _BYTES}
-#: Without an instruction for byte products, intermediate results take registers, and some spill: most
-#: in the loop of one row by four panels, the one inspected, which is bound by memory.
+#: Without an instruction for byte products, intermediate results take registers, and some spill:
+#: most in the loop of one row by four panels, the one inspected, which is bound by memory.
 CROWDED = {("neon", "int8")}
 #: Addresses that the loop keeps on the stack: none, except with LLVM before 20, and where it takes
 #: rows along, which have addresses of their own (`npfsn.beside`).

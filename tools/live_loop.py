@@ -4,7 +4,8 @@
 
 A separate PulseAudio server gets two virtual devices. A file is played to the one that `npfsn live`
 listens to, and what it plays to the other is recorded. With `-a 0`, which removes nothing, the
-recording must equal the file up to the rounding of 16 bits: a lost or repeated sample shows. Needs Debian's packages pulseaudio, pulseaudio-utils, libasound2-plugins and
+recording must equal the file up to the rounding of 16 bits: a lost or repeated sample shows.
+Needs Debian's packages pulseaudio, pulseaudio-utils, libasound2-plugins and
 libportaudio2, and `pip install '.[live,test]'`.
 """
 

@@ -74,7 +74,7 @@ class Contender:
         """
         wall, cpu = np.array(self.wall_ms), summary(np.array(self.cpu_ms), HOP_MS)
         odd = np.array(self.kept) % 2 == 1
-        turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # turns are apart: the first frames are not kept
+        turns = np.split(wall, np.flatnonzero(np.diff(self.kept) > 1) + 1)  # none keeps its first
         means = [float(turn.mean()) for turn in turns]
         in_turn = np.concatenate([turn / mean for turn, mean in zip(turns, means, strict=True)])
         return {

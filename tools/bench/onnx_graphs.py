@@ -1,7 +1,7 @@
 """The same networks as ONNX graphs of one frame, with states: magnitude in, mask out.
 
 Fast FullSubNet is cut where its rate changes: `front` and `decoder` run for every frame,
-`bottleneck` for every second one; one graph of all three would copy its states, two would hold
+`bottleneck` for every second one; one graph of all three would copy what it holds, two would hold
 the weights twice. Recurrent layers are written with the LSTM operator or with matrix products and
 gates; `tools.bench` times both and keeps the faster for each precision.
 """

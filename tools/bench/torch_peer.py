@@ -1,7 +1,7 @@
 """PyTorch: the same networks frame by frame with kept states, and over a whole utterance at once.
 
-Eager mode, as in the published code. Frame by frame, it does what a loop over that code would do with
-kept states; the published code processes whole utterances.
+Eager mode, as in the published code, which processes whole utterances. Frame by frame, it does what
+a loop over that code would do with kept states.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
             work / "pools", options.pop("speech"), options.pop("noise"), seed, *seconds,
             options.pop("rooms"),
         )  # fmt: skip
-    except ValueError as error:  # no speech
+    except ValueError as error:  # there is no speech
         raise SystemExit(f"tools.train: {error}") from None
     args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
     names = ("work", "minutes", "ranks", "start_from", "device", "validate_every")

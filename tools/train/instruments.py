@@ -33,12 +33,12 @@ def available() -> bool:
 def played(
     seconds: float, seed: int, programs: tuple[int, ...] = PROGRAMS, clip_seconds: float = 16.0
 ) -> Iterator[tuple[np.ndarray, Clip]]:
-    """Make up pieces and have them played.
+    """Compose pieces and render them.
 
     Parameters
     ----------
     seconds : float
-        Length of all clips together; nothing comes where no synthesiser is installed.
+        Length of all clips together. Without a synthesiser there are none.
     programs : tuple of int
         General MIDI instruments to choose from.
     """
@@ -54,7 +54,7 @@ def played(
 
 
 def _part(rng: np.random.Generator, program: int, channel: int, seconds: float) -> list[Event]:
-    """One instrument's part: strummed chords, broken chords or a melody."""
+    """Compose one instrument's part: strummed chords, broken chords or a melody."""
     events: list[Event] = [(0.0, bytes([0xC0 | channel, program]))]
     root = int(rng.integers(40, 57))
     scale = SCALES[rng.integers(len(SCALES))]
@@ -83,7 +83,7 @@ def _part(rng: np.random.Generator, program: int, channel: int, seconds: float) 
 
 
 def _render(events: list[Event]) -> np.ndarray:
-    """Write a MIDI file of one track at 120 beats a minute, and play it."""
+    """Render a MIDI file of one track at 120 beats a minute."""
     track, last = b"", 0
     for when, message in sorted(events):
         tick = round(when * 2 * TICKS)
@@ -101,7 +101,7 @@ def _render(events: list[Event]) -> np.ndarray:
 
 
 def _variable(value: int) -> bytes:
-    """MIDI's variable-length number."""
+    """Encode a number in MIDI's variable-length format."""
     out = [value & 0x7F]
     while value := value >> 7:
         out.append(0x80 | (value & 0x7F))

@@ -1,4 +1,4 @@
-"""The loss: what counts as a good mask, in terms that each answer for one way of failing."""
+"""The loss: a sum of terms, each of which measures one kind of error of a mask."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SEGMENT = 24
 
 
 def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -> dict[str, Tensor]:
-    """Terms of the loss.
+    """Compute the terms of the loss.
 
     Parameters
     ----------
     mask : Tensor, shape (batch, 2, bins, frames)
-        What the network says, before decompression.
+        Output of the network, before decompression.
     noisy, target : Tensor, shape (batch, samples)
 
     Returns
@@ -26,14 +26,14 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
     dict of str to Tensor
         ``mask``: squared error of the compressed complex ratio mask. ``magnitude``, ``complex``:
         squared errors of spectra to the power 0.3, scaled by the noisy level, so that noise-only
-        items weigh no more than others; what is suppressed too far counts more by
-        ``over_suppression``. ``residual``: energy of the error over that of the noisy signal, dB.
-        ``bands``: the same in bands and segments of 0.4 s, each of which counts alike, as it does
-        for intelligibility. ``loudness``: how differently loud the two are to an ear, see
-        `loudness_difference`. ``envelope``: how little envelopes follow the target's, see
+        items weigh no more than others; in ``magnitude``, over-suppression is
+        counted ``over_suppression`` times more. ``residual``: energy of the error over that of the noisy signal,
+        dB. ``bands``: the same in bands and segments of 0.4 s, each of which counts alike, as it
+        does for intelligibility. ``loudness``: difference in perceived loudness, see
+        `loudness_difference`. ``envelope``: lack of correlation with the target's envelopes, see
         `envelope_difference`.
     """
-    # One scale per item; silence keeps a finite one.
+    # One scale per item, finite for silence.
     scale = 1.0 / (noisy.square().mean(-1, keepdim=True).sqrt() + 1e-5)
     noisy, target = noisy * scale, target * scale
     y, s = stft(noisy), stft(target)
@@ -64,7 +64,7 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
     residual = (10 * torch.log10(left / (noisy.square().mean(-1) + 1e-6))).mean()
     error = (e_re - s.real).square() + (e_im - s.imag).square()
     wrong, heard = _band_energy(error), _band_energy(y.real.square() + y.imag.square())
-    # Energies are of the order of 1e2 where there is sound; -20 dB is enough of a good thing.
+    # Energies are of the order of 1e2 where there is sound; below -20 dB there is little to gain.
     bands = (10 * torch.log10((wrong + 1e-2 * heard + 1e-3) / (heard + 1e-3))).mean()
     powers = e_mag.square(), s_mag.square()
     return {
@@ -79,7 +79,7 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
 
 
 def _band_energy(power: Tensor) -> Tensor:
-    """Mean energy ``[batch, 24 bands, segments]`` of ``[batch, 257, frames]``."""
+    """Return mean energies ``[batch, 24 bands, segments]`` of ``[batch, 257, frames]``."""
     fb = _mel_bands(power.shape[1], power.device)
     return _segments(fb.T @ power, SEGMENT).mean(-1)
 
@@ -92,7 +92,7 @@ def _mel_bands(bins: int, device: torch.device) -> Tensor:
 def _segments(x: Tensor, frames: int) -> Tensor:
     """Cut ``[..., frames]`` into segments that overlap by half: ``[..., segments, frames]``.
 
-    Last frames that fill no segment are left out.
+    Frames at the end that do not fill a segment are left out.
     """
     length = min(frames, x.shape[-1])
     return x.unfold(-1, length, max(1, length // 2))
@@ -100,7 +100,7 @@ def _segments(x: Tensor, frames: int) -> Tensor:
 
 @functools.cache
 def _ear(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bands of half a Bark (Traunmueller 1990) and the hearing threshold in each (Terhardt 1979).
+    """Return bands of half a Bark (Traunmueller 1990) and their hearing threshold (Terhardt 1979).
 
     Returns
     -------
@@ -119,13 +119,13 @@ def _ear(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
-    """Disturbance as the perceptual model of ITU-T P.862 defines it.
+    """Return the disturbance as defined by the perceptual model of ITU-T P.862.
 
-    Loudness is Zwicker's, with the noisy signal at 79 dB SPL. Differences that the louder of two
-    masks do not count (a quarter of the softer one); what was added counts more than what is
-    missing, by the ratio of powers. The loudest moments count most: within a third of a second the
-    mean is that of sixth powers, then of squares. Without the standard's gain compensation and
-    time alignment.
+    Loudness is Zwicker's, with the noisy signal at 79 dB SPL. Masked differences, up to a
+    quarter of the lower loudness, do not count. What was added counts more than what is missing, by
+    the ratio of powers. The most disturbed moments count most: means are of sixth powers within a
+    third of a second, then of squares. The standard's gain compensation and time alignment are left
+    out.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        About what is taken off the standard's score of 4.5.
+        Roughly the loss against the standard's best score of 4.5.
     """
     bands, threshold = _ear(estimate.shape[1], estimate.device)
     # A Hann window of 512 turns unit power into 512 * 192 / 2 over all bins.
@@ -155,20 +155,20 @@ def loudness_difference(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def _over_time(disturbance: Tensor) -> Tensor:
-    """Mean over frames ``[batch, frames]`` as in P.862: of sixth powers, then of squares."""
+    """Average over frames ``[batch, frames]`` as in P.862: sixth powers, then squares."""
     loudest = (_segments(disturbance, 20).pow(6).mean(-1) + 1e-9).pow(1 / 6)
     return loudest.square().mean(-1).sqrt()
 
 
 def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
-    """Zwicker's loudness per band, sone per Bark; zero below the threshold."""
+    """Return Zwicker's loudness per band, sone per Bark; zero below the threshold."""
     scaled = 0.187 * (threshold / 0.5) ** 0.23
     return torch.relu(scaled * ((0.5 + 0.5 * power / threshold) ** 0.23 - 1.0))
 
 
 @functools.cache
 def _third_octaves(bins: int, device: torch.device) -> Tensor:
-    """Which bins each of 15 bands from 150 Hz on sums, float32 ``[15, bins]``."""
+    """Return which bins each of 15 bands from 150 Hz on sums, float32 ``[15, bins]``."""
     freqs = torch.linspace(0.0, SAMPLE_RATE / 2, bins, dtype=torch.float64)
     centres = 150.0 * 2.0 ** (torch.arange(15, dtype=torch.float64) / 3)
     low, high = centres[:, None] * 2 ** (-1 / 6), centres[:, None] * 2 ** (1 / 6)
@@ -176,11 +176,11 @@ def _third_octaves(bins: int, device: torch.device) -> Tensor:
 
 
 def envelope_difference(estimate: Tensor, target: Tensor) -> Tensor:
-    """One minus the correlation of envelopes, as the STOI measure defines it (Taal et al. 2011).
+    """Return one minus the correlation of envelopes, as defined by STOI (Taal et al. 2011).
 
-    In third-octave bands and segments of 0.4 s; the estimate's envelope is brought to the energy of
-    the target's, and clipped where its error would exceed 15 dB. Segments in which hardly anything
-    is said (40 dB below the loudest) do not count.
+    In third-octave bands and segments of 0.4 s; the estimate's envelope is scaled to the energy of
+    the target's, and clipped where its error would exceed 15 dB. Segments with hardly any speech
+    (40 dB below the loudest) do not count.
 
     Parameters
     ----------

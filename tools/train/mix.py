@@ -1,4 +1,4 @@
-"""Training items: speech and noise in a room at a level, each drawn from a seed of its own."""
+"""Training items: speech and noise in a room at some level, each item drawn from its own seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rooms import Rooms
 Rng = np.random.Generator
 
 
-#: Share of each recorded noise that is trained on; the rest is for validation.
+#: Share of each noise recording that is used for training; the rest is for validation.
 TRAINED_ON = 0.75
 
 
@@ -33,7 +33,7 @@ class MixConfig:
     level_db : tuple of float
         Lowest and highest level of the mixture, dBFS.
     synthetic : float
-        Share of synthetic voices where there are recorded ones too.
+        Share of synthetic voices if there are recorded ones too.
     long_talkers : float
         Share of recorded speech from sources with whole sentences.
     floor_db : float
@@ -62,7 +62,7 @@ class MixConfig:
 
 @dataclass(frozen=True)
 class Item:
-    """One item: what the microphone hears, and what should be left; both ``[samples]`` float32."""
+    """One item: microphone signal and target, both float32 ``[samples]``."""
 
     noisy: np.ndarray
     target: np.ndarray
@@ -79,7 +79,7 @@ class Mixer:
     recorded, synthetic : Pool or None
         Speech; one of them may be missing.
     noises : Pool
-        Noise, made and recorded.
+        Noise, synthetic and recorded.
     rooms : Rooms
         Impulse responses.
     seed : int
@@ -127,7 +127,7 @@ class Mixer:
         Parameters
         ----------
         number : int
-            Which one; with the seed it decides everything but the length.
+            Number of the item; with the seed it determines everything but the length.
         samples : int
             Its length.
         """
@@ -149,13 +149,13 @@ class Mixer:
             target = reverberate(target, response[0])
         target = unit_speech(target)
         if rng.random() < config.rumble:
-            # Rooms and microphones rumble in recordings called clean, too: what is in the speech
-            # stays there, or talkers recorded so come out damaged.
+            # Recordings called clean contain rumble of rooms and microphones, too. It stays in the
+            # target, or such talkers would come out damaged.
             top = rng.uniform(50, 130)
             rumble = noise.bandpass(noise.shaped(rng, samples, rng.uniform(-6, 0)), 45, top, 4)
             target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -10) / 20)
-        # Below 30 Hz nobody speaks and nobody hears: traffic, wind, handling and offsets, often
-        # louder than all. It goes even where the recording of the speech brought it along.
+        # Below 30 Hz nothing is speech or audible: traffic, wind, handling and offsets, often louder
+        # than all else. The target is freed of it, even where it came with the recorded speech.
         heard, target = target, without_infrasound(target)
         if rng.random() < config.infrasound:
             heard = heard + noise.drift(rng, samples) * 10 ** (rng.uniform(-30, 6) / 20)
@@ -178,7 +178,7 @@ class Mixer:
         return Item(noisy, target, name, snr, talker)
 
     def speech(self, rng: Rng, samples: int) -> tuple[np.ndarray, str]:
-        """One talker with pauses, varied, dry, at the level of the recording."""
+        """Return one talker with pauses, varied, dry, at the level of the recording."""
         shares = np.array([share for share, _, _ in self.groups])
         _, pool, clips = self.groups[rng.choice(len(shares), p=shares / shares.sum())]
         out = np.zeros(samples, np.float32)
@@ -200,7 +200,7 @@ class Mixer:
     def background(
         self, rng: Rng, samples: int, response: np.ndarray | None
     ) -> tuple[np.ndarray, str]:
-        """One noise or two, varied, in the room, at unit power."""
+        """Return one noise or two, varied, in the room, at unit power."""
         out, names = np.zeros(samples, np.float32), []
         for number in range(1 + (rng.random() < self.config.two_noises)):
             kind = rng.random()
@@ -211,7 +211,7 @@ class Mixer:
                 clips = self.folders[rng.choice(list(self.folders))]
             clip = clips[rng.integers(len(clips))]
             names.append(clip.source)
-            # As much as the fastest change can need.
+            # As much as the fastest playback can need.
             need = int(1.7 * samples) + 2_048
             start = int(rng.integers(0, max(1, clip.stop - clip.start - need)))
             part = vary(rng, self.noises.read(clip, start, start + need), clip.source != "babble")
@@ -225,14 +225,14 @@ class Mixer:
 
 @dataclass(frozen=True)
 class Voice:
-    """One way of changing a recording: resampling and equalising, kept through an item."""
+    """A variation of recordings, by resampling and equalising, that is the same within an item."""
 
     speed: float
     gains_db: np.ndarray
 
     @classmethod
     def draw(cls, rng: Rng, strong: bool = False) -> Voice:
-        """Draw a change; noise takes stronger ones."""
+        """Draw a variation, stronger if `strong`, for noise."""
         spread = 1.6 if strong else 1.25
         speed = float(np.exp(rng.uniform(-np.log(spread), np.log(spread))))
         if rng.random() < 0.25:
@@ -258,14 +258,14 @@ class Voice:
 
 
 def vary(rng: Rng, x: np.ndarray, strong: bool = False) -> np.ndarray:
-    """Change a recording once; noise, taken strongly, may also run backwards."""
+    """Apply a random variation to a recording; if `strong`, for noise, it may also be reversed."""
     if strong and rng.random() < 0.3:
         x = x[::-1]
     return Voice.draw(rng, strong).apply(x)
 
 
 def cut(rng: Rng, x: np.ndarray, samples: int) -> np.ndarray:
-    """Take ``samples`` of a noise from a random place, looped with a short cross-fade if needed."""
+    """Cut ``samples`` of a noise at a random offset, looped with a short cross-fade if needed."""
     overlap = 800
     while len(x) < samples + overlap:
         ramp = np.linspace(0, 1, overlap, dtype=np.float32)
@@ -286,13 +286,13 @@ def faded(x: np.ndarray, edge: int = 80) -> np.ndarray:
 
 
 def reverberate(x: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Put a signal into a room, same length."""
+    """Convolve a signal with a room's response, keeping its length."""
     size = next_fast_len(len(x) + len(response), real=True)
     return irfft(rfft(x, size) * rfft(np.asarray(response), size), size)[: len(x)]
 
 
 def unit_speech(x: np.ndarray) -> np.ndarray:
-    """Scale speech to unit power over the frames in which someone speaks."""
+    """Scale speech to unit power over the frames that contain speech."""
     frames = x[: len(x) // 256 * 256].reshape(-1, 256)
     power = np.square(frames).mean(-1)
     active = power[power > 1e-3 * power.max(initial=0.0)]
@@ -301,13 +301,13 @@ def unit_speech(x: np.ndarray) -> np.ndarray:
 
 
 def hiss(rng: Rng, samples: int, level_db: tuple[float, float]) -> np.ndarray:
-    """Draw what every microphone and converter adds: steady noise, soft beside unit speech."""
+    """Draw the steady noise of microphones and converters, at a level relative to unit speech."""
     level = np.float32(10 ** (rng.uniform(*level_db) / 20))
     return noise.shaped(rng, samples, rng.uniform(-4, 3)) * level
 
 
 def without_infrasound(x: np.ndarray) -> np.ndarray:
-    """Take out what lies below 30 Hz, in a slope from 20 to 40 Hz, without moving the rest."""
+    """Remove what is below 30 Hz, with a slope from 20 to 40 Hz and zero phase."""
     size = next_fast_len(len(x) + SAMPLE_RATE // 4, real=True)
     spectrum = rfft(x, size)
     lowest = np.arange(40 * size // SAMPLE_RATE)
@@ -317,13 +317,13 @@ def without_infrasound(x: np.ndarray) -> np.ndarray:
 
 
 def limit(noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn both down together where the mixture would pass full scale."""
+    """Scale both down together if the mixture would exceed full scale."""
     scale = np.float32(min(1.0, 0.99 / max(float(np.abs(noisy).max()), 1e-9)))
     return (noisy * scale).astype(np.float32), (target * scale).astype(np.float32)
 
 
 def band_limit(rng: Rng, noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pass both through a telephone's or a cheap microphone's band."""
+    """Limit both to the band of a telephone or a cheap microphone."""
     low, high = rng.uniform(40, 350), rng.uniform(3000, 7500)
     sos = butter(int(rng.integers(1, 5)), [low, high], "bandpass", fs=SAMPLE_RATE, output="sos")
     return sosfilt(sos, noisy).astype(np.float32), sosfilt(sos, target).astype(np.float32)
@@ -338,7 +338,7 @@ def build_pools(
     noise_seconds: float,
     rooms: int,
 ) -> None:
-    """Make everything that mixing draws from, under ``folder``; what is there already is kept."""
+    """Make all pools for mixing under ``folder``; existing ones are kept."""
 
     def begin(path: Path) -> None:
         print(f"making {path} ...", file=sys.stderr, flush=True)
@@ -369,7 +369,7 @@ def build_pools(
         Pool.write(noises, rows)
     if not responses.exists():
         begin(responses)
-        aside = responses.with_name("rooms.part.npy")  # a file cut short would count as made
+        aside = responses.with_name("rooms.part.npy")  # a truncated file would count as complete
         np.save(aside, Rooms.make(rooms, seed).responses)
         os.replace(aside, responses)
 

@@ -1,7 +1,7 @@
-"""Fast FullSubNet in PyTorch, as it is trained.
+"""Fast FullSubNet in PyTorch, for training.
 
-Parameter names are those of the published checkpoints, so what is trained here is read by
-``npfsn-convert`` like anyone's.
+Parameter names are those of the published checkpoints, so ``npfsn-convert`` reads checkpoints
+trained here like any others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EPS = float(torch.finfo(torch.float32).eps)
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """The ``[model.args]`` of a recipe's TOML; widths that recipes never change come last."""
+    """The ``[model.args]`` of a recipe's TOML; sizes that recipes never change come last."""
 
     look_ahead: int = 2
     shrink_size: int = 2
@@ -39,7 +39,7 @@ class ModelArgs:
     decoder_hidden_size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse what is not trained here."""
+        """Refuse values that this code cannot train."""
         if self.sequence_model != "LSTM" or self.norm_type != "cumulative_laplace_norm":
             raise ValueError("only LSTM with cumulative_laplace_norm is trained here")
 
@@ -79,7 +79,7 @@ class SequenceModel(nn.Module):
             else:
                 parameter.data.zero_()
                 if "bias_ih" in name:
-                    # An open forget gate lets the gradient reach back from the first step on.
+                    # An open forget gate lets gradients reach back in time from the first step on.
                     parameter.data[hidden_size : 2 * hidden_size] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def mel_filterbank(n_freqs: int, n_mels: int, sample_rate: int) -> Tensor:
 
 
 def neighbours(x: Tensor, count: int) -> Tensor:
-    """Give every band its neighbours, reflected at the edges.
+    """Return every band with its neighbours, reflected at the edges.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class FastFullSubNet(nn.Module):
             SequenceModel(2 * bands, args.decoder_hidden_size),
             SequenceModel(args.decoder_hidden_size, args.decoder_hidden_size, 1, 2 * bins),
         )
-        # Start at the mask of one: the default start first learns to silence everything.
+        # Start at a mask of one: from the default, training first learns to silence everything.
         head = self.decoder_lstm[1].fc_output_layer
         head.weight.data.mul_(0.1)
         head.bias.data[:bins] = compress_mask(torch.ones(()))
@@ -215,7 +215,7 @@ class FastFullSubNet(nn.Module):
         args = self.args
         batch, bins, frames = magnitude.shape
         device = magnitude.device.type
-        # An accelerator multiplies float32 as TF32, and waits for one step after another anyway.
+        # Accelerators multiply float32 as TF32, and are bound by the latency of steps anyway.
         bfloat16 = self.training and device == "cpu" and runs_in_bfloat16(device)
         autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
         x = torch.nn.functional.pad(magnitude, (0, args.look_ahead)).transpose(1, 2)
@@ -231,7 +231,7 @@ class FastFullSubNet(nn.Module):
         with autocast:
             sub = self.bottleneck(sub.flatten(0, 1)).float()
         sub = sub.reshape(batch, args.num_mels, -1).transpose(1, 2)
-        # A block serves the frames from its last one on; frame 0 is a block of its own.
+        # A block's output is used from its last frame on; frame 0 is a block of its own.
         index = torch.arange(total, device=x.device) // args.shrink_size
         sub = sub[:, index]
         with autocast:
@@ -242,8 +242,8 @@ class FastFullSubNet(nn.Module):
 
 @functools.cache
 def runs_in_bfloat16(device: str) -> bool:
-    """Whether recurrent layers do: on CPUs without AVX-512 they do not, and train in float32."""
-    with torch.random.fork_rng(devices=[]):  # what is drawn here must not move what is drawn later
+    """Whether recurrent layers run in bfloat16: on CPUs without AVX-512 they do not."""
+    with torch.random.fork_rng(devices=[]):  # leaves the state of the generator unchanged
         layer = torch.nn.LSTM(1, 1).to(device)
     try:
         with torch.autocast(device, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Noise made by code, in families; every function returns float32 of about unit power."""
+"""Synthetic noise, in families; every function returns float32 of about unit power."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def bandpass(x: np.ndarray, low: float, high: float, order: int = 2) -> np.ndarr
 def scatter(
     rng: Rng, samples: int, rate: float, event: Callable[[Rng], np.ndarray], spread_db: float = 6.0
 ) -> np.ndarray:
-    """Lay events at random moments, ``rate`` a second on average."""
+    """Place events at random times, ``rate`` a second on average."""
     out = np.zeros(samples, np.float32)
     for _ in range(max(1, rng.poisson(rate * samples / SAMPLE_RATE))):
         sound = event(rng) * 10 ** (rng.normal(0.0, spread_db) / 20)
@@ -85,7 +85,7 @@ def modes(
     decay: tuple[float, float],
     seconds: float = 0.6,
 ) -> np.ndarray:
-    """Strike a body: decaying sinusoids at random frequencies, ``decay`` seconds to fall by e."""
+    """Make an impact: sinusoids at random frequencies that decay by e in ``decay`` seconds."""
     t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     freqs = np.exp(rng.uniform(np.log(low), np.log(high), count))
     falls = np.exp(rng.uniform(np.log(decay[0]), np.log(decay[1]), count)) * (low / freqs) ** 0.3
@@ -122,7 +122,7 @@ def coloured(rng: Rng, samples: int) -> np.ndarray:
 
 
 def modulated(rng: Rng, samples: int) -> np.ndarray:
-    """Noise whose bands swell and fade on their own."""
+    """Noise whose bands swell and fade independently."""
     x = shaped(rng, samples, rng.uniform(-7, 1), rng.uniform(0, 6))
     edges = np.exp(np.linspace(np.log(60), np.log(7800), int(rng.integers(3, 7))))
     rate = np.exp(rng.uniform(np.log(0.5), np.log(12)))
@@ -339,7 +339,7 @@ def plucked(rng: Rng, pitch: float, seconds: float) -> np.ndarray:
     pluck = rng.uniform(-1, 1, whole + 1)
     soft = rng.uniform(0.0, 0.9)
     pluck = lfilter([1 - soft], [1, -soft], pluck)
-    # Where the finger plucks along the string takes out every so many harmonics.
+    # The plucking point along the string cancels every n-th harmonic.
     spot = max(1, int(rng.uniform(0.08, 0.5) * whole))
     pluck = pluck - 0.8 * np.concatenate([np.zeros(spot), pluck[:-spot]])
     start[: min(n, len(pluck))] = pluck[:n]
@@ -512,7 +512,7 @@ def made(seconds: float, seed: int, clip_seconds: float = 8.0) -> Iterator[tuple
 
 
 def _made(job: tuple[str, list[int], int]) -> np.ndarray:
-    """One clip of a family. Dry sources only: rooms are added when mixing."""
+    """Make one clip of a family, without reverberation, which is added when mixing."""
     name, seed, samples = job
     return 0.1 * FAMILIES[name][1](np.random.default_rng(seed), samples)
 
@@ -545,7 +545,7 @@ def babbles(
     seconds : float
         Length of all clips together.
     pool : Pool
-        Whom to take the talkers from.
+        Speech of the talkers.
     vary : callable
         Changes a recording at random, so that no talker is heard twice alike.
     """

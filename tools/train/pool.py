@@ -15,7 +15,7 @@ import numpy as np
 
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32_767
-# Fewer jobs than this are done before processes have started.
+# Fewer jobs than this take less time than starting processes.
 FEW = 200
 
 Job = TypeVar("Job")
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 def in_processes(
     function: Callable[[Job], Result], jobs: Iterable[Job], few: int = FEW
 ) -> Iterator[Result]:
-    """Do jobs that depend on nothing but themselves, on all cores; results in order."""
+    """Run independent jobs on all cores; yield the results in order."""
     jobs = list(jobs)
     if len(jobs) < few or os.cpu_count() == 1:
         yield from map(function, jobs)
@@ -36,7 +36,7 @@ def in_processes(
 
 @dataclass(frozen=True)
 class Clip:
-    """Where one clip lies in a pool, in samples, and what it is.
+    """One clip of a pool: its position, in samples, and its origin.
 
     Parameters
     ----------
@@ -58,12 +58,12 @@ class Clip:
 
 
 def read_list(path: Path) -> list[Clip]:
-    """Read which clips a pool has."""
+    """Read the list of a pool's clips."""
     return [Clip(**row) for row in json.loads(path.read_text())]
 
 
 def write_list(path: Path, clips: list[Clip]) -> None:
-    """Write which clips a pool has."""
+    """Write the list of a pool's clips."""
     path.write_text(json.dumps([asdict(clip) for clip in clips]))
 
 
@@ -75,7 +75,7 @@ class Pool:
         self.clips = clips
 
     def __reduce__(self) -> Any:
-        # A process that is given a pool opens its file; the samples would be copied otherwise.
+        # Pickled as a file name, so that other processes map the file and do not copy the samples.
         name = getattr(self.samples, "filename", None)
         return (Pool.load, (Path(name),), {"clips": self.clips}) if name else super().__reduce__()
 
@@ -86,7 +86,7 @@ class Pool:
 
     @staticmethod
     def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> Pool:
-        """Write audio (float32, [-1, 1]) and what is known of it; ``start``, ``stop`` are filled.
+        """Write audio (float32, [-1, 1]) and its clips, whose ``start`` and ``stop`` are set here.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class Pool:
         return Pool.load(path)
 
     def select(self, keep: Iterable[Clip]) -> Pool:
-        """Narrow the pool to some of its clips, sharing the samples."""
+        """Return a pool of some of the clips, which shares the samples."""
         return Pool(self.samples, list(keep))
 
     def read(self, clip: Clip, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Simulated rooms: early reflections of a shoebox and a diffuse tail that loses its treble."""
+"""Simulated rooms: early reflections of a shoebox and a diffuse tail with faster treble decay."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Rooms:
 
 
 def _room(seed: list[int]) -> np.ndarray:
-    """One room with `POSITIONS` sources and one microphone."""
+    """Draw one room with `POSITIONS` sources and one microphone."""
     rng = np.random.default_rng(seed)
     size = np.array([rng.uniform(2.5, 10), rng.uniform(2.5, 8), rng.uniform(2.2, 4)])
     volume, surface = size.prod(), 2 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
@@ -51,7 +51,7 @@ def _room(seed: list[int]) -> np.ndarray:
     microphone = rng.uniform(0.15, 0.85, 3) * size
     responses = []
     for position in range(POSITIONS):
-        # The talker sits near the microphone more often than not; noise is anywhere.
+        # The talker is usually near the microphone; noise is anywhere.
         reach = np.exp(rng.uniform(np.log(0.25), np.log(2.5))) if position == 0 else 10.0
         source = rng.uniform(0.05, 0.95, 3) * size
         away = source - microphone
@@ -73,7 +73,7 @@ def _early(
     microphone: np.ndarray,
     reflection: float,
 ) -> np.ndarray:
-    """Direct sound and the reflections of up to three walls, the direct sound at sample 8."""
+    """Return direct sound, at sample 8, and reflections of up to three walls."""
     orders = np.arange(-2, 3)
     images, bounces = [], []
     for axis in range(3):
@@ -99,7 +99,7 @@ def _early(
 
 
 def _late(rng: np.random.Generator, t60: float, treble: float) -> np.ndarray:
-    """Noise that dies away, faster in higher bands, and sets in after the first reflections."""
+    """Return noise that decays, faster in higher bands, and starts after the first reflections."""
     t = np.arange(LENGTH) / SAMPLE_RATE
     noise = rng.normal(size=LENGTH)
     out = np.zeros(LENGTH)

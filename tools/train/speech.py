@@ -1,4 +1,4 @@
-"""Clean speech: folders of recordings, and voices made by free programs."""
+"""Clean speech: folders of recordings, and free speech synthesisers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ENDINGS = (
 
 
 def noise_floor(audio: np.ndarray) -> float:
-    """Score how quiet a recording's quietest moments are.
+    """Measure how quiet a recording's quietest moments are.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def noise_floor(audio: np.ndarray) -> float:
     frames = audio[: len(audio) // 512 * 512].reshape(-1, 512).astype(np.float64)
     if len(frames) < 4:
         return 0.0
-    # Digital silence says nothing of the recording, and DC nothing of its noise.
+    # Digital silence tells nothing about the recording, nor DC about its noise.
     power = np.sort(frames.var(-1))
     power = power[power > 1e-10]
     if len(power) < 4:
@@ -97,7 +97,7 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """List the audio files under a folder, sorted, so that every run meets them in one order."""
+    """List the audio files under a folder, sorted, so that every run has the same order."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
@@ -105,7 +105,7 @@ def recordings(folder: Path) -> Iterator[tuple[np.ndarray, Clip]]:
     """Read every recording under a folder.
 
     The talker is the first number of a LibriSpeech name, else the file itself. Steady noise is
-    taken out of what will be trained on.
+    reduced in what is used for training.
     """
     for path in audio_files(folder):
         audio = trim(read_audio(path))
@@ -115,15 +115,15 @@ def recordings(folder: Path) -> Iterator[tuple[np.ndarray, Clip]]:
         talker = match.group(1) if match else path.stem
         source = path.relative_to(folder).parts[0] if path.parent != folder else folder.name
         clip = Clip(0, 0, source, talker, noise_floor(audio))
-        # Those held out are judged by as they were recorded.
+        # Held-out recordings, for validation, stay as they are.
         yield audio if held_out(clip) else without_floor(audio), clip
 
 
 def without_floor(audio: np.ndarray) -> np.ndarray:
-    """Take a recording's steady noise down by up to 20 dB: what a network hears kept, it keeps.
+    """Reduce a recording's steady noise by up to 20 dB: networks keep noise that targets contain.
 
     Spectral subtraction (Boll 1979) of the power in the quietest sixth of its frames, above 150 Hz:
-    what rumbles below may be most of the energy of a recording whose speech nobody would touch.
+    rumble below that may be most of the energy of a recording whose speech should stay as it is.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def without_floor(audio: np.ndarray) -> np.ndarray:
     transform = ShortTimeFFT(hann(size, sym=False), hop, SAMPLE_RATE)
     spectrum = transform.stft(audio)
     power = uniform_filter(np.square(np.abs(spectrum)), (3, 5))
-    # The quietest sixth of so smoothed a noise lies below three fifths of its mean power.
+    # The quietest sixth of noise smoothed like this lies below three fifths of its mean power.
     floor = 1.7 * np.quantile(power, 1 / 6, axis=1, keepdims=True)
     gain = np.sqrt(np.maximum(1 - 2 * floor / (power + 1e-20), 0.01))
     gain[: 150 * size // SAMPLE_RATE] = 1.0
@@ -148,7 +148,7 @@ def without_floor(audio: np.ndarray) -> np.ndarray:
 
 
 def trim(audio: np.ndarray, margin: int = 1600) -> np.ndarray:
-    """Cut what lies 45 dB below the peak at both ends, but for ``margin`` samples."""
+    """Cut both ends where they are 45 dB below the peak, except for ``margin`` samples."""
     loud = np.flatnonzero(np.abs(audio) > 10 ** (-45 / 20) * np.abs(audio).max(initial=1e-9))
     if not len(loud):
         return audio[:0]
@@ -156,12 +156,12 @@ def trim(audio: np.ndarray, margin: int = 1600) -> np.ndarray:
 
 
 def held_out(clip: Clip) -> bool:
-    """Say whether a talker is kept for validation: one in sixteen, by name, on every machine."""
+    """Whether a talker is held out for validation: one in sixteen, by name, on every machine."""
     return zlib.crc32(clip.talker.encode()) % 16 == 0
 
 
 def sentences(rng: np.random.Generator, count: int) -> str:
-    """Make sentences that no one wrote."""
+    """Make random sentences."""
     picked = (
         f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(OBJECTS)} {rng.choice(ENDINGS)}"
         for _ in range(count)
@@ -176,7 +176,7 @@ def festival_voices() -> list[str]:
 
 
 def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
-    """Make speech with the programs that are installed; a missing program is left out.
+    """Make speech with those of the programs that are installed.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
     natural = [("festival", voice) for voice in festival_voices()] if _has("text2wave") else []
     if _has("flite"):
         natural += [("flite", voice) for voice in ("awb", "kal16", "rms", "slt")]
-    # A sentence takes about three seconds to say, and a job says six.
+    # A sentence lasts about three seconds, and a job has six.
     half = max(1, int(seconds / 2 / 18))
     for index in range(half if natural else 0):
         program, voice = natural[index % len(natural)]
@@ -206,7 +206,7 @@ def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
 
 
 def programs() -> list[str]:
-    """Name the programs that make speech and are there."""
+    """Name the installed programs that make speech."""
     return [name for name in ("text2wave", "flite", "espeak-ng") if _has(name)]
 
 
@@ -236,6 +236,6 @@ def _say(job: tuple[str, str, list[str], str]) -> np.ndarray | None:
             audio = trim(read_audio(out))
         except (subprocess.SubprocessError, OSError, soundfile.LibsndfileError):
             return None
-    # Programs differ by 20 dB in level; mixing sets its own.
+    # Programs differ by 20 dB in level; mixing sets the level anyway.
     peak = np.abs(audio).max(initial=0.0)
     return 0.5 * audio / peak if peak > 0 else None

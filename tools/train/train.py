@@ -1,4 +1,4 @@
-"""Training: slices of any length that stop, resume and end exactly as one long run would."""
+"""Training in slices of any length, which together give exactly the result of one long run."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ LENGTHS = (2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 5.0, 8.0)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run needs to be repeated.
+    """The settings that determine a run.
 
     Parameters
     ----------
     steps : int
         Last step of the schedule.
     decay_steps : int
-        How many of them bring the learning rate down to nearly zero; before, it is constant, so
-        that ``steps`` may be moved while a run goes on.
+        How many of the last steps bring the learning rate down to nearly zero. Before these it is
+        constant, so that ``steps`` may be changed during a run.
     batch_seconds : float
         Audio per step.
     reuse : int
-        Steps for which a batch is used: in all but the first its items have each other's noise.
+        Steps for which a batch is used: in all but the first, its items exchange their noise.
     """
 
     seed: int = 1
@@ -64,7 +64,7 @@ class TrainConfig:
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step: warm-up, constant, cosine to nearly zero."""
+    """Return the learning rate of a step: warm-up, constant, cosine to nearly zero."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
     done = (step - (config.steps - config.decay_steps)) / max(1, config.decay_steps)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
@@ -74,7 +74,7 @@ def rate_at(step: int, config: TrainConfig) -> float:
 def batch(
     mixer: Mixer, step: int, seconds: float, rank: int = 0, ranks: int = 1
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Items of one step, all of one length drawn for it; every rank takes its part.
+    """Return a rank's items of one step, all of the same random length.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def batch(
 
 
 class _Batches(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
-    """Whole batches by number, for processes that mix while an accelerator works."""
+    """Whole batches by number, for processes that mix while an accelerator computes."""
 
     def __init__(self, mixer: Mixer, seconds: float) -> None:
         self.mixer, self.seconds = mixer, seconds
@@ -104,9 +104,9 @@ class _Batches(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
 def batches(
     mixer: Mixer, config: TrainConfig, first: int, rank: int, ranks: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Give the batches from number ``first`` on, as `batch`, mixed by ``workers`` if there are any.
+    """Yield the batches from number ``first`` on, as `batch`, mixed by ``workers`` if any.
 
-    The batches are the same, however many processes mix them.
+    The batches do not depend on the number of processes.
     """
     if not workers:
         for number in itertools.count(first):
@@ -123,7 +123,7 @@ def batches(
 
 
 def swapped(noisy: Tensor, target: Tensor, seed: list[int]) -> Tensor:
-    """Give the items of a batch each other's noise, at other ratios.
+    """Exchange the noise between items of a batch, at new ratios.
 
     Parameters
     ----------
@@ -139,14 +139,14 @@ def swapped(noisy: Tensor, target: Tensor, seed: list[int]) -> Tensor:
     noise = (noisy - target).roll(int(rng.integers(1, items)), 0) if items > 1 else noisy - target
     ratio_db = torch.from_numpy(rng.uniform(-5, 20, (items, 1))).to(noisy)
     heard, power = (x.square().mean(-1, keepdim=True) for x in (target, noise))
-    # Items without speech keep the noise as loud as it comes; where there is none, there is none.
+    # Items without speech get the noise at its own level; items without noise have none to give.
     gain = (heard / (power + 1e-12)).sqrt() * 10 ** (-ratio_db / 20)
     mixed = target + noise * torch.where(heard > 1e-9, gain, 1.0)
     return mixed.clamp(-1.0, 1.0)
 
 
 class Run:
-    """A training run: everything that a checkpoint holds."""
+    """A training run: all state that a checkpoint holds."""
 
     def __init__(self, args: ModelArgs, config: TrainConfig, device: str = "cpu") -> None:
         torch.manual_seed(config.seed)
@@ -165,12 +165,12 @@ class Run:
     def update(
         self, x: Tensor, s: Tensor, share: float = 1.0, stop: bool = False
     ) -> tuple[dict[str, float], bool]:
-        """One step on one batch, or on this rank's ``share`` of it.
+        """Train one step on one batch, or on this rank's ``share`` of it.
 
         Parameters
         ----------
         x, s : Tensor, shape (items, samples)
-            Noisy items and their targets, where the network is.
+            Noisy items and their targets, on the network's device.
 
         Returns
         -------
@@ -200,7 +200,7 @@ class Run:
         return dict(zip(figures, numbers, strict=True)), stop
 
     def _reduce(self, share: float, stop: bool) -> bool:
-        """Sum the ranks' gradients by their shares, and their wishes to stop, in one exchange."""
+        """Sum the ranks' gradients, weighted by share, and their stop flags, in one reduction."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         flat = torch.cat([grad.flatten() * share for grad in grads] + [torch.tensor([float(stop)])])
         dist.all_reduce(flat)
@@ -217,7 +217,7 @@ class Run:
         return model
 
     def save(self, path: Path, average: bool) -> None:
-        """Write a checkpoint in the published form; written aside first, so that none is cut."""
+        """Write a checkpoint in the published form, to a temporary file first."""
         content = {
             "epoch": self.step,
             "best_score": self.best,
@@ -233,7 +233,7 @@ class Run:
         os.replace(aside, path)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint as if it had never stopped."""
+        """Resume from a checkpoint exactly where it was saved."""
         content = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(content["average"])
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
@@ -242,7 +242,7 @@ class Run:
         self.step, self.best = content["epoch"], content["best_score"]
 
     def begin_from(self, path: Path) -> None:
-        """Begin at step 0 with the weights of a model file or a checkpoint, averaged if it can."""
+        """Start at step 0 with the weights of a model file or checkpoint, averaged if it has such."""
         if path.suffix == ".npz":
             tensors = npfsn.load_model(path).tensors
             weights = {name: torch.tensor(np.float32(value)) for name, value in tensors.items()}
@@ -258,16 +258,16 @@ class Run:
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to where every machine can read them."""
+    """Copy tensors to the CPU, so that every machine can load them."""
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def grown(weight: Tensor, drawn: Tensor) -> Tensor:
     """Put a smaller network's tensor into a larger one's, so that both compute the same.
 
-    New units begin with the inputs that were drawn for them; nobody listens to them yet. Recurrent
-    matrices and biases are in four parts, one for each gate; with one part, nothing grows but the
-    inputs.
+    New units start with the input weights drawn for them, but nothing uses their outputs yet.
+    Recurrent matrices and biases have four parts, one for each gate; with one part, only the inputs
+    grow.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
 
 
 def validate(model: FastFullSubNet, mixer: Mixer, items: int, seconds: float) -> dict[str, float]:
-    """Gain in SI-SDR on held-out talkers, and the fidelity to clean speech; float32, seeded."""
+    """Return the gain in SI-SDR on held-out talkers and the fidelity to clean speech; seeded."""
     gains, clean = [], []
     for number in range(items):
         item = mixer.item(number, int(seconds * SAMPLE_RATE))
@@ -336,11 +336,11 @@ def train(
     ranks : int
         Number of processes.
     start_from : Path, optional
-        Weights to begin with where there is nothing to resume, of this network or a smaller one.
+        Weights to start with if there is nothing to resume, of this network or a smaller one.
     device : str
-        Where the network is, as PyTorch names it; with one other than "cpu" there is one rank.
+        PyTorch's name of the network's device; with any but "cpu" there is one rank.
     workers : int
-        Processes that mix for it.
+        Processes that mix batches for that rank.
     """
     options = (
         work, args, config, mix or MixConfig(), minutes, start_from, validate_every,
@@ -361,7 +361,7 @@ def train(
             run = _train(0, ranks, store, *options)
             for process in others:
                 process.join(30)
-        finally:  # they heed no signal but this one, and wait for a rank that may be gone
+        finally:  # ranks ignore other signals, and wait for one that may be gone
             for process in others:
                 if process.is_alive():
                     process.kill()
@@ -383,7 +383,7 @@ def _train(
     workers: int,
     report_every: int = 20,
 ) -> Run:
-    """One rank of `train`; rank 0 reports, judges and saves."""
+    """Run one rank of `train`; rank 0 reports, validates and saves."""
     if ranks > 1:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)

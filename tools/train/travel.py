@@ -20,7 +20,7 @@ import soundfile
 from .pool import SAMPLE_RATE, Clip, Pool, in_processes, read_list, write_list
 
 PART_SECONDS = 600
-# libsndfile's encoder keeps a whole write on its stack.
+# libsndfile's encoder copies each write to its stack.
 BLOCK = 65_536
 
 
@@ -37,13 +37,13 @@ def pack(
     Parameters
     ----------
     quality : float
-        Vorbis's, 0 to 1; 0.4 is some 40 kbit/s.
+        Vorbis quality, 0 to 1; 0.4 is some 40 kbit/s.
     seconds : float, optional
-        About how much of it, spread evenly.
+        About how much to pack, spread evenly.
     sources : tuple of str
-        How the sources of the clips begin that are wanted.
+        Prefixes of the sources to pack.
     name : str, optional
-        What the pool will be called; as before, if not given.
+        Name of the new pool; by default that of the old one.
 
     Returns
     -------

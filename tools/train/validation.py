@@ -1,4 +1,4 @@
-"""A varied set to judge by: talkers held out, rooms and noises drawn anew.
+"""A varied set for validation: held-out talkers, with new rooms and noises.
 
 Street, white, pink and half of the dishes come from the families that training draws from, with
 other seeds; the guitar, the end of the kitchen and the babblers are not heard in training.
@@ -32,10 +32,10 @@ def build(
     Parameters
     ----------
     pools : Path
-        Pools of training; only talkers held out of it are heard, in the babble too.
+        Pools of training; only its held-out talkers are used, in the babble too.
     noise_folders : list of Path
-        Recordings whose end, which training leaves alone (`TRAINED_ON`), stands for dishes in
-        every other such pair.
+        Recordings whose end, not used for training (`TRAINED_ON`), is the noise of every other
+        pair with dishes.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def build(
 
 
 def _speech(rng: np.random.Generator, pool: Pool, source: str) -> tuple[np.ndarray, str]:
-    """Four to six seconds of one source, unchanged; short takes follow one another."""
+    """Return four to six seconds of one source, unchanged; short takes are concatenated."""
     clips = [clip for clip in pool.clips if clip.source == source]
     first = clips[rng.integers(len(clips))]
     clip, parts, length = first, [], 0
