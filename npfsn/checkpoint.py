@@ -102,7 +102,7 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": "complex128",
 }
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-# Types that training programs save besides a network: options, scores, times, paths, windows of a
+# Types that training programs save with a network: options, scores, times, paths, windows of a
 # loss. Modules of pathlib and NumPy go by two names, depending on the version.
 _BESIDE = {
     "argparse": ("Namespace",),

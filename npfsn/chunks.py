@@ -1,4 +1,4 @@
-"""Containers made of chunks: where the chunks end, and chunks to keep besides the audio.
+"""Containers made of chunks: where the chunks end, and which ones to keep along with the audio.
 
 A chunk is a name, a size and that many bytes. libsndfile follows the sizes as long as they make
 sense and ignores what follows the last chunk. If the size of the audio chunk is too small, the rest
@@ -29,7 +29,7 @@ _LARGEST_FILE = (1 << 32) - 1024
 
 
 class Note(NamedTuple):
-    """A chunk to keep besides the audio."""
+    """A chunk to keep along with the audio."""
 
     head: bytes  # the first four bytes of the file
     name: bytes

@@ -253,7 +253,7 @@ def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> n
         out = dequantise(*quantise(out))
     elif precision == "int8" and gives_mask(config, name):
         out = halved(out)
-    out.flags.writeable = False  # nobody else has it
+    out.flags.writeable = False  # not shared: `Model` need not copy
     return out
 
 

@@ -453,7 +453,7 @@ def _read_int8(name: str, array: _Npy, scale: _Npy) -> npt.NDArray[np.float32]:
     if values.size and values.min() < 0:
         raise ModelError(f"its tensor {printable(name + _SCALE)} holds negative scales")
     matrix = dequantise(array.read(), values)
-    matrix.flags.writeable = False  # nobody else has it
+    matrix.flags.writeable = False  # not shared: `_frozen` need not copy
     return matrix
 
 
@@ -508,7 +508,7 @@ class _Npy:
         array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
         # Copies only if needed: kernels expect aligned values, C order and native byte order.
         array = np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
-        array.flags.writeable = False  # nobody else has it
+        array.flags.writeable = False  # not shared: `_frozen` need not copy
         return array
 
 

@@ -26,10 +26,10 @@ def loss(mask: Tensor, noisy: Tensor, target: Tensor, over_suppression: float) -
     dict of str to Tensor
         ``mask``: squared error of the compressed complex ratio mask. ``magnitude``, ``complex``:
         squared errors of spectra to the power 0.3, scaled by the noisy level, so that noise-only
-        items weigh no more than others; in ``magnitude``, over-suppression is
-        counted ``over_suppression`` times more. ``residual``: energy of the error over that of the noisy signal,
-        dB. ``bands``: the same in bands and segments of 0.4 s, each of which counts alike, as it
-        does for intelligibility. ``loudness``: difference in perceived loudness, see
+        items weigh no more than others; in ``magnitude``, what is suppressed too far counts
+        ``over_suppression`` times more. ``residual``: energy of the error over that of the noisy
+        signal, dB. ``bands``: the same in bands and segments of 0.4 s, each of which counts alike,
+        as it does for intelligibility. ``loudness``: difference in perceived loudness, see
         `loudness_difference`. ``envelope``: lack of correlation with the target's envelopes, see
         `envelope_difference`.
     """

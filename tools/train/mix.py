@@ -154,8 +154,8 @@ class Mixer:
             top = rng.uniform(50, 130)
             rumble = noise.bandpass(noise.shaped(rng, samples, rng.uniform(-6, 0)), 45, top, 4)
             target = target + noise.unit(rumble) * 10 ** (rng.uniform(-30, -10) / 20)
-        # Below 30 Hz nothing is speech or audible: traffic, wind, handling and offsets, often louder
-        # than all else. The target is freed of it, even where it came with the recorded speech.
+        # Below 30 Hz nothing is speech or audible: traffic, wind, handling, offsets, often louder
+        # than all else. The target is freed of it, even where it was recorded with the speech.
         heard, target = target, without_infrasound(target)
         if rng.random() < config.infrasound:
             heard = heard + noise.drift(rng, samples) * 10 ** (rng.uniform(-30, 6) / 20)
