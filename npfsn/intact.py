@@ -49,7 +49,7 @@ _MOST_FRAMES = 1 << 62
 # A file without audio is a header, no longer than the first. Bytes after the last chunk are ignored
 # if there are no more than the second.
 _MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
-# First bytes of tags that players append to a file.
+# First bytes of tags that players append to files.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
 # Start of a FLAC file: the marker and the header of STREAMINFO, always 34 bytes, maybe the last.
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")

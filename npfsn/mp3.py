@@ -19,7 +19,7 @@ _KBITS_1 = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MONO = 3
 
-# Bytes searched for the next frame in one read; behind a tag, decoders search fewer.
+# Bytes searched for the next frame in one read: more than decoders search after a tag.
 _SEARCHED = 1 << 16
 
 

@@ -10,7 +10,8 @@ int8, each with a member NAME.scale, float32 per row. The header:
 `numpy.load(path, allow_pickle=False)` can read the file. The reader here does not use it, as files
 may be untrusted: it checks every size before it allocates memory. The result is either a model
 whose tensors are those that its configuration needs, finite and of the declared shapes, or a
-ModelError. Reading allocates at most `MAX_RATIO` times the file's size plus 1 MiB.
+ModelError. Members unpack to at most `MAX_RATIO` times the file's size plus 1 MiB; int8 matrices
+then take four times their size as float32.
 """
 
 from __future__ import annotations

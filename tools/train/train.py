@@ -242,7 +242,7 @@ class Run:
         self.step, self.best = content["epoch"], content["best_score"]
 
     def begin_from(self, path: Path) -> None:
-        """Start at step 0 from a model file or a checkpoint, with averaged weights if it has any."""
+        """Start at step 0 from a model file or a checkpoint, with averaged weights if any."""
         if path.suffix == ".npz":
             tensors = npfsn.load_model(path).tensors
             weights = {name: torch.tensor(np.float32(value)) for name, value in tensors.items()}
