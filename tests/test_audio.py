@@ -22,6 +22,7 @@ from npfsn import audio, containers
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import resample
+from npfsn.whole import enhance
 
 LENGTHS = (0, 1, 255, 256, 257, 1009, 20011)
 
@@ -604,3 +605,31 @@ def test_samples_without_a_header_are_sent_to_the_stream(delay, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(bytes(1000))
     refuse(path, tmp_path / "b.wav", "samples without a header are for `npfsn stream`")
+
+
+def test_a_limit_holds_with_an_offline_norm(tmp_path, models):
+    x = noise(4000)
+    enhance_file(
+        write(tmp_path / "a.wav", x, subtype="FLOAT"),
+        tmp_path / "b.wav",
+        models["offline"],
+        atten_lim_db=6.0,
+    )
+    expected = enhance(x, 16000, models["offline"], atten_lim_db=6.0)
+    np.testing.assert_array_equal(read(tmp_path / "b.wav")[0], expected)
+
+
+def test_damage_is_told_within_the_length_of_the_file(delay, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("the decoder lost its way")
+
+    src = write(tmp_path / "a.wav", noise(8000))
+    monkeypatch.setattr(sf.SoundFile, "read", fail)
+    refuse(src, tmp_path / "b.wav", r"damaged between 0\.0 and 0\.5 s")
+
+
+def test_a_file_that_is_called_a_dash_is_a_file(delay, tmp_path, monkeypatch):
+    """To libsndfile that is standard input."""
+    write(tmp_path / "a.wav", noise(1000)).rename(tmp_path / "-")
+    monkeypatch.chdir(tmp_path)
+    assert enhance_file("-", "b.wav").samples == 1000

@@ -22,7 +22,7 @@ from needs import posix
 from sounds import recording, speech, tree
 
 from npfsn import batch, cli
-from npfsn.plan import Job, Plan
+from npfsn.plan import Job, Plan, make_plan
 from npfsn.report import FileReport
 from npfsn.whole import enhance
 
@@ -317,3 +317,16 @@ def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch):
 def test_digital_silence_is_not_called_quiet(npfsn):
     sf.write("a.wav", np.zeros(2000), 16000)
     assert npfsn("enhance", "a.wav")[1] == ""
+
+
+def test_an_output_that_appears_after_planning_is_kept(npfsn, monkeypatch):
+    def plan(args):
+        found = make_plan(args)
+        Path("a_enhanced.wav").write_text("mine")
+        return found
+
+    recording("a.wav")
+    monkeypatch.setattr(batch, "make_plan", plan)
+    _, err = npfsn("enhance", "a.wav", code=1)
+    assert "a_enhanced.wav exists" in err
+    assert Path("a_enhanced.wav").read_text() == "mine"

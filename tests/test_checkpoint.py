@@ -1213,3 +1213,11 @@ def test_reading_takes_no_more_memory_than_promised(tmp_path):
     ):
         for write in FORMATS.values():
             assert limits(tmp_path, write(state)) == "read"
+
+
+def test_members_end_before_the_directory(tmp_path):
+    data = bytearray(tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))}))
+    last = data.rfind(b"PK\1\2")
+    for at in (last + 20, last + 24):
+        struct.pack_into("<L", data, at, struct.unpack_from("<L", data, at)[0] + 100)
+    assert "reaches beyond the archive" in refusal(tmp_path, bytes(data))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -946,3 +948,85 @@ def test_a_signal_during_imports_ends_the_command_in_a_sentence(name):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     said = "interrupted" if name == "SIGINT" else "terminated"
     assert (done.returncode, done.stderr) == (128 + number, f"npfsn-convert: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("fast_fullsubnet", {"look_ahead": 5, "shrink_size": 3, "quiet_level": 2.5}),
+        ("fullsubnet", {"look_ahead": 5}),
+        ("fullband", {"look_ahead": 5}),
+        ("improved_fullsubnet", {"fdrc": 0.3}),
+    ],
+)
+def test_what_no_tensor_says_comes_from_the_recipe(architecture, said):
+    config = small_model(architecture, **said).config
+    stacks = "fb_model sb_model sb_models fullband_model encoder bottleneck decoder".split()
+    args = {key: value for key, value in vars(config).items() if key not in stacks}
+    assert type(config).from_tensors(config.tensor_shapes(), args) == config
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stack", "name"),
+    [
+        ("fullsubnet", "fb_model", "fb_output_activate_function"),
+        ("fullsubnet", "sb_model", "sb_output_activate_function"),
+        ("fullband", "fullband_model", "output_activate_function"),
+    ],
+)
+def test_an_output_activation_is_that_of_its_own_stack(architecture, stack, name):
+    config = small_model(architecture).config
+    changed = dataclasses.replace(getattr(config, stack), activation="Tanh")
+    expected = dataclasses.replace(config, **{stack: changed})
+    args = {"norm_type": config.norm_type, name: "Tanh"}
+    assert type(config).from_tensors(config.tensor_shapes(), args) == expected
+
+
+def test_a_wide_improved_fullsubnet_needs_no_recipe():
+    centers = (1, 4, 8, 16)
+    config = improved_fullsubnet.Config(
+        "cumulative_laplace_norm",
+        sample_rate=48000,
+        n_fft=960,
+        hop_length=480,
+        freq_cutoffs=(20, 120, 240),
+        sb_num_center_freqs=centers,
+        sb_num_neighbor_freqs=(1, 1, 1, 1),
+        fb_num_center_freqs=centers,
+        fb_num_neighbor_freqs=(1, 1, 1, 1),
+        fb_model=Sequence("LSTM", 480, 3, 1, 480),
+        sb_models=tuple(Sequence("LSTM", 2 * n + 4, 3, 1, 2 * n) for n in centers),
+    )
+    args = {"norm_type": config.norm_type}
+    assert type(config).from_tensors(config.tensor_shapes(), args) == config
+
+
+@pytest.mark.parametrize("width", [2, 9])
+def test_a_bottleneck_gives_one_value_a_band(width):
+    config = small_model("fast_fullsubnet").config
+    with pytest.raises(ModelError, match=f"gives {width}: expected 6 .* and 1"):
+        bottleneck = dataclasses.replace(config.bottleneck, output_size=width)
+        dataclasses.replace(config, bottleneck=bottleneck)
+
+
+def test_layers_of_an_encoder_fit_together():
+    config = small_model("fast_fullsubnet").config
+    first, last = config.encoder
+    with pytest.raises(ModelError, match="do not fit together"):
+        dataclasses.replace(config, encoder=(first, dataclasses.replace(last, input_size=6)))
+
+
+def test_a_full_band_mask_has_two_values_a_bin():
+    config = small_model("fullband").config
+    with pytest.raises(ModelError, match="expected 257 bins and 514 mask values"):
+        changed = dataclasses.replace(config.fullband_model, output_size=257)
+        dataclasses.replace(config, fullband_model=changed)
+
+
+@pytest.mark.parametrize("name", ["sb_num_neighbor_freqs", "fb_num_neighbor_freqs"])
+def test_no_more_neighbours_of_a_section_than_there_are_bins(name):
+    config = improved_fullsubnet.Config.smallest("cumulative_laplace_norm")
+    for n in (7, 8):
+        models = (Sequence("LSTM", 2 * (n + 2), 4, 2, 2), config.sb_models[1])
+        with contextlib.nullcontext() if n == 7 else pytest.raises(ModelError, match=name):
+            dataclasses.replace(config, sb_models=models, **{name: (n, 1)})

@@ -334,3 +334,17 @@ def test_an_interrupted_flush_is_noticed(monkeypatch):
 def test_a_block_length_is_no_truth_value():
     with pytest.raises(TypeError, match="block_length is True"):
         LiveStream(16000, True)
+
+
+def test_a_live_stream_and_its_copy_may_run_at_the_same_time(monkeypatch):
+    live = LiveStream(48000, 480, small_model("fast_fullsubnet"))
+    other, enhance_some, given = live.copy(), npfsn.Enhancer.process, []
+
+    def meanwhile(self, samples):
+        if self is live._enhancer:
+            given.append(other.process(np.zeros(480, np.float32)))
+        return enhance_some(self, samples)
+
+    monkeypatch.setattr(npfsn.Enhancer, "process", meanwhile)
+    live.process(np.zeros(480, np.float32))
+    assert len(given) == 1

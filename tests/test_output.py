@@ -304,3 +304,11 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):
         enhance_file(src, tmp_path / "b.wav")
     assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_frames_that_an_encoder_lost_are_missed(delay, tmp_path, monkeypatch):
+    """Some do not tell of a full disk."""
+    write_all = sf.SoundFile.write
+    src = write(tmp_path / "a.wav", noise(1000))
+    monkeypatch.setattr(sf.SoundFile, "write", lambda file, data: write_all(file, data[:-1]))
+    refuse(src, tmp_path / "b.wav", "only 999 of 1000 frames arrived")

@@ -342,3 +342,24 @@ def test_samples_of_all_reads_are_counted():
     x[[10, 39_000]] = np.nan
     _, err = run("stream", "--format", "f32le", data=x.tobytes())
     assert "2 NaN or infinite samples" in err
+
+
+def test_a_stream_counts_the_clipped_samples_of_all_reads(tmp_path, npfsn, monkeypatch, capsys):
+    give = Delay._give
+    monkeypatch.setattr(Delay, "_give", lambda self, n: give(self, n) + np.float32(1.5))
+    assert stream_files(tmp_path, bytes(40_000)) == 20_000 * b"\xff\x7f"
+    assert "20000 samples beyond full scale were clipped" in capsys.readouterr().err
+
+
+def test_a_full_pipe_is_waited_for(tmp_path, npfsn, monkeypatch):
+    write_some, refusals, waits = os.write, [BlockingIOError()] * 3, []
+
+    def write_later(sink, data):
+        if refusals:
+            raise refusals.pop()
+        return write_some(sink, data)
+
+    monkeypatch.setattr(os, "write", write_later)
+    monkeypatch.setattr(pipe.select, "select", lambda *descriptors: waits.append(descriptors))
+    assert stream_files(tmp_path, bytes(600)) == bytes(600)
+    assert len(waits) == 3

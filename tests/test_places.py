@@ -436,3 +436,20 @@ print(e.process(x[1000:]).tobytes() == f.process(x[1000:]).tobytes())
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc")
     assert python(program)[0].split() == ["MemoryError"] * 3 + ["True"]
+
+
+BLOCKS = """
+import npfsn
+from drawn_models import noise, small_model
+from npfsn.jit import seconds_compiling
+enhancer = npfsn.Enhancer(small_model("fast_fullsubnet"))
+before = seconds_compiling()
+for n in (100, 25_600, 5_000):
+    enhancer.process(noise(n))
+print(before > 0, seconds_compiling() - before)
+"""
+
+
+def test_nothing_compiles_in_mid_stream(tmp_path):
+    out, _ = python(BLOCKS, env=environment(NUMBA_CACHE_DIR=str(tmp_path)))
+    assert out == "True 0.0\n"

@@ -373,3 +373,25 @@ def test_resume_leaves_a_link_to_nowhere_alone(npfsn):
     Path("a_enhanced.wav").symlink_to("nowhere.wav")
     out, _ = npfsn("enhance", "a.wav", "--resume")
     assert "1 skipped, already there" in out
+
+
+def test_a_suffix_in_capitals_is_the_format_of_that_name(npfsn):
+    recording("a.wav")
+    npfsn("enhance", "a.wav", "-o", "B.FLAC", "--format", "flac")
+    assert tree() == ["B.FLAC", "a.wav"]
+
+
+def test_outputs_in_folders_inside_are_left_out_in_any_format(npfsn):
+    recording("rec/sub/b.flac")
+    npfsn("enhance", "rec", "-r", "-o", "rec", "--format", "wav")
+    out, _ = npfsn("enhance", "rec", "-r", "-o", "rec")
+    assert "1 left out" in out
+    assert tree("rec") == ["sub/b.flac", "sub/b_enhanced.flac", "sub/b_enhanced.wav"]
+
+
+def test_of_several_folders_the_first_comes_first(npfsn):
+    recording("one/a.wav", 1000)
+    recording("two/a.wav", 2000)
+    _, err = npfsn("enhance", "-i", "one", "-i", "two", "-o", "out", code=1)
+    assert "two/a.wav and one/a.wav would both become" in err
+    assert sf.info("out/a_enhanced.wav").frames == 1000

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_models import golden_case, golden_model
+from drawn_models import golden_case, golden_model, noise, small_model
 
 import npfsn
 from npfsn import fast_fullsubnet
 from npfsn.convert import _cast
 from npfsn.kernels.vector import HAS_HALF
+from npfsn.models import ARCHITECTURES
 from npfsn.quantise import dequantise, halved, levels_with_room, quantise
 from npfsn.weights import Model, gives_mask, load_model, save_model
 
@@ -174,3 +175,18 @@ def test_values_too_large_for_halves_stay_as_they_are() -> None:
     half = halved(large / 2)
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, large / 2, rtol=2**-11)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_leaves_the_mask_in_floats(architecture: str) -> None:
+    """What is less than half a level of eight bits counts there."""
+    model, heard = small_model(architecture), []
+    for share in (0.0, 1 / 300):
+        tensors = dict(model.tensors)
+        for stack in model.config.mask_stacks:
+            weight = tensors[f"{stack}.fc_output_layer.weight"].copy()
+            weight[:, 0] = share * np.abs(weight[:, 1:]).max(1)
+            tensors[f"{stack}.fc_output_layer.weight"] = weight
+        changed = Model(architecture, model.config, tensors)
+        heard.append(npfsn.enhance(noise(4000), 16000, changed, precision="int8"))
+    assert np.abs(heard[0] - heard[1]).max() > 0

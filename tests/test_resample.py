@@ -10,6 +10,7 @@ import pytest
 from scipy.signal import resample_poly
 from sounds import RATES, noise
 
+from npfsn import resample as resampling
 from npfsn.config import MAX_RATE, MIN_RATE
 from npfsn.errors import AudioError
 from npfsn.resample import Resampler, resample
@@ -125,3 +126,25 @@ def test_late_output_is_the_same_in_any_blocks(rate):
         cut = Resampler(16000, rate, 768)
         parts = [cut.process(x[at : at + size]) for at in range(0, x.size, size)]
         np.testing.assert_array_equal(np.concatenate([*parts, cut.flush()]), expected)
+
+
+def test_no_output_comes_before_the_last_input_it_needs():
+    resampler = Resampler(48000, 16000)  # 61 taps: 30 on each side
+    assert resampler.process(np.zeros(30)).size == 0
+    assert resampler.process(np.zeros(1)).size == 1
+    assert resampler.process(np.zeros(2)).size == 0
+    assert resampler.process(np.zeros(1)).size == 1
+
+
+def test_the_largest_step_is_one(monkeypatch):
+    monkeypatch.setattr(resampling, "MAX_STEP", 441)
+    assert Resampler(44100, 16000).process(np.zeros(441)).size > 0
+    monkeypatch.setattr(resampling, "MAX_STEP", 440)
+    with pytest.raises(AudioError, match="cannot be resampled"):
+        Resampler(44100, 16000)
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_a_resampler_takes_one_dimension(rate):
+    with pytest.raises(ValueError, match=r"shape \(N,\), got shape \(10, 2\)"):
+        Resampler(16000, rate).process(np.zeros((10, 2)))

@@ -29,6 +29,7 @@ from npfsn.kernels import spectrum
 from npfsn.kernels.products import ASKS
 from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
+from npfsn.options import dry_share
 from npfsn.program import Program
 from npfsn.stream import Stream
 from npfsn.weights import Model
@@ -1378,3 +1379,43 @@ def test_a_mel_band_may_be_empty():
     fb[2:4, 0], fb[5, 2] = 1, 2
     bands = MelBands(fb)
     assert (bands.weight.tolist(), bands.start.tolist()) == ([1, 1, 2], [0, 2, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("call", "inside"), [("process", "push_many"), ("flush", "finish"), ("reset", "reset")]
+)
+def test_an_interrupt_of_any_call_is_not_hidden(
+    enhancer: npfsn.Enhancer, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, call: str, inside: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    enhancer.process(x[:1000])
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, inside, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(enhancer, call)(*[x[1000:]] * (call == "process"))
+    for again in (enhancer.flush, enhancer.get_state, lambda: enhancer.step(x[:256])):
+        with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+            again()
+    enhancer.reset()
+    fresh = npfsn.Enhancer(enhancer.model)
+    np.testing.assert_array_equal(run(enhancer, x), run(fresh, x))
+
+
+@pytest.mark.parametrize("kind", [npfsn.Enhancer, npfsn.LiveStream])
+def test_an_infinite_limit_is_none(kind: type) -> None:
+    stream = kind(model=small_model("fullband"), atten_lim_db=math.inf)
+    assert stream.atten_lim_db is None
+    stream.atten_lim_db = 6.0
+    stream.atten_lim_db = math.inf
+    assert stream.atten_lim_db is None
+
+
+def test_many_channels_of_more_samples_are_no_transposed_signal() -> None:
+    audio = np.zeros((50, 40), np.float32)
+    assert npfsn.enhance(audio, 16000, small_model("fullband")).shape == (50, 40)
+
+
+def test_a_limit_beyond_all_measure_is_none() -> None:
+    assert dry_share(401.0) == 0.0 < dry_share(399.0)

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import stat
 import struct
@@ -862,3 +863,28 @@ def test_archives_that_contradict_themselves_are_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match=said):
             load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(-1.0, "holds negative scales"), (np.nan, "NaN"), (np.inf, "NaN or inf")]
+)
+def test_scales_are_numbers_from_0_up(tmp_path, value, message):
+    path = tmp_path / "a.npz"
+    model = drawn_models.small_model("fullband")
+    save_model(dataclasses.replace(model, info={"precision": "int8"}), path)
+    with np.load(path) as file:
+        parts = dict(file)
+    name = next(name for name in parts if name.endswith(".scale"))
+    parts[name][0] = value
+    np.savez(path, **parts)
+    with pytest.raises(ModelError, match=f"{re.escape(name)} holds") as caught:
+        load_model(path)
+    assert message in str(caught.value)
+
+
+def test_a_model_keeps_the_name_of_its_converter(tmp_path):
+    path, model = tmp_path / "a.npz", drawn_models.small_model("fullband")
+    save_model(dataclasses.replace(model, info={"converter": "npfsn 0.0.1"}), path)
+    assert load_model(path).info["converter"] == "npfsn 0.0.1"
+    save_model(load_model(path), path)
+    assert load_model(path).info["converter"] == "npfsn 0.0.1"
