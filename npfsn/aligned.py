@@ -1,4 +1,4 @@
-"""One channel at any sample rate, with the latency of the model taken out."""
+"""One channel at any sample rate, with the model's latency removed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ if TYPE_CHECKING:
 
 
 class AlignedStream:
-    """One channel at any sample rate through an `Enhancer`, latency taken out.
+    """Enhance one channel at any sample rate, with the latency removed.
 
     Parameters
     ----------
     enhancer : Enhancer
-        A fresh stream; used up by this one.
+        A fresh stream that nothing else feeds.
     rate : int
-        Sample rate of what goes in and of what comes out, in Hz.
+        Sample rate of the input and of the output, in Hz.
     atten_lim_db : float, optional
-        As of `Enhancer`, but the input is mixed in at its own rate: 0 gives all of it back, also
-        what lies beyond the band of the model. The enhancer must have no limit of its own.
+        As in `Enhancer`, but the input is mixed in at its own rate: 0 passes all of it through,
+        with frequencies above the model's band. The enhancer must have no limit of its own.
     keep_latency : bool
-        Leave the zeros of the latency at the start, instead of taking them out: `lag` samples.
+        Keep the zeros of the latency at the start, `lag` samples.
+
+    Attributes
+    ----------
+    lag : int
+        Samples by which the output lags the input: the kept latency, rounded up; else 0.
+    lookahead : tuple of two int
+        Samples that the resamplers wait for: of the input, and of the enhancer's output.
     """
 
     def __init__(
@@ -41,19 +48,18 @@ class AlignedStream:
         self._enhancer = enhancer
         self._there = Resampler(rate, enhancer.sample_rate)
         self._skip = 0 if keep_latency else enhancer.latency_samples
-        # The latency need not be a whole number of samples at this rate. The input that is mixed in
-        # is late by one, so the output is, too.
+        # At this rate the latency need not be a whole number of samples. The input that is mixed in
+        # can only be delayed by a whole number, so the output is, too.
         kept = enhancer.latency_samples - self._skip
         self._back = Resampler(enhancer.sample_rate, rate, kept)
         self.lag = self._back.lag
-        #: Samples that its filters wait for: of the input, and of what the enhancer gives.
         self.lookahead = self._there.lookahead, self._back.lookahead
         self._n_in = self._n_out = 0
         self._dry_share = dry_share(atten_lim_db)
-        self._dry: Samples = np.zeros(self.lag, np.float32)  # what has come in, but not out
+        self._dry: Samples = np.zeros(self.lag, np.float32)  # input that is still to be mixed in
 
     def process(self, x: Samples) -> Samples:
-        """Take any number of samples in and give the enhanced ones that are ready.
+        """Take any number of samples and return the enhanced ones that are ready.
 
         Parameters
         ----------
@@ -70,7 +76,7 @@ class AlignedStream:
         return self._give(self._back.process(self._enhance(self._there.process(x))))
 
     def flush(self) -> Samples:
-        """Give the rest: all outputs together are as long as the input (and the kept latency).
+        """Return the rest: all outputs together are as long as the input and the kept latency.
 
         Returns
         -------
@@ -85,13 +91,13 @@ class AlignedStream:
         return self._trim(self._enhancer.process(x))
 
     def _trim(self, y: Samples) -> Samples:
-        """Drop what is left of the zeros at the start."""
+        """Drop the zeros at the start that have not been dropped yet."""
         dropped = min(self._skip, y.size)
         self._skip -= dropped
         return y[dropped:]
 
     def _give(self, y: Samples) -> Samples:
-        """Count what goes out and mix the input in."""
+        """Count the output and mix the input in."""
         self._n_out += y.size
         if not self._dry_share:
             return y

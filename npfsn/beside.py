@@ -1,8 +1,8 @@
-"""What the tiles of a stack with many units do besides: work of layers with one unit.
+"""Work of one-unit layers that the tiles of a stack with many units do besides their own.
 
-A layer of one unit waits for memory: it reads megabytes of weights for one row. A bottleneck waits
-for arithmetic. So its tiles ask memory for what such layers read next and, where these have many
-frames to go, multiply their rows, too: both together take less time than one after the other.
+A one-unit layer is bound by memory: it reads megabytes of weights for one row. A bottleneck is
+bound by arithmetic. So the bottleneck's tiles prefetch the weights that such layers read next and,
+for blocks of frames, also multiply their rows: overlapped, both take less time than in sequence.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from .layers import RecurrentPass
 from .program import Program
 
 _NOTHING = dict.fromkeys(products.PIECE.names or (), 0)
-_DONE = dict(kernels.LAYER.fields or {})["done"][1]  # where it lies in a LAYER
+_DONE = dict(kernels.LAYER.fields or {})["done"][1]  # its offset in a LAYER
 _PANEL_BYTES = 4 * PANEL
 
 
 class Beside:
     """Pieces of work for the tiles of `host`, in the order in which they are due.
+
+    Writes into the tables of `host`. Streams use `ahead` and `write`; files, in blocks of frames,
+    use `block` and `divide`, then `begin` and `finish` for each block.
 
     Parameters
     ----------
@@ -39,21 +42,21 @@ class Beside:
         self._pieces: list[tuple[int, ...]] = []  # of products.PIECE
         self._table = np.zeros(0, products.PIECE)
         self._weight = _weights(host)[0]
-        # The first layer's inputs have too few steps to share them.
+        # Not the first layer's input product: it has too few inputs for its tiles to do more.
         self._products = host.layers["recurrent"], host.layers["input"][1:]
         for table in self._products:
             table["queue"] = self.queue.ctypes.data
         self._lines: list[np.ndarray] = []
-        self._division = 0, 0  # pieces and lines of the first of two blocks
+        self._division = 0, 0  # how many pieces and lines are of the first of two blocks
         self._host = host
-        self._kept: list[Any] = []  # whatever else pieces tell of: tables keep nothing alive
+        self._kept: list[Any] = []  # what else pieces point to: tables keep nothing alive
 
     @staticmethod
     def possible(host: RecurrentPass, *stacks: RecurrentPass) -> bool:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
-        Not in int8, whose weights are near as it is, and where tiles do not ask at all. They take
-        along weights of their own type, or halves.
+        Not in int8, whose weights stay in a near cache anyway, nor where tiles do not prefetch.
+        Tiles can also multiply weights of their own type; float32 tiles also half precision.
         """
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
@@ -68,17 +71,17 @@ class Beside:
 
     @property
     def pieces(self) -> np.ndarray:
-        """All of them, as kernels see them: array of `products.PIECE`."""
+        """All pieces as kernels see them: array of `products.PIECE`."""
         if len(self._table) != len(self):
             self._table = np.array(self._pieces, products.PIECE)
             self.queue["pieces"] = self._table.ctypes.data
         return self._table
 
     def ahead(self, stacks: list[RecurrentPass]) -> None:
-        """Prepare the next frame of `stacks`, of one unit each, that follow in each frame.
+        """Prepare the next frame of one-unit `stacks` that follow the host in each frame.
 
-        Ask for recurrent weights, do the products as soon as these are there, then ask for the
-        other weights: as much as there is time for.
+        Prefetch their recurrent weights, compute the products as soon as these are there, then
+        prefetch the other weights: as much as there is time for.
         """
         self._kept += stacks
         for stack in stacks:
@@ -95,7 +98,7 @@ class Beside:
                     self._ask(other.product.weights[0])
 
     def block(self, stack: RecurrentPass, x: np.ndarray, *, linear: bool = True) -> np.ndarray:
-        """Run a stack of one unit for a block of frames.
+        """Add the pieces that run a one-unit stack over a block of frames.
 
         Parameters
         ----------
@@ -108,10 +111,10 @@ class Beside:
         Returns
         -------
         float32 array
-            Where its results will be, as those of `RecurrentPass.write`.
+            Where its results will be, as in `RecurrentPass.write`.
         """
         self._kept.append(stack)
-        address(kernels.finish_queue)  # not in mid-stream
+        address(kernels.finish_queue)  # compiled now, not in mid-stream
         if _weights(stack)[0].dtype != self._weight.dtype:
             for table in self._products:
                 table["kernel"] = address(products.product_widened)
@@ -129,16 +132,16 @@ class Beside:
         return stack.out
 
     def divide(self) -> None:
-        """Say that what is added from here on works on another block."""
+        """Mark the pieces added from here on as those of the second block."""
         self._division = len(self._pieces), len(self._lines)
 
     def write(self, program: Program) -> None:
-        """Make it a part of a program that all pieces are due in what follows."""
+        """Add a call to a program that makes all pieces due in the calls after it."""
         end, stage = len(self.pieces), self._host.weights.key
         program.add("begin_queue", self.queue, 0, end, stage=stage, owner=self)
 
     def begin(self, frames: int, others: int) -> None:
-        """Make the pieces of two blocks due, of so many frames; no frames: none of that block."""
+        """Make the pieces of both blocks due, for this many frames each; 0: none of that block."""
         n_piece, n_line = self._division
         for i, line in enumerate(self._lines):
             line["frames"] = frames if i < n_line else others
@@ -146,14 +149,14 @@ class Beside:
         self.queue[0] = first, 0, end, self.pieces.ctypes.data
 
     def finish(self) -> None:
-        """Do those that there was no time for."""
+        """Do the pieces that the tiles had no time for."""
         kernels.finish_queue(self.queue.ctypes.data)
 
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))
 
     def _ask(self, weights: np.ndarray, **then: int) -> None:
-        """Ask for weights, a tile's share at a time, and say what is to be done then."""
+        """Prefetch weights, a tile's share per piece; `then` is what to do after the last."""
         steps = self._weight.shape[1]
         size = ASKED * PANEL * self._weight.itemsize * steps
         places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
@@ -162,16 +165,16 @@ class Beside:
         self._add(ask=places[-1], steps=steps, **then)
 
     def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
-        """Do the recurrent product of layer i for one frame, ASKED panels at a time."""
+        """Compute the recurrent product of layer i for one frame, ASKED panels at a time."""
         packed = _weights(stack)[i]
         panels, steps, _ = packed.shape
         weight, size = packed.ctypes.data, packed[0].nbytes
         bias, out = stack.recurrent[i].product.bias.ctypes.data, stack.r[i].ctypes.data
-        # Of an odd number, one is done twice, and is not there in between.
+        # An odd count computes one panel twice, which does not count as done in between.
         firsts = [min(first, panels - ASKED) for first in range(0, panels, ASKED)]
         for first, following in zip(firsts, [*firsts[1:], panels], strict=True):
             self._add(
-                ask=weight + following % panels * size,  # the first come again in the next frame
+                ask=weight + following % panels * size,  # after the last, the first: for the next frame
                 weight=weight + first * size,
                 steps=steps,
                 input=stack.states[i]["h"].ctypes.data,

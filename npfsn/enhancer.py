@@ -44,22 +44,22 @@ class Enhancer(Alone):
     atten_lim_db : float, optional
         Never attenuate by more than this many dB: the delayed input is mixed in at
         ``10 ** (-atten_lim_db / 20)``. 0 passes the input through; None or infinity is no limit.
-        The one option that can be changed in mid-stream: ``enhancer.atten_lim_db = 12``.
+        The only option that can be changed in mid-stream: ``enhancer.atten_lim_db = 12``.
     on_nonfinite : {"raise", "zero"}
         What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
         count them in `n_nonfinite`.
     norm_horizon : float, optional
-        Seconds that running norms remember, for rooms that change. None, the published arithmetic,
-        remembers everything.
+        Seconds that running norms remember, for rooms that change. None, as published: all of the
+        past, or 192 frames (`forgetting_norm`).
 
     Raises
     ------
     ModelError
         The model file is missing, damaged or not a model.
     NormError
-        The norm is unknown, or the model's needs the whole signal: `norm` names one that does not.
+        The norm is unknown, or the model's needs the whole signal: choose a causal one (`norm`).
     TypeError, ValueError
-        An option has a value of another type, or one that it cannot have.
+        The value of an option is of the wrong type or out of range.
 
     Examples
     --------
@@ -142,14 +142,14 @@ class Enhancer(Alone):
 
     @property
     def frame_length(self) -> int:
-        """Samples that `step` takes and gives: one hop."""
+        """Samples that `step` takes and returns: one hop."""
         return self._hop
 
     @property
     def latency_samples(self) -> int:
-        """Samples the output lies behind the input: window and look-ahead, not the hop itself.
+        """Samples by which the output lags the input: window and look-ahead, not the hop itself.
 
-        768 as published: 48 ms, 64 ms end to end with the hop that must be complete first.
+        768 as published: 48 ms, or 64 ms end to end with the hop that must be gathered first.
         """
         return int(self._config.latency_samples)
 
@@ -171,7 +171,7 @@ class Enhancer(Alone):
 
     @property
     def norm_horizon(self) -> float | None:
-        """Seconds that running norms remember; None for all."""
+        """Seconds that running norms remember; None: as published."""
         seconds: float | None = self._options["norm_horizon"]
         return seconds
 
@@ -183,7 +183,7 @@ class Enhancer(Alone):
 
     @property
     def atten_lim_db(self) -> float | None:
-        """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
+        """Limit of the attenuation in dB; None for no limit. May be set in mid-stream."""
         limit: float | None = self._options["atten_lim_db"]
         return None if limit == math.inf else limit
 
@@ -217,19 +217,19 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (frame_length,)
-            The enhanced signal, `latency_samples` behind; zeros before it starts. It may reach a
-            little beyond +-1: clip before it becomes integers.
+            The enhanced signal, `latency_samples` behind; zeros before it starts. It may exceed +-1
+            a little: clip it before you convert it to integers.
 
         Raises
         ------
         TypeError, FrameError
-            The frame was refused; the stream is as it was.
+            The frame was refused; the stream is unchanged.
         StreamEndedError
             After `flush`, or after an exception such as KeyboardInterrupt cut a hop short.
         ConcurrentUseError
             Another thread is using this stream.
         """
-        # By position: Python would keep memory for the names of keywords, hop by hop, up to 10 KB.
+        # By position: with keywords, Python would retain memory for their names, up to 10 KB.
         return self._step(frame, out)
 
     @alone()
@@ -263,9 +263,9 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (M,)
-            As many whole hops as have been received and not returned: after n samples in all, the
-            results have ``frame_length * (n // frame_length)`` samples in all. The same bits for
-            any way of cutting the signal into chunks.
+            All whole hops that have been received and not yet returned: after n samples in all, the
+            results have ``frame_length * (n // frame_length)`` samples in all. The bits do not
+            depend on how the signal is cut into chunks.
 
         Raises
         ------
@@ -304,7 +304,7 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (latency_samples + n % frame_length,)
-            So that all results together are `latency_samples` zeros and then the enhanced signal,
+            With it, all results together are `latency_samples` zeros and then the enhanced signal,
             as long as the input. Empty if the stream has been flushed already.
 
         Raises
@@ -328,7 +328,7 @@ class Enhancer(Alone):
 
     @alone(ended=True, torn=True)
     def reset(self) -> None:
-        """Start anew: the next sample is the first of a signal.
+        """Reset the stream: the next sample is the first of a new signal.
 
         Raises
         ------
@@ -347,7 +347,7 @@ class Enhancer(Alone):
         -------
         dict of str to array
             Copies of plain arrays, and "header": a 0-d string of JSON that says which model and
-            settings they belong to. ``numpy.savez(file, **state)`` keeps it.
+            settings they belong to. ``numpy.savez(file, **state)`` saves it.
 
         Raises
         ------
@@ -372,18 +372,18 @@ class Enhancer(Alone):
 
     @alone(ended=True, torn=True)
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `get_state` was called, to the bit.
+        """Continue, bit for bit, from where `get_state` was called.
 
         Parameters
         ----------
         state : mapping of str to array
-            As `get_state` returned it, from the same model, precision, norm and horizon. What is
-            no part of it, `atten_lim_db` and `on_nonfinite`, stays as this stream has it.
+            As `get_state` returned it, from the same model, precision, norm and horizon. It does
+            not include `atten_lim_db` and `on_nonfinite`: this stream keeps its own.
 
         Raises
         ------
         StateError
-            The state is not this model's, or damaged; the stream is as it was.
+            The state is not this model's, or damaged; the stream is unchanged.
         ConcurrentUseError
             Another thread is using this stream.
         """
@@ -413,27 +413,27 @@ class Enhancer(Alone):
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         Enhancer.__init__(other, self._model, **self._options)
-        other._go_on(self.get_state())  # nobody else has had it
+        other._go_on(self.get_state())  # not claimed: nobody else has it yet
         return other
 
     def __reduce__(self) -> Any:
-        """Refuse to be pickled: what travels between processes is the state."""
+        """Refuse to be pickled: send the state to another process instead."""
         raise TypeError(
             "an Enhancer is not pickled: send its get_state() and its model, and give both to a "
             "new Enhancer there"
         )
 
     def _push(self, x: Samples, out: Samples) -> None:
-        """Take whole hops and give as many."""
+        """Enhance whole hops into `out`."""
         if x.shape[0] == self._hop:
             self._stream.push(x, out)
         else:
             self._stream.push_many(x, out)
-        # Also with a share of zero: whoever goes on from this stream's state may have another.
+        # Even with a share of zero the delay line must advance: a limit may be set later.
         kernels.mix_dry(x, self._dry_share, self._dry, out)
 
     def _header(self) -> dict[str, Any]:
-        """Say what a state belongs to."""
+        """Describe the model and the settings that a state belongs to."""
         return {
             "format": STATE_FORMAT,
             "architecture": self._model.architecture,
@@ -442,7 +442,7 @@ class Enhancer(Alone):
         }
 
     def _check_state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the arrays of a state that fits this stream, or say why it does not."""
+        """Return the arrays of a state that fits this stream, or raise StateError."""
         arrays = states.checked(state, self._state, self._header())
         pending, ended, bad = (int(arrays[n][0]) for n in ("n_pending", "ended", "n_nonfinite"))
         if not (0 <= pending < self._hop and ended in (0, 1) and 0 <= bad <= states.LARGEST_COUNT):

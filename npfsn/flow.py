@@ -1,4 +1,4 @@
-"""Blocks of frames, one behind the other: while a bottleneck computes, others pass by it."""
+"""Blocks of frames in flight: while one is in the bottleneck, others overlap with it."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ _SHORT = 12  # frames of a short block (`Flow.size`)
 
 
 class Parts(NamedTuple):
-    """A network in parts, for blocks of frames that are under way at the same time.
+    """A network in parts, for several blocks of frames in flight.
 
-    One block is before the bottleneck, one in it, one behind it: the bottleneck's tiles see to the
+    One block is before the bottleneck, one in it, one after it. The bottleneck's tiles also run the
     one-unit layers of the other two.
     """
 
-    #: From `mag` of the block before it to what its layers take.
+    #: Of the block before the bottleneck: from `mag` to the input of its layers.
     head: Program
-    #: The layers of the block behind, then those of the block before.
+    #: The layers of the block after the bottleneck, then those of the block before it.
     beside: Beside
-    #: The block in it: the bottleneck.
+    #: Of the block in the bottleneck: the bottleneck itself.
     core: Program
-    #: The block in it: from the bottleneck's results to what the layers behind take.
+    #: Of the same block: from the bottleneck's results to the input of the layers after it.
     join: Program
-    #: From what the layers of the block before it give to what the bottleneck takes.
+    #: Of the block before it: from the results of its layers to the input of the bottleneck.
     gather: Program
 
 
 class _Block(NamedTuple):
-    frame: int  # its first one
+    frame: int  # index of the first one
     n: int  # how many
     spectra: np.ndarray
     out: np.ndarray
 
 
 class Flow:
-    """Blocks of frames on their way through a network, from spectra to samples.
+    """Take blocks of frames through a network, from spectra to samples, several in flight.
 
     Parameters
     ----------
     parts : Parts
     spectra : float64 array, shape (T, 2, F)
-        Those of a new block and, when `complete` is played, those of the block that it completes.
+        Those of a new block; while `complete` is played, those of the block that it completes.
     complete : Program
         From a block's mask to its samples.
     """
 
     def __init__(self, parts: Parts, spectra: np.ndarray, complete: Program) -> None:
         self.parts, self.spectra, self.complete = parts, spectra, complete
-        self._stock = np.zeros((3, *spectra.shape))  # of blocks under way
+        self._stock = np.zeros((3, *spectra.shape))  # spectra of the blocks in flight
         self._taken = 0
         self._within: _Block | None = None
         self._behind: _Block | None = None
@@ -63,7 +63,7 @@ class Flow:
         Parameters
         ----------
         frame, n : int
-            Index of its first frame, as the network counts; how many there are, at most T.
+            Index of its first frame, as the network counts; number of frames, at most T.
         out : float32 array, shape (n hop,)
             Where its samples are to go, once it is complete.
         """
@@ -73,9 +73,9 @@ class Flow:
         self._advance(_Block(frame, n, stock, out))
 
     def size(self, left: int) -> int:
-        """Return how many of the frames that are left are to be the next block.
+        """Return how many of the frames that are left the next block takes.
 
-        The first block has no other to pass by, nor has the last: these are short.
+        The first and the last block have no other to overlap with: these are short.
         """
         if not self.under_way or left <= _SHORT:
             return min(left, _SHORT)
@@ -87,16 +87,18 @@ class Flow:
         return bool(self._within or self._behind)
 
     def end(self) -> None:
-        """Complete the blocks that are under way."""
+        """Complete the blocks in flight."""
         while self.under_way:
             self._advance(None)
 
     def forget(self) -> None:
-        """Drop them: the state has been replaced."""
+        """Drop the blocks in flight: the state has been replaced."""
         self._within = self._behind = None
         self.parts.beside.begin(0, 0)
 
     def _advance(self, before: _Block | None) -> None:
+        # The blocks share scratch, which fixes the order: `join` overwrites what the layers behind
+        # read (`beside`), and `gather` what `core` and `join` read.
         within, behind, parts = self._within, self._behind, self.parts
         if before:
             parts.head.play(before.frame, before.n)

@@ -19,32 +19,32 @@ from .weights import Model
 
 
 class LiveStream(Alone):
-    """Answer every block with as many enhanced samples, as the callback of a sound system must.
+    """Return as many enhanced samples as each block has, as an audio callback must.
 
-    An `Enhancer` takes hops, at the rate of its model. This takes blocks of another length, at
-    another rate, and gives zeros first, once, for as long as filters and hops wait for samples:
-    `latency_samples` tells it, and never grows. (At another rate the last of the zeros, 1 to 3 ms,
-    are nearly such: a filter rings before a sound, too; below 8 kHz it is more.)
+    An `Enhancer` takes hops at the rate of its model. A `LiveStream` takes blocks of other lengths
+    and at other rates. Its output begins with `latency_samples` zeros, while filters and hops wait
+    for samples; this latency never grows. (At another rate the last 1 to 3 ms of them are not
+    exactly zero, because filters also ring before a sound; below 8 kHz it is more.)
 
     Parameters
     ----------
     sample_rate : int or float, optional
-        Of what goes in and of what comes out, a whole number of Hz; the model's if not given.
-        Another one is changed and changed back, which limits the band to the model's.
+        Rate of the input and of the output, a whole number of Hz; the model's if not given. At
+        another rate the signal is resampled there and back, which limits it to the model's band.
     block_length : int, optional
-        Samples of a block; `process` takes any multiple, too, and with 1 blocks of any size. A hop
-        if not given: the least latency where it is a whole number of samples (768 at 48 kHz).
-        Other lengths wait for up to a hop more; at 44.1 kHz, 441 for less than a rounded hop.
+        Samples of a block; `process` takes any multiple, too, so with 1 it takes blocks of any
+        size. If not given, a hop, rounded up. The latency is least with whole hops (768 at 48 kHz);
+        other lengths add up to a hop. At 44.1 kHz, 441 adds less than a hop rounded up.
     model, precision, norm, on_nonfinite, norm_horizon
-        As of `Enhancer`.
+        As in `Enhancer`.
     atten_lim_db : float, optional
-        As of `Enhancer`, but the input is mixed in at its own rate: also what lies beyond the band
-        of the model.
+        As in `Enhancer`, but the input is mixed in at its own rate, with the frequencies above the
+        model's band.
 
     Raises
     ------
     AudioError
-        The sample rate cannot be changed to the model's.
+        Audio of this rate cannot be resampled to the model's.
     ModelError, NormError, TypeError, ValueError
         As in `Enhancer`.
 
@@ -58,8 +58,8 @@ class LiveStream(Alone):
     ((480,), 3036)
     """
 
-    _ready: Samples  # what can be given
-    _dry: Samples  # what has come in and is still to be mixed in
+    _ready: Samples  # enhanced samples that are not yet returned
+    _dry: Samples  # input that is still to be mixed in
     _flushed: bool
 
     def __init__(
@@ -93,9 +93,9 @@ class LiveStream(Alone):
         if block < 1:
             raise ValueError(f"block_length is {block}: expected 1 sample or more")
         self._block = int(block)
-        # Filters wait for samples to come. Zeros ahead of the input make up for the first of them,
-        # so that a hop of input completes a hop, zeros ahead of the output for the second, and for
-        # what waits for its hop to be full.
+        # Both resamplers look ahead. Zeros ahead of the input make up for the first, so that a hop
+        # of input completes a hop. Zeros ahead of the output make up for the second and for samples
+        # that wait until their hop is full.
         self._lead, back = self._stream.lookahead
         whole, part = divmod(self._block * own, self._rate)
         waiting = hop - (1 if part else math.gcd(hop, whole))
@@ -123,7 +123,7 @@ class LiveStream(Alone):
 
     @property
     def norm_horizon(self) -> float | None:
-        """Seconds that running norms remember; None for all."""
+        """Seconds that running norms remember; None: as published."""
         return self._enhancer.norm_horizon
 
     @property
@@ -138,25 +138,25 @@ class LiveStream(Alone):
 
     @property
     def block_length(self) -> int:
-        """Samples of a block, of which `process` takes one or several."""
+        """Samples of a block; `process` takes one block or several."""
         return self._block
 
     @property
     def atten_lim_db(self) -> float | None:
-        """The most that is attenuated, in dB; None for no limit. May be set in mid-stream."""
+        """Limit of the attenuation in dB; None for no limit. May be set in mid-stream."""
         limit = self._atten_lim_db
         return None if limit == math.inf else limit
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
-        dry_share(value)  # or a refusal
-        self._atten_lim_db = value  # all there is to it: another thread may be resetting the stream
+        dry_share(value)  # raises if it is invalid
+        self._atten_lim_db = value  # nothing else: another thread may be resetting the stream
 
     @property
     def latency_samples(self) -> int:
-        """Samples, at this rate, the output lies behind the input: the block not counted.
+        """Samples at this rate by which the output lags the input, not counting the block.
 
-        Whoever speaks hears it a block later, which the sound system must gather first.
+        A speaker hears it one block later, because the audio system must first gather a block.
         """
         return self._stream.lag + self._lead + self._behind
 
@@ -187,7 +187,7 @@ class LiveStream(Alone):
         Raises
         ------
         TypeError, FrameError
-            The block was refused; the stream is as it was.
+            The block was refused; the stream is unchanged.
         StreamEndedError, ConcurrentUseError
             As `Enhancer.step`.
         """
@@ -206,7 +206,7 @@ class LiveStream(Alone):
         return out
 
     def _answer(self, x: Samples, n: int) -> Samples:
-        """Take samples and give n."""
+        """Enhance samples; return n, with the input mixed in."""
         ready = np.concatenate((self._ready, self._stream.process(x)))
         dry = np.concatenate((self._dry, x))
         self._ready, self._dry = ready[n:], dry[n:]
@@ -219,7 +219,7 @@ class LiveStream(Alone):
         Returns
         -------
         float32 array, shape (latency_samples,)
-            What follows if silence does; all results together are `latency_samples` zeros and then
+            The output if silence follows. All results together are `latency_samples` zeros and then
             the enhanced signal, as long as the input. Empty if the stream has been flushed already.
 
         Raises
@@ -230,8 +230,8 @@ class LiveStream(Alone):
         if self._flushed:
             return np.zeros(0, np.float32)
         self._torn = True
-        # Whole blocks: only for these is all ready that is promised. Where they are long, what it
-        # takes and a hop.
+        # Only for whole blocks is as much output ready as promised. Where blocks are long, the
+        # latency and a hop are enough.
         latency = self.latency_samples
         blocks = -(-latency // self._block)
         hop = -(-self._enhancer.frame_length * self._rate // self._enhancer.sample_rate)
@@ -242,7 +242,7 @@ class LiveStream(Alone):
 
     @alone(ended=True, torn=True)
     def reset(self) -> None:
-        """Start anew: the next sample is the first of a signal.
+        """Reset the stream: the next sample is the first of a new signal.
 
         Raises
         ------
@@ -271,7 +271,7 @@ class LiveStream(Alone):
         """
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
-        # Together, for the one to go on using the other.
+        # In one call: the copied stream must use the copied enhancer.
         other._claim, other._enhancer, other._stream, other._ready, other._dry = copy.deepcopy(
             ({}, self._enhancer, self._stream, self._ready, self._dry)
         )
@@ -279,18 +279,18 @@ class LiveStream(Alone):
         return other
 
     def __reduce__(self) -> Any:
-        """Refuse to be pickled: it holds machine code."""
+        """Refuse to be pickled: it holds addresses of machine code."""
         raise TypeError("a LiveStream is not pickled: make one where it is to run")
 
     def __repr__(self) -> str:
-        """Name the rate, the block and what it runs."""
+        """Name the rate, the block length and the enhancer."""
         return f"<npfsn.LiveStream {self._rate} Hz, {self._block} samples, {self._enhancer!r}>"
 
     def _aligned(self) -> AlignedStream:
         return AlignedStream(self._enhancer, self._rate, keep_latency=True)
 
     def _begin(self) -> None:
-        """Begin a signal with the zeros that go ahead of it."""
+        """Begin a signal with its leading zeros."""
         self._n_nonfinite, self._flushed = 0, False
         ahead = self._stream.process(np.zeros(self._lead, np.float32))
         self._ready = np.concatenate((np.zeros(self._behind, np.float32), ahead))

@@ -40,10 +40,10 @@ def enhance(
         Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
     sample_rate : int or float
         A whole number of Hz. Where it is not the model's, the signal is resampled there and back,
-        and loses what lies above half of the lower rate.
+        and loses the frequencies above half of the lower rate.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
-        As in `Enhancer`. A model with an offline norm runs here as published: it reads the signal
-        once more for each of them, and these have no horizon.
+        As in `Enhancer`. A model with offline norms runs here as published: the signal is run again
+        until every norm is fitted. Offline norms ignore `norm_horizon`.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def enhance(
     Raises
     ------
     FrameError, AudioError
-        The audio has another shape or is not finite; its rate is no rate.
+        The audio has the wrong shape or is not finite; the sample rate is not supported.
     TypeError, ValueError
-        The audio or an option is of another type; an option is out of its range.
+        The audio or an option is of the wrong type; an option is out of range.
     ModelError, NormError
         As in `Enhancer`.
 
