@@ -28,8 +28,8 @@ _PANEL_BYTES = 4 * PANEL
 class Beside:
     """Pieces of work for the tiles of `host`, in the order in which they are due.
 
-    Writes into the tables of `host`. Streams use `ahead` and `write`; files, in blocks of frames,
-    use `block` and `divide`, then `begin` and `finish` for each block.
+    Writes into the tables of `host`. Frame by frame, a stream uses `ahead` and `write`. Files, in
+    blocks of frames, use `block` and `divide`, then `begin` and `finish` around each run of `host`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Beside:
         for table in self._products:
             table["queue"] = self.queue.ctypes.data
         self._lines: list[np.ndarray] = []
-        self._division = 0, 0  # how many pieces and lines are of the first of two blocks
+        self._division = 0, 0  # counts of pieces and lines of the first of two blocks
         self._host = host
         self._kept: list[Any] = []  # what else pieces point to: tables keep nothing alive
 
@@ -174,7 +174,7 @@ class Beside:
         firsts = [min(first, panels - ASKED) for first in range(0, panels, ASKED)]
         for first, following in zip(firsts, [*firsts[1:], panels], strict=True):
             self._add(
-                ask=weight + following % panels * size,  # after the last, the first: for the next frame
+                ask=weight + following % panels * size,  # then the first again: the next frame
                 weight=weight + first * size,
                 steps=steps,
                 input=stack.states[i]["h"].ctypes.data,

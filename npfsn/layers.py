@@ -27,13 +27,15 @@ _CODES = {
     "Tanh": (kernels.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
-# What the frame that ends a block of two has to itself, W_ih x and the cells, over what both share,
-# W_hh h, in time (npfsn bench --profile). Byte products by one instruction weigh less beside cells.
+# In a block of two frames: time of the work that only the last one can do (W_ih x and the cells),
+# over that of the work that both share (W_hh h), by npfsn bench --profile. Where one instruction
+# does byte products, products weigh less beside the cells.
 _OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
-# At most so many units are worked on together, so that their gates stay in the caches.
+# About this many units at most are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
-# Where so many rows of a block meet weights, to have them wide outweighs to read half as much
-# (`HALVES_COST`): the 257 of FullSubNet, and blocks of frames, but not the 64 of a Fast FullSubNet.
+# From this many rows on, float32 weights are faster than half-precision ones, although twice as
+# much is read (`HALVES_COST`): for the 257 units of FullSubNet and for blocks of frames, but not
+# for the 64 units of Fast FullSubNet.
 _MANY = 128
 
 
@@ -76,7 +78,7 @@ class Product:
         return (pack_f32(weight),)
 
     def for_rows(self, rows: int) -> Product:
-        """Return the product for blocks of so many rows: this one, or one with wide weights."""
+        """Return the product for blocks of `rows` rows: this one, or one with float32 weights."""
         packed = self.weights[0]
         if not HALVES_COST or rows < _MANY or packed.dtype != np.uint16:
             return self
@@ -106,7 +108,7 @@ class Product:
 class Int8Product(Product):
     """A packed matrix in int8 with a scale per row; inputs are quantised row by row.
 
-    They come in whole panels, zeros behind the last input.
+    Inputs come in whole panels, padded with zeros.
     """
 
     tile = products.BLOCK_I8
@@ -131,8 +133,8 @@ class BoundProduct:
     Attributes
     ----------
     table : array of `products.PRODUCT`, shape (1,)
-        How kernels see it. It keeps nothing alive: this object does, which is why a copy of it
-        would be no copy.
+        How kernels see it. The table keeps nothing alive: this object does. The table of a copy
+        would still point to the arrays of the original.
     """
 
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
@@ -160,7 +162,7 @@ PRODUCTS: dict[str, type[Product]] = {"float32": Product, "int8": Int8Product}
 def _product(
     weight: np.ndarray, bias: np.ndarray, precision: str, in_floats: bool = False
 ) -> Product:
-    """Return a product; one that stays `in_floats` in int8 has weights of half precision there."""
+    """Return a product; with `in_floats`, int8 networks use half-precision weights for it."""
     if in_floats:
         return Product(halved(weight) if precision == "int8" else weight, bias)
     return PRODUCTS[precision](weight, bias)
@@ -184,9 +186,9 @@ class RecurrentLayer:
             for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         b_ih, b_hh = b_ih.astype(np.float32), b_hh.astype(np.float32)
-        if cell == "LSTM":  # both biases meet in the sum of the gates
+        if cell == "LSTM":  # an LSTM only needs the sum of both biases
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
-        # Quantised rows come in whole panels; hidden states do.
+        # Inputs of int8 products are whole panels: hidden states are, features need not be.
         in_floats = layer == 0 and (features or w_ih.shape[1] % PANEL > 0)
         w_ih, w_hh, b_ih, b_hh = (_gates_in_panels(x, gates) for x in (w_ih, w_hh, b_ih, b_hh))
         self.input = _product(w_ih, b_ih, precision, in_floats)
@@ -245,27 +247,57 @@ class Recurrent:
     def bind(self, state: State, units: int, frames: int, turn: int = 0) -> RecurrentPass:
         """Return the stack bound to `state`, for blocks of at most `frames` frames.
 
-        A layer with one unit reads its recurrent weights in every other frame (`kernels.recur`),
-        the first layer in odd ones if `turn` is odd; the next layer in those between.
+        Run frame by frame, a one-unit layer reads its recurrent weights in every other frame
+        (`kernels.layers.recur`): the first layer in odd frames if `turn` is odd, the next in even.
         """
         return RecurrentPass(self, state, units, frames, turn)
 
 
 def _block_size(units: int, tile: int) -> int:
-    """Size of blocks of at most `_BLOCK` units: even ones, in whole tiles of rows."""
+    """Return the size of equal blocks of about `_BLOCK` units at most, in whole tiles of rows."""
     blocks = -(-units // _BLOCK)
     tiles = -(-units // (blocks * tile))
     return min(tiles * tile, units)
 
 
 class RecurrentPass:
-    """A stack bound to the state of one stream and to scratch for blocks of frames."""
+    """A stack bound to the state of one stream and to scratch for blocks of frames.
+
+    Parameters
+    ----------
+    weights : Recurrent
+    state : State
+    units : int
+        U, units that share the weights.
+    frames : int
+        The most frames in a block.
+    turn : int
+        As in `Recurrent.bind`.
+
+    Attributes
+    ----------
+    every : int
+        s: it runs once in s frames (`write`).
+    inputs, recurrent : list of BoundProduct
+        W_ih x and W_hh h of each layer.
+    states : list of dict of str to array
+        h, and c of an LSTM, of each layer.
+    layers, stack : array of `kernels.LAYER`, array of `kernels.STACK`
+        How kernels see all of it.
+    linear : BoundProduct or None
+    r : list of float32 array, shape (n, G H)
+        Recurrent product of each layer, as far as it is done ahead of time.
+    p, r_few : float32 array
+        Scratch: input products, and recurrent products that are not done ahead.
+    y, z, out : float32 array
+        Scratch: hidden states, and the linear layer before and after its activation.
+    """
 
     def __init__(
         self, weights: Recurrent, state: State, units: int, frames: int, turn: int = 0
     ) -> None:
         self.weights, self.units = weights, units
-        self.every = 1  # frames of which one has a result (`write`)
+        self.every = 1
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
@@ -297,7 +329,7 @@ class RecurrentPass:
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
-        # Hidden states, of layers in turn.
+        # Hidden states: layers alternate between the two.
         self.y = [aligned((rows, size), np.float32) for _ in range(min(2, spec.num_layers))]
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
@@ -314,21 +346,21 @@ class RecurrentPass:
         self.layers["done"] = 0
 
     def begin(self) -> None:
-        """Write down the recurrent products of the first frame: the state is all zeros."""
+        """Set the recurrent products of the first frame to the biases: the state is all zeros."""
         for i, layer in enumerate(self.weights.layers):
             self.r[i][:] = layer.recurrent.bias
             self.layers["done"][i] = layer.recurrent.panels
 
     def write(self, program: Program, x: np.ndarray, every: int = 1) -> np.ndarray:
-        """Make the stack a part of a program.
+        """Add the stack to a program.
 
         Parameters
         ----------
         program : Program
         x : float32 array, shape (frames U, >= input_size)
-            Where the first product is in int8, whole panels and no more.
+            If the first product is in int8, whole panels and no more.
         every : int
-            s: it runs for each of s frames that ends (`Program`).
+            s: it runs once for each block of s frames, when the block ends (`Program.add`).
 
         Returns
         -------
@@ -339,7 +371,7 @@ class RecurrentPass:
         return self.write_linear(program)
 
     def write_layers(self, program: Program, x: np.ndarray, every: int = 1) -> None:
-        """Make the recurrent layers a part of a program, as `write`."""
+        """Add the recurrent layers to a program, as `write` does."""
         self.every = every
         how: dict[str, Any] = {"stage": self.weights.key, "every": every, "owner": self}
         for i, y in enumerate(self.outputs):
@@ -347,7 +379,7 @@ class RecurrentPass:
             x = y
 
     def write_linear(self, program: Program) -> np.ndarray:
-        """Make the linear layer behind them, if there is one, a part of a program, as `write`."""
+        """Add the linear layer after them, if there is one, to a program, as `write` does."""
         x = self.outputs[-1]
         if self.linear is None:
             return x
@@ -357,16 +389,16 @@ class RecurrentPass:
 
     @property
     def outputs(self) -> list[np.ndarray]:
-        """Where the hidden states of each layer go: scratch that layers use in turn."""
+        """Where the hidden states of each layer go: two arrays that layers use alternately."""
         return [self.y[i % 2] for i in range(len(self.layers))]
 
     def spread(self, program: Program) -> None:
-        """Share the recurrent products of a stack that runs in every s-th frame out among s frames.
+        """Share out the recurrent products of a stack that runs in every s-th frame among s frames.
 
         W_hh h of all layers needs only the last state, and may be two thirds of the work. Each
-        frame leaves some panels done, by its place in the block, 0 for the one that has ended the
-        last: no frame has all of it. The frame that ends a block has own work, and takes what
-        makes it as long as the others, if anything.
+        frame computes some of its panels: `due` says how many are done after it, by its place in
+        the block, 0 for the frame that ended the last block. That frame also runs the cells, so it
+        computes only as many panels as make it as long as the others, or none.
         """
         last = self.every - 1
         if last == 0:

@@ -20,14 +20,14 @@ class Network:
     Parameters
     ----------
     config : Config
-        Of the module the network is in.
+        The `Config` of the network's own module.
     tensors : mapping of str to array
         The checkpoint's tensors.
     precision : {"float32", "int8"}
     """
 
     config: Any
-    #: Frames in a block where that many are at hand: as many as keep scratch small.
+    #: The most frames in a block: few enough to keep scratch small.
     block_frames: ClassVar[int] = 32
     #: The kernel that multiplies the mask into spectra.
     apply_mask: ClassVar[str] = "apply_complex"
@@ -52,14 +52,14 @@ class Network:
 class Pass:
     """A network bound to one stream's state, with scratch for blocks of up to `frames` frames."""
 
-    #: float32[frames, F]: written by whoever plays the program, before.
+    #: float32[frames, F]: the caller writes it before playing the program.
     mag: np.ndarray
-    #: float32[frames, 2, F]: the mask, real plane first, as the network gives it: that of the
-    #: frames that lie behind by the look-ahead.
+    #: float32[frames, 2, F]: the mask as the network gives it, real plane first, for the frames
+    #: `look_ahead` earlier.
     mask: np.ndarray
     norms: list[BoundNorm]
-    #: From `mag` to `mask`. What needs an offline norm that is being fitted is left out, or runs on
-    #: numbers that nobody uses.
+    #: From `mag` to `mask`. While an offline norm is being fitted, calls that need it are skipped,
+    #: or their results are not used.
     program: Program
 
     def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:
@@ -70,7 +70,7 @@ class Pass:
         frame : int
             Index of the first frame in the stream.
         n_frame : int
-            T, no more than it is bound for: `mag` holds the magnitudes of frames `frame` ..
+            T, at most the `frames` it is bound for: `mag` holds the magnitudes of frames `frame` ..
             `frame + T - 1`.
 
         Returns
@@ -82,7 +82,7 @@ class Pass:
         return self.mask[:n_frame] if self.fitted else None
 
     def parts(self) -> Parts | None:
-        """Return the program in parts, so that several blocks can be under way, if that helps."""
+        """Return the program in parts for several blocks in flight; None if that does not help."""
         return None
 
     @property
@@ -97,12 +97,12 @@ class Pass:
         return all(norm.fitted for norm in self.norms)
 
     def forget_after(self, frames: float) -> None:
-        """Let running norms forget what is older than so many frames; infinite: as published."""
+        """Let running norms forget all that is older than `frames`; infinite: as published."""
         for norm in self.norms:
             norm.forget_after(frames)
 
     def finish(self, frame: int) -> None:
-        """Count what an offline norm would miss of a signal that ended before `frame`."""
+        """Count the end of a signal, before `frame`, for offline norms that would miss it."""
 
     def begin(self) -> None:
         """Prepare the first frame: the state is all zeros."""

@@ -1,4 +1,4 @@
-"""Options that streams, whole signals and files have in common: checked, and in numbers to use."""
+"""Options that streams, whole signals and files have in common: checked and converted."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def dry_share(atten_lim_db: float | None) -> np.float32:
 
 
 def check_nonfinite(on_nonfinite: str) -> None:
-    """Raise ValueError unless this says what to do with NaN and infinity."""
+    """Raise ValueError unless this is one of `OnNonfinite`."""
     if on_nonfinite not in ("raise", "zero"):
         raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
 
 
 def whole_rate(sample_rate: float) -> int:
-    """Return a sample rate that can be changed, as an int: sound systems tell 44100.0."""
+    """Return a sample rate that can be resampled, as an int; audio systems report 44100.0."""
     number = _number(sample_rate)
     wrong = (
         f"sample rate is {shown(sample_rate)}: expected a whole number of Hz from {MIN_RATE} to "
@@ -51,7 +51,7 @@ def whole_rate(sample_rate: float) -> int:
 
 
 def _number(value: object) -> float | None:
-    """Return a real number as float, infinite if it is too large for one; None for all else."""
+    """Return a real number as a float, infinite if it is too large; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return None
     try:

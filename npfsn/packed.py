@@ -24,7 +24,7 @@ def shared_network(model: Model, config: Any, precision: str) -> Network:
     """Return the packed network of a model, made at the first request and ready to run."""
     if precision not in tuple(PRODUCTS):  # a list, say, has no hash
         raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
-    with weights.loading:
+    with weights.loading:  # through the module: a forked child gets a new lock
         known = _networks.setdefault(model, {})
         key = (config, precision)
         network = known.pop(key, None)
@@ -32,7 +32,7 @@ def shared_network(model: Model, config: Any, precision: str) -> Network:
             module = ARCHITECTURES[model.architecture]
             network = module.Network(config, model.tensors, precision)
             _warm_up(network)
-        known[key] = network  # the last one used
+        known[key] = network  # now the one used last
         if len(known) > _NETWORKS_KEPT:
             del known[next(iter(known))]
         return network
@@ -42,7 +42,7 @@ def _warm_up(network: Network) -> None:
     """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
     config = network.config
     if not config.streams:
-        return  # it will not stream
+        return  # it cannot stream
     stream = Stream(network)
     stream.bind_blocks().bind_flow()
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)

@@ -1,4 +1,4 @@
-"""A frame's kernels and what they work on: written down once, then played in one compiled call."""
+"""A frame's kernels and their arguments: recorded once, then played in one compiled call."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Program:
     Attributes
     ----------
     stages : list of (str, str)
-        Of every call: what it is a part of, its kernel.
+        Of every call: what it is a part of, and the name of its kernel.
     owners : list
-        Of every call: what it belongs to, or None.
+        Of every call: the object it belongs to, or None.
     """
 
     def __init__(self) -> None:
@@ -51,25 +51,25 @@ class Program:
     def add(
         self, kernel: str, *arguments: Any, stage: str, every: int = 1, owner: object = None
     ) -> None:
-        """Write down a call.
+        """Record a call.
 
         Parameters
         ----------
         kernel : str
-            One of `kernels.TAKES`, which tells its arguments.
+            One of `kernels.TAKES`, which lists its arguments.
         *arguments : array, int or float
-            Arrays are kept, and read and written whenever the call is played.
+            Arrays are kept alive, and read and written whenever the call is played.
         stage : str
             What the call is a part of, for a profile.
         every : int
-            s: play it only where blocks of s frames end, and for as many of them.
+            s: play it only when blocks of s frames end, for as many blocks as end.
         owner : object, optional
-            Kept, too: what keeps the arrays that a table among the arguments tells of.
+            Kept alive, too: it owns the arrays that a table among the arguments points to.
 
         Raises
         ------
         KeyError, ValueError, TypeError
-            There is no such kernel, or it takes other arguments: fewer, more, of another kind.
+            There is no such kernel, or it takes other arguments: fewer, more or of another kind.
         """
         operation = np.zeros(1, kernels.OPERATION)
         operation["kernel"], operation["every"] = kernels.kernel_of(kernel), every
@@ -101,7 +101,7 @@ class Program:
         owners: list[object],
         arguments: list[Any],
     ) -> None:
-        # Bytes: to join tables, NumPy would ask itself field by field what kind they become.
+        # As bytes: to join tables, NumPy would work out the common type of each field.
         joined = bytearray(self._operations.tobytes() + operations.tobytes())
         self._operations = np.frombuffer(joined, kernels.OPERATION)
         self._address = self._operations.ctypes.data
@@ -114,9 +114,10 @@ class Program:
         return len(self.stages)
 
     def end_of_norm(self, norm: int) -> None:
-        """Say that what follows from here on does not need norm number `norm` of the calls.
+        """Mark the end of the calls that need the offline norm, which is call number `norm`.
 
-        While it takes moments, it skips the calls up to here; without this, all that follow.
+        While the norm takes moments, the calls up to here are skipped; without this, all that
+        follow.
         """
         self._operations["otherwise"][norm] = len(self) - norm - 1
 
@@ -134,7 +135,7 @@ class Program:
         frame : int
             Index of the first frame in the stream.
         n_frame : int
-            How many, at most as many as the arrays have room for.
+            Number of frames, at most as many as the arrays have room for.
         x, out : float32 array, shape (n_frame * hop,), optional
             Samples for `push_hop`, and where those of `synthesise` go.
         """
@@ -148,6 +149,6 @@ class Program:
         x: np.ndarray = _NO_SAMPLES,
         out: np.ndarray = _NO_SAMPLES,
     ) -> None:
-        """Run one of the calls, as `play` does: to see what it takes."""
+        """Run one of the calls as `play` does, to time it."""
         at = self._address + call * self._operations.itemsize
         kernels.play(at, 1, frame, n_frame, x, out)

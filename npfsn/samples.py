@@ -12,17 +12,17 @@ from .kernels import spectrum as kernels
 from .options import OnNonfinite
 
 Samples = npt.NDArray[np.float32]
-#: What callers may give for them.
+#: What callers may pass for them.
 AnySamples = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
-# More channels than this, and more than samples: the axes are in the order of another library.
+# With more channels than this, and more channels than samples, an array has its axes swapped.
 MAX_CHANNELS = 32
 
 
 def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
-    """Return float32 samples in one piece, or raise for another type or shape."""
+    """Return contiguous float32 samples, or raise for a wrong type or shape."""
     check_type(x, name)
-    x = np.asarray(x)  # memmap and other kinds of array, as what they hold
+    x = np.asarray(x)  # a plain array, of a memmap or another subclass too
     if shape is not None and x.shape != shape:
         raise FrameError(
             f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
@@ -38,7 +38,7 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
 def copy_finite(
     x: Samples, out: Samples, counter: npt.NDArray[np.int64], on_nonfinite: OnNonfinite
 ) -> int:
-    """Copy samples as streams take them (`kernels.check_samples`); return how many were none.
+    """Copy samples through `kernels.check_samples`; return how many were NaN or infinite.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def copy_finite(
 
 
 def _is_array(x: Any) -> bool:
-    """Whether this is an array all of which counts: a mask would hide what is read or written."""
+    """Whether this is an array without a mask, which would hide what is read or written."""
     return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 
@@ -82,7 +82,7 @@ def check_type(x: Any, name: str) -> None:
 
 
 def as_float32(x: npt.NDArray[Any]) -> Samples:
-    """Cast samples. What float32 cannot hold is infinite, or zero; neither is worth a warning.
+    """Cast samples. Values that float32 cannot hold become infinite or zero, without a warning.
 
     Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
     would be compiled anew, in mid-stream.
@@ -92,7 +92,7 @@ def as_float32(x: npt.NDArray[Any]) -> Samples:
 
 
 def as_out(out: Any, hop: int) -> Samples:
-    """Return where a hop goes, or raise if it does not fit there."""
+    """Return the array that a hop is written to, or raise if it does not fit."""
     if out is None:
         return np.empty(hop, np.float32)
     if not _is_array(out) or out.dtype != np.float32:
@@ -136,8 +136,8 @@ def silence_nonfinite(x: Samples) -> int:
     int
         How many samples were replaced.
     """
-    # A sum is finite only if every sample is, and costs no second array; one that overflows is
-    # looked at closely.
+    # A sum is finite only if every sample is, and needs no second array. If it is not, as after an
+    # overflow, every sample is checked.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(x.sum()):
             return 0
@@ -155,7 +155,7 @@ def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
 
 
 def to_steps(y: Samples, bits: int) -> tuple[npt.NDArray[np.int32], int]:
-    """Round to the nearest of 2^bits steps from -1 to 1 and clip what lies beyond.
+    """Round to the nearest of 2^bits steps from -1 to 1 and clip values beyond.
 
     Parameters
     ----------

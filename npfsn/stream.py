@@ -15,24 +15,24 @@ from .program import Program
 from .state import Fields, State
 from .stft import Stft
 
-# Where a lone window is smaller, dividing by it amplifies more than a hundredfold what the mask
-# left at the frame's edge, rounding included: the published float32 code is not determined to 1e-5
-# there either. Only the last samples of a signal can lie there.
+# Where a single window covers a sample and is smaller than this, dividing by it amplifies what the
+# mask left at the frame's edge more than a hundredfold, rounding included. The published float32
+# code is not accurate to 1e-5 there either. Only the last samples of a signal can lie there.
 _THIN_WINDOW = 1 / 128
 
-# Samples that are no larger are silence: three steps of 16 bits, more than dither.
+# Samples up to this size are silence: three 16-bit steps, more than dither.
 _SILENCE = np.float32(1e-4)
 
-# After a silence as long, what was heard before is worth less than the silence costs the norm
+# After a silence this long, what was heard before helps the norm less than the silence harms it
 # (`tools.evaluate starts`, weights/README.md).
 _LONG_SILENCE_SECONDS = 5.0
 
-# So many hops at once are worth it to have several blocks under way (`npfsn.flow`).
+# From this many hops at once, it pays to have several blocks in flight (`npfsn.flow`).
 _LONG = 64
 
 
 class _Block:
-    """A pass over blocks of up to `frames` frames, its spectra, and what is played."""
+    """A pass over blocks of up to `frames` frames, with its spectra and its programs."""
 
     def __init__(
         self, network: Network, horizon: float, state: State, stft: Stft, frames: int
@@ -52,20 +52,20 @@ class _Block:
         wait.add("wait_for_mask", self.new, state["stft.spec"], ready, stage="mask")
         complete.add(network.apply_mask, self.network_pass.mask, ready, stage="mask")
         stft.write_synthesis(complete, ready)
-        # While the look-ahead lasts, masks belong to frames before the first.
+        # In the first `look_ahead` frames, masks belong to frames before the first.
         self.look_ahead = self.network_pass.program.then(wait)
         self.program = self.look_ahead.then(complete)
         self._complete = wait.then(complete)
         self.flow: Flow | None = None
 
     def bind_flow(self) -> Flow | None:
-        """Return the way of blocks that are under way together, made when first needed, if any."""
+        """Return the flow of blocks, made when first needed; None if the network has no parts."""
         if self.flow is None and (parts := self.network_pass.parts()):
             self.flow = Flow(parts, self.new, self._complete)
         return self.flow
 
     def analyse(self, signal: np.ndarray, n: int) -> None:
-        """Transform `n` frames: those that start every hop of `signal`."""
+        """Transform `n` frames of `signal`, one per hop."""
         size = self.stft.n_fft + (n - 1) * self.stft.hop
         self.signal[:size] = signal[:size]
         self._analysis.play(0, n)
@@ -80,7 +80,7 @@ class Stream:
     horizon : float
         Frames after which running norms forget; infinite as published.
     more : Fields, optional
-        What else is to be kept, saved and reset with its state.
+        Further entries to keep, save and reset with its state.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Stream:
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
         self.signal = self.state["stft.signal"]
-        # Where the network last started anew at a sound: 0 before the first, then 1 and the frame
-        # it was; and hops of silence since the last sound.
+        # `began`: 0 until the network first starts at a sound, then 1 + frame of its last start.
+        # `silent`: hops of silence since the last sound.
         self.began, self.silent = self.state["began"], self.state["silent"]
         self._waits = config.starts_at_sound
         self._patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
@@ -106,7 +106,7 @@ class Stream:
         self._one = _Block(network, horizon, self.state, self.stft, 1)
         self._many: _Block | None = None
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
-        # hop may complete no frame, or two, or nothing to give.
+        # hop may complete no frame, or two, or no output.
         self._steady = self.latency_hops - self.half_hops + 1
         self._take, hop = Program(), Program()
         self._take.add("push_hop", self.signal, stage="samples in")
@@ -154,7 +154,7 @@ class Stream:
         return sums
 
     def fit_norms(self) -> None:
-        """Fit the offline norms that have counted something."""
+        """Fit the offline norms that have counted any values."""
         for block in (self._one, self.bind_blocks()):
             for norm in block.network_pass.norms:
                 if not norm.fitted and norm.state[0][0] > 0:
@@ -162,7 +162,7 @@ class Stream:
         self.fitted = self._one.network_pass.fitted
 
     def unfit_norms(self) -> None:
-        """Make offline norms count again: another signal follows."""
+        """Make offline norms count again, for another signal."""
         for block in (self._one, self._many):
             for norm in block.network_pass.norms if block else ():
                 norm.unfit()
@@ -175,7 +175,7 @@ class Stream:
         self._begin_network()
 
     def _begin_network(self) -> None:
-        """Begin with a network whose state is all zeros."""
+        """Prepare the network's first frame; its state is all zeros."""
         self.forget()
         self._one.network_pass.begin()
 
@@ -188,7 +188,7 @@ class Stream:
                 self._many.flow.forget()
 
     def push(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Take one hop and give one, `latency_hops` behind; zeros before the first.
+        """Take one hop and write one to `out`, `latency_hops` behind; zeros before the first.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class Stream:
         self._push(x, out)
 
     def _push(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Take one hop that has been listened to."""
+        """Take one hop, after `_listen`."""
         frame = int(self.clock[1])
         if frame >= self._steady and self.fitted:
             self._hop_program.play(self._network_frame(frame), 1, x, out)
@@ -212,7 +212,7 @@ class Stream:
             return
         n_fft = self.config.n_fft
         if hops == self.half_hops + 1:
-            # The signal's first samples end in the buffer's last half: reflect them to its left.
+            # The signal starts within the buffer: reflect its first samples to the left of it.
             start = n_fft + self.hop - hops * self.hop
             self.signal[:start] = self.signal[start + 1 : 2 * start + 1][::-1]
             self._frame(self.signal)
@@ -223,7 +223,7 @@ class Stream:
             out.fill(0)
 
     def push_many(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Take any number of hops and give as many; the same bits as `push`, faster.
+        """Take any number of hops and write as many; the same bits as `push`, faster.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class Stream:
             self.bind_blocks().network_pass.forget()
 
     def _begin(self, x: np.ndarray, out: np.ndarray) -> int:
-        """Take the first hops at once, of which nothing is complete, if there are as many.
+        """Take the first `latency_hops` hops at once, if there are enough; none completes output.
 
         Returns
         -------
@@ -281,12 +281,12 @@ class Stream:
         return end
 
     def _listen(self, x: np.ndarray) -> int:
-        """Start the network anew if `x` begins with sound: the first, or the end of a long silence.
+        """Reset the network if `x` begins with the first sound, or with sound after long silence.
 
         Returns
         -------
         int
-            Of the hops of `x`, how many are to be taken before this is asked again.
+            How many hops of `x` to take before the next call.
         """
         if not self.began[0]:
             self.silent[0] = self._patience
@@ -303,11 +303,11 @@ class Stream:
         return int(self._hops_before[0])
 
     def _network_frame(self, frame: int) -> int:
-        """Count frames as the network does, from where it began: blocks of frames start there."""
+        """Count a frame from where the network last began: blocks of frames start there."""
         return frame - max(int(self.began[0]) - 1, 0)
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
-        """Take a few hops at once, in the steady state of one frame a hop."""
+        """Take a few hops at once, in the steady state of one frame per hop."""
         block, n = self.bind_blocks(), x.shape[0] // self.hop
         self._one.network_pass.forget()
         self._run(block, self._take_samples(x), n)
@@ -330,7 +330,7 @@ class Stream:
         return signal[2 * self.hop :]
 
     def bind_blocks(self) -> _Block:
-        """Return the pass over many frames, made when first needed: to step takes none."""
+        """Return the pass over many frames, made when first needed: `push` needs none."""
         if self._many is None:
             frames = self.network.block_frames
             self._many = _Block(self.network, self.horizon, self.state, self.stft, frames)
@@ -367,13 +367,13 @@ class Stream:
         Returns
         -------
         float32 array, shape (latency + R,)
-            With what `push` gave: `latency` zeros and then the enhanced signal.
+            After what `push` wrote: in all, `latency` zeros and then the enhanced signal.
         """
         n_fft, hop, half = self.config.n_fft, self.hop, self.config.n_fft // 2
         hops = int(self.clock[0])
         n_sample = hops * hop + tail.shape[0]
         zeros = max(self.latency_hops - hops, 0)
-        # Before the first frame what was heard; after it the buffer has its reflection to the left.
+        # Before the first frame the samples received; after it, their reflection on the left too.
         first = 0 if self.clock[1] else self.signal.shape[0] - hops * hop
         signal = np.concatenate([self.signal[first:], tail])
         given = [np.zeros(zeros * hop, np.float32)]
@@ -393,7 +393,7 @@ class Stream:
             last = signal.shape[0] - n_fft
             starts = range(last - (self.half_hops - 1) * hop, last + 1, hop)
         first = self.config.look_ahead + self.half_hops  # the first frame that completes a hop
-        # A stream that was given hop by hop has no pass over many frames, and needs none now.
+        # A stream that was fed hop by hop has no pass over many frames, and needs none here.
         block, most = self._one, 1
         if self._many is not None and self.clock[1] >= self._steady:
             block, most = self._many, self.network.block_frames
@@ -408,8 +408,8 @@ class Stream:
 
         self._one.network_pass.finish(int(self.clock[1]))
 
-        # What is left lies under no further frame. With fewer frames than there are hops in half a
-        # window, it begins before the signal does.
+        # No further frame covers the rest. With fewer frames than there are hops in half a window,
+        # it begins before the signal does.
         early = max(first - int(self.clock[1]), 0) * hop
         ola, env = (self.state[name][early : n_fft - hop] for name in ("stft.ola", "stft.env"))
         rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
