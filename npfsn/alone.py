@@ -1,4 +1,4 @@
-"""A stream has one user at a time, and says so when something stopped it half-way."""
+"""One user of a stream at a time, and no further use after something stopped it half-way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .errors import ConcurrentUseError, StreamEndedError
 
-# Which process this is: the thread that uses a stream does not exist in a forked child.
+# Identifies this process: a thread that has claimed a stream does not exist in a forked child.
 _here = object()
 
 
@@ -27,9 +27,9 @@ _R = TypeVar("_R")
 
 
 class Alone:
-    """What has methods that are `alone`.
+    """Base of classes with methods that are `alone`.
 
-    They set `_torn` while they change the stream: what stops them half-way leaves it so.
+    They set `_torn` while they change the stream: if something stops them half-way, it stays set.
     """
 
     _ways_on = "call reset() to start a new one"
@@ -44,7 +44,7 @@ class Alone:
         raise NotImplementedError
 
     def copy(self: _A) -> _A:
-        """Return an independent one in the same state."""
+        """Return an independent stream in the same state."""
         raise NotImplementedError
 
     def __copy__(self: _A) -> _A:
@@ -59,7 +59,7 @@ class Alone:
 def alone(
     ended: bool = False, torn: bool = False
 ) -> Callable[[Callable[Concatenate[_A, _P], _R]], Callable[Concatenate[_A, _P], _R]]:
-    """Let a method claim its stream while it runs, or say why it cannot. Never waits.
+    """Make a method claim its stream while it runs, or raise if it cannot. Never waits.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def alone(
         @functools.wraps(method)
         def run(self: _A, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             # Not a lock: a signal handler that raises could leave it locked for ever. Every claim
-            # is an object of its own, so what is in `_claim` tells whose it is at any moment.
+            # is a new object, so `_claim` shows at any moment whose the stream is.
             claim = object()
             try:
                 if self._claim.setdefault(_here, claim) is not claim:
@@ -91,8 +91,8 @@ def alone(
                     )
                 return method(self, *args, **kwargs)
             finally:
-                # Without a call: the interpreter raises what a signal handler raises after calls,
-                # and one there would leave the claim behind.
+                # No call here: after a call, the interpreter may run a signal handler, and an
+                # exception from it would leave the claim behind.
                 if _here in self._claim and self._claim[_here] is claim:
                     del self._claim[_here]
 

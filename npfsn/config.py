@@ -2,7 +2,7 @@
 
 A `Config` is frozen numbers and nothing else. Its field names are the recipe's own, so that
 `npfsn info` and a train.toml can be read side by side. Sizes come from the tensors; what tensors
-cannot tell (look-ahead, neighbours, norms, acoustics) comes from the recipe.
+do not show (look-ahead, neighbours, norms, acoustics) comes from the recipe.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, ClassVar
 from .errors import ModelError, NormError, listed, printable, shown
 
 CAUSAL_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "cumulative_layer_norm")
-#: Those that divide by a running mean, or one of the whole signal, and do nothing else.
+#: Norms that only divide, by a running mean or by the mean of the whole signal.
 DIVIDING_NORMS = ("cumulative_laplace_norm", "forgetting_norm", "offline_laplace_norm")
 OFFLINE_NORMS = ("offline_laplace_norm", "offline_gaussian_norm")
 NORMS = CAUSAL_NORMS + OFFLINE_NORMS
 ACTIVATIONS = ("Tanh", "ReLU", "ReLU6", "LeakyReLU", "PReLU")
 GATES = {"LSTM": 4, "GRU": 3}  # gates per unit
 
-#: Sample rates in Hz, of models and of what they enhance. A header may lie about its own: a second
-#: would become hours.
+#: Sample rates in Hz, of models and of the audio they enhance. A header with a false rate could
+#: turn one second of audio into hours.
 MIN_RATE, MAX_RATE = 1_000, 768_000
-# Sizes beyond these are no speech enhancer but an attempt to take all the memory there is.
+# Sizes beyond these belong to no speech enhancer, and could take all memory.
 MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
-# Features of all units in a frame, of which a pass has a few dozen. Published: 8 thousand.
+# Features of all units in a frame; a pass has up to a few dozen frames. Published: 8 thousand.
 MAX_FEATURES = 1 << 22
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -52,7 +52,7 @@ def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> 
 
 
 def check_units(n_unit: int, n_feature: int) -> None:
-    """Refuse more units with more features than a frame can have."""
+    """Raise ModelError if all units of a frame have too many features together."""
     if n_unit * n_feature > MAX_FEATURES:
         raise ModelError(
             f"{n_unit} units with {n_feature} features each are too many: expected at most "
@@ -70,7 +70,7 @@ def check_equal(name: str, said: object, found: object, where: str) -> None:
 
 
 def check_recipe(args: Mapping[str, Any], found: Mapping[str, tuple[object, str]]) -> None:
-    """Raise ModelError if a recipe contradicts what a tensor says, given with the tensor's name."""
+    """Raise ModelError if a recipe contradicts a value in `found`, with the tensor it is from."""
     for name, (value, tensor) in found.items():
         check_equal(name, args.get(name), value, f"tensor {tensor}")
 
@@ -118,7 +118,7 @@ class Sequence:
 
     @property
     def width(self) -> int:
-        """Features per unit that come out."""
+        """Output features per unit."""
         return self.output_size or self.hidden_size
 
     @classmethod
@@ -137,9 +137,9 @@ class Sequence:
         shapes : mapping of str to tuple of int
         prefix : str
         published : str or None
-            The output activation where neither the recipe nor a tensor says what it is.
+            The output activation if neither the recipe nor a tensor says what it is.
         args : mapping, optional
-            The recipe's.
+            The recipe's arguments.
         name : str
             What the recipe calls the output activation.
         """
@@ -161,7 +161,7 @@ class Sequence:
         kind = said if args and name in args else published
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
-            if (args or {}).get(name) is not None:  # false, too: none
+            if (args or {}).get(name) is not None:  # false counts, too: no activation
                 check_equal(name, said or False, "PReLU", f"tensor {slope}")
             kind = "PReLU"
         return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
@@ -185,11 +185,11 @@ class Sequence:
         return shapes
 
 
-#: A tensor of a stack: what is in front of it; of a recurrent layer, its number.
+#: The name of a stack's tensor: its prefix and, for a recurrent layer, the number of the layer.
 _OF_A_STACK = re.compile(
     r"(.+)\.(?:sequence_model\.(?:weight|bias)_(?:ih|hh)_l(\d{1,3})|fc_output_layer\.(?:weight|bias))"
 )
-#: Tensors of layers that no network here has, what these are, and what to do about it.
+#: Tensors of layers that are not supported, what these layers are, and what to do about them.
 _OTHER_LAYERS = (
     (
         r"parametrizations\..+|\w+_(?:g|v|u|orig|mask)",
@@ -211,7 +211,10 @@ _OTHER_LAYERS = (
 
 
 def check_stacks(shapes: Shapes) -> None:
-    """Raise ModelError naming tensors that stacks lack, before sizes are read from the others."""
+    """Raise ModelError for stacks with unsupported, missing or misshapen tensors.
+
+    To be called before sizes are read from the tensors.
+    """
     for tensors, what in _OTHER_LAYERS:
         other = re.compile(rf".+\.(?:sequence_model|fc_output_layer)\.(?:{tensors})")
         for name in filter(other.fullmatch, shapes):
@@ -270,7 +273,7 @@ def _check_layers(shapes: Shapes, prefix: str, last: int, linear: bool) -> None:
 
 
 def begins(shapes: Shapes, prefix: str) -> bool:
-    """Whether a tensor's name begins so."""
+    """Whether the name of any tensor begins with `prefix`."""
     return any(name.startswith(prefix) for name in shapes)
 
 
@@ -280,7 +283,7 @@ def sequence(value: Sequence | Mapping[str, Any]) -> Sequence:
 
 
 def matrix(shapes: Shapes, name: str) -> tuple[int, int]:
-    """Return the two sizes of the matrix `name`, or say that it is missing or no matrix."""
+    """Return the two sizes of matrix `name`; raise ModelError if it is missing or no matrix."""
     if name not in shapes:
         raise ModelError(f"tensor {name} is missing: this is not a whole checkpoint of this model")
     shape = tuple(shapes[name])
@@ -291,7 +294,7 @@ def matrix(shapes: Shapes, name: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Acoustics and norm, which every architecture has.
+    """Acoustics and norm, which all architectures have.
 
     Parameters
     ----------
@@ -304,11 +307,10 @@ class BaseConfig:
     look_ahead : int
         Frames.
     start_at_sound : bool
-        Whether a stream's network starts anew at the first sound, as if the silence before it had
-        not been, and so at the first after five seconds of silence and more. A running norm takes
-        silence for a very quiet room, and what comes then for very loud: many seconds of it, for a
-        network that was trained on recordings that begin with sound. Not part of the published
-        arithmetic.
+        Reset the network's state at the first sound, and again at the first sound after five
+        seconds of silence or more. Otherwise a running norm takes silence for a very quiet room and
+        the sound after it for very loud, for many seconds, if the network was trained on recordings
+        that begin with sound. Not part of the published arithmetic.
     """
 
     norm_type: str
@@ -318,16 +320,16 @@ class BaseConfig:
     look_ahead: int = 0
     start_at_sound: bool = False
 
-    #: The part of a recipe's `[model] path` that tells.
+    #: The part of a recipe's `[model] path` that identifies this architecture.
     recipe_name: ClassVar[str]
-    #: Tensors that are part of a checkpoint, but not trained and never of eight bits.
+    #: Tensors that are part of a checkpoint, but not trained and never quantised.
     fixed: ClassVar[frozenset[str]] = frozenset()
-    #: Fields that tensors tell, whatever a recipe says; but of activations only PReLU is a tensor.
+    #: Fields read from tensors, whatever a recipe says; of activations, only PReLU has a tensor.
     from_shapes: ClassVar[frozenset[str]]
-    #: Stacks with an activation behind them, and what recipes call it, if they name it at all.
+    #: Stacks that end in an activation, and its name in recipes; None if recipes do not name it.
     activations: ClassVar[Mapping[str, str | None]]
-    #: Tensors tell the sum of both kinds of neighbours; there are none of this kind unless a recipe
-    #: says so.
+    #: Tensors only show the sum of both kinds of neighbours. This kind is 0 unless a recipe sets
+    #: it.
     optional_neighbors: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -369,12 +371,12 @@ class BaseConfig:
 
     @property
     def starts_at_sound(self) -> bool:
-        """Whether a stream starts the network anew at a sound: not where a norm needs all of it."""
+        """Whether a stream resets the network at a sound: not if a norm needs the whole signal."""
         return self.start_at_sound and self.streams
 
     @property
     def latency_samples(self) -> int:
-        """Samples the output of a stream lies behind its input (the hop itself not counted)."""
+        """Samples by which a stream's output lags its input (the hop itself not counted)."""
         return self.n_fft - self.hop_length + self.look_ahead * self.hop_length
 
     @property
@@ -389,7 +391,7 @@ class BaseConfig:
 
     @classmethod
     def smallest(cls, norm: str) -> BaseConfig:
-        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        """Return the config of a tiny network that needs every kernel (`warmup`)."""
         raise NotImplementedError
 
     def with_norm(self, norm: str) -> BaseConfig:

@@ -2,8 +2,8 @@
 
 All of them derive from `NpfsnError`, so that one `except` catches whatever is wrong with files,
 sound and streams, and from the built-in exception that a caller would expect anyway. A mistake in
-the calling program raises a built-in one itself: `TypeError` for what is of another type,
-`ValueError` for most options out of their range, `OSError` for a model that cannot be written. The
+the calling program raises a built-in one itself: `TypeError` for a value of the wrong type,
+`ValueError` for most options out of range, `OSError` for a model that cannot be written. The
 message is one sentence: what was wrong, what was expected, what to do. Names and values in it are
 made fit for a terminal here.
 """
@@ -24,7 +24,7 @@ class ModelError(NpfsnError, ValueError):
 
 
 class CheckpointError(NpfsnError, ValueError):
-    """A torch checkpoint cannot be read, or holds something that is not read on purpose."""
+    """A torch checkpoint cannot be read, or holds something that is deliberately not read."""
 
 
 class RecipeError(NpfsnError, ValueError):
@@ -59,14 +59,14 @@ class ConcurrentUseError(NpfsnError, RuntimeError):
 
 
 def printable(value: object, limit: int = 80) -> str:
-    """Make a name found in a file fit for a terminal: no control characters, not endless."""
+    """Make a name found in a file safe for a terminal: no control characters, limited length."""
     text = value if isinstance(value, str) else repr(value)
     text = text[: limit + 1].encode("unicode_escape").decode("ascii")
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def one_line(text: str) -> str:
-    """Escape what cannot be printed, such as line breaks and what no encoding can hold."""
+    """Escape characters that cannot be printed, such as line breaks and lone surrogates."""
     if text.isprintable():
         return text
     return "".join(
@@ -82,6 +82,6 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Spell a value found in a file as Python does, but not endlessly."""
+    """Return the repr of a value found in a file, limited in length."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

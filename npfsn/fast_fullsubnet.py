@@ -48,11 +48,10 @@ class Config(BaseConfig):
     bottleneck : Sequence
         Runs for every mel band with shared weights.
     quiet_level : float
-        Running mean of mel below which input is quieter than the network knows. Of a unit's
-        features the mel bands go with the level of the input, but the encoder's output does not:
-        of quiet input it is nearly all that is left, and voices are taken for noise. Below this
-        level units see as much less of it, and the result no longer depends on the level. 0: as
-        published.
+        Running mean of the mel bands below which the input is quieter than the training data. In a
+        unit, the mel bands scale with the input, but the encoder's output does not: on quiet input
+        it dominates, and voices are taken for noise. Below this level the encoder's output is
+        scaled down in proportion, and the mask no longer depends on the level. 0: as published.
     """
 
     look_ahead: int = 2
@@ -117,12 +116,12 @@ class Config(BaseConfig):
 
     @property
     def period(self) -> int:
-        """Frames after which the work of a stream repeats: the bottleneck runs once in so many."""
+        """Frames after which the work of a stream repeats: the bottleneck runs once per period."""
         return self.shrink_size
 
     @classmethod
     def smallest(cls, norm: str) -> Config:
-        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        """Return the config of a tiny network that needs every kernel (`warmup`)."""
         return cls(
             norm,
             n_fft=16,
@@ -247,7 +246,7 @@ class Network(network.Network):
 
     @property
     def follows_level(self) -> bool:
-        """Whether units see less of the encoder in quiet input: if the norm divides by a mean."""
+        """Whether quiet input scales the encoder's output down: if the norm divides by a mean."""
         return self.config.quiet_level > 0 and self.config.norm_type in DIVIDING_NORMS
 
     def bind(self, state: State, frames: int) -> Pass:
@@ -256,7 +255,7 @@ class Network(network.Network):
 
 
 class MelBands:
-    """The mel matrix fb[F, M], of which at most a few bins a band are not zero."""
+    """The sparse mel matrix fb[F, M]: each band has only a few bins that are not zero."""
 
     def __init__(self, fb: np.ndarray) -> None:
         used = [np.flatnonzero(fb[:, band]) for band in range(fb.shape[1])]
@@ -266,11 +265,11 @@ class MelBands:
         self.weight = np.concatenate(
             [fb[low:high, band] for band, (low, high) in enumerate(spans)]
         ).astype(np.float32)
-        for array in (self.first, self.start, self.weight):  # of all streams
+        for array in (self.first, self.start, self.weight):  # shared by all streams
             array.setflags(write=False)
 
     def write(self, program: Program, mag: np.ndarray, out: np.ndarray) -> None:
-        """Make pooling a part of a program: mag float32[T, F] -> out float32[T, M]."""
+        """Add pooling to a program: mag float32[T, F] -> out float32[T, M]."""
         program.add("pool_mel", mag, self.first, self.start, self.weight, out, stage="mel")
 
 
@@ -284,7 +283,7 @@ class Pass(network.Pass):
         self.neighbors = config.noisy_input_num_neighbors, config.encoder_output_num_neighbors
         self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
         encoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.encoder)]
-        n_block = -(-frames // shrink)  # at most so many blocks end within `frames`
+        n_block = -(-frames // shrink)  # at most this many blocks end within `frames`
         self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
         decoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.decoder)]
         self.norms = [self.fb_norm, self.sb_norm]
@@ -295,7 +294,7 @@ class Pass(network.Pass):
         self.units = np.zeros((n_block, n_mel, size), np.float32)
         joined = np.zeros((frames, 2 * n_mel), np.float32)
 
-        # Six parts, one after the other; whole blocks can be under way in all of them (`Parts`).
+        # Six parts in sequence, in which several blocks of frames can be in flight (`Parts`).
         parts = head, encode, gather, core, join, decode = tuple(Program() for _ in range(6))
         net.mel.write(head, self.mag, mel)
         self.fb_norm.write(head, mel, fb_in)
@@ -314,12 +313,12 @@ class Pass(network.Pass):
         gather.add("shrink_units", mel, seen, *how, units, stage=stage)
         self.sb_norm.write(gather, units, units, every=shrink)
         if frames == 1 and Beside.possible(self.bottleneck):
-            # A stream: between two frames, caches do not keep all weights.
+            # Live stream: weights fall out of cache between frames, so prefetch them.
             beside = Beside(self.bottleneck)
             beside.ahead(decoder)
             beside.write(core)
         result = self.bottleneck.write(core, units.reshape(-1, size), every=shrink)
-        if frames == 1:  # in a hurry: no frame shall have all of a block's work
+        if frames == 1:  # live stream: so that no single step is slow
             self.bottleneck.spread(core)
 
         held, result = state["shrink.held"], result.reshape(n_block, n_mel)
@@ -333,7 +332,7 @@ class Pass(network.Pass):
         self._layers = (encoder, fb_in), (decoder, joined)
 
     def parts(self) -> Parts | None:
-        """As of any network: one-unit layers beside the bottleneck's."""
+        """As in `network.Pass`: one-unit layers run beside the bottleneck."""
         head, core, join, gather = self._parts
         (encoder, fb_in), (decoder, joined) = self._layers
         if not Beside.possible(self.bottleneck, *encoder, *decoder):
@@ -348,12 +347,12 @@ class Pass(network.Pass):
         return Parts(head, beside, core, join, gather)
 
     def forget_after(self, frames: float) -> None:
-        """As of any network, but the units' norm sees one of s frames."""
+        """As in `network.Pass`, but the units' norm runs once in s frames."""
         self.fb_norm.forget_after(frames)
         self.sb_norm.forget_after(frames / self.shrink)
 
     def finish(self, frame: int) -> None:
-        """Count the short last block: an offline norm sees it, though no mask depends on it."""
+        """Count the short last block for an offline norm, though no mask depends on it."""
         rest = (frame - 1) % self.shrink
         if rest and not self.sb_norm.fitted and self.fb_norm.fitted:
             mel, enc = self.sum[:1] / np.float32(rest), self.sum[1:] / np.float32(rest)

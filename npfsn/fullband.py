@@ -46,7 +46,7 @@ class Config(BaseConfig):
 
     @classmethod
     def smallest(cls, norm: str) -> Config:
-        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        """Return the config of a tiny network that needs every kernel (`warmup`)."""
         return cls(
             norm,
             n_fft=16,

@@ -76,7 +76,7 @@ class Config(BaseConfig):
 
     @classmethod
     def smallest(cls, norm: str) -> Config:
-        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        """Return the config of a tiny network that needs every kernel (`warmup`)."""
         return cls(
             norm,
             n_fft=16,
@@ -138,7 +138,7 @@ class Config(BaseConfig):
 class Network(network.Network):
     """Packed weights of a FullSubNet."""
 
-    block_frames = 4  # 257 units a frame fill the products already
+    block_frames = 4  # 257 units per frame fill the products already
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Network(network.Network):
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq)
         self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
-        # Its features are those of 257 units: in floats, int8 would lose much of its speed.
+        # `features=False` although these are features: for 257 units, floats would make int8 slow.
         self.sb_model = Recurrent(
             config.sb_model, tensors, "sb_model", precision,
             features=False, mask="sb_model" in config.mask_stacks,

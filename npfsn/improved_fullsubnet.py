@@ -1,4 +1,4 @@
-"""Improved FullSubNet: sub-bands that grow coarser upwards, 16 to 48 kHz."""
+"""Improved FullSubNet: sub-bands that grow coarser with frequency, 16 to 48 kHz."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .norms import Norm
 from .program import Program
 from .state import Fields, State
 
-#: Of the sections, as published: over the whole utterance, whatever the full band uses.
+#: Norm of the sections, as published: over the whole utterance, whatever the full band uses.
 PUBLISHED_SECTION_NORM = "offline_laplace_norm"
-#: Its causal counterpart: the same mean, of what has been heard so far.
+#: Its causal counterpart: the same mean, of the signal so far.
 CAUSAL_SECTION_NORM = "cumulative_section_norm"
 
 
@@ -168,7 +168,7 @@ class Config(BaseConfig):
 
     @classmethod
     def smallest(cls, norm: str) -> Config:
-        """Return numbers of a network that needs every kernel and takes no time (`warmup`)."""
+        """Return the config of a tiny network that needs every kernel (`warmup`)."""
         return cls(
             norm,
             n_fft=16,
@@ -214,7 +214,7 @@ class Config(BaseConfig):
             },
         )
         centers = tuple(s.output_size // 2 for s in sb_models)
-        # What a unit sees beside its own bins is shared out evenly, as published.
+        # Neighbours are split evenly between noisy and full-band input, as published.
         neighbors = tuple(
             (s.input_size - 2 * center) // 4 for s, center in zip(sb_models, centers, strict=True)
         )
@@ -316,7 +316,7 @@ class SectionPass:
     def write(
         self, program: Program, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray
     ) -> None:
-        """Make this section's bins of the mask a part of a program."""
+        """Add this section's bins of the mask to a program."""
         section, x = self.section, self.x
         at = 0
         for features, neighbours in ((mag, section.near), (fb_out, section.far)):
@@ -346,7 +346,7 @@ class Pass(network.Pass):
         sections = [SectionPass(section, state, frames) for section in net.sections]
         self.norms = [fb_norm, *(section.norm for section in sections)]
         self.mag = np.zeros((frames, n_freq), np.float32)
-        # Compressed, the last bin dropped: it divides into no unit, and its mask stays zero.
+        # Compressed, without the last bin: it belongs to no unit, and its mask stays zero.
         compressed = np.zeros((frames, n_freq - 1), np.float32)
         fb_in = np.zeros((frames, n_freq - 1), np.float32)
         self.mask = np.zeros((frames, 2, n_freq), np.float32)

@@ -2,14 +2,14 @@
 
 `kernel` and `inlined` are the only ways this package compiles anything. They fix the options in one
 place and keep the result on disk so that nobody waits twice. Numba's own cache has six habits that
-a program left running in the field cannot afford, so ours differs in six points:
+a program that runs unattended cannot afford, so ours differs in six points:
 
 * The freshness stamp covers *every* file of `npfsn.kernels` and this one, not only the file of the
   function: an upgrade can never run old code (numba#1833).
 * A cache file carries a checksum. A truncated, corrupt or unreadable one is a miss, not a crash.
 * A cache that cannot be written (read-only disk, no home, disk full) costs time, never the program.
-* A cache that can only be read is read: that of an image which was warmed up while it was built.
-* Loading machine code fills none of the tables of the compiler, which would take most of a start.
+* A read-only cache is read, such as that of a container image that was warmed up when it was built.
+* Loading machine code does not fill the compiler's tables, which would take most of a start.
 * The first function that has to be compiled says so on stderr, once, since it takes seconds.
 
 NUMBA_DISABLE_JIT=1, which debuggers and coverage tools set for Python code, is not obeyed: some
@@ -41,7 +41,7 @@ from numba.core.types.misc import unliteral
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 
 _compiles = [False]
-# Seconds spent so far, by this process, until kernels were there; whether one is on its way.
+# Seconds that this process has waited for kernels so far; whether it is waiting for one now.
 _waited, _waiting = [0.0], [False]
 
 
@@ -51,7 +51,7 @@ def seconds_compiling() -> float:
 
 
 def has_compiled() -> bool:
-    """Whether this process has found a kernel in no cache so far."""
+    """Whether this process has had to compile a kernel so far: no cache held it."""
     return _compiles[0]
 
 
@@ -76,7 +76,7 @@ _MACHINE = platform.machine().lower()
 def _source_digest() -> str:
     """Digest of all code that kernels are made of."""
     here, digest = Path(__file__), hashlib.sha256()
-    if not here.is_file():  # in an archive, or in a program that all is packed into
+    if not here.is_file():  # in an archive, or packed into one program
         packed = next((path for path in here.parents if path.is_file()), _program())
         found = packed.stat()
         digest.update(f"{packed.name} {found.st_size} {found.st_mtime_ns}".encode())
@@ -88,12 +88,12 @@ def _source_digest() -> str:
 
 
 def _program() -> Path:
-    """Return the file that runs: Python, or a program that it is packed into."""
+    """Return the running executable: Python, or a program that it is packed into."""
     return Path(sys.executable or sys.argv[0]).resolve()
 
 
 def _say_compiling(cached: bool) -> None:
-    """Tell on stderr, once, that this start is slow and whether the next one will be too."""
+    """Report on stderr, once, that this start is slow, and whether the next one will be too."""
     if _compiles[0]:
         return
     _compiles[0] = True
@@ -156,13 +156,13 @@ class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
 
 
 class _Sourceless:
-    """A place outside the package, also for code whose source is no file: packed, or .pyc alone."""
+    """A cache folder outside the package, also for code without a source file (packed, or .pyc)."""
 
     @classmethod
     def from_function(cls, py_func: Callable[..., None], py_file: str) -> Any:
         if "UserProvided" in cls.__name__ and not numba_config.CACHE_DIR:
             return None
-        if not os.path.isabs(py_file):  # packed: each program has a folder, wherever it is started
+        if not os.path.isabs(py_file):  # packed: one folder per program, wherever it is started
             py_file = str(_program() / py_file)
         place: Any = cls(py_func, py_file)  # type: ignore[call-arg]
         try:
@@ -175,12 +175,12 @@ class _Sourceless:
         return _source_digest()
 
 
-# The places where Numba looks for a folder to write to, in its order. What it refuses because it
-# cannot write there may still hold what was written by whoever could.
+# The places where Numba looks for a folder to write to, in its order. A folder that it refuses as
+# not writable may still hold code that another user has written.
 _WRITABLE: list[Any] = [
     type(place.__name__, (_Sourceless, place), {}) if "User" in place.__name__ else place
     for place in caching.CompileResultCacheImpl._locator_classes
-    if "Zip" not in place.__name__  # which does not ask whether it can write
+    if "Zip" not in place.__name__  # it does not check whether it can write
 ]
 _READABLE: list[Any] = [
     type(place.__name__, (place,), {"ensure_cache_path": lambda self: None}) for place in _WRITABLE
@@ -188,9 +188,9 @@ _READABLE: list[Any] = [
 
 
 def _is_trusted(folder: str) -> bool:
-    """Whether a folder is this user's, root's or of whoever installed this package: it is code.
+    """Whether a folder is this user's, root's or the package's owner's: code is loaded from it.
 
-    Or the program that the package is packed into.
+    If the package is packed into a program, the owner of the program counts.
     """
     try:
         here = __file__ if os.path.exists(__file__) else _program()
@@ -201,7 +201,7 @@ def _is_trusted(folder: str) -> bool:
 
 
 class _Places(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    """The first place that can be written or, for want of one, the first that could be read."""
+    """The first place that can be written or, if there is none, the first that could be read."""
 
     _locator_classes = _WRITABLE + _READABLE
 
@@ -215,7 +215,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         super().__init__(py_func)
         self._writable = type(self._impl.locator) not in _READABLE
         own, folders = self._cache_path, []
-        for place in _READABLE:  # those before the first that can be written: all, if none can
+        for place in _READABLE:  # up to the first that can be written, if any
             locator = place.from_function(py_func, py_func.__code__.co_filename)
             folder = locator.get_cache_path() if locator else None
             if folder == own and self._writable:
@@ -237,9 +237,9 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         for file in self._files:
             try:
-                # Numba first fills its tables of all that it could compile, which takes two thirds
-                # of a start, SciPy's linear algebra included. Machine code needs the run time
-                # alone; whoever compiles fills the tables then.
+                # Numba would first fill its tables of everything that it can compile, SciPy's
+                # linear algebra included, which takes two thirds of a start. Machine code needs
+                # only the run time; the tables are filled once something is compiled.
                 rtsys.initialize(target_context)
                 data = file.load(self._index_key(sig, target_context.codegen()))
                 if data is not None:
@@ -261,7 +261,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 class _NoCache(caching.NullCache):  # type: ignore[misc]
-    """Where there is no place for code, not even one to read."""
+    """The cache where there is no place for code, not even one to read from."""
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
         _say_compiling(cached=False)
@@ -269,10 +269,10 @@ class _NoCache(caching.NullCache):  # type: ignore[misc]
 
 @functools.cache
 def address(compiled: Any) -> int:
-    """Compile a kernel that takes whole numbers alone, and tell where its machine code lies.
+    """Compile a kernel whose arguments are all int64, and return the address of its machine code.
 
-    Other kernels call it there (`npfsn.kernels.arrays.call`) without containing it: Numba copies
-    what a kernel calls by name into it, and compiles the copy once more.
+    Other kernels call it there (`npfsn.kernels.arrays.call`) without containing it. A kernel that
+    is called by name is copied into its caller, and the copy compiled once more.
     """
     signature = (int64,) * compiled.py_func.__code__.co_argcount
     compiled.compile(signature)
@@ -285,7 +285,7 @@ def kernel(py_func: Callable[..., None]) -> Any:
 
     Kernels allocate nothing and raise nothing; outputs and state are arguments. Those that only
     other kernels call may return a number or a view.
-    They trust their arguments; whoever calls them has checked.
+    They trust their arguments: callers have checked them.
     """
     return _dispatcher(py_func, inline="never")
 
@@ -293,8 +293,9 @@ def kernel(py_func: Callable[..., None]) -> Any:
 def inlined(py_func: Callable[..., None]) -> Any:
     """Make `py_func` a part of each kernel that calls it, compiled there and not on its own.
 
-    For what one kernel calls, or each with arguments of another type: a kernel inside another would
-    be compiled twice. Python can call it all the same. The rules are those of a `kernel`.
+    For functions that one kernel calls, or that each kernel calls with other types of arguments: as
+    a `kernel`, they would be compiled on their own and again in each caller. Python can still call
+    them. The rules of `kernel` apply.
     """
     return _dispatcher(py_func, inline="always")
 
@@ -316,8 +317,8 @@ def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
     compile_for = dispatcher.compile
 
     def compile_unliteral(signature: Any) -> Any:
-        # A literal that one kernel gives another is a type of its own to Numba, which would compile
-        # the inner kernel, and all that it calls, once more for it.
+        # A literal that one kernel passes to another has a type of its own in Numba, which would
+        # compile the inner kernel, and all that it calls, once more for it.
         signature = tuple(unliteral(each) for each in signature)
         if _waiting[0]:  # for a kernel that needs this one
             return compile_for(signature)

@@ -1,4 +1,4 @@
-"""Running norms. The two offline ones are fitted to a whole signal before they can be applied."""
+"""Running norms, and two offline ones, which are fitted to a whole signal before they apply."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .kernels.arrays import place
 from .program import Program
 from .state import Fields, State
 
-#: The eps of the offline norms, and of the forgetting norm, as published for all but Improved.
+#: The eps of the offline norms and of the forgetting norm, as published except for Improved
+#: FullSubNet.
 OFFLINE_EPS = 1e-5
 FORGETTING_EPS = 1e-10
 
@@ -30,13 +31,21 @@ class Norm:
         Shape [U, S] of a frame's features. The full-band norm has one unit.
     eps : float, optional
         Replaces the published eps of the offline norms and of the forgetting norm.
+
+    Attributes
+    ----------
+    name, key : str
+    units, size : int
+        [U, S] for a norm with a statistic per unit, else [1, U S]: the shape that kernels see.
+    eps : float
+        The one that applies.
     """
 
     def __init__(
         self, name: str, key: str, units: int, size: int, *, eps: float | None = None
     ) -> None:
         self.name, self.key = name, key
-        # The cumulative norms take a statistic per unit, the others one over all units.
+        # These two take a statistic per unit, the others one over all units.
         per_unit = name in ("cumulative_laplace_norm", "cumulative_layer_norm")
         self.units, self.size = (units, size) if per_unit else (1, units * size)
         default = FORGETTING_EPS if name == "forgetting_norm" else OFFLINE_EPS
@@ -74,10 +83,22 @@ _KERNELS = {
 
 
 class BoundNorm:
-    """A norm that works on the state of one stream.
+    """A norm bound to the state of one stream.
 
-    An offline norm counts what it is shown until `fit` is called; from then on it applies what it
-    has counted.
+    An offline norm takes moments of its input until `fit` is called; from then on it applies them.
+
+    Parameters
+    ----------
+    norm : Norm
+    state : State
+
+    Attributes
+    ----------
+    norm : Norm
+    state : list of float64 array
+        Its own entries of the state, in the order of `Norm.fields`.
+    table : array of `kernels.NORM`, shape (1,)
+        How kernels see it.
     """
 
     def __init__(self, norm: Norm, state: State) -> None:
@@ -91,9 +112,9 @@ class BoundNorm:
         self.unfit()
 
     def forget_after(self, frames: float) -> None:
-        """Let what is older than so many frames fade; infinite: never, as published.
+        """Let all that is older than `frames` fade; infinite: as published.
 
-        An offline norm has no such horizon.
+        An offline norm ignores it.
         """
         self.table["horizon"] = max(frames, 1.0)
 
@@ -103,11 +124,11 @@ class BoundNorm:
         return bool(self.table["fitted"][0])
 
     def unfit(self) -> None:
-        """Make an offline norm count again."""
+        """Make an offline norm take moments again."""
         self.table["fitted"] = not self.norm.offline
 
     def fit(self) -> None:
-        """Turn the counted moments into the numbers of an offline norm."""
+        """Compute the shift and the scale of an offline norm from its moments."""
         n, total, square = (float(value) for value in self.state[0])
         mean = total / n
         if self.norm.name == "offline_laplace_norm":
@@ -119,7 +140,7 @@ class BoundNorm:
         self.table["fitted"] = True
 
     def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
-        """Make it a part of a program: a call for each block, or for each that ends (`Program`)."""
+        """Add the norm to a program, to run on every frame or every s-th (`Program.add`)."""
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
         kernel = _KERNELS.get(self.norm.name, "offline")

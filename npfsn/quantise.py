@@ -1,6 +1,6 @@
-"""Eight-bit weights: what int8 files keep, and what the int8 kernels multiply by.
+"""Eight-bit weights, as int8 files keep them and as the int8 kernels multiply by them.
 
-Files have all the levels there are; kernels take what a file stands for, and round once more.
+Files use all 127 levels; for the kernels, weights are dequantised and quantised once more.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 #: The most levels on either side of zero.
 LEVELS = 127
-# What the sizes of four weights may sum up to before they are rounded, which adds half a level to
-# each: 258 times 127, the largest input with its offset, are just below 2^15.
+# Limit of the sum of four magnitudes of weights before they are rounded, which adds up to half a
+# level to each: 258 times 127, the largest input with its offset, is just below 2^15.
 _SUM_OF_FOUR = np.float32(256.0)
 
 
@@ -31,14 +31,14 @@ def quantise(
     Returns
     -------
     levels : int8 array, shape (N, K)
-        The largest of a row is `most` in size.
+        The largest magnitude in a row is `most`.
     scale : float32 array, shape (N,)
-        ``weight[n]`` is ``scale[n] * levels[n]`` to half a level; 0 for a row of zeros, or of next
-        to nothing.
+        ``weight[n]`` is ``scale[n] * levels[n]`` to half a level; 0 for a row of zeros or nearly
+        so.
     """
     rows = weight.astype(np.float32)
     scale = np.abs(rows).max(axis=1, initial=0.0) / np.float32(most)
-    scale[scale < np.finfo(np.float32).tiny] = 0  # of fewer bits: levels would be too large
+    scale[scale < np.finfo(np.float32).tiny] = 0  # denormal, imprecise: levels would be too large
     levels = np.rint(rows / np.where(scale > 0, scale, 1)[:, None])
     return levels.astype(np.int8), scale.astype(np.float32)
 
@@ -46,10 +46,10 @@ def quantise(
 def levels_with_room(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return how many levels rows may have so that four products fit into sixteen bits.
 
-    Without an instruction that sums four products in 32 bits, kernels sum them in sixteen: of each
-    eight inputs the numbers 0, 1, 4, 5 and 2, 3, 6, 7 (`kernels.vector.Emit.words`). A row whose
-    largest such sum would overflow gets fewer levels than 127, 64 at worst: half of the rows of the
-    built-in model do, one in twenty 95 or fewer.
+    Without an instruction that sums four products in 32 bits, kernels sum them in 16: of every
+    eight inputs, numbers 0, 1, 4, 5 and numbers 2, 3, 6, 7 (`kernels.vector.Emit.words`). A row
+    whose largest such sum would overflow gets fewer than 127 levels, 64 at worst. Half of the rows
+    of the built-in model do; one in twenty gets 95 or fewer.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def levels_with_room(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def halved(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Round a matrix to half precision; one with values too large for it stays as it is.
 
-    What gives the mask is kept so where all else has eight bits: with eight it would be the cause
-    of most of the error. So are the weights of features whose products stay in floats.
+    In int8 networks, the layer that gives the mask keeps half precision: with eight bits it would
+    cause most of the error. So do the weights of features whose products stay in floats.
     """
     with np.errstate(over="ignore"):
         half = weight.astype(np.float16)

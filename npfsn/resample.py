@@ -17,8 +17,8 @@ from .kernels import resample as kernels
 from .options import whole_rate
 from .samples import Samples
 
-# The filter has 20 x max(rate_in, rate_out) / gcd taps. This bound, which only rates beyond it can
-# exceed, keeps a header that lies about its rate from taking gigabytes.
+# Limit of max(rate_in, rate_out) / gcd: the filter has 20 times as many taps. Only rates above it
+# can exceed it. Without it, a header with a false rate could take gigabytes.
 MAX_STEP = 200_000
 
 # Zero crossings of the sinc on each side, and the Kaiser parameter: those of `resample_poly`.
@@ -26,12 +26,12 @@ HALF_CROSSINGS = 10
 KAISER_BETA = 5.0
 
 _LARGEST = float(np.finfo(np.float32).max)
-# Taps that are designed at once: a filter may have millions.
+# Taps that are computed at once: a filter may have millions.
 _TAPS_AT_ONCE = 1 << 16
 
 
 class Resampler:
-    """A streaming change of sample rate without delay.
+    """Change the sample rate of a stream, without delay.
 
     All outputs together are as long as the input lasts: `ceil(n_in * rate_out / rate_in)` samples,
     the first of them at the time of the first sample of the input.
@@ -41,8 +41,8 @@ class Resampler:
     rate_in, rate_out : int
         Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
     latency : int
-        Samples by which the input is late already. The output is made later by less than a sample,
-        so that it is late by a whole number of them: `lag`.
+        Samples by which the input is already delayed. The output is delayed by less than a sample
+        more, so that its delay is a whole number of samples: `lag`.
 
     Raises
     ------
@@ -70,20 +70,20 @@ class Resampler:
             )
         self._half = HALF_CROSSINGS * max(self._up, self._down)
         self._lag = -(-latency * self._up // self._down)
-        # In steps of the grid that both rates share.
+        # The additional delay, in steps of the common grid of both rates.
         self._late = self._lag * self._down - latency * self._up
-        # Before the first block: that of a live stream must not wait for it.
+        # Designed now: the first block of a live stream must not wait for it.
         self._filter = None if self._up == self._down else _filter_of(self._up, self._down)
         self.reset()
 
     @property
     def lag(self) -> int:
-        """Samples of the output that the latency of the input has become."""
+        """Delay of the output in its own samples: the input's latency, rounded up."""
         return self._lag
 
     @property
     def lookahead(self) -> int:
-        """Samples of the input that must follow one before the output at its time is given."""
+        """Samples of the input that must follow one before the output at its time is ready."""
         return 0 if self._up == self._down else -(-self._half // self._up)
 
     def reset(self) -> None:
@@ -95,7 +95,7 @@ class Resampler:
         self._n_out = 0
 
     def process(self, x: npt.ArrayLike) -> Samples:
-        """Take the next samples in and give what is ready.
+        """Take the next input samples and return the output that is ready.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Resampler:
         return self._advance(max(ready, self._n_out))
 
     def flush(self) -> Samples:
-        """Give the rest, as if zeros followed, and be ready for a new signal.
+        """Return the rest, as if zeros followed, and be ready for a new signal.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class Resampler:
     def _advance(self, stop: int) -> Samples:
         """Compute the outputs up to, but without, number `stop`; drop inputs no longer needed."""
         first, up, down, half = self._n_out, self._up, self._down, self._half
-        ahead = half - self._late  # steps of the grid, at output 0, to the last input it needs
+        ahead = half - self._late  # grid steps from output 0 to the last input that it needs
         if stop <= first:
             return np.zeros(0, np.float32)
         assert self._filter is not None
@@ -156,12 +156,12 @@ class Resampler:
 class _Filter:
     """The anti-aliasing low-pass of a change of rate: a Kaiser-windowed sinc of gain `up`.
 
-    Designed here and not by SciPy: to import `scipy.signal` takes longer than all else in a start.
+    Not designed by SciPy: importing `scipy.signal` takes longer than the rest of a start.
 
     Parameters
     ----------
     up, down : int
-        Its taps are a step of the grid apart that both rates share.
+        Its taps are one step of the common grid of both rates apart.
     """
 
     def __init__(self, up: int, down: int) -> None:
@@ -174,7 +174,7 @@ class _Filter:
             t = np.arange(first - half, first - half + some.size) / half  # from -1 to 1
             some[:] = np.sinc(HALF_CROSSINGS * t) * np.i0(KAISER_BETA * np.sqrt(1.0 - t * t))
         taps *= up / taps.sum()
-        # [p, n]: what meets the input between two of its samples, as the input lies: backwards.
+        # [p, n]: the taps of phase p, reversed to the order of the input.
         n_tap = -(-taps.size // up)
         n_tap += -n_tap % kernels.SUMS
         padded = np.zeros(n_tap * up)
@@ -186,7 +186,7 @@ class _Filter:
     def outputs(
         self, x: npt.NDArray[np.float64], start: int, first: int, stop: int, ahead: int
     ) -> npt.NDArray[np.float64]:
-        """Compute outputs first .. stop - 1 of the input from sample `start` on."""
+        """Compute outputs first .. stop - 1; `x` is the input from sample `start` on."""
         up, down = self._up, self._down
         n_tap = self._taps.shape[1]
         newest, last = ((m * down + ahead) // up for m in (first, stop - 1))
@@ -201,17 +201,17 @@ class _Filter:
         return y
 
     def __deepcopy__(self, memo: object) -> _Filter:
-        """Itself: nobody writes to it."""
+        """Return itself: nothing writes to it."""
         return self
 
 
-# Filters in use, by step up and step down. At odd rates one takes tens of megabytes and half a
-# second, and a file may have a thousand channels.
+# Filters in use, by `up` and `down`. At odd rates one takes tens of megabytes, and half a second to
+# design; a file may have a thousand channels.
 _filters: weakref.WeakValueDictionary[tuple[int, int], _Filter] = weakref.WeakValueDictionary()
 
 
 def _filter_of(up: int, down: int) -> _Filter:
-    """Design a filter, or take it over from others that use it."""
+    """Design a filter, or return the one that others already use."""
     made = _filters.get((up, down))
     if made is None:
         _filters[up, down] = made = _Filter(up, down)

@@ -2,7 +2,7 @@
 
 Each part of a network declares its own entries (`fields`); nothing else makes state. Resetting,
 saving, restoring and copying a stream are loops over the dict, so a new entry cannot be forgotten.
-`checked` looks at one that a caller gives.
+`checked` validates one that a caller passes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from .errors import StateError, listed, shown
 from .kernels.vector import aligned
 
-# Values with room to be squared. Hidden states lie in -1 .. 1; the sums of LSTM cells grow by one a
-# frame at most.
+# Limits that leave room to square a value. Hidden states lie in -1 .. 1; the cell states of an LSTM
+# grow by at most one per frame.
 _LIMITS = {np.dtype(np.float32): 1e36, np.dtype(np.float64): 1e100}
 _HIDDEN, _CELL = re.compile(r".*\.h\d+"), re.compile(r".*\.c\d+")
 
-#: What no stream ever counts: hops of four million years, samples of seventeen thousand.
+#: More than any stream counts: four million years of hops, seventeen thousand years of samples.
 LARGEST_COUNT = 1 << 53
 #: Name -> (shape, dtype) of every array that a part keeps between frames.
 Fields = dict[str, tuple[tuple[int, ...], Any]]
-#: The arrays themselves. Their contents change, the arrays never do: kernels hold on to them.
+#: The arrays themselves. Their contents change, the arrays never do: kernels keep their addresses.
 State = dict[str, np.ndarray]
 
 
@@ -37,21 +37,21 @@ def zeros(fields: Fields) -> State:
 
 
 def checked(state: Mapping[str, Any], own: State, header: Mapping[str, Any]) -> State:
-    """Return the arrays of a state that somebody gives, for a stream with such arrays.
+    """Return the arrays of a state that a caller passes, if it fits this stream.
 
     Parameters
     ----------
     state : mapping
         What `Enhancer.get_state` returned, perhaps read from a file; or anything else.
     own : State
-        That of the stream.
+        The state of the stream.
     header : mapping
-        What the state's own header, a text of JSON, must say.
+        What the state's own header, a string of JSON, must contain.
 
     Raises
     ------
     StateError
-        It is no state, of another stream, or damaged.
+        It is not a state, is of another stream, or is damaged.
     """
     if not isinstance(state, Mapping) or "header" not in state:
         raise StateError("this is not a state: expected what Enhancer.get_state() returned")
@@ -87,7 +87,7 @@ def checked(state: Mapping[str, Any], own: State, header: Mapping[str, Any]) -> 
 
 
 def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return an entry of a state as an array; it may be a file that is read only now."""
+    """Return an entry of a state as an array; an archive may only read it from its file now."""
     try:
         return np.asarray(state[name])
     except Exception as error:  # whatever a damaged archive or a ragged list raises

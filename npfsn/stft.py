@@ -11,13 +11,28 @@ from .state import Fields, State
 
 
 class Stft:
-    """Window and twiddles of one acoustic setting, and scratch for one stream's transforms.
+    """Window and twiddle factors of one acoustic setting, and scratch for one stream's transforms.
 
     Parameters
     ----------
     config : Config
         Gives `n_fft` (N), `hop_length` and `look_ahead` (L).
     state : dict of str to array
+
+    Attributes
+    ----------
+    n_fft, hop : int
+        N and the hop, in samples.
+    window : float64 array, shape (N,)
+        Periodic Hann window.
+    factors : int64 array
+        Radices of the complex transform of N / 2 points.
+    wheel, half : float64 array, shape (2, N / 2), (2, N)
+        Twiddle factors of that transform, and of the step from it to the real one.
+    z, work : float64 array, shape (2, N / 2)
+        Scratch.
+    ola, env : float64 array, shape (N,)
+        Entries of the state: overlap-added frames and squared windows.
     """
 
     def __init__(self, config: BaseConfig, state: State) -> None:
@@ -35,8 +50,8 @@ class Stft:
     def fields(config: BaseConfig) -> Fields:
         """Entries of the state.
 
-        The signal buffer ends with the newest sample and reaches back far enough for the first two
-        frames, which become complete at once: frame 0 reflects sample N / 2.
+        The signal buffer ends with the newest sample. It is long enough for the first two frames,
+        which become complete at the same hop, because frame 0 reflects sample N / 2.
         """
         n_fft, hop = config.n_fft, config.hop_length
         return {
@@ -49,14 +64,14 @@ class Stft:
     def write_analysis(
         self, program: Program, signal: np.ndarray, spec: np.ndarray, mag: np.ndarray
     ) -> None:
-        """Make `analyse` a part of a program."""
+        """Add the transform of T frames to a program (`kernels.analyse`)."""
         program.add(
             "analyse", signal, self.hop, self.window, self.factors, self.wheel, self.half,
             self.z, self.work, spec, mag, stage="analysis",
         )  # fmt: skip
 
     def write_synthesis(self, program: Program, spec: np.ndarray) -> None:
-        """Make overlap-add a part of a program: T frames into T hops (`kernels.synthesise`)."""
+        """Add overlap-add to a program: T frames into T hops (`kernels.synthesise`)."""
         program.add(
             "synthesise", spec, self.hop, self.window, self.factors, self.wheel, self.half,
             self.z, self.work, self.ola, self.env, stage="synthesis",

@@ -29,13 +29,13 @@ def warm_up(
     Parameters
     ----------
     model : path or Model, optional
-        None: all architectures and norms. Every precision comes with each.
+        None: all architectures and norms. All precisions are compiled in either case.
     progress : callable, optional
         Called after each model with its name and the seconds it took.
     """
     models = smallest_models() if model is None else iter([load_model(model)])
-    # Halves, and rows long enough for tile registers, which no small model has; and `matmul`, which
-    # only `npfsn bench` calls.
+    # Half-precision weights, and rows long enough for tile registers, which no small model has; and
+    # `matmul`, which only `npfsn bench` calls.
     one, long = np.ones((1, PANEL), np.float32), np.ones((1, 8 * PANEL), np.float32)
     for precision, weight in (
         ("float32", one), ("float32", one.astype("e")), ("int8", one), ("int8", long),
@@ -55,13 +55,13 @@ def warm_up(
 
 
 def cache_folder() -> str | None:
-    """Tell where compiled kernels are kept; None where nothing can be written."""
+    """Return where compiled kernels are kept; None if nowhere, because no cache can be written."""
     folder = check_samples._cache.cache_path
     return None if folder is None else str(folder)
 
 
 def smallest_models() -> Iterator[Model]:
-    """Give models that need every kernel and take no time: few bins, few units, weights of zero.
+    """Yield tiny models that need every kernel: few bins, few units, weights of zero.
 
     Yields
     ------
