@@ -70,7 +70,7 @@ def check_equal(name: str, said: object, found: object, where: str) -> None:
 
 
 def check_recipe(args: Mapping[str, Any], found: Mapping[str, tuple[object, str]]) -> None:
-    """Raise ModelError if a recipe contradicts a value in `found`, with the tensor it is from."""
+    """Raise ModelError if a recipe contradicts `found`: name -> (value, tensor that says it)."""
     for name, (value, tensor) in found.items():
         check_equal(name, args.get(name), value, f"tensor {tensor}")
 
@@ -213,7 +213,7 @@ _OTHER_LAYERS = (
 def check_stacks(shapes: Shapes) -> None:
     """Raise ModelError for stacks with unsupported, missing or misshapen tensors.
 
-    To be called before sizes are read from the tensors.
+    Call it before sizes are read from the tensors.
     """
     for tensors, what in _OTHER_LAYERS:
         other = re.compile(rf".+\.(?:sequence_model|fc_output_layer)\.(?:{tensors})")

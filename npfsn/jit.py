@@ -188,7 +188,7 @@ _READABLE: list[Any] = [
 
 
 def _is_trusted(folder: str) -> bool:
-    """Whether a folder is this user's, root's or the package's owner's: code is loaded from it.
+    """Whether this user, root or the owner of this package owns a folder: code is loaded from it.
 
     If the package is packed into a program, the owner of the program counts.
     """

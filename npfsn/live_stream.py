@@ -34,7 +34,7 @@ class LiveStream(Alone):
     block_length : int, optional
         Samples of a block; `process` takes any multiple, too, so with 1 it takes blocks of any
         size. If not given, a hop, rounded up. The latency is least with whole hops (768 at 48 kHz);
-        other lengths add up to a hop. At 44.1 kHz, 441 adds less than a hop rounded up.
+        other lengths add up to a hop. At 44.1 kHz, 441 adds less than the default.
     model, precision, norm, on_nonfinite, norm_horizon
         As in `Enhancer`.
     atten_lim_db : float, optional

@@ -102,7 +102,7 @@ class Pass:
             norm.forget_after(frames)
 
     def finish(self, frame: int) -> None:
-        """Count the end of a signal, before `frame`, for offline norms that would miss it."""
+        """Count, for offline norms, the end of a signal (before `frame`) that they would miss."""
 
     def begin(self) -> None:
         """Prepare the first frame: the state is all zeros."""

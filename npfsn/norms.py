@@ -140,7 +140,7 @@ class BoundNorm:
         self.table["fitted"] = True
 
     def write(self, program: Program, x: np.ndarray, out: np.ndarray, every: int = 1) -> None:
-        """Add the norm to a program, to run on every frame or every s-th (`Program.add`)."""
+        """Add the norm to a program, for every frame or every block of `every` frames."""
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
         kernel = _KERNELS.get(self.norm.name, "offline")

@@ -85,7 +85,7 @@ def as_float32(x: npt.NDArray[Any]) -> Samples:
     """Cast samples. Values that float32 cannot hold become infinite or zero, without a warning.
 
     Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
-    would be compiled anew, in mid-stream.
+    would be compiled again, in mid-stream.
     """
     with np.errstate(all="ignore"):
         return np.require(np.asarray(x), np.float32, ["C", "A", "W"])
