@@ -593,7 +593,7 @@ def _warmup(args: argparse.Namespace) -> int:
     for name in list(done)[-1:]:
         say(f"{name}: {done[name]:.1f} s")
     folder = cache_folder()
-    if folder is None and has_compiled():
+    if has_compiled() and (folder is None or not os.access(folder, os.W_OK)):
         raise NpfsnError(
             "no cache can be written here, so the kernels that were compiled are gone again: set "
             "NUMBA_CACHE_DIR to a writable folder"

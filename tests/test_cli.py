@@ -439,7 +439,10 @@ def test_a_warmup_that_nothing_is_left_of_has_failed(npfsn, monkeypatch):
     for options in ([], ["-q"]):
         _, err = npfsn("warmup", *options, code=1)
         assert "no cache can be written here" in err and "NUMBA_CACHE_DIR" in err
-    monkeypatch.setattr("npfsn.jit.has_compiled", lambda: False)  # a cache that is only read
+    monkeypatch.setattr("npfsn.warmup.cache_folder", lambda: "/nowhere")  # that could be read
+    npfsn("warmup", code=1)
+    monkeypatch.setattr("npfsn.warmup.cache_folder", lambda: None)
+    monkeypatch.setattr("npfsn.jit.has_compiled", lambda: False)
     assert "all were there already" in npfsn("warmup")[0]
 
 
