@@ -299,7 +299,7 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
     with source, contextlib.ExitStack() as stack:
         if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
             file = stack.enter_context(bytes_of(src))
-            view = mp3.counted(file)
+            view = mp3.with_frame_table(file)
             if view is not None:
                 source = stack.enter_context(sf.SoundFile(view))
         check_intact(source, src, found.st_size)
@@ -437,7 +437,6 @@ class _Sink:
         self._notes = notes
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
-        self._channels = source.channels
         self._bits = BITS.get(subtype)
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)

@@ -24,14 +24,14 @@ from .terminal import (
     REDRAW_SECONDS,
     StatusLine,
     columns,
-    complain,
     cut,
     duration,
     hush_compiler,
     libraries_silenced,
+    print_error,
+    print_raw_error,
+    print_report,
     sentence,
-    tell,
-    trace,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class _Worker:
         if args.norm_horizon is not None and not args.quiet:
             norm = args.norm or self._model.norm
             if norm in OFFLINE_NORMS:
-                complain(f"warning: --norm-horizon changes nothing: {norm} takes the whole signal")
+                print_error(
+                    f"warning: --norm-horizon changes nothing: {norm} takes the whole signal"
+                )
 
     def __call__(self, job: Job, progress: Callable[[float, float], None] | None) -> FileReport:
         from .audio import enhance_file
@@ -114,7 +116,7 @@ def enhance_all(args: argparse.Namespace) -> int:
     plan = make_plan(args)
     totals = _Totals(failures=list(plan.failures))
     for message in dict.fromkeys(message for _, message in plan.failures):
-        complain(f"error: {message}")
+        print_error(f"error: {message}")
 
     code = 0
     alone = args.workers == 1 or len(plan.jobs) < 2
@@ -132,7 +134,7 @@ def enhance_all(args: argparse.Namespace) -> int:
             line.clear()
             left = len(plan.jobs) - len(totals.reports) - len(totals.failures)
             left += len(plan.failures)
-            complain(
+            print_error(
                 f"{'interrupted' if signum == signal.SIGINT else 'terminated'} with "
                 f"{_files(left)} not done: complete outputs stay, run again with --resume for "
                 "the rest"
@@ -142,12 +144,12 @@ def enhance_all(args: argparse.Namespace) -> int:
         if not args.quiet:
             _report_losses(totals)
             if plan.foreign:
-                complain(
+                print_error(
                     f"warning: left out {listed(plan.foreign)}: convert such files first, for "
                     "instance with ffmpeg -i IN OUT.wav"
                 )
             workers = 1 if alone else min(args.workers, len(plan.jobs))
-            tell(_summary(totals, plan, time.perf_counter() - started, workers))
+            print_report(_summary(totals, plan, time.perf_counter() - started, workers))
     return code or int(bool(totals.failures))
 
 
@@ -176,7 +178,7 @@ def _record(
     line.finish(job, report.seconds)
     if args.verbose:
         line.clear()
-        tell(
+        print_report(
             f"{job.src} -> {job.dst} ({report.seconds:.1f} s, {report.channels} "
             f"channel{'s' if report.channels > 1 else ''}, {report.sample_rate} Hz, real-time "
             f"factor {report.rtf:.3f})"
@@ -191,15 +193,15 @@ def _record_failure(
     line.clear()
     # Unlike our own messages, those of the system may lack the name.
     named = one_line(str(job.src)) in message
-    complain(f"error: {message if named else f'{job.src}: {message}'}")
-    trace(origin)
+    print_error(f"error: {message if named else f'{job.src}: {message}'}")
+    print_raw_error(origin)
 
 
 def _report_losses(totals: _Totals) -> None:
     """Warn, once for all files, of quiet inputs and of tags and samples that could not be kept."""
     quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < _QUIET]
     if quiet:
-        complain(
+        print_error(
             f"warning: so quiet that voices may be lost, below {20 * math.log10(_QUIET):.0f} dB of "
             f"full scale: {listed(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
             "-af volume=30dB OUT.wav"
@@ -210,7 +212,7 @@ def _report_losses(totals: _Totals) -> None:
         if report.tags_left_out
     ]
     if tags:
-        complain(f"warning: tags that the output cannot hold were left out: {listed(tags)}")
+        print_error(f"warning: tags that the output cannot hold were left out: {listed(tags)}")
     for attribute, what in (
         ("n_nonfinite", "NaN or infinite samples were replaced by zero"),
         ("n_clipped", "samples beyond full scale were clipped"),
@@ -219,7 +221,7 @@ def _report_losses(totals: _Totals) -> None:
         hit = [(job, count) for job, count in counts if count]
         if hit:
             names = listed([str(job.src) for job, _ in hit])
-            complain(f"warning: {sum(count for _, count in hit)} {what} in {names}")
+            print_error(f"warning: {sum(count for _, count in hit)} {what} in {names}")
 
 
 def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from .jit import address
 from .kernels import layers as kernels
 from .kernels import products
-from .kernels.arrays import place
-from .kernels.products import ASKED
+from .kernels.arrays import array_record
+from .kernels.products import AHEAD_PANELS
 from .kernels.vector import PANEL
 from .layers import RecurrentPass
 from .program import Program
@@ -61,9 +61,9 @@ class Beside:
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
-        floats, halves = {np.dtype(np.float32)}, {np.dtype(products.HALF_BITS)}
+        floats, halves = {np.dtype(np.float32)}, {np.dtype(products.F16_BITS)}
         fits = own in (floats, halves) and (others <= own or (own == floats and others == halves))
-        return bool(products.ASKS) and fits
+        return bool(products.PREFETCH) and fits
 
     def __len__(self) -> int:
         """Count the pieces."""
@@ -89,13 +89,13 @@ class Beside:
                 layer = stack.layers[i:].ctypes.data
                 for first in range(0, len(packed), products.PANELS_ONE_ROW):
                     stride = packed[first : first + products.PANELS_ONE_ROW]
-                    number = first + len(stride)
+                    count = first + len(stride)
                     then = address(kernels.work_ahead)
-                    self._ask(stride, then=then, what=layer, number=number)
+                    self._prefetch(stride, then=then, argument=layer, count=count)
         for stack in stacks:
             for other in (*stack.inputs, stack.linear):
                 if other is not None:
-                    self._ask(other.product.weights[0])
+                    self._prefetch(other.product.weights[0])
 
     def block(self, stack: RecurrentPass, x: np.ndarray, *, linear: bool = True) -> np.ndarray:
         """Add the pieces that run a one-unit stack over a block of frames.
@@ -121,14 +121,14 @@ class Beside:
         for i, y in enumerate(stack.outputs):
             layer = stack.layers[i:].ctypes.data
             line = self._line(stack, x, y, layer)
-            self._go_on(line, kernels.PROJECT)
+            self._event(line, kernels.PROJECT)
             line["first"] = len(self)
             self._multiply(stack, i, layer)
-            self._go_on(line, kernels.CELL)
+            self._event(line, kernels.CELL)
             x = y
         if not linear or stack.linear is None:
             return x
-        self._go_on(self._line(stack, x, stack.out), kernels.LINEAR)
+        self._event(self._line(stack, x, stack.out), kernels.LINEAR)
         return stack.out
 
     def divide(self) -> None:
@@ -155,42 +155,42 @@ class Beside:
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))
 
-    def _ask(self, weights: np.ndarray, **then: int) -> None:
+    def _prefetch(self, weights: np.ndarray, **then: int) -> None:
         """Prefetch weights, a tile's share per piece; `then` is what to do after the last."""
         steps = self._weight.shape[1]
-        size = ASKED * PANEL * self._weight.itemsize * steps
+        size = AHEAD_PANELS * PANEL * self._weight.itemsize * steps
         places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
         for at in places[:-1]:
-            self._add(ask=at, steps=steps)
-        self._add(ask=places[-1], steps=steps, **then)
+            self._add(prefetch=at, steps=steps)
+        self._add(prefetch=places[-1], steps=steps, **then)
 
     def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
-        """Compute the recurrent product of layer i for one frame, ASKED panels at a time."""
+        """Compute the recurrent product of layer i for one frame, AHEAD_PANELS panels at a time."""
         packed = _weights(stack)[i]
         panels, steps, _ = packed.shape
         weight, size = packed.ctypes.data, packed[0].nbytes
         bias, out = stack.recurrent[i].product.bias.ctypes.data, stack.r[i].ctypes.data
         # An odd count computes one panel twice, which does not count as done in between.
-        firsts = [min(first, panels - ASKED) for first in range(0, panels, ASKED)]
+        firsts = [min(first, panels - AHEAD_PANELS) for first in range(0, panels, AHEAD_PANELS)]
         for first, following in zip(firsts, [*firsts[1:], panels], strict=True):
             self._add(
-                ask=weight + following % panels * size,  # then the first again: the next frame
+                prefetch=weight + following % panels * size,  # then the first again: the next frame
                 weight=weight + first * size,
                 steps=steps,
                 input=stack.states[i]["h"].ctypes.data,
                 bias=bias + first * _PANEL_BYTES,
                 out=out + first * _PANEL_BYTES,
                 done=layer + _DONE,
-                what=layer,
-                number=following,
+                argument=layer,
+                count=following,
             )
 
-    def _go_on(self, line: np.ndarray, event: int) -> None:
-        self._add(then=address(kernels.go_on), what=line.ctypes.data, number=event)
+    def _event(self, line: np.ndarray, event: int) -> None:
+        self._add(then=address(kernels.go_on), argument=line.ctypes.data, count=event)
 
     def _line(self, stack: RecurrentPass, x: np.ndarray, y: np.ndarray, layer: int = 0) -> Any:
         line = np.zeros(1, kernels.LINE)
-        line["x"], line["y"], line["layer"] = place(x), place(y), layer
+        line["x"], line["y"], line["layer"] = array_record(x), array_record(y), layer
         line["stack"], line["queue"] = stack.stack.ctypes.data, self.queue.ctypes.data
         self._lines.append(line)
         self._kept.append(x)

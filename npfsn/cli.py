@@ -27,14 +27,14 @@ from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     UsageError,
-    complain,
     duration,
     hush_compiler,
     latency,
     norm_name,
     number,
     open_standard_streams,
-    say,
+    print_error,
+    print_result,
     streaming,
     to_stdout,
 )
@@ -218,7 +218,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=_horizon,
         help="let running norms forget what is older than S seconds, 1 or more, for hours in rooms "
-        "that change (default: they remember everything, as published); offline norms have none",
+        "that change (default: cumulative norms remember everything, as published); offline norms "
+        "have none",
     )
 
 
@@ -464,12 +465,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser = _parser()
             known = parser.get_default("commands")
             if slip := _single_dash(known.get(command, ()), arguments):
-                complain(f"error: {slip}: did you mean -{slip}?")
+                print_error(f"error: {slip}: did you mean -{slip}?")
                 return EXIT_USAGE
             meant = f"npfsn enhance {command}" if command and os.path.exists(command) else None
             meant = "npfsn-convert" if command == "convert" else meant
             if command not in known and meant:
-                complain(f"error: {command} is no command; did you mean: {meant}")
+                print_error(f"error: {command} is no command; did you mean: {meant}")
                 return EXIT_USAGE
             args, unknown = parser.parse_known_args(arguments)
             # Inputs after an option, which argparse does not assign to the command.
@@ -499,7 +500,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return EXIT_USAGE
     except (Exception, KeyboardInterrupt, Stopped) as error:
         return ended(error, verbose=getattr(args, "verbose", False))
@@ -553,7 +554,7 @@ def _info(args: argparse.Namespace) -> int:
         ("norm", config.norm_type),
         ("streams", streaming(config)),
         ("latency", latency(config)),
-        ("starts", "at the first sound" if config.starts_at_sound else "with the first sample"),
+        ("starts", "at the first sound" if config.restarts_at_sound else "with the first sample"),
         ("made from", str(source.get("name", "unknown"))),
         ("its sha-256", str(source.get("sha256", "unknown"))),
         ("converter", str(model.info.get("converter", "unknown"))),
@@ -565,7 +566,7 @@ def _info(args: argparse.Namespace) -> int:
         ]
     width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        say(f"{name:<{width}}{value}")
+        print_result(f"{name:<{width}}{value}")
     return EXIT_OK
 
 
@@ -584,14 +585,14 @@ def _warmup(args: argparse.Namespace) -> int:
         if args.verbose:
             if name not in done and done:
                 last = next(reversed(done))
-                say(f"{last}: {done[last]:.1f} s")
+                print_result(f"{last}: {done[last]:.1f} s")
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        say("compiling what is not there yet, up to half a minute the first time ...")
+        print_result("compiling what is not there yet, up to half a minute the first time ...")
     warm_up(model, progress=progress)
     for name in list(done)[-1:]:
-        say(f"{name}: {done[name]:.1f} s")
+        print_result(f"{name}: {done[name]:.1f} s")
     folder = cache_folder()
     if has_compiled() and (folder is None or not os.access(folder, os.W_OK)):
         raise NpfsnError(
@@ -600,7 +601,7 @@ def _warmup(args: argparse.Namespace) -> int:
         )
     where = f"kept in {folder}" if folder else "all were there already"
     if not args.quiet:
-        say(f"kernels ready after {duration(time.perf_counter() - started)}, {where}")
+        print_result(f"kernels ready after {duration(time.perf_counter() - started)}, {where}")
     return EXIT_OK
 
 

@@ -128,7 +128,7 @@ class Sequence:
         prefix: str,
         published: str | None = None,
         args: Mapping[str, Any] | None = None,
-        name: str = "",
+        recipe_key: str = "",
     ) -> Sequence:
         """Read cell, sizes and layer count from the tensors under `prefix`.
 
@@ -140,7 +140,7 @@ class Sequence:
             The output activation if neither the recipe nor a tensor says what it is.
         args : mapping, optional
             The recipe's arguments.
-        name : str
+        recipe_key : str
             What the recipe calls the output activation.
         """
         rnn = f"{prefix}.sequence_model."
@@ -149,22 +149,22 @@ class Sequence:
         )
         w_ih = matrix(shapes, rnn + "weight_ih_l0")
         w_hh = matrix(shapes, rnn + "weight_hh_l0")
-        gates = {gates: cell for cell, gates in GATES.items()}
-        if w_hh[1] == 0 or w_hh[0] % w_hh[1] or w_hh[0] // w_hh[1] not in gates:
+        cells = {gates: cell for cell, gates in GATES.items()}
+        if w_hh[1] == 0 or w_hh[0] % w_hh[1] or w_hh[0] // w_hh[1] not in cells:
             raise ModelError(
                 f"tensor {rnn}weight_hh_l0 has shape {list(w_hh)}: expected [4 H, H] (LSTM) or "
                 "[3 H, H] (GRU)"
             )
         fc = f"{prefix}.fc_output_layer.weight"
         output_size = matrix(shapes, fc)[0] if fc in shapes else 0
-        said = activation((args or {}).get(name))
-        kind = said if args and name in args else published
+        said = activation((args or {}).get(recipe_key))
+        kind = said if args and recipe_key in args else published
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
-            if (args or {}).get(name) is not None:  # false counts, too: no activation
-                check_equal(name, said or False, "PReLU", f"tensor {slope}")
+            if (args or {}).get(recipe_key) is not None:  # false counts, too: no activation
+                check_equal(recipe_key, said or False, "PReLU", f"tensor {slope}")
             kind = "PReLU"
-        return cls(gates[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
+        return cls(cells[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
 
     def tensor_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """Every tensor of this stack under the checkpoint's own names."""
@@ -325,7 +325,7 @@ class BaseConfig:
     #: Tensors that are part of a checkpoint, but not trained and never quantised.
     fixed: ClassVar[frozenset[str]] = frozenset()
     #: Fields read from tensors, whatever a recipe says; of activations, only PReLU has a tensor.
-    from_shapes: ClassVar[frozenset[str]]
+    fields_from_shapes: ClassVar[frozenset[str]]
     #: Stacks that end in an activation, and its name in recipes; None if recipes do not name it.
     activations: ClassVar[Mapping[str, str | None]]
     #: Tensors only show the sum of both kinds of neighbours. This kind is 0 unless a recipe sets
@@ -370,7 +370,7 @@ class BaseConfig:
         return self.obstacle is None
 
     @property
-    def starts_at_sound(self) -> bool:
+    def restarts_at_sound(self) -> bool:
         """Whether a stream resets the network at a sound: not if a norm needs the whole signal."""
         return self.start_at_sound and self.streams
 
@@ -411,12 +411,12 @@ def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
         raise NormError(
             "the norm is not known: it is not in the checkpoint; name it, or give the recipe"
         )
-    if "hop_length" not in found and found.get("n_fft", 512) < 512:
+    if "hop_length" not in found and found["n_fft"] < 512:
         raise ModelError(
             f"the hop is not known: 256, as published, is more than half of n_fft = "
             f"{shown(found['n_fft'])}; give the recipe (-C), whose [acoustics] have hop_length"
         )
-    win_length, n_fft = args.get("win_length"), found.get("n_fft", 512)
+    win_length, n_fft = args.get("win_length"), found["n_fft"]
     if win_length is not None and win_length != n_fft:
         raise ModelError(
             f"win_length = {shown(win_length)} differs from n_fft = {shown(n_fft)}: "

@@ -33,15 +33,15 @@ from .errors import (
     listed,
     printable,
 )
-from .quantise import dequantise, halved, quantise
+from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
 from .stopping import Stopped, ended, stoppable
 from .terminal import (
-    complain,
     latency,
     open_standard_streams,
+    print_error,
+    print_report,
     streaming,
-    tell,
 )
 from .weights import (
     FORMAT,
@@ -252,7 +252,7 @@ def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> n
     if precision == "int8" and is_quantised(config, name, out.shape):
         out = dequantise(*quantise(out))
     elif precision == "int8" and gives_mask(config, name):
-        out = halved(out)
+        out = to_float16(out)
     out.flags.writeable = False  # not shared: `Model` need not copy
     return out
 
@@ -360,9 +360,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, NormError) else code
     if not options.quiet:
         for line in _report(model, origins, output):
-            tell(line)
+            print_report(line)
         for line in _misspelt(origins):
-            complain(f"warning: {line}", "npfsn-convert")
+            print_error(f"warning: {line}", "npfsn-convert")
     return 0
 
 
@@ -443,7 +443,7 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
         if field.name == "norm_type" or (ours and field.name not in said):
             continue
         value = getattr(config, field.name)
-        if field.name in config.from_shapes:
+        if field.name in config.fields_from_shapes:
             found["from tensors"].append(f"{field.name} = {_describe(value)}")
             if field.name in config.activations:
                 key = config.activations[field.name]

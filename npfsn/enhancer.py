@@ -387,9 +387,9 @@ class Enhancer(Alone):
         ConcurrentUseError
             Another thread is using this stream.
         """
-        self._go_on(self._check_state(state))
+        self._restore(self._check_state(state))
 
-    def _go_on(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from a state that fits."""
         self._torn = True
         for name, own in self._state.items():
@@ -413,7 +413,7 @@ class Enhancer(Alone):
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         Enhancer.__init__(other, self._model, **self._options)
-        other._go_on(self.get_state())  # not claimed: nobody else has it yet
+        other._restore(self.get_state())  # not claimed: nobody else has it yet
         return other
 
     def __reduce__(self) -> Any:

@@ -66,7 +66,7 @@ class Config(BaseConfig):
 
     recipe_name = "fast_fullsubnet"
     fixed = frozenset({"mel_scale.fb"})
-    from_shapes = frozenset({"n_fft", "num_mels", "encoder", "bottleneck", "decoder"})
+    fields_from_shapes = frozenset({"n_fft", "num_mels", "encoder", "bottleneck", "decoder"})
     activations = {"encoder": None, "bottleneck": None}
     optional_neighbors = "encoder_output_num_neighbors"
 
@@ -221,13 +221,15 @@ class Network(network.Network):
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.num_mels)
         self.sb_norm = Norm(config.norm_type, "sb_norm", config.num_mels, size)
         self.encoder = [
-            Recurrent(spec, tensors, f"encoder.{i}", precision, features=i == 0)
+            Recurrent(spec, tensors, f"encoder.{i}", precision, floats_in=i == 0)
             for i, spec in enumerate(config.encoder)
         ]
         self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
         decoder = {f"decoder_lstm.{i}": spec for i, spec in enumerate(config.decoder)}
         self.decoder = [
-            Recurrent(spec, tensors, key, precision, features=False, mask=key in config.mask_stacks)
+            Recurrent(
+                spec, tensors, key, precision, floats_in=False, floats_out=key in config.mask_stacks
+            )
             for key, spec in decoder.items()
         ]
 
@@ -346,10 +348,10 @@ class Pass(network.Pass):
             x = beside.block(stack, x, linear=stack is not encoder[-1])
         return Parts(head, beside, core, join, gather)
 
-    def forget_after(self, frames: float) -> None:
+    def set_horizon(self, frames: float) -> None:
         """As in `network.Pass`, but the units' norm runs once in s frames."""
-        self.fb_norm.forget_after(frames)
-        self.sb_norm.forget_after(frames / self.shrink)
+        self.fb_norm.set_horizon(frames)
+        self.sb_norm.set_horizon(frames / self.shrink)
 
     def finish(self, frame: int) -> None:
         """Count the short last block for an offline norm, though no mask depends on it."""

@@ -31,7 +31,7 @@ class Parts(NamedTuple):
     gather: Program
 
 
-class _Block(NamedTuple):
+class _InFlight(NamedTuple):
     frame: int  # index of the first one
     n: int  # how many
     spectra: np.ndarray
@@ -54,8 +54,8 @@ class Flow:
         self.parts, self.spectra, self.complete = parts, spectra, complete
         self._stock = np.zeros((3, *spectra.shape))  # spectra of the blocks in flight
         self._taken = 0
-        self._within: _Block | None = None
-        self._behind: _Block | None = None
+        self._within: _InFlight | None = None
+        self._behind: _InFlight | None = None
 
     def take(self, frame: int, n: int, out: np.ndarray) -> None:
         """Take the block whose spectra and magnitudes have just been computed.
@@ -70,7 +70,7 @@ class Flow:
         stock = self._stock[self._taken % len(self._stock), :n]
         self._taken += 1
         stock[...] = self.spectra[:n]
-        self._advance(_Block(frame, n, stock, out))
+        self._advance(_InFlight(frame, n, stock, out))
 
     def size(self, left: int) -> int:
         """Return how many of the frames that are left the next block takes.
@@ -96,7 +96,7 @@ class Flow:
         self._within = self._behind = None
         self.parts.beside.begin(0, 0)
 
-    def _advance(self, before: _Block | None) -> None:
+    def _advance(self, before: _InFlight | None) -> None:
         # The blocks share scratch, which fixes the order: `join` overwrites what the layers behind
         # read (`beside`), and `gather` what `core` and `join` read.
         within, behind, parts = self._within, self._behind, self.parts

@@ -30,7 +30,7 @@ class Config(BaseConfig):
     fullband_model: Sequence = Sequence("LSTM", 257, 512, 3, 514)
 
     recipe_name = "fullband_baseline"
-    from_shapes = frozenset({"n_fft", "fullband_model"})
+    fields_from_shapes = frozenset({"n_fft", "fullband_model"})
     activations = {"fullband_model": "output_activate_function"}
 
     def __post_init__(self) -> None:
@@ -103,9 +103,8 @@ class Network(network.Network):
     ) -> None:
         self.config = config
         self.norm = Norm(config.norm_type, "norm", 1, config.n_freq)
-        key = "fullband_model"
-        mask = key in config.mask_stacks
-        self.model = Recurrent(config.fullband_model, tensors, key, precision, mask=mask)
+        model = config.fullband_model
+        self.model = Recurrent(model, tensors, "fullband_model", precision, floats_out=True)
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

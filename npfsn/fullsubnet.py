@@ -46,7 +46,7 @@ class Config(BaseConfig):
     sb_model: Sequence = Sequence("LSTM", 32, 384, 2, 2)
 
     recipe_name = "fullsubnet"
-    from_shapes = frozenset({"n_fft", "fb_model", "sb_model"})
+    fields_from_shapes = frozenset({"n_fft", "fb_model", "sb_model"})
     activations = {
         "fb_model": "fb_output_activate_function",
         "sb_model": "sb_output_activate_function",
@@ -151,11 +151,10 @@ class Network(network.Network):
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq)
         self.sb_norm = Norm(config.norm_type, "sb_norm", n_freq, size)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
-        # `features=False` although these are features: for 257 units, floats would make int8 slow.
+        # `floats_in=False` although these are features: for 257 units, floats would make int8 slow.
         self.sb_model = Recurrent(
-            config.sb_model, tensors, "sb_model", precision,
-            features=False, mask="sb_model" in config.mask_stacks,
-        )  # fmt: skip
+            config.sb_model, tensors, "sb_model", precision, floats_in=False, floats_out=True
+        )
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

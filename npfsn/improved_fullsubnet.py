@@ -70,7 +70,7 @@ class Config(BaseConfig):
     section_norm: str = PUBLISHED_SECTION_NORM
 
     recipe_name = "improved_fullsubnet"
-    from_shapes = frozenset(
+    fields_from_shapes = frozenset(
         {"n_fft", "fb_model", "sb_models", "sb_num_center_freqs", "fb_num_center_freqs"}
     )
     activations = {
@@ -300,8 +300,8 @@ class Section:
         self.size = config.sb_models[index].input_size
         key = f"sb_model.sb_models.{index}"
         self.norm = Norm(config.section_norm, f"{key}.norm", self.units, self.size, eps=eps)
-        mask = key in config.mask_stacks
-        self.model = Recurrent(config.sb_models[index], tensors, key, precision, mask=mask)
+        model = config.sb_models[index]
+        self.model = Recurrent(model, tensors, key, precision, floats_out=True)
 
 
 class SectionPass:

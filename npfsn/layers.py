@@ -11,11 +11,11 @@ import numpy as np
 from .config import GATES, Sequence
 from .kernels import layers as kernels
 from .kernels import products
-from .kernels.arrays import place
+from .kernels.arrays import array_record
 from .kernels.products import pack_f32, pack_i8, padded
-from .kernels.vector import HALVES_COST, HAS_BYTE_PRODUCT, PANEL, aligned
+from .kernels.vector import F16_IS_SLOW, HAS_BYTE_PRODUCT, PANEL, aligned
 from .program import Program
-from .quantise import halved
+from .quantise import to_float16
 from .state import Fields, State
 
 _CODES = {
@@ -34,7 +34,7 @@ _OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
 # About this many units at most are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
-# much is read (`HALVES_COST`): for the 257 units of FullSubNet and for blocks of frames, but not
+# much is read (`F16_IS_SLOW`): for the 257 units of FullSubNet and for blocks of frames, but not
 # for the 64 units of Fast FullSubNet.
 _MANY = 128
 
@@ -80,7 +80,7 @@ class Product:
     def for_rows(self, rows: int) -> Product:
         """Return the product for blocks of `rows` rows: this one, or one with float32 weights."""
         packed = self.weights[0]
-        if not HALVES_COST or rows < _MANY or packed.dtype != np.uint16:
+        if not F16_IS_SLOW or rows < _MANY or packed.dtype != np.uint16:
             return self
         if self._wide is None:
             array = aligned(packed.shape, np.float32)
@@ -143,12 +143,12 @@ class BoundProduct:
         packed = product.weights[0]
         self.table["kernel"] = products.product_kernel(packed)
         self.table["quantised"] = len(scratch) > 0
-        self.table["bias"] = place(product.bias)
+        self.table["bias"] = array_record(product.bias)
         fields = ("weight", "scale", "shift", "q", "q_scale")
         types = (packed.dtype, np.float32, np.int32, np.uint8, np.float32)
         arrays = (*product.weights, *scratch)
         for field, dtype, array in zip(fields, types, arrays, strict=False):
-            self.table[field] = place(array, dtype)
+            self.table[field] = array_record(array, dtype)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""
@@ -164,7 +164,7 @@ def _product(
 ) -> Product:
     """Return a product; with `in_floats`, int8 networks use half-precision weights for it."""
     if in_floats:
-        return Product(halved(weight) if precision == "int8" else weight, bias)
+        return Product(to_float16(weight) if precision == "int8" else weight, bias)
     return PRODUCTS[precision](weight, bias)
 
 
@@ -178,7 +178,7 @@ class RecurrentLayer:
         layer: int,
         cell: str,
         precision: str,
-        features: bool,
+        floats_in: bool,
     ) -> None:
         gates = GATES[cell]
         w_ih, w_hh, b_ih, b_hh = (
@@ -189,7 +189,7 @@ class RecurrentLayer:
         if cell == "LSTM":  # an LSTM only needs the sum of both biases
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         # Inputs of int8 products are whole panels: hidden states are, features need not be.
-        in_floats = layer == 0 and (features or w_ih.shape[1] % PANEL > 0)
+        in_floats = layer == 0 and (floats_in or w_ih.shape[1] % PANEL > 0)
         w_ih, w_hh, b_ih, b_hh = (_gates_in_panels(x, gates) for x in (w_ih, w_hh, b_ih, b_hh))
         self.input = _product(w_ih, b_ih, precision, in_floats)
         self.recurrent = _product(w_hh, b_hh, precision)
@@ -206,10 +206,11 @@ class Recurrent:
     prefix : str
         Where this stack's tensors are, e.g. "encoder.0"; also its place in the state.
     precision : {"float32", "int8"}
-    features : bool
-        Whether the input has the dynamic range of a spectrum: its product stays in floats.
-    mask : bool
-        Whether the outputs are the mask: their product stays in floats.
+    floats_in : bool
+        Whether the first layer's input product stays in floats with int8: for inputs with the
+        dynamic range of a spectrum.
+    floats_out : bool
+        Whether the linear layer's product does: for outputs that are the mask.
     """
 
     def __init__(
@@ -218,12 +219,12 @@ class Recurrent:
         tensors: Mapping[str, np.ndarray],
         prefix: str,
         precision: str,
-        features: bool = True,
-        mask: bool = False,
+        floats_in: bool = True,
+        floats_out: bool = False,
     ) -> None:
         self.spec, self.key = spec, prefix
         self.layers = [
-            RecurrentLayer(tensors, prefix, i, spec.cell, precision, features)
+            RecurrentLayer(tensors, prefix, i, spec.cell, precision, floats_in)
             for i in range(spec.num_layers)
         ]
         self.linear = None
@@ -233,7 +234,7 @@ class Recurrent:
         self.slope = np.float32(slope)
         if spec.output_size:
             weight, bias = (tensors[f"{prefix}.fc_output_layer.{x}"] for x in ("weight", "bias"))
-            self.linear = _product(weight, bias, precision, in_floats=mask)
+            self.linear = _product(weight, bias, precision, in_floats=floats_out)
 
     def fields(self, units: int) -> Fields:
         """Entries of the state for `units` units: h (and c) of every layer, in whole panels."""
@@ -322,10 +323,10 @@ class RecurrentPass:
         for i in range(spec.num_layers):
             self.layers["input"][i] = self.inputs[i].table[0]
             self.layers["recurrent"][i] = self.recurrent[i].table[0]
-            self.layers["r"][i] = place(self.r[i])
+            self.layers["r"][i] = array_record(self.r[i])
             self.layers["turn"][i] = (turn + i) % 2
             for name, array in self.states[i].items():
-                self.layers[name][i] = place(array)
+                self.layers[name][i] = array_record(array)
 
         self.p = aligned((n_p, p_width), np.float32)
         self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
@@ -336,10 +337,10 @@ class RecurrentPass:
         self.stack = np.zeros(1, kernels.STACK)
         self.stack["gates"] = GATES[spec.cell]
         self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
-        self.stack["p"], self.stack["r"] = place(self.p), place(self.r_few)
+        self.stack["p"], self.stack["r"] = array_record(self.p), array_record(self.r_few)
         self.linear = weights.linear.bind(rows, size) if weights.linear else None
         if self.linear is not None:
-            self.stack["linear"], self.stack["z"] = self.linear.table, place(self.z)
+            self.stack["linear"], self.stack["z"] = self.linear.table, array_record(self.z)
 
     def forget(self) -> None:
         """Drop what was computed ahead of time: the state has been replaced."""

@@ -19,7 +19,7 @@ import numpy as np
 from .errors import AudioError, NpfsnError
 from .live_stream import LiveStream
 from .samples import Samples
-from .terminal import StatusLine, complain, duration, hush_compiler, say
+from .terminal import StatusLine, duration, hush_compiler, print_error, print_result
 
 # Common rates of sound cards, tried if the model's own is refused.
 COMMON_RATES = (48_000, 44_100, 96_000)
@@ -87,7 +87,7 @@ def main(args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> in
     sd = _sounddevice()
     if args.list_devices:
         for row in (str(sd.query_devices()) or "no sound devices").splitlines():
-            say(row)
+            print_result(row)
         return 0
     hush_compiler(args.quiet)
     try:
@@ -171,7 +171,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
     try:
         with stream:
             if not args.quiet:
-                say(_introduction(sd, stream, live))
+                print_result(_introduction(sd, stream, live))
             while not (gave_up := ended.wait(0.05)):
                 passed = time.monotonic() - started
                 if args.seconds is not None and passed >= args.seconds:
@@ -227,12 +227,12 @@ def _tell(callback: _Callback, live: LiveStream, held_back_ms: float) -> None:
     seconds = callback.samples / live.sample_rate
     block_ms = 1e3 * live.block_length / live.sample_rate
     load = callback.busy / seconds if seconds else 0.0
-    say(
+    print_result(
         f"{duration(seconds)}, load {load:.1%}, slowest block {1e3 * callback.worst:.1f} of "
         f"{block_ms:.0f} ms, {_dropouts(callback.dropouts)}"
     )
     if callback.dropouts:
         more = math.ceil(held_back_ms / 10.0) * 20
-        complain(f"warning: the sound system lost samples: --latency {more} may help")
+        print_error(f"warning: the sound system lost samples: --latency {more} may help")
     if live.n_nonfinite:
-        complain(f"warning: {live.n_nonfinite} NaN or infinite samples were replaced by zero")
+        print_error(f"warning: {live.n_nonfinite} NaN or infinite samples were replaced by zero")

@@ -102,7 +102,7 @@ def _start(file: BinaryIO) -> _Start | None:
     return _Start(tag, first, frame, table)
 
 
-def _counts(table: bytes, what: int) -> bool:
+def _table_has(table: bytes, what: int) -> bool:
     """Whether a table that mpg123 reads has the number of frames (1), of bytes (2) or both (3)."""
     told = int.from_bytes(table[4:8], "big")
     return table[:4] in (b"Xing", b"Info") and len(table) >= 16 and told & what == what
@@ -111,7 +111,7 @@ def _counts(table: bytes, what: int) -> bool:
 def is_followed(file: BinaryIO) -> bool:
     """Tell whether another MP3 file begins at the end that the table of a file declares."""
     start = _start(file)
-    if start is None or not _counts(start.table, 3):
+    if start is None or not _table_has(start.table, 3):
         return False
     file.seek(start.first + int.from_bytes(start.table[12:16], "big"))
     after = file.read(4)
@@ -121,13 +121,13 @@ def is_followed(file: BinaryIO) -> bool:
 def is_longer(file: BinaryIO) -> bool:
     """Tell whether there are more frames than a table counts."""
     start = _start(file)
-    if start is None or not _counts(start.table, 1):
+    if start is None or not _table_has(start.table, 1):
         return False
-    there = _count(file, start.first + start.frame.size, start.frame)
+    there = _count_frames(file, start.first + start.frame.size, start.frame)
     return there > int.from_bytes(start.table[8:12], "big") + 1  # some tables count their own frame
 
 
-def counted(file: BinaryIO) -> io.RawIOBase | None:
+def with_frame_table(file: BinaryIO) -> io.RawIOBase | None:
     """Return a view of an MP3 file with a table that counts its frames, if it has none.
 
     Parameters
@@ -141,7 +141,7 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
         None if there is nothing to add.
     """
     start = _start(file)
-    if start is None or _counts(start.table, 1):
+    if start is None or _table_has(start.table, 1):
         return None
     # The table lies in a silent frame of the same format: highest bit rate, no checksum.
     file.seek(start.first)
@@ -154,7 +154,7 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
     begin = bytes(header) + bytes(silent.side)
     # A table that mpg123 does not read would be decoded as audio: drop it.
     first = start.first + (start.frame.size if start.table else 0)
-    count = (_count(file, first, start.frame) + 1).to_bytes(4, "big")
+    count = (_count_frames(file, first, start.frame) + 1).to_bytes(4, "big")
     # A second silent frame for mpg123 to skip: its own decoder delay of 529 samples and the delay
     # in the table add up to one frame.
     more = (1152 if silent.version == 3 else 576) - 529
@@ -163,7 +163,7 @@ def counted(file: BinaryIO) -> io.RawIOBase | None:
     return _Spliced(file, start.tag, b"".join(frames), first)
 
 
-def _count(file: BinaryIO, at: int, model: _Frame) -> int:
+def _count_frames(file: BinaryIO, at: int, model: _Frame) -> int:
     """Count the frames from an offset on."""
     size, count = file.seek(0, os.SEEK_END), 0
     while at < size:

@@ -96,10 +96,10 @@ class Pass:
         """Whether all norms can be applied."""
         return all(norm.fitted for norm in self.norms)
 
-    def forget_after(self, frames: float) -> None:
+    def set_horizon(self, frames: float) -> None:
         """Let running norms forget all that is older than `frames`; infinite: as published."""
         for norm in self.norms:
-            norm.forget_after(frames)
+            norm.set_horizon(frames)
 
     def finish(self, frame: int) -> None:
         """Count, for offline norms, the end of a signal (before `frame`) that they would miss."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .kernels import features as kernels
-from .kernels.arrays import place
+from .kernels.arrays import array_record
 from .program import Program
 from .state import Fields, State
 
@@ -106,12 +106,12 @@ class BoundNorm:
         self.state = [state[name] for name in norm.fields()]
         self.table = np.zeros(1, kernels.NORM)
         self.table["eps"] = norm.eps
-        self.forget_after(math.inf)
+        self.set_horizon(math.inf)
         for i, array in enumerate(self.state):
-            self.table["state"][0, i] = place(array, np.float64)
+            self.table["state"][0, i] = array_record(array, np.float64)
         self.unfit()
 
-    def forget_after(self, frames: float) -> None:
+    def set_horizon(self, frames: float) -> None:
         """Let all that is older than `frames` fade; infinite: as published.
 
         An offline norm ignores it.

@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import NpfsnError
 from .stopping import Interrupts, held_back
-from .terminal import UsageError, complain, hush_compiler, to_stdout
+from .terminal import UsageError, hush_compiler, print_error, to_stdout
 
 #: Sample types: the choices of `--format`, and NumPy's names for them.
 SAMPLE_TYPES = {"s16le": "<i2", "f32le": "<f4"}
@@ -114,7 +114,7 @@ def enhance_stream(
     n_clipped = n_nonfinite = 0
     rest = b""
 
-    def put(y: Any) -> None:
+    def write_now(y: Any) -> None:
         nonlocal n_clipped
         if dtype.kind == "i":
             steps, n_beyond = to_steps(y, 16)
@@ -157,11 +157,11 @@ def enhance_stream(
                 x /= 32768.0
             else:
                 n_nonfinite += silence_nonfinite(x)
-            put(stream.process(x))
-        put(stream.flush())
+            write_now(stream.process(x))
+        write_now(stream.flush())
 
     if code:
-        complain("interrupted")
+        print_error("interrupted")
     if not args.quiet:
         _warn(args.format, len(rest), n_nonfinite, n_clipped)
     return code
@@ -170,14 +170,14 @@ def enhance_stream(
 def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int) -> None:
     """Warn of samples that were left out, replaced or clipped."""
     if n_odd:
-        complain(
+        print_error(
             f"warning: the input ended within a sample: {n_odd} odd bytes were left out; is it "
             f"{form}, mono?"
         )
     if n_nonfinite:
-        complain(
+        print_error(
             f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
             f"{form}, mono?"
         )
     if n_clipped:
-        complain(f"warning: {n_clipped} samples beyond full scale were clipped")
+        print_error(f"warning: {n_clipped} samples beyond full scale were clipped")

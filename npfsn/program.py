@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import program as kernels
-from .kernels.arrays import place
+from .kernels.arrays import array_record
 from .kernels.features import NORM
 from .kernels.layers import LAYER, STACK
 from .kernels.products import QUEUE
@@ -80,7 +80,7 @@ class Program:
                 dtype, dimensions = _ARRAYS[kind]
                 if argument.ndim != dimensions:
                     raise TypeError(f"{kernel}: shape {argument.shape}, expected {kind}")
-                field, value = "arrays", place(argument, dtype)
+                field, value = "arrays", array_record(argument, dtype)
             else:
                 field, value = kind, argument
             operation[field][0, used[field]] = value

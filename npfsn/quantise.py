@@ -71,7 +71,7 @@ def levels_with_room(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.minimum(np.floor(_SUM_OF_FOUR / fours), np.float32(LEVELS))
 
 
-def halved(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def to_float16(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Round a matrix to half precision; one with values too large for it stays as it is.
 
     In int8 networks, the layer that gives the mask keeps half precision: with eight bits it would

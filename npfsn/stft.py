@@ -27,7 +27,7 @@ class Stft:
         Periodic Hann window.
     factors : int64 array
         Radices of the complex transform of N / 2 points.
-    wheel, half : float64 array, shape (2, N / 2), (2, N)
+    twiddle, half : float64 array, shape (2, N / 2), (2, N)
         Twiddle factors of that transform, and of the step from it to the real one.
     z, work : float64 array, shape (2, N / 2)
         Scratch.
@@ -40,8 +40,8 @@ class Stft:
         self.n_fft, self.hop = n_fft, config.hop_length
         self.window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
         self.factors = kernels.factors(n_fft // 2)
-        self.wheel = kernels.twiddles(n_fft // 2)
-        self.half = kernels.twiddles(n_fft)
+        self.twiddle = kernels.twiddles(n_fft // 2)
+        self.twiddle_real = kernels.twiddles(n_fft)
         self.z = np.zeros((2, n_fft // 2))
         self.work = np.zeros((2, n_fft // 2))
         self.ola, self.env = state["stft.ola"], state["stft.env"]
@@ -66,13 +66,13 @@ class Stft:
     ) -> None:
         """Add the transform of T frames to a program (`kernels.analyse`)."""
         program.add(
-            "analyse", signal, self.hop, self.window, self.factors, self.wheel, self.half,
+            "analyse", signal, self.hop, self.window, self.factors, self.twiddle, self.twiddle_real,
             self.z, self.work, spec, mag, stage="analysis",
         )  # fmt: skip
 
     def write_synthesis(self, program: Program, spec: np.ndarray) -> None:
         """Add overlap-add to a program: T frames into T hops (`kernels.synthesise`)."""
         program.add(
-            "synthesise", spec, self.hop, self.window, self.factors, self.wheel, self.half,
-            self.z, self.work, self.ola, self.env, stage="synthesis",
+            "synthesise", spec, self.hop, self.window, self.factors, self.twiddle,
+            self.twiddle_real, self.z, self.work, self.ola, self.env, stage="synthesis",
         )  # fmt: skip

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from .terminal import complain, forget_stdout, sentence, trace
+from .terminal import forget_stdout, print_error, print_raw_error, sentence
 
 
 class Stopped(BaseException):
@@ -30,11 +30,11 @@ def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -
         return 0
     if isinstance(error, (KeyboardInterrupt, Stopped)):
         signum = getattr(error, "signum", signal.SIGINT)
-        complain("interrupted" if signum == signal.SIGINT else "terminated", program)
+        print_error("interrupted" if signum == signal.SIGINT else "terminated", program)
         return 128 + signum
-    complain(f"error: {sentence(error)}", program)
+    print_error(f"error: {sentence(error)}", program)
     if verbose:
-        trace("".join(traceback.format_exception(error)))
+        print_raw_error("".join(traceback.format_exception(error)))
     return 1
 
 

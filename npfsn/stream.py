@@ -31,7 +31,7 @@ _LONG_SILENCE_SECONDS = 5.0
 _LONG = 64
 
 
-class _Block:
+class _BoundPass:
     """A pass over blocks of up to `frames` frames, with its spectra and its programs."""
 
     def __init__(
@@ -40,7 +40,7 @@ class _Block:
         config = network.config
         shape = (frames, 2, config.n_freq)
         self.network_pass = network.bind(state, frames)
-        self.network_pass.forget_after(horizon)
+        self.network_pass.set_horizon(horizon)
         self.mag, self.new = self.network_pass.mag, np.zeros(shape, np.float64)
         ready = np.zeros(shape, np.float64)  # the spectra that the mask belongs to
         self.signal = np.zeros(config.n_fft + (frames - 1) * config.hop_length, np.float32)
@@ -53,8 +53,8 @@ class _Block:
         complete.add(network.apply_mask, self.network_pass.mask, ready, stage="mask")
         stft.write_synthesis(complete, ready)
         # In the first `look_ahead` frames, masks belong to frames before the first.
-        self.look_ahead = self.network_pass.program.then(wait)
-        self.program = self.look_ahead.then(complete)
+        self.without_output = self.network_pass.program.then(wait)
+        self.program = self.without_output.then(complete)
         self._complete = wait.then(complete)
         self.flow: Flow | None = None
 
@@ -99,12 +99,12 @@ class Stream:
         # `began`: 0 until the network first starts at a sound, then 1 + frame of its last start.
         # `silent`: hops of silence since the last sound.
         self.began, self.silent = self.state["began"], self.state["silent"]
-        self._waits = config.starts_at_sound
+        self._restarts = config.restarts_at_sound
         self._patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
         self.stft = Stft(config, self.state)
-        self._one = _Block(network, horizon, self.state, self.stft, 1)
-        self._many: _Block | None = None
+        self._one = _BoundPass(network, horizon, self.state, self.stft, 1)
+        self._many: _BoundPass | None = None
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or no output.
         self._steady = self.latency_hops - self.half_hops + 1
@@ -194,7 +194,7 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
-        if self._waits:
+        if self._restarts:
             self._listen(x)
         self._push(x, out)
 
@@ -241,7 +241,7 @@ class Stream:
                 n = 1
             elif flow:
                 n = flow.size(left)
-            if self._waits:
+            if self._restarts:
                 n = self._listen(x[at : at + n * hop])
             hops = slice(at, at + n * hop)
             if flow and self.clock[1] >= self._steady:
@@ -266,7 +266,7 @@ class Stream:
         n_hop, most = self.latency_hops, self.network.block_frames
         end, early = n_hop * self.hop, self.config.look_ahead
         if not (self.half_hops < n_hop <= min(x.shape[0] // self.hop, most)) or (
-            self._waits and self._listen(x[:end]) < n_hop
+            self._restarts and self._listen(x[:end]) < n_hop
         ):
             return 0
         block, signal = self.bind_blocks(), np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
@@ -329,18 +329,18 @@ class Stream:
         self.signal[:] = signal[-self.signal.shape[0] :]
         return signal[2 * self.hop :]
 
-    def bind_blocks(self) -> _Block:
+    def bind_blocks(self) -> _BoundPass:
         """Return the pass over many frames, made when first needed: `push` needs none."""
         if self._many is None:
             frames = self.network.block_frames
-            self._many = _Block(self.network, self.horizon, self.state, self.stft, frames)
+            self._many = _BoundPass(self.network, self.horizon, self.state, self.stft, frames)
         return self._many
 
     def _frame(self, signal: np.ndarray | None) -> None:
         """Run one frame, `signal` its samples or None for a frame of look-ahead."""
         self._run(self._one, signal, 1)
 
-    def _run(self, block: _Block, signal: np.ndarray | None, n: int) -> None:
+    def _run(self, block: _BoundPass, signal: np.ndarray | None, n: int) -> None:
         """Run a block of `n` frames; hops that it completes are in its `out`."""
         frame = int(self.clock[1])
         if signal is None:
@@ -352,7 +352,7 @@ class Stream:
         if not block.network_pass.fitted:
             block.network_pass(frame, n)
         elif frame < self.config.look_ahead:
-            block.look_ahead.play(self._network_frame(frame), n)
+            block.without_output.play(self._network_frame(frame), n)
         else:
             block.program.play(self._network_frame(frame), n, out=block.out)
 
@@ -380,7 +380,7 @@ class Stream:
         if n_sample == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
-        if self._waits:
+        if self._restarts:
             self._listen(np.pad(tail, (0, hop - tail.shape[0])))
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.

@@ -49,10 +49,10 @@ def latency(config: BaseConfig) -> str:
     )
 
 
-def trace(text: str) -> None:
+def print_raw_error(text: str) -> None:
     """Print text, such as a traceback, to standard error as it is."""
     with contextlib.suppress(OSError):
-        put(sys.stderr, text)
+        write_now(sys.stderr, text)
 
 
 def columns(text: str) -> int:
@@ -72,7 +72,7 @@ def cut(text: str, room: int) -> str:
     return text
 
 
-def put(stream: TextIO | None, text: str) -> None:
+def write_now(stream: TextIO | None, text: str) -> None:
     """Write and flush, with escapes for characters that the stream cannot encode."""
     if stream is None:  # closed by the parent process
         return
@@ -95,23 +95,23 @@ def to_stdout() -> Iterator[None]:
         raise NpfsnError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def say(text: str) -> None:
+def print_result(text: str) -> None:
     """Print one line of result."""
     with to_stdout():
-        put(sys.stdout, one_line(text) + "\n")
+        write_now(sys.stdout, one_line(text) + "\n")
 
 
-def tell(text: str) -> None:
+def print_report(text: str) -> None:
     """Print a line that is not worth failing for: a closed pipe or a full disk is ignored."""
     try:
-        say(text)
+        print_result(text)
     except (OSError, NpfsnError):
         forget_stdout()
 
 
-def complain(text: str, program: str = "npfsn") -> None:
+def print_error(text: str, program: str = "npfsn") -> None:
     """Print one line of warning or error."""
-    trace(f"{program}: {one_line(text)}\n")
+    print_raw_error(f"{program}: {one_line(text)}\n")
 
 
 def forget_stdout() -> None:
@@ -211,7 +211,7 @@ class StatusLine:
         text = cut(one_line(text), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not
-            put(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
+            write_now(sys.stderr, "\r" + text + " " * max(self._width - width, 0))
         self._width = width
         self._drawn_at = time.perf_counter()
 
@@ -219,7 +219,7 @@ class StatusLine:
         """Wipe the line, so that something else can be printed."""
         if self._width:
             with contextlib.suppress(OSError):
-                put(sys.stderr, "\r" + " " * self._width + "\r")
+                write_now(sys.stderr, "\r" + " " * self._width + "\r")
             self._width = 0
             self._drawn_at = -math.inf
 

@@ -377,7 +377,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
 def is_quantised(config: BaseConfig, name: str, shape: tuple[int, ...]) -> bool:
     """Whether int8 files store this tensor in eight bits.
 
-    They do so for the matrices of layers, except those that produce the mask (`quantise.halved`).
+    They do so for the matrices of layers, except those that produce the mask, which are kept in
+    half precision (`quantise.to_float16`).
     """
     return len(shape) == 2 and name not in config.fixed and not gives_mask(config, name)
 

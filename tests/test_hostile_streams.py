@@ -356,7 +356,7 @@ def bound(name: str, units: int, size: int, horizon: float = math.inf):
     norm = Norm(name, "n", units, size)
     state = {key: np.zeros(shape, dtype) for key, (shape, dtype) in norm.fields().items()}
     found = norm.bind(state)
-    found.forget_after(horizon)
+    found.set_horizon(horizon)
     return found, state
 
 

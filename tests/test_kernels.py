@@ -19,8 +19,8 @@ from npfsn.config import Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, products, spectrum
 from npfsn.kernels import layers as kernels
-from npfsn.kernels.arrays import place
-from npfsn.kernels.vector import HAS_HALF, MAX_INPUT, PANEL
+from npfsn.kernels.arrays import array_record
+from npfsn.kernels.vector import HAS_F16, MAX_INPUT, PANEL
 from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
@@ -94,7 +94,7 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
         : weight.size
     ]
     packed = products.pack_f32(weight)
-    assert packed.dtype == (np.uint16 if HAS_HALF else np.float32)
+    assert packed.dtype == (np.uint16 if HAS_F16 else np.float32)
     assert packed.ctypes.data % 64 == 0
     for n_row in range(1, 21):
         x = normal(n_row, n_in, seed=n_row)
@@ -367,17 +367,17 @@ def test_halves_that_many_rows_meet_are_widened_ahead_where_it_takes_time_from_t
             for stack in stacks
         }
 
-    monkeypatch.setattr(layers, "HALVES_COST", False)
+    monkeypatch.setattr(layers, "F16_IS_SLOW", False)
     plain = packed()
     assert {w.dtype for found in plain.values() for w in found} == {
-        np.dtype(np.uint16 if HAS_HALF else np.float32)
+        np.dtype(np.uint16 if HAS_F16 else np.float32)
     }
-    monkeypatch.setattr(layers, "HALVES_COST", True)
+    monkeypatch.setattr(layers, "F16_IS_SLOW", True)
     first, second = packed(), packed()
     for key, found in first.items():
         for before, now, again in zip(plain[key], found, second[key], strict=True):
             assert now is again
-            if key in wide and HAS_HALF:
+            if key in wide and HAS_F16:
                 assert now.ctypes.data % 64 == 0
                 np.testing.assert_array_equal(now, before.view(np.float16).astype(np.float32))
             else:
@@ -408,7 +408,7 @@ def host_and_follower(
 def test_tiles_see_to_what_follows(kind: str) -> None:
     """From the start in every frame, as far as there is time; both compute what they would."""
     (bound, plain), (later, alone) = host_and_follower(kind)
-    assert Beside.possible(bound) == (bool(products.ASKS) and kind != "int8")
+    assert Beside.possible(bound) == (bool(products.PREFETCH) and kind != "int8")
     if not Beside.possible(bound):
         return
     program, beside = Program(), Beside(bound)
@@ -421,7 +421,7 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
     assert bound.layers["input"]["queue"].tolist() == [0, place_of_queue]
     entries = beside.pieces.copy()
     assert not entries["weight"].any() and (entries["steps"] == 48).all()
-    step = 48 * PANEL * products.ASKED * (2 if kind == "float16" and HAS_HALF else 4)
+    step = 48 * PANEL * products.AHEAD_PANELS * (2 if kind == "float16" and HAS_F16 else 4)
     near: set[int] = set()
     work: list[tuple[int, int]] = []
     wanted = [
@@ -430,14 +430,14 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
         for panel in range(0, part.product.panels, products.PANELS_ONE_ROW)
     ]
     for piece in entries:
-        start = int(piece["ask"])
+        start = int(piece["prefetch"])
         near.update(range(start // 64, (start + step) // 64))
         if piece["then"]:  # behind all that it reads
             i, panel, stride = wanted[len(work)]
             assert near.issuperset(lines_of(stride))
-            assert piece["what"] == later.layers.ctypes.data + i * later.layers.itemsize
-            assert piece["number"] == panel + len(stride)
-            work.append((i, int(piece["number"])))
+            assert piece["argument"] == later.layers.ctypes.data + i * later.layers.itemsize
+            assert piece["count"] == panel + len(stride)
+            work.append((i, int(piece["count"])))
     assert len(work) == len(wanted) > len(later.recurrent)
     assert later.linear is not None
     for part in (*later.inputs, later.linear):
@@ -476,13 +476,13 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
         np.testing.assert_array_equal(play(later, y), play(alone, y))
 
 
-@pytest.mark.skipif(not products.ASKS, reason="tiles have no room for more here")
+@pytest.mark.skipif(not products.PREFETCH, reason="tiles have no room for more here")
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 @pytest.mark.parametrize("kind", ["float32", "float16", "widened"])
 def test_tiles_take_rows_along(kind: str, cell: str) -> None:
     """Both stacks compute what they would; pieces end in mid-tile, and at any place of a queue.
 
-    "widened": tiles of floats, rows that meet halves (`HALVES_COST`).
+    "widened": tiles of floats, rows that meet halves (`F16_IS_SLOW`).
     """
     frames = 16
     spec = Sequence(cell, 20, 70, 1, 33)  # of a GRU, an odd number of panels
@@ -524,24 +524,26 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
-    for frames, count in ((1, products.ASKS), (2, 0)):
+    for frames, count in ((1, products.PREFETCH), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
         if frames > 1:
-            assert (bound.parts() is not None) == products.ASKS
+            assert (bound.parts() is not None) == products.PREFETCH
             continue
         weight = network.decoder[0].layers[0].recurrent.weights[0]
         queues = [owner for owner in bound.program.owners if isinstance(owner, Beside)]
-        assert [queue.pieces["ask"][0] for queue in queues] == [weight.ctypes.data][: products.ASKS]
+        assert [queue.pieces["prefetch"][0] for queue in queues] == [weight.ctypes.data][
+            : products.PREFETCH
+        ]
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     """An address says nothing of what lies there."""
     for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):
         with pytest.raises(TypeError, match="expected contiguous"):
-            place(wrong)
-    assert place(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3, 16)
-    assert place(np.zeros(5, np.int32), np.int32)[1:] == (5, 1, 1)
+            array_record(wrong)
+    assert array_record(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3, 16)
+    assert array_record(np.zeros(5, np.int32), np.int32)[1:] == (5, 1, 1)
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
@@ -866,7 +868,7 @@ def run_norm(
     """Norm x [T, U, S], in blocks of frames; an offline norm is fitted in a pass before."""
     n_frame = len(x)
     bound = norm.bind(state.zeros(norm.fields()))
-    bound.forget_after(horizon)
+    bound.set_horizon(horizon)
     shaped = x.reshape(n_frame, norm.units, norm.size)
     for _ in range(2 if norm.offline else 1):
         out, frame = [], 0

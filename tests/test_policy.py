@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import npfsn
-from npfsn.kernels.products import ASKS
-from npfsn.kernels.vector import HALVES_COST, HAS_HALF
+from npfsn.kernels.products import PREFETCH
+from npfsn.kernels.vector import F16_IS_SLOW, HAS_F16
 from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
@@ -199,12 +199,12 @@ for module in (features, layers, products, program, spectrum):
 """
 
 # Where an instruction widens halves; used by `npfsn bench` alone.
-OTHER_SIGNATURES = {"product_halves": HAS_HALF, "matmul": 0}
+OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 # Matrices as small as these suit no tile registers.
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
-OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(ASKS)))
-OTHER_SIGNATURES["product_widened"] = int(HALVES_COST)
+OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(PREFETCH)))
+OTHER_SIGNATURES["product_widened"] = int(F16_IS_SLOW)
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ from drawn_models import golden_case, golden_model, noise, small_model
 import npfsn
 from npfsn import fast_fullsubnet
 from npfsn.convert import _cast
-from npfsn.kernels.vector import HAS_HALF
+from npfsn.kernels.vector import HAS_F16
 from npfsn.models import ARCHITECTURES
-from npfsn.quantise import dequantise, halved, levels_with_room, quantise
+from npfsn.quantise import dequantise, levels_with_room, quantise, to_float16
 from npfsn.weights import Model, gives_mask, load_model, save_model
 
 
@@ -165,14 +165,14 @@ def test_what_stays_in_floats_in_int8_has_half_precision() -> None:
                 encoder.layers[0].recurrent,
             )
         ]
-    half = "uint16" if HAS_HALF else "float32"
+    half = "uint16" if HAS_F16 else "float32"
     assert kinds == {"float32": ["float32"] * 4, "int8": [half] * 3 + ["int8"]}
 
 
 def test_values_too_large_for_halves_stay_as_they_are() -> None:
     large = np.array([[1.0, 1e5]], np.float32)
-    assert halved(large) is large
-    half = halved(large / 2)
+    assert to_float16(large) is large
+    half = to_float16(large / 2)
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, large / 2, rtol=2**-11)
 

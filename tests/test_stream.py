@@ -26,7 +26,7 @@ from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.flow import Flow
 from npfsn.kernels import spectrum
-from npfsn.kernels.products import ASKS
+from npfsn.kernels.products import PREFETCH
 from npfsn.layers import RecurrentPass
 from npfsn.models import ARCHITECTURES
 from npfsn.options import dry_share
@@ -555,7 +555,7 @@ def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
     hops = x[: x.size // 256 * 256].reshape(-1, 256)
     one = npfsn.Enhancer(model)
     given = [one.step(hop) for hop in hops]
-    if ASKS:
+    if PREFETCH:
         queues = [op for op in one._stream._one.program.owners if isinstance(op, Beside)]
         assert [int(queue.queue["next"][0]) > 0 for queue in queues] == [True]
     monkeypatch.setattr(Beside, "possible", lambda *_: False)
@@ -592,7 +592,7 @@ def test_blocks_under_way_together_are_the_same(
     assert not taken
     given = at_once.process(x)
     np.testing.assert_array_equal(given, np.concatenate(want))
-    if ASKS:
+    if PREFETCH:
         assert len(taken) > 8 and min(taken) < 12 < max(taken) == 32
         assert sum(taken) > x.size // hop - 10
     for first in (64, 7, 65, 100):  # where `process` is called again

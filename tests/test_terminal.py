@@ -20,7 +20,7 @@ from sounds import recording, tree
 
 from npfsn import batch
 from npfsn.plan import Job
-from npfsn.terminal import duration, put
+from npfsn.terminal import duration, write_now
 
 try:
     import fcntl
@@ -160,7 +160,7 @@ def test_what_is_said_is_seen_at_once():
     """A line that will be drawn anew has no end that would send it off."""
     screen = io.BytesIO()
     stream = io.TextIOWrapper(screen)
-    put(stream, "\r 50%")
+    write_now(stream, "\r 50%")
     assert screen.getvalue() == b"\r 50%"
 
 

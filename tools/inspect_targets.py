@@ -89,13 +89,13 @@ def assembly(target: str) -> dict[str, str]:
     out, bias = np.zeros((40, 128), np.float32), np.zeros(128, np.float32)
     packed = products.pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
-    assert products.HALF_BITS == np.uint16, "the target has an instruction that widens halves"
+    assert products.F16_BITS == np.uint16, "the target has an instruction that widens halves"
     whole = (int64,) * 11
     bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0, 0))
     code = {}
     for name, kernel, args in (
-        ("float32", products.product_floats, whole),
-        ("float16", products.product_halves, whole),
+        ("float32", products.product_f32_weights, whole),
+        ("float16", products.product_f16, whole),
         ("int8", products.product_amx if target == "amx" else products.product_i8, bytes_),
     ):
         text = llvm_code(kernel, args)

@@ -23,7 +23,7 @@ ARRAY = np.dtype(
 )
 
 
-def place(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int, int]:
+def array_record(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int, int]:
     """Return the `ARRAY` of `array`, which the caller keeps alive.
 
     Raises
@@ -48,7 +48,7 @@ def pointer(typingctx, address):
 
 
 @intrinsic
-def place_of(typingctx, record):
+def address_of(typingctx, record):
     """Return the address of a record."""
 
     def codegen(context, builder, sig, args):

@@ -20,8 +20,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from .arrays import ARRAY, call, f32_2d, place_of, pointer
-from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, ready
+from .arrays import ARRAY, address_of, call, f32_2d, pointer
+from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, quantise_if_int8
 from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: Panels of units that are computed together: whole tiles of gates, which are still in the nearest
@@ -176,7 +176,7 @@ def _project(x, n_frame, layer, stack):
 
     Updates: p of the stack.
     """
-    ready(x, 0, n_frame, layer.input)
+    quantise_if_int8(x, 0, n_frame, layer.input)
     product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0, 0)
 
 
@@ -193,7 +193,7 @@ def work_ahead(layer, last):
     if last > layer.done:
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
-            ready(h, 0, r.shape[0], layer.recurrent)
+            quantise_if_int8(h, 0, r.shape[0], layer.recurrent)
         product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
         layer.done = last
 
@@ -212,9 +212,9 @@ def finish_queue(queue):
         piece = pieces[queue.next]
         queue.next += 1
         if piece.then != 0:
-            call(piece.then, (piece.what, piece.number))
+            call(piece.then, (piece.argument, piece.count))
         elif piece.done != 0 and pieces[queue.next].done == 0:
-            work_ahead(piece.what, piece.number)  # and all before it, in wide strides
+            work_ahead(piece.argument, piece.count)  # and all before it, in wide strides
 
 
 @inlined
@@ -249,12 +249,12 @@ def recur(x, frame, layer, stack, y):
             # many panels of it are done.
             late = layer.done == 0
             if n_unit == 1 and n_frame == 1:  # all at once, in consecutive strides
-                work_ahead(place_of(layer), gates * n_panel)
+                work_ahead(address_of(layer), gates * n_panel)
             ahead, layer.done = layer.done, 0
             if n_unit > 1:
-                ready(x, row, n, w_ih)
+                quantise_if_int8(x, row, n, w_ih)
             if ahead == 0:  # otherwise `work_ahead` has done so
-                ready(h, first, n, w_hh)
+                quantise_if_int8(h, first, n, w_hh)
             for i in range(n_step):
                 # One unit reads all weights in every frame. Those that the last frame read last are
                 # still in the second-level cache: every second frame of a block goes backwards.
@@ -287,7 +287,7 @@ def recur(x, frame, layer, stack, y):
             # frame's, while the weights are in a nearer cache. The next frame reads none. Layers
             # alternate. (A layer whose product tiles of another stack have begun is not late.)
             if n_unit == 1 and n_frame == 1 and late and frame % 2 == layer.turn:
-                work_ahead(place_of(layer), gates * n_panel)
+                work_ahead(address_of(layer), gates * n_panel)
 
 
 @inlined
@@ -330,7 +330,7 @@ def linear(x, stack, out):
     Updates: z of the stack, out.
     """
     w, z, n_row = stack.linear, f32_2d(stack.z), x.shape[0]
-    ready(x, 0, n_row, w)
+    quantise_if_int8(x, 0, n_row, w)
     product(x, 0, n_row, w, 0, w.weight.rows, z, 0, 0)
     activate(z, stack.activation, stack.slope, n_row, out)
 
@@ -393,4 +393,4 @@ def prepare(layers, panels):
         last = min(max(panels - i * every, 0), every)
         if last < every:
             last -= last % PANELS  # whole tiles
-        work_ahead(place_of(layer), last)
+        work_ahead(address_of(layer), last)

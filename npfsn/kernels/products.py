@@ -20,13 +20,13 @@ from numba.extending import intrinsic
 from ..jit import address, inlined, kernel
 from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
-from .arrays import ARRAY, call, f32_1d, f32_at, place_of, pointer
+from .arrays import ARRAY, address_of, call, f32_1d, f32_at, pointer
 from .vector import (
     DEPTH,
+    F16_IS_SLOW,
     FEATURES,
-    HALVES_COST,
     HAS_BYTE_PRODUCT,
-    HAS_HALF,
+    HAS_F16,
     MAX_INPUT,
     OFFSET,
     PANEL,
@@ -53,13 +53,13 @@ elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# ASKS: whether tiles prefetch the next weights while they compute; with AVX2 no instruction is to
-# spare. ASKED: how many panels a tile of floats prefetches. A single row prefetches only where the
-# hardware is too slow to do it.
-ASKS, ASKED = 1 if PANELS > 1 else 0, 2
-ONE_ROW_ASKS = 0 if READS_AHEAD else ASKS
+# PREFETCH: whether tiles prefetch the next weights while they compute; with AVX2 no instruction is
+# to spare. AHEAD_PANELS: how many panels a tile of floats prefetches. A single row prefetches only
+# where the hardware is too slow to do it.
+PREFETCH, AHEAD_PANELS = 1 if PANELS > 1 else 0, 2
+ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
 # Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
-PARTS = 2 if "avx512f" in FEATURES and not HALVES_COST and not READS_AHEAD else 1
+PARTS = 2 if "avx512f" in FEATURES and not F16_IS_SLOW and not READS_AHEAD else 1
 # Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
 # cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
 # the same work, which the second level delivers in time.
@@ -85,7 +85,7 @@ INPUT_LEVELS = np.float32(MAX_INPUT)
 BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
 
 # Numba's type for halves; where no instruction widens them, there are none (`pack_f32`).
-HALF_BITS = np.uint16 if HAS_HALF else np.float32
+F16_BITS = np.uint16 if HAS_F16 else np.float32
 
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
@@ -103,20 +103,21 @@ PRODUCT = np.dtype(
 )
 
 #: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
-#: with other weights, panels a .. a + ASKED - 1 of them, and a prefetch. All fields but `steps` and
-#: `number` are addresses.
+#: with other weights, panels a .. a + AHEAD_PANELS - 1 of them, and a prefetch. All fields but
+#: `steps` and `count` are addresses, and `argument` may be one.
 PIECE = np.dtype(
     [
-        ("ask", np.int64),  # prefetched from here on: the bytes of ASKED panels of `steps` inputs
+        # From here on are prefetched the bytes that AHEAD_PANELS panels of `steps` inputs take.
+        ("prefetch", np.int64),
         ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
         ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
         ("input", np.int64),  # f32[K], the row
-        ("bias", np.int64),  # f32[ASKED PANEL]
-        ("out", np.int64),  # f32[ASKED PANEL]
-        ("done", np.int64),  # i64, set to `number` at the end: the panels that are complete; or 0
-        ("then", np.int64),  # kernel(what, number) to call at the end, or 0
-        ("what", np.int64),
-        ("number", np.int64),
+        ("bias", np.int64),  # f32[AHEAD_PANELS PANEL]
+        ("out", np.int64),  # f32[AHEAD_PANELS PANEL]
+        ("done", np.int64),  # i64, set to `count` at the end: the panels that are complete; or 0
+        ("then", np.int64),  # kernel(argument, count) to call at the end, or 0
+        ("argument", np.int64),
+        ("count", np.int64),
     ]
 )
 
@@ -144,7 +145,7 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
     """
     n_out, n_in = weight.shape
     n_panel = padded(n_out) // PANEL
-    dtype = np.float16 if HAS_HALF and weight.dtype == np.float16 else np.float32
+    dtype = np.float16 if HAS_F16 and weight.dtype == np.float16 else np.float32
     rows = np.zeros((n_panel * PANEL, n_in), dtype)
     rows[:n_out] = weight
     packed = aligned((n_panel, n_in, PANEL), dtype)
@@ -154,23 +155,23 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 
 @intrinsic(prefer_literal=True)
 def _tile_f32(
-    typingctx, rows, panels, asks, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
+    typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
     bias, bias_at, out, out_at, out_stride, beside,
 ):  # fmt: skip
     """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
 
     Sums start from the bias or, where first is not 0, from those of the inputs before, in out. If
-    it `asks`, each step prefetches from w[ahead] on: as much as a step of ASKED panels takes or, in
-    a tile of one row, a step of its own panels.
+    `prefetch` is 1, each step prefetches from w[ahead] on: as much as a step of AHEAD_PANELS panels
+    takes or, in a tile of one row, a step of its own panels.
 
-    beside: () or, for one more row times ASKED panels of other weights in the same loop: an array
-    of the weights' type; the addresses of the row and of the weights for k = 0; the weights' stride
-    from panel to panel in elements; the addresses where its sums start and where they go.
+    beside: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
+    array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
+    stride from panel to panel in elements; the addresses where its sums start and where they go.
     """
     n = types.int64
-    sig = types.void(rows, panels, asks, n, n, x, n, n, w, n, n, n, bias, n, out, n, n, beside)
+    sig = types.void(rows, panels, prefetch, n, n, x, n, n, w, n, n, n, bias, n, out, n, n, beside)
     n_row, n_panel = rows.literal_value, panels.literal_value
-    n_beside = ASKED if len(beside) else 0
+    n_beside = AHEAD_PANELS if len(beside) else 0
     element_beside = f16 if n_beside and beside[0].dtype != types.float32 else f32
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
@@ -221,12 +222,14 @@ def _tile_f32(
         acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
         w_k = builder.mul(k, const(PANEL))
         panels = 1 if element == f32 else 2  # in a cache line, for a step
-        if asks.literal_value:
+        if prefetch.literal_value:
             if n_row == 1:
                 step = panels
                 lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels)]
             else:
-                step = ASKED // 2 if element_beside == f16 and element == f32 else ASKED
+                step = (
+                    AHEAD_PANELS // 2 if element_beside == f16 and element == f32 else AHEAD_PANELS
+                )
                 lines = [const(PANEL * p) for p in range(0, step, panels)]
             at = builder.add(ahead, builder.mul(w_k, const(step)))
             for line in lines:
@@ -312,9 +315,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
             p = first
             # A cell takes parts of the matrix, in every second frame of a block backwards
             # (`recur`): what comes next is known only in calls that reach the matrix's end.
-            asks = ONE_ROW_ASKS and last == w.shape[0]
-            while asks and p + 2 * PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_ASKS, 0, n_in, x, x_at + row * x_ld, x_ld,
+            prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
+            while prefetch and p + 2 * PANELS_ONE_ROW <= last:
+                _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at + row * x_ld, x_ld,
                           w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
                           out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
@@ -334,7 +337,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     # prefetches its share before it starts: its loop has no instruction to spare. With AVX-512 the
     # loop does it, which is 8 to 12 % faster there. Once the first tiles have prefetched the next
     # panels, memory is idle, and the others work off the queue.
-    asking = (PANELS + ASKED - 1) // ASKED  # tiles that prefetch the next
+    fetching = (PANELS + AHEAD_PANELS - 1) // AHEAD_PANELS  # tiles that prefetch the next
     due = carray(pointer(queue), 1, QUEUE)[0]
     p = first
     while p + PANELS <= last:
@@ -342,26 +345,30 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
         while k < n_in:
             row, k_end = 0, min(k + part, n_in)
             while row + ROWS <= n_row:
-                ahead, at = (p + PANELS + row // ROWS % asking * ASKED) * size, k
-                if ASKS:
-                    while row >= asking * ROWS and queue != 0 and due.next < due.end and at < k_end:
+                ahead, at = (p + PANELS + row // ROWS % fetching * AHEAD_PANELS) * size, k
+                if PREFETCH:
+                    while (
+                        row >= fetching * ROWS and queue != 0 and due.next < due.end and at < k_end
+                    ):
                         # A piece has its own steps: it may end within a tile, or go on in the next.
                         piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
                         end = min(at + piece.steps - due.step, k_end)
                         back = (due.step - at) * PANEL
-                        asked = (piece.ask - w.ctypes.data) // w.itemsize
-                        asked += back * ASKED * min(others.itemsize, w.itemsize) // w.itemsize
+                        fetched = (piece.prefetch - w.ctypes.data) // w.itemsize
+                        fetched += (
+                            back * AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
+                        )
                         if piece.weight != 0:
                             start = piece.bias if due.step == 0 else piece.out
-                            _tile_f32(ROWS, PANELS, ASKS, at, end, x, x_at + row * x_ld, x_ld,
-                                      w, p * size, size, asked, bias, p * PANEL,
+                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at + row * x_ld, x_ld,
+                                      w, p * size, size, fetched, bias, p * PANEL,
                                       out, out_at + row * ld + p * PANEL, ld,
                                       (others, piece.input + (due.step - at) * 4,
                                        piece.weight + back * others.itemsize,
                                        piece.steps * PANEL, start, piece.out))  # fmt: skip
                         elif end > at:
-                            _tile_f32(ROWS, PANELS, ASKS, at, end, x, x_at + row * x_ld, x_ld,
-                                      w, p * size, size, asked, bias, p * PANEL,
+                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at + row * x_ld, x_ld,
+                                      w, p * size, size, fetched, bias, p * PANEL,
                                       out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                         due.step += end - at
                         at = end
@@ -369,13 +376,13 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                             due.step = 0
                             due.next += 1
                             if piece.done != 0:
-                                carray(pointer(piece.done), 1, np.int64)[0] = piece.number
+                                carray(pointer(piece.done), 1, np.int64)[0] = piece.count
                             if piece.then != 0:
-                                call(piece.then, (piece.what, piece.number))
+                                call(piece.then, (piece.argument, piece.count))
                 else:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
                 if at < k_end:
-                    _tile_f32(ROWS, PANELS, ASKS, at, k_end, x, x_at + row * x_ld, x_ld,
+                    _tile_f32(ROWS, PANELS, PREFETCH, at, k_end, x, x_at + row * x_ld, x_ld,
                               w, p * size, size, ahead, bias, p * PANEL,
                               out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
                 row += ROWS
@@ -556,7 +563,7 @@ def _tile_i8(
         k.add_incoming(const(0), before)
         acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL * DEPTH))
-        if n_row == ROWS_I8 and ASKS:
+        if n_row == ROWS_I8 and PREFETCH:
             for step in range(TOGETHER):
                 at = builder.add(w_k, const(PANEL * DEPTH * step))
                 emit.prefetch(builder.gep(w, [builder.add(ahead, at)]))
@@ -648,7 +655,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
         row = 0
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
-            if not ASKS:  # as in `product_f32`
+            if not PREFETCH:  # as in `product_f32`
                 _prefetch(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
             _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
                      ahead, w_scale, shift, bias, p * PANEL,
@@ -681,7 +688,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
 
 
 @kernel
-def ready(x, row, n_row, w):
+def quantise_if_int8(x, row, n_row, w):
     """Make rows row .. row + n_row - 1 of inputs ready for `product`: quantise them for int8.
 
     x  f32[R, X]  for int8 in whole panels, zeros behind the last input
@@ -698,7 +705,7 @@ def ready(x, row, n_row, w):
 def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside):
     """Run `product_f32`, with arguments as those of the kernels below.
 
-    kind         dtype  of the weights: float32 or HALF_BITS
+    kind         dtype  of the weights: float32 or F16_BITS
     kind_beside  dtype  of the weights of the queue's pieces
     """
     w = carray(pointer(w), 1, PRODUCT)[0]
@@ -720,24 +727,24 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel,
 
 
 @kernel
-def product_floats(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of floats."""
     _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
              np.float32)  # fmt: skip
 
 
 @kernel
-def product_halves(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of halves."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, HALF_BITS,
-             HALF_BITS)  # fmt: skip
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS,
+             F16_BITS)  # fmt: skip
 
 
 @kernel
 def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of floats; the queue's pieces have weights of halves."""
     _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
-             HALF_BITS)  # fmt: skip
+             F16_BITS)  # fmt: skip
 
 
 @kernel
@@ -770,16 +777,16 @@ def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
                     first, last, out, out_row, out_panel)  # fmt: skip
 
 
-_BY_TYPE = {"float32": product_floats, "uint16": product_halves, "int8": product_bytes}
+_BY_TYPE = {"float32": product_f32_weights, "uint16": product_f16, "int8": product_bytes}
 
 
 def product_kernel(packed: np.ndarray) -> int:
     """Return the address of the kernel that multiplies with packed weights."""
     if packed.dtype == np.int8 and HAS_TILES and fits(packed.shape[1]):
         return address(product_tiles)
-    if packed.dtype == np.uint16 and HALVES_COST:
+    if packed.dtype == np.uint16 and F16_IS_SLOW:
         # For blocks of many rows (`npfsn.layers.Product.for_rows`): compiled before a stream runs.
-        address(product_floats)
+        address(product_f32_weights)
         address(product_widened)
     return address(_BY_TYPE[packed.dtype.name])
 
@@ -790,13 +797,13 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
-    x    f32[R, >= K]  inputs; `ready` was last called for these rows
+    x    f32[R, >= K]  inputs; `quantise_if_int8` was last called for these rows
     w    PRODUCT       of K inputs
     out  f32[R', >= (out_panel + last - first) PANEL]
 
     Updates: out.
     """
-    call(w.kernel, (place_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
+    call(w.kernel, (address_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
                     out.ctypes.data, out.shape[1], out_row, out_panel))  # fmt: skip
 
 
@@ -808,5 +815,5 @@ def matmul(x, products, n_row, first, last, out):
     products  PRODUCT[1]
     out       f32[R, >= P PANEL]
     """
-    ready(x, 0, n_row, products[0])
+    quantise_if_int8(x, 0, n_row, products[0])
     product(x, 0, n_row, products[0], first, last, out, 0, first)

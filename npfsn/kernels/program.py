@@ -17,6 +17,7 @@ from ..jit import address, kernel
 from . import features, layers, spectrum
 from .arrays import (
     ARRAY,
+    address_of,
     call,
     f32_1d,
     f32_2d,
@@ -25,7 +26,6 @@ from .arrays import (
     f64_2d,
     f64_3d,
     i64_1d,
-    place_of,
     pointer,
 )
 from .features import NORM
@@ -270,7 +270,7 @@ def play(address, n_operation, frame, n_frame, x, out):
             n = (frame + n_frame - 1) // op.every - (frame - 1) // op.every
             if n == 0:
                 continue
-        call(op.kernel, (place_of(op), n, frame, n_frame, x.ctypes.data, x.shape[0],
+        call(op.kernel, (address_of(op), n, frame, n_frame, x.ctypes.data, x.shape[0],
                          out.ctypes.data, out.shape[0]))  # fmt: skip
         at += op.skip
 

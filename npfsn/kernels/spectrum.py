@@ -47,7 +47,7 @@ def _four(re, im, first, quarter, cos, sin, k, to_re, to_im, to, stride):
 
     re, im          f64[M]  input; the four values are `quarter` apart from `first` on
     first, quarter  u64
-    cos, sin        f64[M]  the wheel (see `fft`)
+    cos, sin        f64[M]  the twiddle (see `fft`)
     k               u64     index of w_n^p in it
     to_re, to_im    f64[M]  output; the four values are `stride` apart from `to` on
     to, stride      u64
@@ -75,24 +75,24 @@ def _four(re, im, first, quarter, cos, sin, k, to_re, to_im, to, stride):
 
 
 @kernel
-def fft(z, factor, wheel, work):
+def fft(z, factor, twiddle, work):
     """Complex forward transform in place.
 
     z       f64[2, M]  real and imaginary parts
     factor  i64[?]     factors of M (`factors`)
-    wheel   f64[2, M]  `twiddles(M)`
+    twiddle   f64[2, M]  `twiddles(M)`
     work    f64[2, M]  scratch
     """
     # Unsigned indices: Numba then omits its check for negative (wrap-around) indices, and the loops
     # vectorise.
     size = np.uint64(z.shape[1])
     n, stride = size, ONE
-    cos, sin = wheel[0], wheel[1]
+    cos, sin = twiddle[0], twiddle[1]
     re, im, to_re, to_im = z[0], z[1], work[0], work[1]
     for f in factor:
         radix = np.uint64(f)
         m = n // radix
-        turn = size // n  # one step of w_n on the wheel of `size` steps
+        turn = size // n  # one step of w_n on the twiddle of `size` steps
         if radix == FOUR and stride == ONE:  # fours side by side: a loop over p, which is long
             for p in range(m):
                 _four(re, im, p, m, cos, sin, p, to_re, to_im, FOUR * p, ONE)
@@ -124,14 +124,14 @@ def fft(z, factor, wheel, work):
 
 
 @inlined
-def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
+def analyse(signal, hop, window, factor, twiddle, twiddle_real, z, work, spec, mag):
     """Spectra of T overlapping frames.
 
     signal  f32[>= (T - 1) hop + N]  samples; frame t is signal[t hop : t hop + N]
     hop     int
     window  f64[N]
-    factor, wheel                    of M = N / 2 (see `fft`)
-    half    f64[2, N]                `twiddles(N)`
+    factor, twiddle                    of M = N / 2 (see `fft`)
+    twiddle_real    f64[2, N]                `twiddles(N)`
     z, work f64[2, M]                scratch
     spec    f64[T, 2, M + 1]         real and imaginary parts
     mag     f32[T, M + 1]            magnitudes
@@ -143,7 +143,7 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
         for k in range(m):
             z[0, k] = signal[at + 2 * k] * window[2 * k]
             z[1, k] = signal[at + 2 * k + 1] * window[2 * k + 1]
-        fft(z, factor, wheel, work)
+        fft(z, factor, twiddle, work)
         spec[t, 0, 0], spec[t, 1, 0] = z[0, 0] + z[1, 0], 0.0
         spec[t, 0, m], spec[t, 1, m] = z[0, 0] - z[1, 0], 0.0
         for k in range(1, m):
@@ -151,7 +151,7 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
             even_i = 0.5 * (z[1, k] - z[1, m - k])
             odd_r = 0.5 * (z[1, k] + z[1, m - k])
             odd_i = 0.5 * (z[0, m - k] - z[0, k])
-            c, s = half[0, k], half[1, k]
+            c, s = twiddle_real[0, k], twiddle_real[1, k]
             spec[t, 0, k] = even_r + odd_r * c - odd_i * s
             spec[t, 1, k] = even_i + odd_r * s + odd_i * c
         for k in range(m + 1):
@@ -160,11 +160,11 @@ def analyse(signal, hop, window, factor, wheel, half, z, work, spec, mag):
 
 
 @inlined
-def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
+def synthesise(spec, hop, window, factor, twiddle, twiddle_real, z, work, ola, env, out):
     """Overlap-add of T frames; each frame completes one hop.
 
     spec    f64[T, 2, M + 1]  real and imaginary parts
-    hop, window, factor, wheel, half, z, work  as in `analyse`
+    hop, window, factor, twiddle, twiddle_real, z, work  as in `analyse`
     ola     f64[N]     overlap-added windowed frames, from the next output sample on
     env     f64[N]     overlap-added squared windows, likewise
     out     f32[T hop]
@@ -183,12 +183,12 @@ def synthesise(spec, hop, window, factor, wheel, half, z, work, ola, env, out):
             br, bi = spec[t, 0, m - k], spec[t, 1, m - k]
             even_r, even_i = 0.5 * (ar + br), 0.5 * (ai - bi)
             diff_r, diff_i = 0.5 * (ar - br), 0.5 * (ai + bi)
-            c, s = half[0, k], -half[1, k]
+            c, s = twiddle_real[0, k], -twiddle_real[1, k]
             odd_r = diff_r * c - diff_i * s
             odd_i = diff_r * s + diff_i * c
             z[1, k] = even_r - odd_i
             z[0, k] = even_i + odd_r
-        fft(z, factor, wheel, work)
+        fft(z, factor, twiddle, work)
         for k in range(m):
             ola[2 * k] += z[1, k] * scale * window[2 * k]
             ola[2 * k + 1] += z[0, k] * scale * window[2 * k + 1]

@@ -24,10 +24,10 @@ HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 
 # Weights stay in half precision in memory where an instruction widens a vector of them, exactly;
 # without it, llvm would call a function of the C library for each.
-HAS_HALF = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
+HAS_F16 = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
 #: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
 #: FullSubNet took a tenth longer (docs/benchmark-amx.md). AMD's, which alone have sse4a, do not.
-HALVES_COST = "avx512f" in FEATURES and "sse4a" not in FEATURES
+F16_IS_SLOW = "avx512f" in FEATURES and "sse4a" not in FEATURES
 #: Whether the hardware prefetches weights as fast as the caches deliver them: AMD's Zen 5 does, the
 #: only one of these with AVX-VNNI. There prefetches of a single row get in the way.
 READS_AHEAD = {"avx512f", "sse4a", "avxvnni"} <= FEATURES
