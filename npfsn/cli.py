@@ -638,18 +638,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def convert(argv: Sequence[str] | None = None) -> int:
-    """Run `npfsn-convert`, and handle interrupts also during its imports.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Default: the arguments of the process.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
+    """Run `npfsn-convert` (`npfsn.convert.main`), ready for signals while it is imported."""
     try:
         with stoppable(), held_back():
             from .convert import main

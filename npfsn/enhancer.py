@@ -451,6 +451,9 @@ class Enhancer(Alone):
         return arrays
 
 
+_digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
+
+
 def _digest(model: Model) -> str:
     """Return a SHA-256 of a model's configuration and tensors."""
     known = _digests.get(model)
@@ -462,6 +465,3 @@ def _digest(model: Model) -> str:
             digest.update(np.ascontiguousarray(tensor).data)
         known = _digests[model] = digest.hexdigest()
     return known
-
-
-_digests: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -269,14 +271,13 @@ class Stream:
             self._restarts and self._listen(x[:end]) < n_hop
         ):
             return 0
-        block, signal = self.bind_blocks(), np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
-        self._one.network_pass.forget()
+        signal = np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
         self.clock[0] = n_hop
         self.signal[:] = signal[-self.signal.shape[0] :]
-        for first, n in ((0, early), (early, self.half_hops)):  # two programs: see `_run`
-            if n:
-                self._run(block, signal[first * self.hop :], n)
-        block.network_pass.forget()
+        with self._in_blocks() as block:
+            for first, n in ((0, early), (early, self.half_hops)):  # two programs: see `_run`
+                if n:
+                    self._run(block, signal[first * self.hop :], n)
         out[:end] = 0
         return end
 
@@ -308,11 +309,9 @@ class Stream:
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take a few hops at once, in the steady state of one frame per hop."""
-        block, n = self.bind_blocks(), x.shape[0] // self.hop
-        self._one.network_pass.forget()
-        self._run(block, self._take_samples(x), n)
-        block.network_pass.forget()
-        out[:] = block.out[: x.shape[0]]
+        with self._in_blocks() as block:
+            self._run(block, self._take_samples(x), x.shape[0] // self.hop)
+            out[:] = block.out[: x.shape[0]]
 
     def _take_block(self, x: np.ndarray, out: np.ndarray, flow: Flow) -> None:
         """Begin a block, in the steady state; `out` is filled when `Flow.end` has been called."""
@@ -335,6 +334,18 @@ class Stream:
             frames = self.network.block_frames
             self._many = _BoundPass(self.network, self.horizon, self.state, self.stft, frames)
         return self._many
+
+    @contextlib.contextmanager
+    def _in_blocks(self) -> Iterator[_BoundPass]:
+        """Use the pass over many frames for a while.
+
+        Both passes share the state, so what one has computed ahead of time is void as soon as the
+        other moves the state on.
+        """
+        block = self.bind_blocks()
+        self._one.network_pass.forget()
+        yield block
+        block.network_pass.forget()
 
     def _frame(self, signal: np.ndarray | None) -> None:
         """Run one frame, `signal` its samples or None for a frame of look-ahead."""
