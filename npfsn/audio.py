@@ -95,8 +95,8 @@ def enhance_file(
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
-        If `src` or `dst` is no path, `atten_lim_db` no number of dB from 0 up, `norm_horizon` no
-        number of seconds from one hop up, or the precision unknown.
+        If `src` or `dst` is no path, `progress` no function, `atten_lim_db` no number of dB from 0
+        up, `norm_horizon` no number of seconds from one hop up, or the precision unknown.
 
     Examples
     --------
@@ -116,6 +116,8 @@ def enhance_file(
             raise TypeError(f"{name} is {path!r}: expected the path of a sound file")
         if os.fspath(path) in ("", b""):
             raise AudioError(f"{name} is empty: expected the path of a sound file")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress is {progress!r}: expected a function, or None")
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:

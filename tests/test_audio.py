@@ -633,3 +633,8 @@ def test_a_file_that_is_called_a_dash_is_a_file(delay, tmp_path, monkeypatch):
     write(tmp_path / "a.wav", noise(1000)).rename(tmp_path / "-")
     monkeypatch.chdir(tmp_path)
     assert enhance_file("-", "b.wav").samples == 1000
+
+
+def test_a_progress_that_is_no_function_is_refused_at_once(delay, tmp_path):
+    with pytest.raises(TypeError, match="progress is 3: expected a function"):
+        enhance_file(tmp_path / "a.wav", tmp_path / "b.wav", progress=3)
