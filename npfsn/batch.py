@@ -346,8 +346,7 @@ class _Process:
     def clean_up(self) -> None:
         """Remove the unfinished files of a worker that has ended."""
         if self.job is not None:
-            for dst in (self.job.dst, self.job.dst.resolve()):  # or where a link leads
-                remove_unfinished(dst.parent, self.mark)
+            remove_unfinished(self.job.dst.parent, self.mark)
 
 
 def _run_workers(

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +33,8 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     path : Path
         Its folder must exist.
     overwrite : bool
-        Whether to replace an existing file. The new file takes over the old one's permissions and,
-        as far as the system allows it, its owner; a symbolic link to it keeps leading to it.
+        Whether to replace an existing file, or a link. The new file is as open to others as the old
+        one was, also while it is written, and no more.
 
     Raises
     ------
@@ -46,23 +45,22 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is a pipe, a device or a folder: name a file", str(path))
-    if overwrite and path.exists():  # not for a dangling link
-        path = Path(os.path.realpath(path))
     # Independent of the name of `path`, which may be as long as the system allows.
     partial = path.parent / f".npfsn-{_mark[0]}-{secrets.token_hex(4)}.part"
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        replaced = _of(path) if overwrite else None
-        # Until it is complete, others get no more access than to the file that it replaces.
-        mode = 0o666 if replaced is None else 0o600 | stat.S_IMODE(replaced.st_mode) & 0o666
+        replaced = path.stat() if overwrite and os.name != "nt" and path.exists() else None
         try:
-            os.close(os.open(partial, flags, mode))
+            handle = os.open(partial, flags, 0o666 if replaced is None else 0o600)
+            try:
+                if replaced is not None:
+                    _limit_access(handle, replaced)
+            finally:
+                os.close(handle)
         except OSError as error:  # report `path`, not the temporary name
             raise OSError(error.errno, error.strerror, str(path)) from None
         yield partial
         _sync(partial)
-        if replaced is not None:
-            _take_after(replaced, partial)
         _publish(partial, path, overwrite)
         _sync(path.parent)
     finally:
@@ -73,24 +71,18 @@ def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
             raise
 
 
-def _of(path: Path) -> os.stat_result | None:
-    """Return the status of a file, or None."""
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
+def _limit_access(handle: int, replaced: os.stat_result) -> None:
+    """Give a new file the permissions of the one that it replaces; its owner may always write it.
 
-
-def _take_after(replaced: os.stat_result, partial: Path) -> None:
-    """Give a file the owner and permissions of the one that it replaces, where that is allowed.
-
-    Permissions come last: a change of owner clears some of them.
+    If its group is another one, group and others get only what both had. By the handle: whoever
+    owns the folder could put a link in the place of the name.
     """
-    if os.name != "nt" and (replaced.st_uid, replaced.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(OSError):
-            os.chown(partial, replaced.st_uid, replaced.st_gid)
-    with contextlib.suppress(OSError):
-        os.chmod(partial, stat.S_IMODE(replaced.st_mode))
+    mode = replaced.st_mode & 0o777
+    if os.fstat(handle).st_gid != replaced.st_gid:
+        both = mode >> 3 & mode & 0o7
+        mode = mode & 0o700 | both << 3 | both
+    with contextlib.suppress(OSError):  # not every file system has permissions
+        os.fchmod(handle, mode | 0o600)
 
 
 def _remove(path: Path) -> None:

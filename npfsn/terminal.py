@@ -143,7 +143,7 @@ def _only_ours(name: str, descriptor: int) -> Iterator[None]:
     except (OSError, ValueError):  # captured by a test, closed, or on a full disk
         yield
         return
-    # argparse and print, unlike `put`, fail on characters that the terminal cannot show.
+    # argparse and print, unlike `write_now`, fail on characters that the terminal cannot show.
     ours = open(kept, "w", encoding=original.encoding, errors="backslashreplace")
     null = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -71,7 +71,7 @@ _NPY_HEADER = re.compile(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """Configuration and tensors of one network; immutable.
+    """Configuration and tensors of one network, which do not change.
 
     Parameters
     ----------
@@ -162,8 +162,8 @@ class Model:
 def _plain(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of `info` as JSON would store it; raise TypeError where it cannot."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(info)))
-    except (TypeError, ValueError) as error:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(info), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"info cannot be written as JSON: {error}") from None
     if not isinstance(plain.get("source", {}), dict):
         raise TypeError(f"info['source'] is {shown(plain['source'])}: expected a mapping")

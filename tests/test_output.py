@@ -128,40 +128,46 @@ def test_permissions_follow_the_umask(delay, tmp_path):
 
 
 @posix
-def test_a_replaced_file_keeps_its_permissions_and_the_links_to_it(delay, tmp_path):
-    """A private recording stays private, also while it is written; a link still leads there."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(0o600, 0o600), (0o640, 0o640), (0o444, 0o644), (0o666, 0o666), (0o6755, 0o755)],
+)
+def test_a_replaced_file_is_as_open_as_before(delay, tmp_path, old, new):
+    """A private recording stays private, also while it is written."""
     src = write(tmp_path / "a.wav", noise(200_000))
-    (tmp_path / "far").mkdir()
-    for name, mode in {"far/private.wav": 0o600, "read-only.wav": 0o444, "open.wav": 0o666}.items():
-        path = tmp_path / name
-        path.write_text("old")
-        path.chmod(mode)
-        seen = set()
+    path, seen = tmp_path / "b.wav", set()
+    path.write_text("old")
+    path.chmod(old)
 
-        def look(*_, folder=path.parent, seen=seen):
-            seen |= {stat.S_IMODE(each.stat().st_mode) for each in folder.glob(".npfsn-*.part")}
+    def look(*_):
+        seen.update(stat.S_IMODE(each.stat().st_mode) for each in tmp_path.glob(".npfsn-*.part"))
 
-        link = tmp_path / f"link-to-{path.name}"
-        link.symlink_to(path)
-        enhance_file(src, link, overwrite=True, progress=look)
-        assert seen and all(each & ~(mode | 0o600) == 0 for each in seen)
-        assert link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == mode
-        assert read(path)[0].shape == (200_000, 1)
-    (tmp_path / "nowhere.wav").symlink_to(tmp_path / "gone" / "b.wav")
-    enhance_file(src, tmp_path / "nowhere.wav", overwrite=True)
-    assert not (tmp_path / "nowhere.wav").is_symlink()
+    enhance_file(src, path, overwrite=True, progress=look)
+    assert seen == {new} and stat.S_IMODE(path.stat().st_mode) == new
+    assert read(path)[0].shape == (200_000, 1)
 
 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may do it")
-def test_a_replaced_file_keeps_its_owner(delay, tmp_path):
+@pytest.mark.parametrize(("old", "new"), [(0o660, 0o600), (0o664, 0o644), (0o604, 0o600)])
+def test_another_group_gets_no_access_that_it_had_not(delay, tmp_path, old, new):
     src = write(tmp_path / "a.wav", noise(1000))
     path = write(tmp_path / "b.wav", noise(1000))
     os.chown(path, 1234, 1235)
-    path.chmod(0o640)
+    path.chmod(old)
     enhance_file(src, path, overwrite=True)
-    found = path.stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
+    assert stat.S_IMODE(path.stat().st_mode) == new and path.stat().st_uid == 0
+
+
+@posix
+def test_a_link_is_replaced_and_what_it_leads_to_is_kept(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    (tmp_path / "far.wav").write_text("precious")
+    (tmp_path / "b.wav").symlink_to("far.wav")
+    enhance_file(src, tmp_path / "b.wav", overwrite=True)
+    assert (
+        not (tmp_path / "b.wav").is_symlink() and (tmp_path / "far.wav").read_text() == "precious"
+    )
 
 
 @posix

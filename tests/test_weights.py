@@ -799,6 +799,7 @@ def test_a_model_that_is_not_finite_is_none(dtype):
         ({"tensors": None}, TypeError, "tensors are of type NoneType: expected a mapping"),
         ({"info": None}, TypeError, "info cannot be written as JSON"),
         ({"info": {"converter": b"x"}}, TypeError, "info cannot be written as JSON"),
+        ({"info": {"source": {"n": float("nan")}}}, TypeError, "info cannot be written as JSON"),
         ({"info": {"source": 3}}, TypeError, r"info\['source'\] is 3: expected a mapping"),
     ],
 )
