@@ -437,8 +437,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--hours", type=float, default=1.0, help="of sound (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="which sound (default: 0)")
-    parser.add_argument("--model", help="a model file that streams, other than Fast "
-        "FullSubNet with --no-reference; default: a small network with drawn weights")  # fmt: skip
+    parser.add_argument(
+        "--model",
+        help="a model file that streams, other than Fast FullSubNet with --no-reference; default: "
+        "a small network with drawn weights",
+    )
     parser.add_argument("--no-reference", action="store_true", help="only time and memory")
     parser.add_argument("--silence", action="store_true", help="ten minutes of each kind, timed")
     parser.add_argument("--json", metavar="FILE", type=result_file, help="also write the figures")
