@@ -574,7 +574,8 @@ def _warmup(args: argparse.Namespace) -> int:
     hush_compiler(True)  # compiling is what was asked for
     started = time.perf_counter()
     with held_back():
-        from .warmup import cache_folder, warm_up
+        from .jit import cache_folders, n_unkept
+        from .warmup import warm_up
         from .weights import load_model
 
     model = load_model(args.model) if args.model else None
@@ -592,15 +593,14 @@ def _warmup(args: argparse.Namespace) -> int:
     warm_up(model, progress=progress)
     for name in list(done)[-1:]:
         print_result(f"{name}: {done[name]:.1f} s")
-    folder = cache_folder()
-    if folder is None:
+    if n_unkept():
         raise NpfsnError(
-            "no cache can be written here, so the kernels that were compiled are gone again: set "
-            "NUMBA_CACHE_DIR to a writable folder"
+            f"{n_unkept()} kernels could not be kept, so that later starts will compile them "
+            "again: set NUMBA_CACHE_DIR to a folder that can be written, on a disk with 10 MB free"
         )
     if not args.quiet:
         took = duration(time.perf_counter() - started)
-        print_result(f"kernels ready after {took}, kept in {folder}")
+        print_result(f"kernels ready after {took}, kept in {' and '.join(cache_folders())}")
     return EXIT_OK
 
 

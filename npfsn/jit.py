@@ -43,6 +43,9 @@ announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 _compiles = [False]
 # Seconds that this process has waited for kernels so far; whether it is waiting for one now.
 _waited, _waiting = [0.0], [False]
+# Folders that kernels of this process were loaded from or kept in; how many could not be kept.
+_folders: set[str] = set()
+_unkept = [0]
 
 
 def seconds_compiling() -> float:
@@ -53,6 +56,16 @@ def seconds_compiling() -> float:
 def has_compiled() -> bool:
     """Whether this process has had to compile a kernel so far: no cache held it."""
     return _compiles[0]
+
+
+def cache_folders() -> list[str]:
+    """Return the folders that hold the kernels of this process so far."""
+    return sorted(_folders)
+
+
+def n_unkept() -> int:
+    """Return how many kernels this process has had to compile and could not keep so far."""
+    return _unkept[0]
 
 
 @functools.cache
@@ -227,12 +240,6 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         name, stamp = self._impl.filename_base, _source_digest()
         self._files = [_CacheFile(folder, name, stamp) for folder in folders]
         self._cache_file = self._files[-1] if self._writable else None
-        self._found_in: str | None = None
-
-    @property
-    def cache_path(self) -> str | None:
-        """Where the code has been found, or is written to; None where it cannot be."""
-        return self._found_in or (self._cache_path if self._writable else None)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         for file in self._files:
@@ -244,7 +251,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
                 data = file.load(self._index_key(sig, target_context.codegen()))
                 if data is not None:
                     found = self._impl.rebuild(target_context, data)
-                    self._found_in = file._cache_path
+                    _folders.add(file._cache_path)
                     return found
             except Exception:  # damaged: as if it were not there
                 pass
@@ -252,12 +259,12 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        if not self._writable:
-            return
-        try:
-            super().save_overload(sig, data)
-        except Exception:  # a full or read-only disk: the next start compiles again
-            pass
+        if self._writable:
+            with contextlib.suppress(Exception):  # a full disk: the next start compiles again
+                super().save_overload(sig, data)
+                _folders.add(self._cache_path)
+                return
+        _unkept[0] += 1
 
 
 class _NoCache(caching.NullCache):  # type: ignore[misc]
@@ -265,6 +272,9 @@ class _NoCache(caching.NullCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> None:
         _say_compiling(cached=False)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        _unkept[0] += 1
 
 
 @functools.cache

@@ -10,7 +10,6 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
-from .kernels.spectrum import check_samples
 from .kernels.vector import PANEL
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
@@ -52,12 +51,6 @@ def warm_up(
             Enhancer(each).process(noise)
         if progress is not None:
             progress(each.architecture, time.perf_counter() - started)
-
-
-def cache_folder() -> str | None:
-    """Return where compiled kernels are kept; None if nowhere, because no cache can be written."""
-    folder = check_samples._cache.cache_path
-    return None if folder is None else str(folder)
 
 
 def smallest_models() -> Iterator[Model]:

@@ -431,14 +431,16 @@ def test_info_into_a_closed_pipe(models):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_warmup_without_a_folder_for_its_cache_fails(npfsn, monkeypatch):
+def test_a_warmup_that_could_not_keep_all_kernels_fails(npfsn, monkeypatch):
     """An image would be built, and compile at every start."""
     monkeypatch.setattr("npfsn.warmup.warm_up", lambda *_, **__: None)
-    assert "kept in " in npfsn("warmup")[0]
-    monkeypatch.setattr("npfsn.warmup.cache_folder", lambda: None)
+    monkeypatch.setattr("npfsn.jit._folders", {"one", "another"})
+    monkeypatch.setattr("npfsn.jit._unkept", [0])
+    assert "kept in another and one\n" in npfsn("warmup")[0]
+    monkeypatch.setattr("npfsn.jit._unkept", [3])
     for options in ([], ["-q"]):
         _, err = npfsn("warmup", *options, code=1)
-        assert "no cache can be written here" in err and "NUMBA_CACHE_DIR" in err
+        assert "3 kernels could not be kept" in err and "NUMBA_CACHE_DIR" in err
 
 
 @pytest.mark.slow

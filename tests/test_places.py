@@ -41,6 +41,9 @@ assert out.tobytes() == (lambda d: np.float32(0.5) * d + np.float32(0.5) * np.wh
 print("right", int(bad[0]))
 """
 
+# What of it could not be kept, and where the rest is.
+KEPT = "from npfsn import jit; print(jit.n_unkept(), *jit.cache_folders())"
+
 # A whole stream; its kernels are in the cache of the checkout once the tests have run.
 WARM = """
 import hashlib, numpy as np, npfsn, drawn_models
@@ -109,8 +112,8 @@ def test_a_read_only_installation_without_a_home_works_and_says_so_once(read_onl
     env = environment(package, HOME=str(home / "none"), XDG_CACHE_HOME=str(home / "none"))
     homeless = {k: v for k, v in env.items() if k != "HOME"}
     for each in (env, homeless):
-        out, err = python(COLD, before=prefix, env=each)
-        assert out == "right 1\n"
+        out, err = python(COLD + KEPT, before=prefix, env=each)
+        assert out == "right 1\n2\n"
         assert len(last_lines(err)) == 1
         assert "no cache can be written here" in err and "NUMBA_CACHE_DIR" in err
     out, err = python(COLD, before=prefix, env={**env, "NPFSN_QUIET": "1"})
@@ -125,10 +128,11 @@ def test_a_read_only_installation_uses_a_home_or_a_folder_it_is_given(read_only,
         folder = tmp_path / name
         folder.mkdir()
         env = environment(package, **{"XDG_CACHE_HOME": str(folder / ".cache"), name: str(folder)})
-        _, err = python(COLD, before=prefix, env=env)
+        kept, err = python(COLD + KEPT, before=prefix, env=env)
         assert "kept for later starts" in err and len(last_lines(err)) == 1
-        assert list(folder.rglob("*.nbc"))
-        assert python(COLD, before=prefix, env=env) == ("right 1\n", "")
+        place = {path.parent for path in folder.rglob("*.nbc")}.pop()
+        assert kept == f"right 1\n0 {place}\n"
+        assert python(COLD + KEPT, before=prefix, env=env) == (kept, "")
 
 
 @posix
@@ -201,8 +205,10 @@ def test_a_full_disk_costs_only_time(tmp_path):
     fill = f"open({str(tmp_path / 'fill')!r}, 'wb').write(bytes(FILL))\n"
     for room in (0, 8192, 65536):  # for nothing, for the index, for some files
         program = fill.replace("FILL", str(max(65536 - 4096 - room, 0))) + COLD
+        program += KEPT
         out, err = python(program, before=before, env=environment(NUMBA_CACHE_DIR=str(tmp_path)))
-        assert out == "right 1\n"
+        n_unkept = out.removeprefix("right 1\n").split()[0]
+        assert n_unkept == "2" if room < 65536 else n_unkept in "01"
         assert len(last_lines(err)) == 1
 
 
