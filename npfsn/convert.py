@@ -1,5 +1,7 @@
 """`npfsn-convert`: convert a torch checkpoint and its recipe to one `.npz` model file.
 
+A model file can be converted, too: to another precision.
+
 The architecture and all sizes are read from the tensors. What tensors cannot tell (look-ahead,
 shrink factor, how features split into neighbours, activations, acoustics) comes from the recipe,
 which is checked against the tensors, or from the published defaults. The norm is never guessed: it
@@ -17,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +54,7 @@ from .weights import (
     check_tensors,
     gives_mask,
     is_quantised,
+    load_model,
     save_model,
 )
 
@@ -66,12 +69,13 @@ def convert(
     precision: Literal["float32", "float16", "int8"] = "float32",
     network: str | None = None,
 ) -> Model:
-    """Convert a torch checkpoint to a model, without torch.
+    """Convert a torch checkpoint to a model, without torch; or a model file to another precision.
 
     Parameters
     ----------
     checkpoint_path : path-like
-        A file that `torch.save` wrote: a training state or a state dict.
+        A file that `torch.save` wrote: a training state or a state dict. Or a model file, `.npz`,
+        which holds all but the precision.
     recipe : path-like or mapping, optional
         The train.toml that the model was trained with, as a path or as a parsed mapping.
     norm : str, optional
@@ -94,8 +98,8 @@ def convert(
     NormError
         The norm is unknown, or given by neither `recipe` nor `norm`.
     ModelError
-        Tensors do not fit together, contradict the recipe or are not finite, or the precision is
-        unknown.
+        The model file is damaged, or comes with arguments for a checkpoint. Tensors do not fit
+        together, contradict the recipe or are not finite, or the precision is unknown.
 
     Warns
     -----
@@ -108,12 +112,28 @@ def convert(
     >>> model = convert("best_model.tar", recipe="train.toml")  # doctest: +SKIP
     >>> npfsn.save_model(model, "best_model.npz")  # doctest: +SKIP
     """
-    model, origins = _convert(
+    converted = _convert(
         checkpoint_path, recipe=recipe, norm=norm, precision=precision, network=network
     )
-    for line in _misspelt(origins):
+    for line in converted.warnings:
         warnings.warn(line, stacklevel=2)
-    return model
+    return converted.model
+
+
+class _Converted(NamedTuple):
+    """A model, and what to say of it.
+
+    Attributes
+    ----------
+    model : Model
+    report : list of (str, str)
+        Titles and texts: what was found, and where each value came from.
+    warnings : list of str
+    """
+
+    model: Model
+    report: list[tuple[str, str]]
+    warnings: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +163,17 @@ def _convert(
     norm: str | None,
     precision: str,
     network: str | None,
-) -> tuple[Model, _Origins]:
+) -> _Converted:
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
+    if Path(checkpoint_path).suffix.lower() == ".npz":
+        for option, value in (("recipe", recipe), ("norm", norm), ("network", network)):
+            if value is not None:
+                raise ModelError(
+                    f"{checkpoint_path} is a model file, which holds all but the precision: leave "
+                    f"the {option} out, or give the checkpoint"
+                )
+        return _convert_model(Path(checkpoint_path), precision)
     read = None if recipe is None else read_recipe(recipe)
     checkpoint = read_checkpoint(checkpoint_path, network)
     norm, norm_origin = _find_norm(read, norm)
@@ -164,7 +192,7 @@ def _convert(
         config = _build_config(module, shapes, args, read)
         check_tensors(config, checkpoint.tensors)
         check_finite(checkpoint.tensors)
-        tensors = {key: _cast(config, key, checkpoint.tensors[key], precision) for key in shapes}
+        tensors = _cast(config, checkpoint.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {name}: {error}") from None
     info = {
@@ -174,7 +202,20 @@ def _convert(
         "source": {"name": printable(name, 200), "sha256": checkpoint.sha256},
     }
     model = Model(architecture, config, tensors, info)
-    return model, _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
+    origins = _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
+    return _Converted(model, _report(model, origins), list(_misspelt(origins)))
+
+
+def _convert_model(path: Path, precision: str) -> _Converted:
+    """Convert a model file to another precision."""
+    model = load_model(path)
+    try:
+        tensors = _cast(model.config, model.tensors, precision)
+    except ModelError as error:
+        raise ModelError(f"cannot convert {path.name}: {error}") from None
+    info = {**model.info, "precision": precision, "converter": f"npfsn {__version__}"}
+    model = Model(model.architecture, model.config, tensors, info)
+    return _Converted(model, _summary(model, model.norm), [])
 
 
 def _build_config(
@@ -234,8 +275,14 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
     )
 
 
-def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
-    """Cast one tensor to the type it is stored in, in C order."""
+def _cast(
+    config: Any, tensors: Mapping[str, npt.NDArray[Any]], precision: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Cast tensors to the types they are stored in, in C order."""
+    return {name: _cast_one(config, name, tensors[name], precision) for name in tensors}
+
+
+def _cast_one(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
     if tensor.dtype.kind != "f":
         raise ModelError(
             f"its tensor {printable(name)} has type {tensor.dtype}, expected floating point"
@@ -268,6 +315,8 @@ examples:
   npfsn-convert best_model.tar -C train.toml --precision float16 --force
       a file half as large, on most CPUs quicker, too: weights are read in half precision,
       computation stays in float32
+  npfsn-convert best_model.npz --precision float16 -o smaller.npz
+      the same from a model file, which needs no recipe
   npfsn-convert best_model.tar -C train.toml --precision int8 --force
       a quarter; to compute in eight bits, too, say so where it runs: --precision int8
 
@@ -285,12 +334,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npfsn-convert",
         description="Convert a PyTorch checkpoint of the FullSubNet family to a model file for "
-        "npfsn. PyTorch is not needed, and nothing in the checkpoint is run.",
+        "npfsn, or a model file to another precision. PyTorch is not needed, and nothing in the "
+        "checkpoint is run.",
         epilog=_EXAMPLES.format(causal=", ".join(CAUSAL_NORMS), offline=", ".join(OFFLINE_NORMS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="file that torch.save wrote")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="file that torch.save wrote, or a model file, .npz"
+    )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="default: the checkpoint's name with .npz, here"
     )
@@ -346,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise CheckpointError(f"no {what} is named: the name is empty")
             with _writing(output):
                 _check_output(output, source, options.config, options.force)
-            model, origins = _convert(
+            model, report, misspelt = _convert(
                 source,
                 recipe=options.config,
                 norm=options.norm,
@@ -359,9 +411,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = ended(error, "npfsn-convert", options.verbose)
         return 2 if isinstance(error, NormError) else code
     if not options.quiet:
-        for line in _report(model, origins, output):
-            print_report(line)
-        for line in _misspelt(origins):
+        size = _megabytes(output.stat().st_size)
+        report.append(("written", f"{output}: {size}, {model.info['precision']}"))
+        for title, text in report:
+            print_report(f"{title + ':':<15}{text}")
+        for line in misspelt:
             print_error(f"warning: {line}", "npfsn-convert")
     return 0
 
@@ -387,7 +441,7 @@ def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -
         raise ModelError(f"the folder {output.parent} does not exist: make it, or choose another")
     if output.exists():
         if source.exists() and output.samefile(source):
-            raise ModelError(f"{output} is the checkpoint itself: name another file with -o")
+            raise ModelError(f"{output} is the input itself: name another file with -o")
         if recipe is not None and os.path.exists(recipe) and output.samefile(recipe):
             raise ModelError(f"{output} is the recipe itself: name another file with -o")
         if not force:
@@ -397,9 +451,19 @@ def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -
 # The report.
 
 
-def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
+def _summary(model: Model, norm: str) -> list[tuple[str, str]]:
+    """Return the lines of the report on any model."""
+    return [
+        ("model", f"{model.architecture}, {model.n_parameters:,} parameters"),
+        ("norm", norm),
+        ("streams", streaming(model.config)),
+        ("latency", latency(model.config)),
+    ]
+
+
+def _report(model: Model, origins: _Origins) -> list[tuple[str, str]]:
     """Return the lines of the report: what was found, and where each value came from."""
-    config, checkpoint = model.config, origins.checkpoint
+    checkpoint = origins.checkpoint
     beside = ", ".join(f"{key} {_short(value)}" for key, value in checkpoint.metadata.items())
     lines = [
         (
@@ -408,10 +472,7 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
             f"{checkpoint.dtypes}, {_megabytes(checkpoint.file_size)}"
             + (f" ({beside})" if beside else ""),
         ),
-        ("model", f"{model.architecture}, {model.n_parameters:,} parameters"),
-        ("norm", f"{model.norm} ({origins.norm})"),
-        ("streams", streaming(config)),
-        ("latency", latency(config)),
+        *_summary(model, f"{model.norm} ({origins.norm})"),
     ]
     for title, values in _values(model, origins).items():
         if values:
@@ -425,10 +486,7 @@ def _report(model: Model, origins: _Origins, output: Path) -> list[str]:
     ignored = _ignored(origins)
     if ignored:
         lines.append(("not needed", f"{listed(ignored, _SHOWN)} (in the recipe)"))
-    lines.append(
-        ("written", f"{output}: {_megabytes(output.stat().st_size)}, {model.info['precision']}")
-    )
-    return [f"{title + ':':<15}{text}" for title, text in lines]
+    return lines
 
 
 def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS, Sequence
 from npfsn.convert import convert, main
 from npfsn.errors import CheckpointError, ModelError, NormError, NpfsnError, RecipeError
 from npfsn.stopping import Stopped
-from npfsn.weights import load_model, save_model
+from npfsn.weights import PRECISIONS, load_model, save_model
 
 ARCHITECTURES = {
     "full": "fullsubnet",
@@ -680,13 +680,67 @@ def test_an_existing_output_needs_force_and_impossible_ones_are_refused(checkpoi
     for output, reason in (
         ("missing/x.npz", "does not exist"),
         (".", "folder"),
-        (str(checkpoint), "is the checkpoint itself"),
+        (str(checkpoint), "is the input itself"),
     ):
         assert main([*arguments, "--force", "-o", output]) == 1
         captured = capsys.readouterr()
         assert reason in captured.err and captured.err.count("\n") == 1
     assert checkpoint.read_bytes() == tf.zip_bytes(state(load_case("full_lstm_cum")))
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
+
+
+def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, capsys):
+    """Through float32 from any precision; what has been rounded stays so."""
+    arguments = [str(checkpoint), "-C", str(recipe), "-q", "--precision"]
+    for precision in PRECISIONS:
+        assert main([*arguments, precision, "-o", f"{precision}.npz"]) == 0
+    files = {name: Path(f"{name}.npz").read_bytes() for name in PRECISIONS}
+    for source, precision, same in (
+        ("float32", "float32", "float32"),
+        ("float32", "float16", "float16"),
+        ("float32", "int8", "int8"),
+        ("float16", "float16", "float16"),
+        ("int8", "int8", "int8"),
+    ):
+        assert main([f"{source}.npz", "--precision", precision, "-o", "again.npz", "--force"]) == 0
+        assert Path("again.npz").read_bytes() == files[same]
+        report = capsys.readouterr().out
+        assert f"norm:          {load_model('again.npz').norm}\n" in report
+        assert re.search(rf"written: +again\.npz: [\d.]+ MB, {precision}\n", report)
+    widened = convert("float16.npz")
+    assert widened.info["precision"] == "float32"
+    assert widened.info["source"] == load_model("float32.npz").info["source"]
+    for name, tensor in load_model("float16.npz").tensors.items():
+        np.testing.assert_array_equal(widened.tensors[name], tensor.astype("f"), strict=True)
+
+
+@pytest.mark.parametrize("option", ["recipe", "norm", "network"])
+def test_a_model_file_takes_nothing_but_a_precision(checkpoint, recipe, option, capsys):
+    assert main([str(checkpoint), "-C", str(recipe), "-q"]) == 0
+    with pytest.raises(ModelError, match=f"is a model file.* leave the {option} out"):
+        convert("best_model.npz", **{option: str(recipe)})
+    flag = {"recipe": "-C"}.get(option, f"--{option}")
+    assert main(["best_model.npz", flag, str(recipe), "-o", "other.npz"]) == 1
+    assert f"leave the {option} out" in capsys.readouterr().err
+
+
+def test_a_model_file_that_cannot_be_converted_is_named(checkpoint, recipe, capsys):
+    assert main([str(checkpoint), "-C", str(recipe), "-q"]) == 0
+    model = load_model("best_model.npz")
+    name = next(iter(model.tensors))
+    large = {**model.tensors, name: np.full_like(model.tensors[name], 1e5)}
+    save_model(dataclasses.replace(model, tensors=large), "large.npz")
+    for source, reason in (
+        ("large.npz", f"cannot convert large.npz: its tensor {name} has values too large"),
+        ("none.npz", "cannot open the model none.npz"),
+        ("best_model.npz", "best_model.npz is the input itself"),
+    ):
+        more = [] if source == "best_model.npz" else ["-o", "other.npz"]
+        assert main([source, "--precision", "float16", "--force", *more]) == 1
+        err = capsys.readouterr().err
+        assert reason in err and err.count("\n") == 1
+    assert not Path("other.npz").exists()
+    assert load_model("best_model.npz").info["precision"] == "float32"
 
 
 @posix
