@@ -128,13 +128,7 @@ def _sums(
                 (w, w_at, panel_size, n_panel),
             )  # fmt: skip
         )
-        before = builder.block
-        loop = builder.append_basic_block("k")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(i64)
-        k.add_incoming(const(0), before)
+        k, _ = emit.begin_loop(const(0))
         q_k, w_k = (builder.mul(k, const(size)) for size in (DEPTH, PANEL * DEPTH))
         for p in range(n_panel):
             tile("tileloadd64", _WEIGHTS[p], builder.gep(w_tiles[p], [w_k]), const(PANEL * DEPTH))
@@ -143,11 +137,7 @@ def _sums(
             for p in range(n_panel):
                 inputs, weights = (ir.Constant(i8, r) for r in (_INPUTS[t], _WEIGHTS[p]))
                 tile("tdpbusd", _SUMS[t][p], inputs, weights)
-        k_next = builder.add(k, steps)
-        branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
-        emit.unroll(branch, 1)
-        k.add_incoming(k_next, loop)
-        builder.position_at_end(done)
+        emit.end_loop(k, steps, n_deep, unroll=1)
         # [panel, row, PANEL]
         sums = cgutils.alloca_once(builder, ir.ArrayType(i32, n_panel * n_tile * TILE * PANEL))
         sums.align = 64

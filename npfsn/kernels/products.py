@@ -42,7 +42,6 @@ from .vector import (
     i8,
     i32,
     i32_panel,
-    i64,
     panel_of,
 )
 
@@ -211,13 +210,7 @@ def _tile_f32(
         ]
         start_beside = [emit.load(sums, const(PANEL * p), f32_panel) for p in range(n_beside)]
 
-        before = builder.block
-        loop = builder.append_basic_block("k")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(i64)
-        k.add_incoming(first, before)
+        k, before = emit.begin_loop(first)
         acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
         acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
         w_k = builder.mul(k, const(PANEL))
@@ -247,19 +240,15 @@ def _tile_f32(
             value = emit.splat(builder.load(builder.gep(y, [k])), PANEL)
             found = [emit.load_floats(panel, w_k, f32_panel) for panel in v_panels]
         new_beside = [emit.fma(value, found[p], acc_beside[p]) for p in range(n_beside)]
-        k_next = builder.add(k, const(1))
-        branch = builder.cbranch(builder.icmp_signed("<", k_next, last), loop, done)
-        emit.unroll(branch, steps)
-        k.add_incoming(k_next, loop)
         for r in range(n_row):
             for p in range(n_part):
                 acc[r][p].add_incoming(start[r][p], before)
-                acc[r][p].add_incoming(new[r][p], loop)
+                acc[r][p].add_incoming(new[r][p], k.parent)
         for p in range(n_beside):
             acc_beside[p].add_incoming(start_beside[p], before)
-            acc_beside[p].add_incoming(new_beside[p], loop)
+            acc_beside[p].add_incoming(new_beside[p], k.parent)
+        emit.end_loop(k, const(1), last, unroll=steps)
 
-        builder.position_at_end(done)
         for r in range(n_row):
             for p in range(n_part):
                 emit.store(new[r][p], out_rows[r], const(vector.count * p))
@@ -444,23 +433,14 @@ def _largest(typingctx, x, at, n_vector):
         emit = Emit(context, builder, sig, args)
         _, at, n_vector = args
         x = emit.pointer(0, f32)
-        before = builder.block
-        loop = builder.append_basic_block("max")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i = builder.phi(i64)
-        i.add_incoming(const(0), before)
+        i, before = emit.begin_loop(const(0))
         best = builder.phi(f32_panel)
         best.add_incoming(panel_of(0.0), before)
         value = emit.load(x, builder.add(at, builder.mul(i, const(PANEL))), f32_panel)
         value = emit.call(f"llvm.fabs.v{PANEL}f32", f32_panel, value)
         more = builder.select(builder.fcmp_ordered(">", value, best), value, best)
-        i_next = builder.add(i, const(1))
-        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
-        i.add_incoming(i_next, loop)
-        best.add_incoming(more, loop)
-        builder.position_at_end(done)
+        best.add_incoming(more, i.parent)
+        emit.end_loop(i, const(1), n_vector)
         result = builder.extract_element(more, ir.Constant(i32, 0))
         for lane in range(1, PANEL):
             value = builder.extract_element(more, ir.Constant(i32, lane))
@@ -482,22 +462,13 @@ def _quantise(typingctx, x, at, factor, q, q_at, n_vector):
         x, q = emit.pointer(0, f32), emit.pointer(3, narrow.element)
         factor = emit.splat(factor, PANEL)
         offset = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, OFFSET)] * PANEL)
-        before = builder.block
-        loop = builder.append_basic_block("quantise")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i = builder.phi(i64)
-        i.add_incoming(const(0), before)
+        i, _ = emit.begin_loop(const(0))
         step = builder.mul(i, const(PANEL))
         value = builder.fmul(emit.load(x, builder.add(at, step), f32_panel), factor)
         value = emit.call(f"llvm.rint.v{PANEL}f32", f32_panel, value)
         level = builder.add(builder.fptosi(value, i32_panel), offset)
         emit.store(builder.trunc(level, narrow), q, builder.add(q_at, step))
-        i_next = builder.add(i, const(1))
-        builder.cbranch(builder.icmp_signed("<", i_next, n_vector), loop, done)
-        i.add_incoming(i_next, loop)
-        builder.position_at_end(done)
+        emit.end_loop(i, const(1), n_vector)
         return context.get_dummy_value()
 
     return sig, codegen
@@ -554,13 +525,7 @@ def _tile_i8(
             builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
             for p in range(n_panel)
         ]
-        before = builder.block
-        loop = builder.append_basic_block("k")
-        done = builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(i64)
-        k.add_incoming(const(0), before)
+        k, before = emit.begin_loop(const(0))
         acc = [[builder.phi(i32_panel) for _ in range(n_panel)] for _ in range(n_row)]
         w_k = builder.mul(k, const(PANEL * DEPTH))
         if n_row == ROWS_I8 and PREFETCH:
@@ -581,17 +546,13 @@ def _tile_i8(
                 at = builder.mul(builder.add(k, const(step)), const(DEPTH))
                 inputs.append(emit.splat(emit.load(q_rows[r], at, i32_panel.element), PANEL))
             new.append([emit.dot(acc[r][p], inputs, weights[p]) for p in range(n_panel)])
-        k_next = builder.add(k, const(TOGETHER))
-        branch = builder.cbranch(builder.icmp_signed("<", k_next, n_deep), loop, done)
-        emit.unroll(branch, steps)
-        k.add_incoming(k_next, loop)
         zero = ir.Constant(i32_panel, [ir.Constant(i32_panel.element, 0)] * PANEL)
         for r in range(n_row):
             for p in range(n_panel):
                 acc[r][p].add_incoming(zero, before)
-                acc[r][p].add_incoming(new[r][p], loop)
+                acc[r][p].add_incoming(new[r][p], k.parent)
+        emit.end_loop(k, const(TOGETHER), n_deep, unroll=steps)
 
-        builder.position_at_end(done)
         for p in range(n_panel):
             at = builder.add(bias_at, const(PANEL * p))
             scale = emit.load(w_scale, at, f32_panel)

@@ -154,17 +154,39 @@ class Emit:
         kind = ir.FunctionType(pointer.type, [pointer.type])
         return self.builder.asm(kind, "", "=r,0", [pointer], False)
 
-    def unroll(self, branch: Any, count: int) -> None:
-        """Unroll the loop that `branch` closes to `count` steps per iteration.
+    def begin_loop(self, first: ir.Value) -> tuple[Any, Any]:
+        """Begin a loop of one step or more.
 
-        Left alone, LLVM would unroll further, and the accumulators would spill.
+        Return its counter, which starts at `first`, and the block before the loop. Values that go
+        from step to step must follow at once; those of the next step come from `counter.parent`.
         """
-        module = self.builder.module
-        name = ir.MetaDataString(module, "llvm.loop.unroll.count")
-        wish = module.add_metadata([name, ir.Constant(i32, count)])
-        loop = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
-        loop.operands = (loop, wish)  # a loop is named by a node that holds itself
-        branch.set_metadata("llvm.loop", loop)
+        before = self.builder.block
+        loop = self.builder.append_basic_block("loop")
+        self.builder.branch(loop)
+        self.builder.position_at_end(loop)
+        counter = self.builder.phi(i64)
+        counter.add_incoming(first, before)
+        return counter, before
+
+    def end_loop(self, counter: Any, step: ir.Value, stop: ir.Value, unroll: int = 0) -> None:
+        """End a loop: add `step` to its counter, and go on while that is below `stop`.
+
+        With `unroll`, an iteration has as many steps. Left alone, LLVM would unroll loops with
+        accumulators further, and these would spill.
+        """
+        following = self.builder.add(counter, step)
+        more = self.builder.icmp_signed("<", following, stop)
+        done = self.builder.append_basic_block("done")
+        branch = self.builder.cbranch(more, counter.parent, done)
+        if unroll:
+            module = self.builder.module
+            name = ir.MetaDataString(module, "llvm.loop.unroll.count")
+            wish = module.add_metadata([name, ir.Constant(i32, unroll)])
+            loop = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
+            loop.operands = (loop, wish)  # a loop is named by a node that holds itself
+            branch.set_metadata("llvm.loop", loop)
+        counter.add_incoming(following, counter.parent)
+        self.builder.position_at_end(done)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Return a b + c, rounded once where the machine can."""
