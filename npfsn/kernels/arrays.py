@@ -48,6 +48,17 @@ def pointer(typingctx, address):
 
 
 @intrinsic
+def record(typingctx, address, dtype):
+    """Return the record of this type at `address`."""
+    kind = dtype.dtype
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, dtype), codegen
+
+
+@intrinsic
 def address_of(typingctx, record):
     """Return the address of a record."""
 
@@ -116,4 +127,6 @@ def _reader(element: types.Type, dimensions: int) -> Any:
 
 f32_1d, f32_2d, f32_3d = (_reader(types.float32, n) for n in (1, 2, 3))
 f64_1d, f64_2d, f64_3d = (_reader(types.float64, n) for n in (1, 2, 3))
+i32_1d = _reader(types.int32, 1)
 i64_1d = _reader(types.int64, 1)
+u8_2d = _reader(types.uint8, 2)

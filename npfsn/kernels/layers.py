@@ -20,7 +20,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from .arrays import ARRAY, address_of, call, f32_2d, pointer
+from .arrays import ARRAY, address_of, call, f32_2d, pointer, record
 from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, quantise_if_int8
 from .vector import PANEL, Emit, const, f32, f32_panel
 
@@ -189,7 +189,7 @@ def work_ahead(layer, last):
 
     Updates: r and done of the layer.
     """
-    layer = carray(pointer(layer), 1, LAYER)[0]
+    layer = record(layer, LAYER)
     if last > layer.done:
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
@@ -206,7 +206,7 @@ def finish_queue(queue):
 
     Updates: the queue and what its pieces point to.
     """
-    queue = carray(pointer(queue), 1, QUEUE)[0]
+    queue = record(queue, QUEUE)
     while queue.next < queue.end:
         pieces = carray(pointer(queue.pieces), queue.end, PIECE)
         piece = pieces[queue.next]
@@ -347,13 +347,13 @@ def go_on(line, event):
 
     Updates: the line and what it points to.
     """
-    line = carray(pointer(line), 1, LINE)[0]
-    stack = carray(pointer(line.stack), 1, STACK)[0]
+    line = record(line, LINE)
+    stack = record(line.stack, STACK)
     x, y = f32_2d(line.x), f32_2d(line.y)
     if event == LINEAR:
         linear(x[: line.frames], stack, y)
         return
-    layer = carray(pointer(line.layer), 1, LAYER)[0]
+    layer = record(line.layer, LAYER)
     if event == PROJECT:
         _project(x, line.frames, layer, stack)
         line.frame = 0
@@ -366,7 +366,7 @@ def go_on(line, event):
     layer.done = 0
     line.frame += 1
     if line.frame < line.frames:
-        carray(pointer(line.queue), 1, QUEUE)[0].next = line.first
+        record(line.queue, QUEUE).next = line.first
 
 
 @inlined

@@ -20,7 +20,17 @@ from numba.extending import intrinsic
 from ..jit import address, inlined, kernel
 from ..quantise import levels_with_room, quantise
 from .amx import HAS_TILES, TILE, fits, product_amx
-from .arrays import ARRAY, address_of, call, f32_1d, f32_at, pointer
+from .arrays import (
+    ARRAY,
+    address_of,
+    call,
+    f32_1d,
+    f32_at,
+    i32_1d,
+    pointer,
+    record,
+    u8_2d,
+)
 from .vector import (
     DEPTH,
     F16_IS_SLOW,
@@ -327,7 +337,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     # loop does it, which is 8 to 12 % faster there. Once the first tiles have prefetched the next
     # panels, memory is idle, and the others work off the queue.
     fetching = (PANELS + AHEAD_PANELS - 1) // AHEAD_PANELS  # tiles that prefetch the next
-    due = carray(pointer(queue), 1, QUEUE)[0]
+    due = record(queue, QUEUE)
     p = first
     while p + PANELS <= last:
         row, k = 0, 0
@@ -658,8 +668,7 @@ def quantise_if_int8(x, row, n_row, w):
     Updates: q and q_scale of w, from their first row on; nothing for floats.
     """
     if w.quantised:
-        q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
-        quantise_rows(x, row, n_row, q, f32_1d(w.q_scale))
+        quantise_rows(x, row, n_row, u8_2d(w.q), f32_1d(w.q_scale))
 
 
 @inlined
@@ -669,7 +678,7 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel,
     kind         dtype  of the weights: float32 or F16_BITS
     kind_beside  dtype  of the weights of the queue's pieces
     """
-    w = carray(pointer(w), 1, PRODUCT)[0]
+    w = record(w, PRODUCT)
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
     others = carray(pointer(w.weight.address), 1, kind_beside)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
@@ -711,31 +720,28 @@ def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out
 @kernel
 def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Run `product_i8`; x has been made ready."""
-    w = carray(pointer(w), 1, PRODUCT)[0]
+    w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
-    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
     out = f32_at(out, out_row + n_row, ld)
-    product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
-               first, last, out, out_row, out_panel)  # fmt: skip
+    product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
+               f32_1d(w.bias), first, last, out, out_row, out_panel)  # fmt: skip
 
 
 @kernel
 def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Run `product_amx` for many rows, `product_i8` for few; x has been made ready."""
-    w = carray(pointer(w), 1, PRODUCT)[0]
+    w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    shift = carray(pointer(w.shift.address), w.shift.rows, np.int32)
-    q = carray(pointer(w.q.address), (w.q.rows, w.q.columns), np.uint8)
     out = f32_at(out, out_row + n_row, ld)
     if n_row < ROWS_SMALL:
-        product_i8(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
-                   first, last, out, out_row, out_panel)  # fmt: skip
+        product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
+                   f32_1d(w.bias), first, last, out, out_row, out_panel)  # fmt: skip
     else:
-        product_amx(n_row, levels, f32_1d(w.scale), shift, q, f32_1d(w.q_scale), f32_1d(w.bias),
-                    first, last, out, out_row, out_panel)  # fmt: skip
+        product_amx(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q),
+                    f32_1d(w.q_scale), f32_1d(w.bias), first, last, out, out_row,
+                    out_panel)  # fmt: skip
 
 
 _BY_TYPE = {"float32": product_f32_weights, "uint16": product_f16, "int8": product_bytes}

@@ -27,6 +27,7 @@ from .arrays import (
     f64_3d,
     i64_1d,
     pointer,
+    record,
 )
 from .features import NORM
 from .layers import LAYER, STACK
@@ -81,18 +82,18 @@ TAKES = {
 
 @kernel
 def _push_hop(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     spectrum.push_hop(f32_1d(a[0]), carray(pointer(x), n_x, np.float32))
 
 
 @kernel
 def _count_hop(at, n, frame, n_frame, x, n_x, out, n_out):
-    spectrum.count_hop(i64_1d(carray(pointer(at), 1, OPERATION)[0].arrays[0]))
+    spectrum.count_hop(i64_1d(record(at, OPERATION).arrays[0]))
 
 
 @kernel
 def _analyse(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
     spectrum.analyse(f32_1d(a[0]), op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
                      f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_3d(a[7])[:n],
@@ -101,28 +102,28 @@ def _analyse(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _pool_mel(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     features.pool_mel(f32_2d(a[0])[:n], i64_1d(a[1]), i64_1d(a[2]), f32_1d(a[3]), f32_2d(a[4]))
 
 
 @kernel
 def _power(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     features.power(f32_2d(op.arrays[0]), op.real[0], f32_2d(op.arrays[1])[:n])
 
 
 @kernel
 def _cumulative_laplace(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
-    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    a = record(at, OPERATION).arrays
+    norm = record(a[1].address, NORM)
     features.cumulative_laplace(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
                                 f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
 
 
 @kernel
 def _cumulative_layer(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
-    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    a = record(at, OPERATION).arrays
+    norm = record(a[1].address, NORM)
     features.cumulative_layer(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
                               f64_1d(norm.state[1]), f64_1d(norm.state[2]),
                               f32_3d(a[2]))  # fmt: skip
@@ -130,8 +131,8 @@ def _cumulative_layer(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _forgetting(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
-    norm = carray(pointer(a[1].address), 1, NORM)[0]
+    a = record(at, OPERATION).arrays
+    norm = record(a[1].address, NORM)
     features.forgetting(f32_3d(a[0])[:n], norm.eps, norm.horizon, f64_1d(norm.state[0]),
                         f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
 
@@ -139,9 +140,9 @@ def _forgetting(at, n, frame, n_frame, x, n_x, out, n_out):
 @kernel
 def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
     """Apply an offline norm, or take its moments and skip the operations that need it."""
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     values = f32_3d(op.arrays[0])[:n]
-    norm = carray(pointer(op.arrays[1].address), 1, NORM)[0]
+    norm = record(op.arrays[1].address, NORM)
     if norm.fitted:
         op.skip = 0
         features.scale_fixed(values, norm.shift, norm.scale, f32_3d(op.arrays[2]))
@@ -152,38 +153,38 @@ def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _recur(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
-    layer = carray(pointer(a[1].address), 1, LAYER)[0]
-    stack = carray(pointer(a[2].address), 1, STACK)[0]
+    layer = record(a[1].address, LAYER)
+    stack = record(a[2].address, STACK)
     layers.recur(f32_2d(a[0])[: n * op.whole[0]], frame, layer, stack, f32_2d(a[3]))
 
 
 @kernel
 def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
-    stack = carray(pointer(a[1].address), 1, STACK)[0]
+    stack = record(a[1].address, STACK)
     layers.linear(f32_2d(a[0])[: n * op.whole[0]], stack, f32_2d(a[2]))
 
 
 @kernel
 def _begin_queue(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
-    queue = carray(pointer(op.arrays[0].address), 1, QUEUE)[0]
+    op = record(at, OPERATION)
+    queue = record(op.arrays[0].address, QUEUE)
     layers.begin_queue(queue, op.whole[0], op.whole[1])
 
 
 @kernel
 def _prepare(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     table, due = carray(pointer(a[0].address), a[0].rows, LAYER), i64_1d(a[1])
     layers.prepare(table, due[(frame + n_frame - 1) % due.shape[0]])
 
 
 @kernel
 def _unfold(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a, whole = op.arrays, op.whole
     features.unfold(f32_2d(a[0])[:n], whole[0], whole[1], whole[2], whole[3], f32_3d(a[1]),
                     whole[4])  # fmt: skip
@@ -191,7 +192,7 @@ def _unfold(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _follow_level(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
     features.follow_level(f32_2d(a[0])[:n], f32_2d(a[1]), op.real[0], f64_1d(a[2]), f32_2d(a[3]),
                           f32_2d(a[4]))  # fmt: skip
@@ -199,7 +200,7 @@ def _follow_level(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _shrink_units(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
     features.shrink_units(f32_2d(a[0])[:n], f32_2d(a[1]), op.whole[0], op.whole[1], frame,
                           op.whole[2], f32_2d(a[2]), f32_3d(a[3]))  # fmt: skip
@@ -207,7 +208,7 @@ def _shrink_units(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _join_held(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
     features.join_held(f32_2d(a[0])[:n], f32_2d(a[1]), frame, op.whole[0], f32_1d(a[2]),
                        f32_2d(a[3]))  # fmt: skip
@@ -215,32 +216,32 @@ def _join_held(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _gather_mask(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a, whole = op.arrays, op.whole
     features.gather_mask(f32_2d(a[0]), whole[0], whole[1], whole[2], f32_3d(a[1])[:n])
 
 
 @kernel
 def _wait_for_mask(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     spectrum.wait_for_mask(f64_3d(a[0])[:n], f64_3d(a[1]), f64_3d(a[2]))
 
 
 @kernel
 def _apply_complex(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     features.apply_complex(f32_3d(a[0])[:n], f64_3d(a[1]))
 
 
 @kernel
 def _apply_planes(at, n, frame, n_frame, x, n_x, out, n_out):
-    a = carray(pointer(at), 1, OPERATION)[0].arrays
+    a = record(at, OPERATION).arrays
     features.apply_planes(f32_3d(a[0])[:n], f64_3d(a[1]))
 
 
 @kernel
 def _synthesise(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = carray(pointer(at), 1, OPERATION)[0]
+    op = record(at, OPERATION)
     a = op.arrays
     spectrum.synthesise(f64_3d(a[0])[:n], op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
                         f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_1d(a[7]), f64_1d(a[8]),
