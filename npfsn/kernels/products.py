@@ -164,10 +164,13 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 
 @intrinsic(prefer_literal=True)
 def _tile_f32(
-    typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, w, w_at, w_stride, ahead,
-    bias, bias_at, out, out_at, out_stride, beside,
+    typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, row, w, panel, w_stride,
+    ahead, bias, out, out_at, out_stride, beside,
 ):  # fmt: skip
     """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
+
+    It starts at `row` and `panel`: x_at is where row 0 is in x, out_at where row 0 and panel 0 of
+    the product are, or would be, in out.
 
     Sums start from the bias or, where first is not 0, from those of the inputs before, in out. If
     `prefetch` is 1, each step prefetches from w[ahead] on: as much as a step of AHEAD_PANELS panels
@@ -178,7 +181,7 @@ def _tile_f32(
     stride from panel to panel in elements; the addresses where its sums start and where they go.
     """
     n = types.int64
-    sig = types.void(rows, panels, prefetch, n, n, x, n, n, w, n, n, n, bias, n, out, n, n, beside)
+    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, beside)
     n_row, n_panel = rows.literal_value, panels.literal_value
     n_beside = AHEAD_PANELS if len(beside) else 0
     element_beside = f16 if n_beside and beside[0].dtype != types.float32 else f32
@@ -189,10 +192,13 @@ def _tile_f32(
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, _, _, first, last, _, x_at, x_stride, _, w_at, w_stride, ahead = args[:12]
-        _, bias_at, _, out_at, out_stride, _ = args[12:]
-        x, bias, out = (emit.pointer(i, f32) for i in (5, 12, 14))
-        w = emit.pointer(8, element)
+        _, _, _, first, last, _, x_at, x_stride, row, _, panel, w_stride, ahead = args[:13]
+        _, _, out_at, out_stride, _ = args[13:]
+        x, bias, out = (emit.pointer(i, f32) for i in (5, 13, 14))
+        w = emit.pointer(9, element)
+        w_at, bias_at = builder.mul(panel, w_stride), builder.mul(panel, const(PANEL))
+        x_at = builder.add(x_at, builder.mul(row, x_stride))
+        out_at = builder.add(builder.add(out_at, builder.mul(row, out_stride)), bias_at)
         x_rows, out_rows = (
             [
                 builder.gep(base, [builder.add(at, builder.mul(stride, const(r)))])
@@ -316,19 +322,16 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
             # (`recur`): what comes next is known only in calls that reach the matrix's end.
             prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
             while prefetch and p + 2 * PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at + row * x_ld, x_ld,
-                          w, p * size, size, (p + PANELS_ONE_ROW) * size, bias, p * PANEL,
-                          out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+                _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at, x_ld, row, w, p,
+                          size, (p + PANELS_ONE_ROW) * size, bias, out, out_at, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p + PANELS_ONE_ROW <= last:
-                _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at + row * x_ld, x_ld,
-                          w, p * size, size, 0, bias, p * PANEL,
-                          out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+                _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias,
+                          out, out_at, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p < last:
-                _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                          0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld,
-                          ())  # fmt: skip
+                _tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                          ld, ())  # fmt: skip
                 p += 1
         return
     # A few panels, or a part of one, stay in a near cache while all rows meet them; meanwhile the
@@ -359,16 +362,14 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                         )
                         if piece.weight != 0:
                             start = piece.bias if due.step == 0 else piece.out
-                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at + row * x_ld, x_ld,
-                                      w, p * size, size, fetched, bias, p * PANEL,
-                                      out, out_at + row * ld + p * PANEL, ld,
+                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at, x_ld, row,
+                                      w, p, size, fetched, bias, out, out_at, ld,
                                       (others, piece.input + (due.step - at) * 4,
                                        piece.weight + back * others.itemsize,
                                        piece.steps * PANEL, start, piece.out))  # fmt: skip
                         elif end > at:
-                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at + row * x_ld, x_ld,
-                                      w, p * size, size, fetched, bias, p * PANEL,
-                                      out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+                            _tile_f32(ROWS, PANELS, PREFETCH, at, end, x, x_at, x_ld, row, w, p,
+                                      size, fetched, bias, out, out_at, ld, ())  # fmt: skip
                         due.step += end - at
                         at = end
                         if due.step == piece.steps:
@@ -381,29 +382,28 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                 else:
                     _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
                 if at < k_end:
-                    _tile_f32(ROWS, PANELS, PREFETCH, at, k_end, x, x_at + row * x_ld, x_ld,
-                              w, p * size, size, ahead, bias, p * PANEL,
-                              out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+                    _tile_f32(ROWS, PANELS, PREFETCH, at, k_end, x, x_at, x_ld, row, w, p, size,
+                              ahead, bias, out, out_at, ld, ())  # fmt: skip
                 row += ROWS
             k = k_end
         while row + ROWS_SMALL <= n_row:
-            _tile_f32(ROWS_SMALL, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+            _tile_f32(ROWS_SMALL, PANELS, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out,
+                      out_at, ld, ())  # fmt: skip
             row += ROWS_SMALL
         while row < n_row:
-            _tile_f32(1, PANELS, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+            _tile_f32(1, PANELS, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                      ld, ())  # fmt: skip
             row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS <= n_row:
-            _tile_f32(ROWS, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+            _tile_f32(ROWS, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+                      ())  # fmt: skip
             row += ROWS
         while row < n_row:
-            _tile_f32(1, 1, 0, 0, n_in, x, x_at + row * x_ld, x_ld, w, p * size, size,
-                      0, bias, p * PANEL, out, out_at + row * ld + p * PANEL, ld, ())  # fmt: skip
+            _tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+                      ())  # fmt: skip
             row += 1
         p += 1
 
@@ -506,23 +506,25 @@ def quantise_rows(x, x_row, n_row, q, scale):
 
 @intrinsic(prefer_literal=True)
 def _tile_i8(
-    typingctx, rows, panels, n_deep, q, q_at, q_stride, x_scale, row, w, w_at, ahead,
-    w_scale, shift, bias, bias_at, out, out_at, out_stride,
+    typingctx, rows, panels, n_deep, q, q_stride, x_scale, row, w, panel, ahead,
+    w_scale, shift, bias, out, out_at, out_stride,
 ):  # fmt: skip
-    """Compute one tile in integers, and scale it to float32 at the end."""
+    """Compute a tile, from `row` and `panel` on, in integers, and scale it to float32 at the end.
+
+    out_at: where row 0 and panel 0 of the product are, or would be, in out.
+    """
     n = types.int64
-    sig = types.void(
-        rows, panels, n, q, n, n, x_scale, n, w, n, n, w_scale, shift, bias, n, out, n, n
-    )  # fmt: skip
+    sig = types.void(rows, panels, n, q, n, x_scale, n, w, n, n, w_scale, shift, bias, out, n, n)
     n_row, n_panel = rows.literal_value, panels.literal_value
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, _, n_deep, _, q_at, q_stride, _, row, _, w_at, ahead, _, _, _, bias_at = args[:15]
-        out_at, out_stride = args[16:]
-        q, w = emit.pointer(3, i8), emit.pointer(8, i8)
-        x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (6, 11, 13, 15))
-        shift = emit.pointer(12, i32_panel.element)
+        _, _, n_deep, _, q_stride, _, row, _, panel, ahead, _, _, _, _, out_at, out_stride = args
+        q, w = emit.pointer(3, i8), emit.pointer(7, i8)
+        x_scale, w_scale, bias, out = (emit.pointer(i, f32) for i in (5, 10, 12, 13))
+        shift = emit.pointer(11, i32)
+        q_at, bias_at = builder.mul(row, q_stride), builder.mul(panel, const(PANEL))
+        out_at = builder.add(builder.add(out_at, builder.mul(row, out_stride)), bias_at)
         q_rows = [
             builder.gep(q, [builder.add(q_at, builder.mul(q_stride, const(r)))])
             for r in range(n_row)
@@ -531,6 +533,7 @@ def _tile_i8(
         if steps > 1:
             q_rows = [emit.apart(row) for row in q_rows]
         panel_size = builder.mul(n_deep, const(PANEL * DEPTH))
+        w_at = builder.mul(panel, panel_size)
         w_panels = [
             builder.gep(w, [builder.add(w_at, builder.mul(panel_size, const(p)))])
             for p in range(n_panel)
@@ -602,23 +605,20 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
                 if n_row >= ROWS_SMALL:  # as in `product_f32`
                     at = (p + PANELS_ONE_ROW) * size
                     _prefetch(w, at, PANELS_ONE_ROW * size, row, n_row)
-                _tile_i8(1, PANELS_ONE_ROW, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                         0, w_scale, shift, bias, p * PANEL,
-                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_i8(1, PANELS_ONE_ROW, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                         bias, out, out_at, ld)  # fmt: skip
             p += PANELS_ONE_ROW
         if ROWS_I8 == 1 and p + 3 == last:  # the gates of a GRU
             for row in range(n_row):
                 if n_row >= ROWS_SMALL:
                     _prefetch(w, last * size, 3 * size, row, n_row)
-                _tile_i8(1, 3, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                         0, w_scale, shift, bias, p * PANEL,
-                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_i8(1, 3, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                         bias, out, out_at, ld)  # fmt: skip
             return
         while p < last:
             for row in range(n_row):
-                _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                         0, w_scale, shift, bias, p * PANEL,
-                         out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+                _tile_i8(1, 1, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                         bias, out, out_at, ld)  # fmt: skip
             p += 1
         return
     p = first
@@ -628,32 +628,27 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
             if not PREFETCH:  # as in `product_f32`
                 _prefetch(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
-            _tile_i8(ROWS_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                     ahead, w_scale, shift, bias, p * PANEL,
-                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_i8(ROWS_I8, PANELS, n_deep, q, x_ld, x_scale, row, w, p, ahead, w_scale, shift,
+                     bias, out, out_at, ld)  # fmt: skip
             row += ROWS_I8
         while row + ROWS_SMALL_I8 <= n_row:
-            _tile_i8(ROWS_SMALL_I8, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                     0, w_scale, shift, bias, p * PANEL,
-                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_i8(ROWS_SMALL_I8, PANELS, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                     bias, out, out_at, ld)  # fmt: skip
             row += ROWS_SMALL_I8
         while row < n_row:
-            _tile_i8(1, PANELS, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                     0, w_scale, shift, bias, p * PANEL,
-                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_i8(1, PANELS, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                     bias, out, out_at, ld)  # fmt: skip
             row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS_I8 <= n_row:
-            _tile_i8(ROWS_I8, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                     0, w_scale, shift, bias, p * PANEL,
-                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_i8(ROWS_I8, 1, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                     bias, out, out_at, ld)  # fmt: skip
             row += ROWS_I8
         while row < n_row:
-            _tile_i8(1, 1, n_deep, q, row * x_ld, x_ld, x_scale, row, w, p * size,
-                     0, w_scale, shift, bias, p * PANEL,
-                     out, out_at + row * ld + p * PANEL, ld)  # fmt: skip
+            _tile_i8(1, 1, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
+                     bias, out, out_at, ld)  # fmt: skip
             row += 1
         p += 1
 
