@@ -85,9 +85,7 @@ class Enhancer(Alone):
     ) -> None:
         super().__init__()
         self._model = load_model(model)
-        config = self._model.config
-        if norm is not None:
-            config = config.with_norm(norm)
+        config = self._model.config if norm is None else self._model.config.with_norm(norm)
         if not config.streams:
             whose = "this model's" if norm is None else "the"
             raise NormError(
@@ -96,19 +94,13 @@ class Enhancer(Alone):
                 "signals with npfsn.enhance or `npfsn enhance`"
             )
         check_nonfinite(on_nonfinite)
-        self._dry_share = dry_share(atten_lim_db)
-        self._options: dict[str, Any] = {
-            "precision": precision,
-            "norm": config.norm_type,
-            "atten_lim_db": atten_lim_db,
-            "on_nonfinite": on_nonfinite,
-            "norm_horizon": None,
-        }
+        self._dry_share, self._atten_lim_db = dry_share(atten_lim_db), atten_lim_db
         horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
+        self._norm_horizon: float | None = None
         if norm_horizon is not None and math.isfinite(horizon):
-            self._options["norm_horizon"] = float(norm_horizon)
+            self._norm_horizon = float(norm_horizon)
         network = shared_network(self._model, config, precision)
-        self._config = config
+        self._config, self._precision, self._on_nonfinite = config, precision, on_nonfinite
         hop = config.hop_length
         self._hop = hop
         own: Fields = {
@@ -161,36 +153,33 @@ class Enhancer(Alone):
     @property
     def precision(self) -> Precision:
         """Arithmetic of the layers' products."""
-        precision: Precision = self._options["precision"]
-        return precision
+        return self._precision
 
     @property
     def norm(self) -> str:
         """Norm that the network runs with."""
-        return str(self._options["norm"])
+        return str(self._config.norm_type)
 
     @property
     def norm_horizon(self) -> float | None:
         """Seconds that running norms remember; None: as published."""
-        seconds: float | None = self._options["norm_horizon"]
-        return seconds
+        return self._norm_horizon
 
     @property
     def on_nonfinite(self) -> OnNonfinite:
         """What becomes of NaN and infinity in the input."""
-        what: OnNonfinite = self._options["on_nonfinite"]
-        return what
+        return self._on_nonfinite
 
     @property
     def atten_lim_db(self) -> float | None:
         """Limit of the attenuation in dB; None for no limit. May be set in mid-stream."""
-        limit: float | None = self._options["atten_lim_db"]
+        limit = self._atten_lim_db
         return None if limit == math.inf else limit
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
         self._dry_share = dry_share(value)
-        self._options["atten_lim_db"] = value
+        self._atten_lim_db = value
 
     @property
     def n_nonfinite(self) -> int:
@@ -200,8 +189,8 @@ class Enhancer(Alone):
     def __repr__(self) -> str:
         """Name the model and the norm."""
         return (
-            f"<npfsn.Enhancer {self._model.architecture}, {self._options['norm']}, "
-            f"{self.sample_rate} Hz, {self._options['precision']}>"
+            f"<npfsn.Enhancer {self._model.architecture}, {self._config.norm_type}, "
+            f"{self.sample_rate} Hz, {self._precision}>"
         )
 
     def step(self, frame: AnySamples, out: Samples | None = None) -> Samples:
@@ -236,7 +225,7 @@ class Enhancer(Alone):
     def _step(self, frame: AnySamples, out: Samples | None) -> Samples:
         frame = as_samples(frame, (self._hop,), "frame")
         out = as_out(out, self._hop)
-        bad = copy_finite(frame, self._in, self._bad, self._options["on_nonfinite"])
+        bad = copy_finite(frame, self._in, self._bad, self._on_nonfinite)
         self._torn = True
         self._n_bad[0] += bad
         pending = int(self._n_pending[0])
@@ -281,7 +270,7 @@ class Enhancer(Alone):
         """
         chunk = as_samples(chunk, None, "chunk")
         x = np.empty(chunk.shape, np.float32)
-        bad = copy_finite(chunk, x, self._bad, self._options["on_nonfinite"])
+        bad = copy_finite(chunk, x, self._bad, self._on_nonfinite)
         pending = int(self._n_pending[0])
         x = np.concatenate([self._pending[:pending], x]) if pending else x
         whole = x.size // self._hop * self._hop
@@ -412,7 +401,15 @@ class Enhancer(Alone):
         """
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
-        Enhancer.__init__(other, self._model, **self._options)
+        Enhancer.__init__(
+            other,
+            self._model,
+            precision=self._precision,
+            norm=self._config.norm_type,
+            atten_lim_db=self._atten_lim_db,
+            on_nonfinite=self._on_nonfinite,
+            norm_horizon=self._norm_horizon,
+        )
         other._restore(self.get_state())  # not claimed: nobody else has it yet
         return other
 
@@ -438,7 +435,9 @@ class Enhancer(Alone):
             "format": STATE_FORMAT,
             "architecture": self._model.architecture,
             "model": _digest(self._model),
-            **{name: self._options[name] for name in ("precision", "norm", "norm_horizon")},
+            "precision": self._precision,
+            "norm": self._config.norm_type,
+            "norm_horizon": self._norm_horizon,
         }
 
     def _check_state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
