@@ -62,25 +62,6 @@ class Pass:
     #: or their results are not used.
     program: Program
 
-    def __call__(self, frame: int, n_frame: int = 1) -> np.ndarray | None:
-        """Run a block.
-
-        Parameters
-        ----------
-        frame : int
-            Index of the first frame in the stream.
-        n_frame : int
-            T, at most the `frames` it is bound for: `mag` holds the magnitudes of frames `frame` ..
-            `frame + T - 1`.
-
-        Returns
-        -------
-        float32 array, shape (T, 2, F), or None
-            `mask`, valid until the next call. None while an offline norm is being fitted.
-        """
-        self.program.play(frame, n_frame)
-        return self.mask[:n_frame] if self.fitted else None
-
     def parts(self) -> Parts | None:
         """Return the program in parts for several blocks in flight; None if that does not help."""
         return None

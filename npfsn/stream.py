@@ -217,8 +217,8 @@ class Stream:
             # The signal starts within the buffer: reflect its first samples to the left of it.
             start = n_fft + self.hop - hops * self.hop
             self.signal[:start] = self.signal[start + 1 : 2 * start + 1][::-1]
-            self._frame(self.signal)
-        self._frame(self.signal[self.hop :])
+            self._run(self._one, self.signal, 1)
+        self._run(self._one, self.signal[self.hop :], 1)
         if hops > self.latency_hops:
             out[:] = self._one.out
         else:
@@ -347,12 +347,11 @@ class Stream:
         yield block
         block.network_pass.forget()
 
-    def _frame(self, signal: np.ndarray | None) -> None:
-        """Run one frame, `signal` its samples or None for a frame of look-ahead."""
-        self._run(self._one, signal, 1)
-
     def _run(self, block: _BoundPass, signal: np.ndarray | None, n: int) -> None:
-        """Run a block of `n` frames; hops that it completes are in its `out`."""
+        """Run a block of `n` frames; hops that it completes are in its `out`.
+
+        `signal` are their samples; None for frames of look-ahead.
+        """
         frame = int(self.clock[1])
         if signal is None:
             block.mag.fill(0)
@@ -361,11 +360,12 @@ class Stream:
             block.analyse(signal, n)
         self.clock[1] = frame + n
         if not block.network_pass.fitted:
-            block.network_pass(frame, n)
+            program = block.network_pass.program
         elif frame < self.config.look_ahead:
-            block.without_output.play(self._network_frame(frame), n)
+            program = block.without_output
         else:
-            block.program.play(self._network_frame(frame), n, out=block.out)
+            program = block.program
+        program.play(self._network_frame(frame), n, out=block.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.

@@ -174,9 +174,8 @@ class Setting:
         masks = []
         for t in range(n):
             network.mag[:] = self.mags[t]
-            mask = network(t)
-            assert mask is not None
-            masks.append(mask.reshape(-1).copy())
+            network.program.play(t, 1)
+            masks.append(network.mask.reshape(-1).copy())
         return np.array(masks)
 
     def check(self, onnx_cells: dict[str, str]) -> dict[str, float]:
