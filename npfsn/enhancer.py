@@ -16,7 +16,7 @@ from . import state as states
 from .alone import Alone, alone
 from .config import CAUSAL_NORMS
 from .errors import NormError, StateError
-from .kernels import spectrum as kernels
+from .kernels import spectrum
 from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
 from .packed import shared_network
 from .samples import AnySamples, Samples, as_out, as_samples, copy_finite
@@ -310,7 +310,7 @@ class Enhancer(Alone):
         out = self._stream.finish(tail)
         x = np.zeros(out.shape[0], np.float32)
         x[: tail.shape[0]] = tail
-        kernels.mix_dry(x, self._dry_share, self._dry, out)
+        spectrum.mix_dry(x, self._dry_share, self._dry, out)
         self._end[0] = 1
         self._torn = False
         return out
@@ -427,7 +427,7 @@ class Enhancer(Alone):
         else:
             self._stream.push_many(x, out)
         # Even with a share of zero the delay line must advance: a limit may be set later.
-        kernels.mix_dry(x, self._dry_share, self._dry, out)
+        spectrum.mix_dry(x, self._dry_share, self._dry, out)
 
     def _header(self) -> dict[str, Any]:
         """Describe the model and the settings that a state belongs to."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .kernels import features as kernels
+from .kernels import features
 from .kernels.arrays import array_record
 from .program import Program
 from .state import Fields, State
@@ -97,14 +97,14 @@ class BoundNorm:
     norm : Norm
     state : list of float64 array
         Its own entries of the state, in the order of `Norm.fields`.
-    table : array of `kernels.NORM`, shape (1,)
+    table : array of `features.NORM`, shape (1,)
         How kernels see it.
     """
 
     def __init__(self, norm: Norm, state: State) -> None:
         self.norm = norm
         self.state = [state[name] for name in norm.fields()]
-        self.table = np.zeros(1, kernels.NORM)
+        self.table = np.zeros(1, features.NORM)
         self.table["eps"] = norm.eps
         self.set_horizon(math.inf)
         for i, array in enumerate(self.state):

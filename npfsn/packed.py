@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .kernels import spectrum as kernels
+from .kernels import spectrum
 from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .network import Network
@@ -48,6 +48,6 @@ def _warm_up(network: Network) -> None:
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
     frames = stream.latency_hops + config.period + 1
     for _ in range(frames):
-        kernels.check_samples(x, x, np.zeros(1, np.int64))
+        spectrum.check_samples(x, x, np.zeros(1, np.int64))
         stream.push(x, out)
-        kernels.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)
+        spectrum.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FrameError
-from .kernels import spectrum as kernels
+from .kernels import spectrum
 from .options import OnNonfinite
 
 Samples = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
 def copy_finite(
     x: Samples, out: Samples, counter: npt.NDArray[np.int64], on_nonfinite: OnNonfinite
 ) -> int:
-    """Copy samples through `kernels.check_samples`; return how many were NaN or infinite.
+    """Copy samples through `spectrum.check_samples`; return how many were NaN or infinite.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def copy_finite(
     FrameError
         Some samples are NaN or infinite.
     """
-    kernels.check_samples(x, out, counter)
+    spectrum.check_samples(x, out, counter)
     bad = int(counter[0])
     if bad and on_nonfinite == "raise":
         raise FrameError(

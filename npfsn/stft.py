@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .config import BaseConfig
-from .kernels import spectrum as kernels
+from .kernels import spectrum
 from .program import Program
 from .state import Fields, State
 
@@ -27,7 +27,7 @@ class Stft:
         Periodic Hann window.
     factors : int64 array
         Radices of the complex transform of N / 2 points.
-    twiddle, half : float64 array, shape (2, N / 2), (2, N)
+    twiddle, twiddle_real : float64 array, shape (2, N / 2), (2, N)
         Twiddle factors of that transform, and of the step from it to the real one.
     z, work : float64 array, shape (2, N / 2)
         Scratch.
@@ -39,9 +39,9 @@ class Stft:
         n_fft = config.n_fft
         self.n_fft, self.hop = n_fft, config.hop_length
         self.window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-        self.factors = kernels.factors(n_fft // 2)
-        self.twiddle = kernels.twiddles(n_fft // 2)
-        self.twiddle_real = kernels.twiddles(n_fft)
+        self.factors = spectrum.factors(n_fft // 2)
+        self.twiddle = spectrum.twiddles(n_fft // 2)
+        self.twiddle_real = spectrum.twiddles(n_fft)
         self.z = np.zeros((2, n_fft // 2))
         self.work = np.zeros((2, n_fft // 2))
         self.ola, self.env = state["stft.ola"], state["stft.env"]
@@ -64,14 +64,14 @@ class Stft:
     def write_analysis(
         self, program: Program, signal: np.ndarray, spec: np.ndarray, mag: np.ndarray
     ) -> None:
-        """Add the transform of T frames to a program (`kernels.analyse`)."""
+        """Add the transform of T frames to a program (`spectrum.analyse`)."""
         program.add(
             "analyse", signal, self.hop, self.window, self.factors, self.twiddle, self.twiddle_real,
             self.z, self.work, spec, mag, stage="analysis",
         )  # fmt: skip
 
     def write_synthesis(self, program: Program, spec: np.ndarray) -> None:
-        """Add overlap-add to a program: T frames into T hops (`kernels.synthesise`)."""
+        """Add overlap-add to a program: T frames into T hops (`spectrum.synthesise`)."""
         program.add(
             "synthesise", spec, self.hop, self.window, self.factors, self.twiddle,
             self.twiddle_real, self.z, self.work, self.ola, self.env, stage="synthesis",

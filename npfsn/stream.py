@@ -11,7 +11,7 @@ import numpy as np
 from . import state as states
 from .errors import StateError
 from .flow import Flow
-from .kernels import spectrum as kernels
+from .kernels import spectrum
 from .network import Network
 from .program import Program
 from .state import Fields, State
@@ -292,7 +292,7 @@ class Stream:
         if not self.began[0]:
             self.silent[0] = self._patience
         where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)
-        kernels.find_start(x, *where)
+        spectrum.find_start(x, *where)
         if self._hops_before[0] == 0:
             if self._many is not None and self._many.flow:
                 self._many.flow.end()
@@ -300,7 +300,7 @@ class Stream:
                 array.fill(0)
             self._begin_network()
             self.began[0], self.silent[0] = 1 + self.clock[1], 0
-            kernels.find_start(x, *where)
+            spectrum.find_start(x, *where)
         return int(self._hops_before[0])
 
     def _network_frame(self, frame: int) -> int:

@@ -78,10 +78,10 @@ def _four(re, im, first, quarter, cos, sin, k, to_re, to_im, to, stride):
 def fft(z, factor, twiddle, work):
     """Complex forward transform in place.
 
-    z       f64[2, M]  real and imaginary parts
-    factor  i64[?]     factors of M (`factors`)
-    twiddle   f64[2, M]  `twiddles(M)`
-    work    f64[2, M]  scratch
+    z        f64[2, M]  real and imaginary parts
+    factor   i64[?]     factors of M (`factors`)
+    twiddle  f64[2, M]  `twiddles(M)`
+    work     f64[2, M]  scratch
     """
     # Unsigned indices: Numba then omits its check for negative (wrap-around) indices, and the loops
     # vectorise.
@@ -130,9 +130,9 @@ def analyse(signal, hop, window, factor, twiddle, twiddle_real, z, work, spec, m
     signal  f32[>= (T - 1) hop + N]  samples; frame t is signal[t hop : t hop + N]
     hop     int
     window  f64[N]
-    factor, twiddle                    of M = N / 2 (see `fft`)
-    twiddle_real    f64[2, N]                `twiddles(N)`
-    z, work f64[2, M]                scratch
+    factor, twiddle                  of M = N / 2 (see `fft`)
+    twiddle_real  f64[2, N]          `twiddles(N)`
+    z, work  f64[2, M]               scratch
     spec    f64[T, 2, M + 1]         real and imaginary parts
     mag     f32[T, M + 1]            magnitudes
     """
