@@ -27,10 +27,6 @@ _CODES = {
     "Tanh": (kernels.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
-# In a block of two frames: time of the work that only the last one can do (W_ih x and the cells),
-# over that of the work that both share (W_hh h), by npfsn bench --profile. Where one instruction
-# does byte products, products weigh less beside the cells.
-_OWN_WORK = {"float32": 2 / 3, "int8": 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5}
 # About this many units at most are worked on together, so that their gates stay in the caches.
 _BLOCK = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
@@ -61,9 +57,13 @@ class Product:
     ----------
     tile : int
         Rows that the kernel works on at once.
+    own_work : float
+        In a block of two frames: time of the work that only the last one can do (W_ih x and the
+        cells), over that of the work that both share (W_hh h), by npfsn bench --profile.
     """
 
     tile = products.ROWS
+    own_work = 2 / 3
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
@@ -112,13 +112,15 @@ class Int8Product(Product):
     """
 
     tile = products.BLOCK_I8
+    # Where one instruction does byte products, they weigh less beside the cells.
+    own_work = 7 / 8 if HAS_BYTE_PRODUCT else 4 / 5
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
-        whole_tiles = -(-rows // products.BLOCK_I8) * products.BLOCK_I8
+        whole_tiles = -(-rows // self.tile) * self.tile
         return aligned((whole_tiles, columns), np.uint8), np.zeros(rows, np.float32)
 
 
@@ -404,8 +406,7 @@ class RecurrentPass:
         last = self.every - 1
         if last == 0:
             return  # every frame ends a block
-        in_bytes = self.recurrent[0].product.weights[0].dtype == np.int8
-        own_work = _OWN_WORK["int8" if in_bytes else "float32"]
+        own_work = self.recurrent[0].product.own_work
         first_share = max((1.0 - own_work * last) / self.every, 0.0)
         panels = sum(layer.recurrent.panels for layer in self.weights.layers)
         due = [
