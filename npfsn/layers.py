@@ -28,7 +28,7 @@ _CODES = {
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # About this many units at most are worked on together, so that their gates stay in the caches.
-_BLOCK = 72
+_GROUP = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
 # much is read (`F16_IS_SLOW`): for the 257 units of FullSubNet and for blocks of frames, but not
 # for the 64 units of Fast FullSubNet.
@@ -256,10 +256,10 @@ class Recurrent:
         return RecurrentPass(self, state, units, frames, turn)
 
 
-def _block_size(units: int, tile: int) -> int:
-    """Return the size of equal blocks of about `_BLOCK` units at most, in whole tiles of rows."""
-    blocks = -(-units // _BLOCK)
-    tiles = -(-units // (blocks * tile))
+def _group_size(units: int, tile: int) -> int:
+    """Return the size of equal groups of about `_GROUP` units at most, in whole tiles of rows."""
+    groups = -(-units // _GROUP)
+    tiles = -(-units // (groups * tile))
     return min(tiles * tile, units)
 
 
@@ -303,8 +303,8 @@ class RecurrentPass:
         self.every = 1
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
-        rows, block = frames * units, _block_size(units, weights.layers[0].recurrent.tile)
-        n_p = frames if units == 1 else block
+        rows, group = frames * units, _group_size(units, weights.layers[0].recurrent.tile)
+        n_p = frames if units == 1 else group
         p_width = gates if units == 1 else GATES[spec.cell] * kernels.CELL_PANELS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
@@ -312,14 +312,14 @@ class RecurrentPass:
             for layer, n in zip(weights.layers, columns, strict=True)
         ]
         self.recurrent = [
-            layer.recurrent.for_rows(rows if units > 1 else 1).bind(block, size)
+            layer.recurrent.for_rows(rows if units > 1 else 1).bind(group, size)
             for layer in weights.layers
         ]
         self.states = [
             {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
             for i in range(spec.num_layers)
         ]
-        self.r = [aligned((block, gates), np.float32) for _ in weights.layers]
+        self.r = [aligned((group, gates), np.float32) for _ in weights.layers]
         # How kernels see all of these (see `kernels.LAYER`, `kernels.STACK`).
         self.layers = np.zeros(spec.num_layers, kernels.LAYER)
         for i in range(spec.num_layers):
@@ -331,7 +331,7 @@ class RecurrentPass:
                 self.layers[name][i] = array_record(array)
 
         self.p = aligned((n_p, p_width), np.float32)
-        self.r_few = aligned((block if units > 1 else 0, p_width), np.float32)
+        self.r_few = aligned((group if units > 1 else 0, p_width), np.float32)
         # Hidden states: layers alternate between the two.
         self.y = [aligned((rows, size), np.float32) for _ in range(min(2, spec.num_layers))]
         self.z = aligned((rows, padded(spec.output_size)), np.float32)

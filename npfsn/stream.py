@@ -157,16 +157,16 @@ class Stream:
 
     def fit_norms(self) -> None:
         """Fit the offline norms that have counted any values."""
-        for block in (self._one, self.bind_blocks()):
-            for norm in block.network_pass.norms:
+        for bound in (self._one, self.bind_blocks()):
+            for norm in bound.network_pass.norms:
                 if not norm.fitted and norm.state[0][0] > 0:
                     norm.fit()
         self.fitted = self._one.network_pass.fitted
 
     def unfit_norms(self) -> None:
         """Make offline norms count again, for another signal."""
-        for block in (self._one, self._many):
-            for norm in block.network_pass.norms if block else ():
+        for bound in (self._one, self._many):
+            for norm in bound.network_pass.norms if bound else ():
                 norm.unfit()
         self.fitted = self._one.network_pass.fitted
 
@@ -274,10 +274,10 @@ class Stream:
         signal = np.pad(x[:end], (self.config.n_fft // 2, 0), "reflect")
         self.clock[0] = n_hop
         self.signal[:] = signal[-self.signal.shape[0] :]
-        with self._in_blocks() as block:
+        with self._in_blocks() as bound:
             for first, n in ((0, early), (early, self.half_hops)):  # two programs: see `_run`
                 if n:
-                    self._run(block, signal[first * self.hop :], n)
+                    self._run(bound, signal[first * self.hop :], n)
         out[:end] = 0
         return end
 
@@ -309,14 +309,14 @@ class Stream:
 
     def _push_block(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take a few hops at once, in the steady state of one frame per hop."""
-        with self._in_blocks() as block:
-            self._run(block, self._take_samples(x), x.shape[0] // self.hop)
-            out[:] = block.out[: x.shape[0]]
+        with self._in_blocks() as bound:
+            self._run(bound, self._take_samples(x), x.shape[0] // self.hop)
+            out[:] = bound.out[: x.shape[0]]
 
     def _take_block(self, x: np.ndarray, out: np.ndarray, flow: Flow) -> None:
         """Begin a block, in the steady state; `out` is filled when `Flow.end` has been called."""
-        block, frame, n = self.bind_blocks(), int(self.clock[1]), x.shape[0] // self.hop
-        block.analyse(self._take_samples(x), n)
+        bound, frame, n = self.bind_blocks(), int(self.clock[1]), x.shape[0] // self.hop
+        bound.analyse(self._take_samples(x), n)
         self.clock[1] += n
         self._one.network_pass.forget()
         flow.take(self._network_frame(frame), n, out)
@@ -342,30 +342,30 @@ class Stream:
         Both passes share the state, so what one has computed ahead of time is void as soon as the
         other moves the state on.
         """
-        block = self.bind_blocks()
+        bound = self.bind_blocks()
         self._one.network_pass.forget()
-        yield block
-        block.network_pass.forget()
+        yield bound
+        bound.network_pass.forget()
 
-    def _run(self, block: _BoundPass, signal: np.ndarray | None, n: int) -> None:
+    def _run(self, bound: _BoundPass, signal: np.ndarray | None, n: int) -> None:
         """Run a block of `n` frames; hops that it completes are in its `out`.
 
         `signal` are their samples; None for frames of look-ahead.
         """
         frame = int(self.clock[1])
         if signal is None:
-            block.mag.fill(0)
-            block.new.fill(0)
+            bound.mag.fill(0)
+            bound.new.fill(0)
         else:
-            block.analyse(signal, n)
+            bound.analyse(signal, n)
         self.clock[1] = frame + n
-        if not block.network_pass.fitted:
-            program = block.network_pass.program
+        if not bound.network_pass.fitted:
+            program = bound.network_pass.program
         elif frame < self.config.look_ahead:
-            program = block.without_output
+            program = bound.without_output
         else:
-            program = block.program
-        program.play(self._network_frame(frame), n, out=block.out)
+            program = bound.program
+        program.play(self._network_frame(frame), n, out=bound.out)
 
     def finish(self, tail: np.ndarray) -> np.ndarray:
         """End the stream.
@@ -405,17 +405,17 @@ class Stream:
             starts = range(last - (self.half_hops - 1) * hop, last + 1, hop)
         first = self.config.look_ahead + self.half_hops  # the first frame that completes a hop
         # A stream that was fed hop by hop has no pass over many frames, and needs none here.
-        block, most = self._one, 1
+        bound, most = self._one, 1
         if self._many is not None and self.clock[1] >= self._steady:
-            block, most = self._many, self.network.block_frames
+            bound, most = self._many, self.network.block_frames
             self._one.network_pass.forget()
         signal = signal[starts[0] :]
         for samples, n_frame in ((signal, len(starts)), (None, self.config.look_ahead)):
             for done in range(0, n_frame, most):
                 n = min(n_frame - done, most)
-                self._run(block, None if samples is None else samples[done * hop :], n)
+                self._run(bound, None if samples is None else samples[done * hop :], n)
                 if self.clock[1] > first:
-                    given.append(block.out[: n * hop].copy())
+                    given.append(bound.out[: n * hop].copy())
 
         self._one.network_pass.finish(int(self.clock[1]))
 

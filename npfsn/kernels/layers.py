@@ -238,11 +238,11 @@ def recur(x, frame, layer, stack, y):
     if n_unit == 1:
         _project(x, n_frame, layer, stack)
     # Units do not depend on each other: a few at a time, their gates stay in cache.
-    block = r.shape[0]
+    group = r.shape[0]
     step = CELL_PANELS if n_unit > 1 else ONE_ROW_LSTM if gates == 4 else ONE_ROW_GRU
     n_step = -(-n_panel // step)
-    for first in range(0, n_unit, block):
-        n = min(block, n_unit - first)
+    for first in range(0, n_unit, group):
+        n = min(group, n_unit - first)
         for t in range(n_frame):
             row = t * n_unit + first
             # late: nothing of this frame's recurrent product was computed ahead of time; ahead: how
