@@ -102,4 +102,4 @@ class AlignedStream:
         if not self._dry_share:
             return y
         dry, self._dry = self._dry[: y.size], self._dry[y.size :]
-        return mix_dry(dry, y, self._dry_share)
+        return mix_dry(dry, self._dry_share, y)

@@ -210,7 +210,7 @@ class LiveStream(Alone):
         ready = np.concatenate((self._ready, self._stream.process(x)))
         dry = np.concatenate((self._dry, x))
         self._ready, self._dry = ready[n:], dry[n:]
-        return mix_dry(dry[:n], ready[:n], dry_share(self._atten_lim_db))
+        return mix_dry(dry[:n], dry_share(self._atten_lim_db), ready[:n])
 
     @alone(ended=True)
     def flush(self) -> Samples:

@@ -146,7 +146,7 @@ def silence_nonfinite(x: Samples) -> int:
     return int(np.count_nonzero(bad))
 
 
-def mix_dry(dry: Samples, y: Samples, share: np.float32) -> Samples:
+def mix_dry(dry: Samples, share: np.float32, y: Samples) -> Samples:
     """Mix the input into the output of a whole signal or file, as a stream does."""
     if not share > 0.0:
         return y

@@ -95,7 +95,7 @@ def _enhance_channel(
     else:
         y = _run(stream, resample(x, rate, model_rate))
         y = resample(y, model_rate, rate)[: x.shape[0]]
-    return mix_dry(x, y, share)
+    return mix_dry(x, share, y)
 
 
 def _run(stream: Stream, x: Samples) -> Samples:
