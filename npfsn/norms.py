@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .config import OFFLINE_NORMS
 from .kernels import features
 from .kernels.arrays import array_record
 from .program import Program
@@ -54,7 +55,7 @@ class Norm:
     @property
     def offline(self) -> bool:
         """Whether the norm needs the whole signal first."""
-        return self.name.startswith("offline")
+        return self.name in OFFLINE_NORMS
 
     def fields(self) -> Fields:
         """Entries of the state."""
