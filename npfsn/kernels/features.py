@@ -46,6 +46,12 @@ ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
 
 
 @inlined
+def _flush(value):
+    """Return an f32, or zero for one smaller than `SMALLEST` in size."""
+    return value if abs(value) >= SMALLEST else np.float32(0.0)
+
+
+@inlined
 def pool_mel(mag, first, start, weight, out):
     """Pool T frames into mel bands: out = mag fb, where fb is mostly zero.
 
@@ -107,8 +113,7 @@ def cumulative_laplace(x, horizon, count, total, out):
             total[u] += s
             scale = np.float32(total[u] / (count[0] * size) + FLOAT32_EPS)
             for i in range(size):
-                value = x[t, u, i] / scale
-                out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
+                out[t, u, i] = _flush(x[t, u, i] / scale)
 
 
 @inlined
@@ -145,8 +150,7 @@ def cumulative_layer(x, horizon, count, total, square, out):
             var = max((square[u] - 2.0 * mean * total[u]) / n + mean * mean, 0.0)
             shift, scale = np.float32(mean), np.float32(np.sqrt(var + FLOAT32_EPS))
             for i in range(size):
-                ratio = (x[t, u, i] - shift) / scale
-                out[t, u, i] = ratio if abs(ratio) >= SMALLEST else np.float32(0.0)
+                out[t, u, i] = _flush((x[t, u, i] - shift) / scale)
 
 
 @inlined
@@ -183,8 +187,7 @@ def forgetting(x, eps, horizon, count, mu, out):
         scale = np.float32(mu[0] + eps)
         for u in range(n_unit):
             for i in range(size):
-                value = x[t, u, i] / scale
-                out[t, u, i] = value if abs(value) >= SMALLEST else np.float32(0.0)
+                out[t, u, i] = _flush(x[t, u, i] / scale)
 
 
 @inlined
@@ -268,8 +271,7 @@ def follow_level(mel, normed, quiet, level, enc, out):
             level[0] = total / share
         gain = np.float32(min(level[0] / quiet, 1.0))
         for m in range(mel.shape[1]):
-            value = enc[t, m] * gain
-            out[t, m] = value if abs(value) >= SMALLEST else np.float32(0.0)
+            out[t, m] = _flush(enc[t, m] * gain)
 
 
 @inlined
