@@ -262,11 +262,10 @@ class Network(network.Network):
         precision: str = "float32",
     ) -> None:
         self.config = config
-        eps = float(FLOAT32_EPS)  # everywhere in this model
-        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=eps)
+        self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=FLOAT32_EPS)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         self.sections = [
-            Section(config, i, tensors, precision, eps) for i in range(len(config.sb_models))
+            Section(config, i, tensors, precision) for i in range(len(config.sb_models))
         ]
 
     def fields(self) -> Fields:
@@ -290,7 +289,6 @@ class Section:
         index: int,
         tensors: Mapping[str, np.ndarray],
         precision: str,
-        eps: float,
     ) -> None:
         self.first, last = config.bounds[index : index + 2]
         self.center = config.sb_num_center_freqs[index]
@@ -299,7 +297,7 @@ class Section:
         self.units = (last - self.first) // self.center
         self.size = config.sb_models[index].input_size
         key = f"sb_model.sb_models.{index}"
-        self.norm = Norm(config.section_norm, f"{key}.norm", self.units, self.size, eps=eps)
+        self.norm = Norm(config.section_norm, f"{key}.norm", self.units, self.size, eps=FLOAT32_EPS)
         model = config.sb_models[index]
         self.model = Recurrent(model, tensors, key, precision, floats_out=True)
 

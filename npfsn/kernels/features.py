@@ -15,7 +15,7 @@ from ..jit import inlined, kernel
 from .arrays import ARRAY
 from .vector import SMALLEST
 
-FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
 #: Larger compressed magnitudes are clipped: sums of their squares would leave float64.
 MAX_COMPRESSED = 1e36
 #: A plain mask beyond this is a broken network's; it must not break the stream.
