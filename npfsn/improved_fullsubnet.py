@@ -83,13 +83,13 @@ class Config(BaseConfig):
         super().__post_init__()
         object.__setattr__(self, "fb_model", sequence(self.fb_model))
         object.__setattr__(self, "sb_models", tuple(sequence(s) for s in self.sb_models))
-        for name in (
-            "freq_cutoffs",
+        per_section = (
             "sb_num_center_freqs",
             "sb_num_neighbor_freqs",
             "fb_num_center_freqs",
             "fb_num_neighbor_freqs",
-        ):
+        )
+        for name in ("freq_cutoffs", *per_section):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.fdrc, bool) or not isinstance(self.fdrc, (int, float)):
             raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a number")
@@ -104,18 +104,11 @@ class Config(BaseConfig):
             check_size("freq_cutoffs", cutoff, 1, self.n_freq - 2)
         bounds = self.bounds
         n_section = len(bounds) - 1
-        per_section = (
-            self.sb_num_center_freqs,
-            self.sb_num_neighbor_freqs,
-            self.fb_num_center_freqs,
-            self.fb_num_neighbor_freqs,
-            self.sb_models,
-        )
-        if any(len(values) != n_section for values in per_section):
+        found = [len(getattr(self, name)) for name in (*per_section, "sb_models")]
+        if any(n != n_section for n in found):
             raise ModelError(
                 f"freq_cutoffs = {shown(list(self.freq_cutoffs))} makes {n_section} sections: "
-                f"expected as many centres, neighbours and sub-band models, got "
-                f"{shown([len(values) for values in per_section])}"
+                f"expected as many centres, neighbours and sub-band models, got {shown(found)}"
             )
         if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
             raise ModelError(f"section bounds {shown(list(bounds))}: expected them to rise")
