@@ -162,22 +162,24 @@ class Config(BaseConfig):
                 ),
             },
         )
-        encoder_neighbors = args.get("encoder_output_num_neighbors", 0)
+        encoder_neighbors = args.get(
+            "encoder_output_num_neighbors", cls.encoder_output_num_neighbors
+        )
         check_size("encoder_output_num_neighbors", encoder_neighbors, 0)
         neighbors = args.get(
             "noisy_input_num_neighbors", (bottleneck.input_size - 2) // 2 - encoder_neighbors
         )
         return cls(
             **acoustics(args, n_fft=2 * n_freq - 2),
-            look_ahead=args.get("look_ahead", 2),
-            shrink_size=args.get("shrink_size", 2),
+            look_ahead=args.get("look_ahead", cls.look_ahead),
+            shrink_size=args.get("shrink_size", cls.shrink_size),
             noisy_input_num_neighbors=neighbors,
             encoder_output_num_neighbors=encoder_neighbors,
             num_mels=num_mels,
             encoder=encoder,
             bottleneck=bottleneck,
             decoder=decoder,
-            quiet_level=args.get("quiet_level", 0.0),
+            quiet_level=args.get("quiet_level", cls.quiet_level),
         )
 
     @property

@@ -78,7 +78,7 @@ class Config(BaseConfig):
         )
         return cls(
             **acoustics(args, n_fft=2 * n_freq - 2),
-            look_ahead=args.get("look_ahead", 2),
+            look_ahead=args.get("look_ahead", cls.look_ahead),
             fullband_model=fullband_model,
         )
 

@@ -112,11 +112,11 @@ class Config(BaseConfig):
                 "sb_model_hidden_size": (sb_model.hidden_size, f"{sb}_hh_l0"),
             },
         )
-        fb_neighbors = args.get("fb_num_neighbors", 0)
+        fb_neighbors = args.get("fb_num_neighbors", cls.fb_num_neighbors)
         check_size("fb_num_neighbors", fb_neighbors, 0)
         return cls(
             **acoustics(args, n_fft=2 * n_freq - 2),
-            look_ahead=args.get("look_ahead", 2),
+            look_ahead=args.get("look_ahead", cls.look_ahead),
             fb_num_neighbors=fb_neighbors,
             sb_num_neighbors=args.get(
                 "sb_num_neighbors", (sb_model.input_size - 2) // 2 - fb_neighbors
