@@ -612,27 +612,31 @@ def _bench(args: argparse.Namespace) -> int:
         from .output import complete_or_absent
         from .weights import load_model
 
-    with contextlib.ExitStack() as stack:
-        if args.plot is not None:  # refuse it now, not after a minute of measuring
-            kind = picture_kind(args.plot)
-            picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
-        result = bench(
-            load_model(args.model),
-            args.model,
-            precision=args.precision,
-            norm=args.norm,
-            seconds=args.seconds,
-            profile=args.profile or args.plot is not None,
-            cold=args.cold,
-            quick=args.quick,
-        )
-        drawings = {"steps_ms", "timeline"}
-        figures = {name: value for name, value in result.items() if name not in drawings}
-        text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
-        with to_stdout():
-            print(text, flush=True)
-        if args.plot is not None:
-            draw(result, picture, kind)
+    result: dict[str, Any] | None = None
+    try:
+        with contextlib.ExitStack() as stack:
+            if args.plot is not None:  # refuse it now, not after a minute of measuring
+                kind = picture_kind(args.plot)
+                picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
+            result = bench(
+                load_model(args.model),
+                args.model,
+                precision=args.precision,
+                norm=args.norm,
+                seconds=args.seconds,
+                profile=args.profile or args.plot is not None,
+                cold=args.cold,
+                quick=args.quick,
+            )
+            if args.plot is not None:
+                draw(result, picture, kind)
+    finally:  # neither is lost with the other: the figures, and the picture
+        if result is not None:
+            drawings = {"steps_ms", "timeline"}
+            figures = {name: value for name, value in result.items() if name not in drawings}
+            text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
+            with to_stdout():
+                print(text, flush=True)
     return EXIT_OK
 
 

@@ -192,7 +192,7 @@ def _convert(
         config = _build_config(module, shapes, args, read)
         check_tensors(config, checkpoint.tensors)
         check_finite(checkpoint.tensors)
-        tensors = _cast(config, checkpoint.tensors, precision)
+        tensors = _cast_all(config, checkpoint.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {name}: {error}") from None
     info = {
@@ -210,7 +210,7 @@ def _convert_model(path: Path, precision: str) -> _Converted:
     """Convert a model file to another precision."""
     model = load_model(path)
     try:
-        tensors = _cast(model.config, model.tensors, precision)
+        tensors = _cast_all(model.config, model.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {path.name}: {error}") from None
     info = {**model.info, "precision": precision, "converter": f"npfsn {__version__}"}
@@ -275,14 +275,14 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
     )
 
 
-def _cast(
+def _cast_all(
     config: Any, tensors: Mapping[str, npt.NDArray[Any]], precision: str
 ) -> dict[str, npt.NDArray[Any]]:
     """Cast tensors to the types they are stored in, in C order."""
-    return {name: _cast_one(config, name, tensors[name], precision) for name in tensors}
+    return {name: _cast(config, name, tensors[name], precision) for name in tensors}
 
 
-def _cast_one(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
+def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> npt.NDArray[Any]:
     if tensor.dtype.kind != "f":
         raise ModelError(
             f"its tensor {printable(name)} has type {tensor.dtype}, expected floating point"

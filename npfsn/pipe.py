@@ -68,7 +68,12 @@ def main(args: argparse.Namespace, options: dict[str, Any]) -> int:
         raise UsageError(
             "standard output is a terminal or closed: send it to a file or to a player"
         )
-    source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    try:
+        source, sink = sys.stdin.fileno(), sys.stdout.fileno()
+    except OSError:  # replaced by Python objects, as in a notebook
+        raise UsageError(
+            "standard input or output is no file or pipe: within Python, use Enhancer.process"
+        ) from None
     with contextlib.redirect_stdout(sys.stderr):  # keep what libraries print out of the samples
         return enhance_stream(args, options, source, sink)
 

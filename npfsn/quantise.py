@@ -37,7 +37,8 @@ def quantise(
         so.
     """
     rows = weight.astype(np.float32)
-    scale = np.abs(rows).max(axis=1, initial=0.0) / np.float32(most)
+    with np.errstate(under="ignore"):
+        scale = np.abs(rows).max(axis=1, initial=0.0) / np.float32(most)
     scale[scale < np.finfo(np.float32).tiny] = 0  # denormal, imprecise: levels would be too large
     levels = np.rint(rows / np.where(scale > 0, scale, 1)[:, None])
     return levels.astype(np.int8), scale.astype(np.float32)
@@ -77,7 +78,7 @@ def to_float16(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     In int8 networks, the layer that gives the mask keeps half precision: with eight bits it would
     cause most of the error. So do the weights of features whose products stay in floats.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # whatever the caller has set: small weights become zero
         half = weight.astype(np.float16)
     return half if np.isfinite(half).all() else weight
 
@@ -90,5 +91,5 @@ def dequantise(
     Quantised again it gives the same levels. Scales that are too large give infinities, which a
     model refuses.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return levels.astype(np.float32) * scale[:, None]

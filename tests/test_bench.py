@@ -186,6 +186,25 @@ def test_plot_is_drawn(path, tmp_path, capsys):
         assert list(tmp_path.iterdir()) == [picture]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_neither_figures_nor_picture_are_lost_with_the_other(path, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    picture, options = tmp_path / "steps.png", ("--quick", "--seconds", 0.2)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("npfsn.bench.picture.draw", fail)
+        assert run("-m", path, *options, "--plot", picture) == 1
+        out, err = capsys.readouterr()
+        assert "p99" in out and "No space left" in err and not picture.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "to_stdout", fail)
+        assert run("-m", path, *options, "--plot", picture) == 1
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_measuring(
     path, tmp_path, monkeypatch, capsys
 ):

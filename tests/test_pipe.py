@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -60,6 +61,14 @@ def test_a_stream_whose_norm_forgets():
     enhancer = Enhancer(norm_horizon=1.0)
     expected = np.concatenate([enhancer.process(x), enhancer.flush()])
     np.testing.assert_array_equal(np.frombuffer(out, "<f4"), expected)
+
+
+def test_within_python_there_is_no_pipe(monkeypatch, capsys):
+    """Whoever calls `cli.main` in a notebook is told of a call for that."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert cli.main(["stream"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("npfsn: error: ") and "within Python, use Enhancer.process" in last
 
 
 def test_each_hop_leaves_when_it_is_ready():

@@ -32,6 +32,26 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert not levels.any() and not scale.any()
 
 
+def test_errors_that_numpy_is_told_to_raise_are_not() -> None:
+    """Of values that are too small or too large: `np.seterr` is the caller's."""
+    model = small_model("fast_fullsubnet")
+    sizes = {"encoder.0": 1e-6, "bottleneck": 1e-44, "decoder_lstm.1": 1e-3}
+    tensors = dict(model.tensors)
+    for name, tensor in tensors.items():
+        for start, size in sizes.items():
+            if name.startswith(start):
+                tensors[name] = (tensor * np.float32(size)).astype(np.float32)
+    model = npfsn.weights.Model(model.architecture, model.config, tensors)
+    expected = npfsn.enhance(noise(3000), 16000, model, precision="int8")
+    again = npfsn.weights.Model(model.architecture, model.config, tensors)  # and packed anew
+    with np.errstate(all="raise"):
+        found = npfsn.enhance(noise(3000), 16000, again, precision="int8")
+        assert np.isinf(to_float16(np.full((1, 1), 1e-9, "f"))).sum() == 0
+        assert to_float16(np.full((1, 1), 1e9, "f")).dtype == np.float32
+        assert np.isinf(dequantise(np.full((1, 1), 127, "b"), np.full(1, 3e38, "f"))).all()
+    np.testing.assert_array_equal(found, expected)
+
+
 def fours(levels: np.ndarray) -> np.ndarray:
     """Return sums of sizes of inputs 8 i + (0, 1, 4, 5) and + (2, 3, 6, 7): [N, 2 ceil(K / 8)]."""
     size = np.pad(np.abs(levels.astype(int)), ((0, 0), (0, -levels.shape[1] % 8)))
