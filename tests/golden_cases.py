@@ -51,6 +51,16 @@ CAUSAL_CASES = (
     "base_lstm_cum",
 )
 
+# The cases whose mask was recorded, too.
+MASK_CASES = (
+    "fast_lstm_cum",
+    "fast_gru_cum",
+    "full_lstm_cum",
+    "full_gru_cum",
+    "full_gru_clamped_cum",
+    "base_lstm_cum",
+)
+
 # The last linear layer of each architecture, whose weight is multiplied by `output_gain` so that
 # the drawn network makes masks of a realistic size.
 OUTPUT_LAYERS = ("sb_model", "decoder_lstm.1", "fullband_model")

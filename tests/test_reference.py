@@ -8,20 +8,12 @@ import golden_cases
 import numpy as np
 import pytest
 import reference
+from drawn_models import golden_case
 
 # What is left is float32 rounding in the recorded code: at worst 7.7e-7 in an output and 1.2e-6 in
 # a mask. The output's bound is tight because a wrong epsilon in a norm costs as little as 2e-6.
 OUTPUT_TOLERANCE = 1e-6
 MASK_TOLERANCE = 2e-6
-
-MASK_CASES = (
-    "fast_lstm_cum",
-    "fast_gru_cum",
-    "full_lstm_cum",
-    "full_gru_cum",
-    "full_gru_clamped_cum",
-    "base_lstm_cum",
-)
 
 
 def relative_difference(got: np.ndarray, want: np.ndarray) -> float:
@@ -38,23 +30,23 @@ def test_every_file_is_listed():
     """No recorded case is left out of the lists the tests run over."""
     files = sorted(path.stem for path in golden_cases.GOLDEN_DIR.glob("*.npz"))
     assert sorted(golden_cases.ALL_CASES) == files
-    with_mask = [name for name in files if golden_cases.load_case(name).crm is not None]
-    assert sorted(MASK_CASES) == with_mask
+    with_mask = [name for name in files if golden_case(name).crm is not None]
+    assert sorted(golden_cases.MASK_CASES) == with_mask
 
 
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
 def test_output_is_the_recorded_one(name: str):
     """The whole way from samples to samples, for every case."""
-    case = golden_cases.load_case(name)
+    case = golden_case(name)
     y = reference.enhance(case.config, case.params, case.x)
     assert y.shape == case.y.shape
     assert relative_difference(y, case.y) < OUTPUT_TOLERANCE
 
 
-@pytest.mark.parametrize("name", MASK_CASES)
+@pytest.mark.parametrize("name", golden_cases.MASK_CASES)
 def test_mask_is_the_recorded_one(name: str):
     """The network alone, where the mask was recorded too."""
-    case = golden_cases.load_case(name)
+    case = golden_case(name)
     crm = reference.mask(case.config, case.params, case.x)
     assert crm.shape == case.crm.shape
     assert relative_difference(crm, case.crm) < MASK_TOLERANCE
@@ -84,7 +76,7 @@ def future_reaches_past(config: dict[str, Any], params: dict[str, np.ndarray], *
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
 def test_only_the_causal_cases_are_causal(name: str):
     """A stream can reproduce exactly the cases listed as causal."""
-    case = golden_cases.load_case(name)
+    case = golden_case(name)
     is_causal = not future_reaches_past(case.config, case.params)
     assert is_causal == (name in golden_cases.CAUSAL_CASES)
 
@@ -95,7 +87,7 @@ def test_only_the_causal_cases_are_causal(name: str):
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
 def test_a_causal_norm_makes_every_model_causal(name: str, norm: str):
     """Improved needs its sections normed causally as well."""
-    case = golden_cases.load_case(name)
+    case = golden_case(name)
     assert not future_reaches_past(case.config, case.params, norm=norm, causal_sections=True)
 
 
