@@ -44,11 +44,7 @@ def test_ten_minutes_neither_drift_nor_grow():
 
 @pytest.mark.parametrize("norm", ["forgetting_norm", "cumulative_layer_norm"])
 def test_a_minute_of_the_other_norms(norm):
-    from dataclasses import replace
-
-    model = small_model("fast_fullsubnet", "GRU")
-    model = npfsn.Model(model.architecture, replace(model.config, norm_type=norm), model.tensors)
-    found = soak.soak(model, 1.0, seed=4)
+    found = soak.soak(small_model("fast_fullsubnet", "GRU", norm_type=norm), 1.0, seed=4)
     assert max(found.drift) < 1e-5
 
 
@@ -89,12 +85,8 @@ def test_a_model_without_a_reference_is_refused_in_a_sentence(tmp_path, capsys):
 
 def test_the_reference_is_beside_the_published_arithmetic(tmp_path, capsys):
     """Of a model that starts anew at sounds and hears quiet voices louder: it knows neither."""
-    from dataclasses import replace
-
-    model = small_model("fast_fullsubnet")
-    config = replace(model.config, start_at_sound=True, quiet_level=100.0)
     path = tmp_path / "m.npz"
-    npfsn.save_model(npfsn.Model(model.architecture, config, model.tensors), path)
+    npfsn.save_model(small_model("fast_fullsubnet", start_at_sound=True, quiet_level=100.0), path)
     assert soak.main(["--hours", "0.02", "--model", str(path)]) == 0
     assert "drift: largest difference" in capsys.readouterr().out
 

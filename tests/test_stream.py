@@ -781,22 +781,17 @@ def test_the_shipped_weights_hear_quiet_voices() -> None:
 # --- a start in silence -----------------------------------------------------------------------
 
 
-def starting_at_sound(architecture: str) -> Model:
-    model = causal(architecture)
-    config = replace(model.config, start_at_sound=True)
-    return Model(model.architecture, config, model.tensors)
+def starting_at_sound(architecture: str, **config: object) -> Model:
+    return causal(architecture, start_at_sound=True, **config)
 
 
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
 def test_a_norm_of_the_whole_signal_starts_with_it(norm: str) -> None:
     """Whatever a configuration says: it counts the silence, too."""
-    model = causal("fast_fullsubnet")
     x = np.concatenate([np.zeros(3000, np.float32), noise(3000)])
     found = [
-        npfsn.enhance(x, 16000, Model(model.architecture, config, model.tensors))
-        for config in (
-            replace(model.config, norm_type=norm, start_at_sound=starts) for starts in (True, False)
-        )
+        npfsn.enhance(x, 16000, causal("fast_fullsubnet", norm_type=norm, start_at_sound=starts))
+        for starts in (True, False)
     ]
     np.testing.assert_array_equal(*found)
 
@@ -844,8 +839,7 @@ def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_h
 @pytest.mark.parametrize("shrink", [1, 2, 3, 7])
 def test_a_start_in_silence_does_not_depend_on_its_length(shrink: int) -> None:
     """Blocks of frames are counted from the first sound, or every other start would be another."""
-    model = starting_at_sound("fast_fullsubnet")
-    model = Model(model.architecture, replace(model.config, shrink_size=shrink), model.tensors)
+    model = starting_at_sound("fast_fullsubnet", shrink_size=shrink)
     hop, sound = model.config.hop_length, noise(3000)
     starts = []
     for silent_hops in range(10, 18):
