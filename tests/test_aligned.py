@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pure_delay import Delay
 from sounds import noise, write
+from streams import run
 
 from npfsn.aligned import AlignedStream
 from npfsn.audio import enhance_file
@@ -19,8 +20,7 @@ from npfsn.audio import enhance_file
 def test_aligned_stream_has_the_length_of_its_input(n, rate, keep):
     x = noise(n)[:, 0]
     stream = AlignedStream(Delay(), rate, keep_latency=keep)
-    parts = [stream.process(x[i : i + 100]) for i in range(0, n, 100)]
-    y = np.concatenate([*parts, stream.flush()])
+    y = run(stream, x, 100)
     latency = -(-768 * rate // 16000) if keep else 0
     assert y.size == n + latency
     if rate == 16000:
@@ -33,8 +33,7 @@ def test_aligned_stream_has_the_length_of_its_input(n, rate, keep):
 def test_no_attenuation_gives_all_of_the_input_back(rate, keep):
     x = noise(20_011)[:, 0]
     stream = AlignedStream(Delay(), rate, atten_lim_db=0.0, keep_latency=keep)
-    parts = [stream.process(x[i : i + 1000]) for i in range(0, x.size, 1000)]
-    y = np.concatenate([*parts, stream.flush()])
+    y = run(stream, x, 1000)
     latency = y.size - x.size
     assert np.array_equal(y[latency:], x) and not y[:latency].any()
 
@@ -56,6 +55,5 @@ def test_attenuation_mixes_the_input_in():
             return 0 * Delay._give(self, n)
 
     x = noise(5000)[:, 0]
-    stream = AlignedStream(Mute(), 44100, atten_lim_db=20.0)
-    y = np.concatenate([stream.process(x), stream.flush()])
+    y = run(AlignedStream(Mute(), 44100, atten_lim_db=20.0), x)
     np.testing.assert_allclose(y, 0.1 * x, rtol=1e-6)

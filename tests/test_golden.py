@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import reference
 from drawn_models import golden_case, model_of
+from streams import in_hops, run
 
 import npfsn
 from npfsn.models import ARCHITECTURES
@@ -43,16 +44,8 @@ def difference(got: np.ndarray, want: np.ndarray, scale: float = 1.0) -> float:
 
 def stream_in_steps(enhancer: npfsn.Enhancer, x: np.ndarray) -> np.ndarray:
     """Enhance hop by hop with `step`, the rest with `process`."""
-    hop = enhancer.frame_length
-    whole = len(x) // hop * hop
-    given = [enhancer.step(x[at : at + hop]) for at in range(0, whole, hop)]
-    return np.concatenate([*given, enhancer.process(x[whole:]), enhancer.flush()])
-
-
-def stream_in_chunks(enhancer: npfsn.Enhancer, x: np.ndarray, size: int) -> np.ndarray:
-    """Enhance with `process`, `size` samples at a time."""
-    given = [enhancer.process(x[at : at + size]) for at in range(0, len(x), size)]
-    return np.concatenate([*given, enhancer.flush()])
+    given = in_hops(enhancer, x)
+    return np.concatenate([given, run(enhancer, x[len(given) :])])
 
 
 @functools.cache
@@ -89,7 +82,7 @@ def test_a_stream_is_as_recorded(name: str, golden_model: Callable[[str], Model]
     assert difference(in_steps[latency:], case.y) < TOLERANCE
     for size in (*CHUNKS, len(case.x)):
         enhancer.reset()
-        np.testing.assert_array_equal(stream_in_chunks(enhancer, case.x, size), in_steps)
+        np.testing.assert_array_equal(run(enhancer, case.x, size), in_steps)
     whole = npfsn.enhance(case.x, case.config["sr"], golden_model(name))
     np.testing.assert_array_equal(in_steps[latency:], whole)
 
@@ -107,7 +100,7 @@ def test_improved_streams_with_causal_sections(
     assert difference(in_steps[latency:], reference_output(name, norm)) < TOLERANCE
     for size in (997, len(case.x)):
         enhancer.reset()
-        np.testing.assert_array_equal(stream_in_chunks(enhancer, case.x, size), in_steps)
+        np.testing.assert_array_equal(run(enhancer, case.x, size), in_steps)
     whole = npfsn.enhance(case.x, case.config["sr"], golden_model(name), norm=norm)
     np.testing.assert_array_equal(in_steps[latency:], whole)
 

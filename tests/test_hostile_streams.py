@@ -27,6 +27,7 @@ from drawn_models import apply_norm, golden_model, noise, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from needs import posix
+from streams import in_hops, run, same_state
 
 import npfsn
 from npfsn import state as states
@@ -65,22 +66,10 @@ def any_stream(**options) -> npfsn.Enhancer:
     return stream("fast_fullsubnet", "cumulative_laplace_norm", **options)
 
 
-def run(enhancer: npfsn.Enhancer, x: np.ndarray) -> np.ndarray:
-    hop = enhancer.frame_length
-    return np.concatenate([enhancer.step(x[i : i + hop]) for i in range(0, len(x) - hop + 1, hop)])
-
-
 def speech(n: int, seed: int = 0) -> np.ndarray:
     """Return something with the level changes of speech."""
     envelope = np.abs(np.sin(np.arange(n) / 16000 * 2 * np.pi * 1.3)) ** 2
     return (noise(n, seed) * envelope).astype(np.float32)
-
-
-def same(a, b) -> bool:
-    """Whether two states are the same, bit for bit."""
-    return a.keys() == b.keys() and all(
-        a[k].dtype == b[k].dtype and a[k].tobytes() == b[k].tobytes() for k in a
-    )
 
 
 def arrays_of(root: object) -> dict[str, np.ndarray]:
@@ -137,7 +126,7 @@ def test_a_frame_that_is_not_finite_changes_nothing(pair, value, at):
         enhancer.process(np.concatenate([noise(5 * HOP), frame]))
     with pytest.raises(FrameError, match="NaN or infinite"):
         enhancer.step(np.full(HOP, 1e39))  # float64 that float32 cannot hold
-    assert same(enhancer.get_state(), before)
+    assert same_state(enhancer.get_state(), before)
     assert np.all(out == 7.0)
     other = stream(*pair)
     other.process(noise(10 * HOP + 17))
@@ -173,11 +162,11 @@ def test_any_finite_input_gives_finite_output_and_a_stream_that_recovers(pair):
     enhancer = stream(*pair)
     hop = enhancer.frame_length
     x = noise(12 * hop, 3)
-    fresh = run(enhancer, x)
+    fresh = in_hops(enhancer, x)
     for name, hostile in hostile_signals(24 * hop).items():
         enhancer.reset()
         hostile = hostile.astype(np.float32)
-        out = [run(enhancer, hostile), enhancer.process(x), enhancer.process(hostile)]
+        out = [in_hops(enhancer, hostile), enhancer.process(x), enhancer.process(hostile)]
         state = enhancer.get_state()
         assert all(np.all(np.isfinite(a)) for a in state.values() if a.dtype.kind == "f"), name
         other = stream(*pair)
@@ -187,7 +176,7 @@ def test_any_finite_input_gives_finite_output_and_a_stream_that_recovers(pair):
         assert np.array_equal(other.flush(), out[-1]), name
         assert not denormals(enhancer), name
         enhancer.reset()
-        assert np.array_equal(run(enhancer, x), fresh), name
+        assert np.array_equal(in_hops(enhancer, x), fresh), name
 
 
 @pytest.mark.parametrize("value", [BIG, -BIG, 1e30, 1e-45])
@@ -209,7 +198,10 @@ def test_a_network_that_overflows_is_muted_not_passed_on():
         wild = npfsn.Model(model.architecture, model.config, tensors)
         enhancer = npfsn.Enhancer(wild, norm="forgetting_norm")
         with np.errstate(over="ignore"):
-            out = [run(enhancer, noise(20 * HOP)), run(enhancer, np.zeros(20 * HOP, np.float32))]
+            out = [
+                in_hops(enhancer, noise(20 * HOP)),
+                in_hops(enhancer, np.zeros(20 * HOP, np.float32)),
+            ]
         assert np.all(np.isfinite(out)), name
 
 
@@ -229,7 +221,7 @@ def test_a_mask_that_is_no_number_mutes():
 def test_a_steep_compression_of_loud_frames_does_not_overflow():
     steep = small_model("improved_fullsubnet", fdrc=4.0)
     enhancer, other = (npfsn.Enhancer(steep, norm="cumulative_layer_norm") for _ in range(2))
-    out = run(enhancer, np.full(20 * HOP, 1e30, np.float32))
+    out = in_hops(enhancer, np.full(20 * HOP, 1e30, np.float32))
     assert np.all(np.isfinite(out))
     other.set_state(enhancer.get_state())  # accepts only a finite state
     assert not denormals(enhancer)
@@ -278,7 +270,7 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
             enhancer.step(frames[0], out)
     with pytest.raises(TypeError, match=">f4, bytes in the order of other machines: expected"):
         npfsn.enhance(x.astype(">f4"), 16000, enhancer.model)
-    assert same(enhancer.get_state(), before)
+    assert same_state(enhancer.get_state(), before)
 
 
 def test_what_float32_cannot_hold_is_cast_without_a_word():
@@ -318,16 +310,16 @@ def test_silence_leaves_no_denormal_anywhere(pair):
     enhancer = stream(*pair, atten_lim_db=390.0)
     hop = enhancer.frame_length
     rng = np.random.default_rng(2)
-    run(enhancer, speech(60 * hop))
+    in_hops(enhancer, speech(60 * hop))
     assert len(arrays_of(enhancer)) > 10
     for level in (0.0, 1e-40, 1e-31, 1e-20):
         for _ in range(10):
-            out = run(enhancer, (rng.normal(size=40 * hop) * level).astype(np.float32))
+            out = in_hops(enhancer, (rng.normal(size=40 * hop) * level).astype(np.float32))
             assert not denormals(enhancer)
             assert not np.any((out != 0) & (np.abs(out) < 1.2e-38))
-    run(enhancer, np.full(hop, 1e30, np.float32))  # from here on the running norms are huge
+    in_hops(enhancer, np.full(hop, 1e30, np.float32))  # from here on the running norms are huge
     for level in (1e-9, 1e-20, 0.0):
-        run(enhancer, (rng.normal(size=40 * hop) * level).astype(np.float32))
+        in_hops(enhancer, (rng.normal(size=40 * hop) * level).astype(np.float32))
         assert not denormals(enhancer)
 
 
@@ -337,10 +329,10 @@ def test_states_that_decay_arrive_at_zero():
     tensors = {k: np.zeros_like(v) if "bias" in k else v for k, v in model.tensors.items()}
     still = npfsn.Model(model.architecture, model.config, tensors)
     enhancer = npfsn.Enhancer(still, norm="forgetting_norm")
-    run(enhancer, speech(40 * HOP))
+    in_hops(enhancer, speech(40 * HOP))
     slowest = 0
     while any(np.any(a) for k, a in enhancer.get_state().items() if re.search(r"\.[hc]\d", k)):
-        run(enhancer, np.zeros(20 * HOP, np.float32))
+        in_hops(enhancer, np.zeros(20 * HOP, np.float32))
         assert not denormals(enhancer)
         slowest += 20
         assert slowest < 4000
@@ -423,14 +415,14 @@ def test_the_clock_passes_every_limit_of_integers(pair, start):
     enhancer = stream(*pair)
     hop = enhancer.frame_length
     shrink = getattr(enhancer.model.config, "shrink_size", 1)
-    run(enhancer, noise(13 * hop))
+    in_hops(enhancer, noise(13 * hop))
     state = enhancer.get_state()
     later = {name: array.copy() for name, array in state.items()}
     later["clock"] += start // (6 * shrink) * (6 * shrink)
     other = stream(*pair)
     other.set_state(later)
     x = noise(50 * hop, 5)
-    assert np.array_equal(run(other, x), run(enhancer, x))
+    assert np.array_equal(in_hops(other, x), in_hops(enhancer, x))
     assert np.array_equal(other.process(x), enhancer.process(x))
     assert other.get_state()["clock"][0] > start
     assert np.array_equal(other.flush(), enhancer.flush())
@@ -441,7 +433,7 @@ def test_a_stream_of_a_week_still_enhances(pair):
     """Every sum and counter set forward as a week of the same sound would leave it."""
     enhancer, week = stream(*pair), stream(*pair)
     x = speech(200 * HOP)
-    run(enhancer, x)
+    in_hops(enhancer, x)
     state = enhancer.get_state()
     factor = WEEK // 6 * 6
     shrink = getattr(enhancer.model.config, "shrink_size", 1)
@@ -452,7 +444,7 @@ def test_a_stream_of_a_week_still_enhances(pair):
             array += factor / (shrink if name.startswith("sb_norm") else 1)
     state["clock"] += factor
     week.set_state(state)
-    a, b = run(week, x), run(enhancer, x)
+    a, b = in_hops(week, x), in_hops(enhancer, x)
     assert np.all(np.isfinite(a))
     # The same sound goes on, so the means are nearly the same and so is the output.
     assert np.std(a - b) < 0.1 * np.std(b)
@@ -464,9 +456,9 @@ def test_a_stream_of_a_week_still_enhances(pair):
 @pytest.mark.parametrize("pair", SMALL, ids=ids(SMALL))
 def test_a_horizon_beyond_the_signal_changes_no_bit(pair):
     x = speech(100 * HOP)
-    expected = run(stream(*pair), x)
+    expected = in_hops(stream(*pair), x)
     for seconds in (1e9, 1e300, math.inf, np.float32(4e4), 3000):
-        assert np.array_equal(run(stream(*pair, norm_horizon=seconds), x), expected)
+        assert np.array_equal(in_hops(stream(*pair, norm_horizon=seconds), x), expected)
 
 
 @pytest.mark.parametrize("horizon", [1.0, 1.5, 7.0, 20.25])
@@ -644,9 +636,9 @@ def test_a_damaged_state_is_refused_and_changes_nothing(pair):
         message = str(info.value)
         assert reason in message, (name, message)
         assert len(message) < 500 and "\n" not in message, name
-        assert same(enhancer.get_state(), before), name
+        assert same_state(enhancer.get_state(), before), name
     enhancer.set_state(good)
-    assert same(enhancer.get_state(), good)
+    assert same_state(enhancer.get_state(), good)
 
 
 def test_a_state_of_another_stream_is_refused():
@@ -682,7 +674,7 @@ def test_a_damaged_file_is_a_damaged_state(tmp_path):
                 enhancer.set_state(file)
             except StateError:
                 refused += 1
-                assert same(enhancer.get_state(), before)
+                assert same_state(enhancer.get_state(), before)
     assert refused > 30
     with np.load(tmp_path / "state.npz", allow_pickle=False) as file:
         enhancer.set_state(file)
@@ -732,7 +724,7 @@ def test_whatever_state_is_accepted_the_stream_goes_on(pair):
         try:
             enhancer.set_state(state)
         except StateError:
-            assert same(enhancer.get_state(), before)
+            assert same_state(enhancer.get_state(), before)
             accepted.append(False)
             return
         accepted.append(True)
@@ -768,7 +760,7 @@ def test_a_state_resumes_in_another_process(tmp_path):
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, check=True, timeout=120,
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
-    expected = np.concatenate([enhancer.process(x[5001:]), enhancer.flush()])
+    expected = run(enhancer, x[5001:])
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
@@ -778,19 +770,19 @@ def test_copies_share_nothing_but_the_model():
     before = enhancer.get_state()
     for other in (enhancer.copy(), copy.copy(enhancer), copy.deepcopy(enhancer)):
         assert other.model is enhancer.model
-        assert same(other.get_state(), before)
+        assert same_state(other.get_state(), before)
         mine, its = arrays_of(enhancer), arrays_of(other)
         pairs = itertools.product(mine.values(), its.values())
         assert len(its) > 20 and not any(np.may_share_memory(a, b) for a, b in pairs)
         other.process(np.full(2000, np.nan, np.float32))
-        assert same(enhancer.get_state(), before)
+        assert same_state(enhancer.get_state(), before)
     with pytest.raises(TypeError, match=r"get_state\(\)"):
         pickle.dumps(enhancer)
     state = enhancer.get_state()
     for array in state.values():
         if array.dtype.kind == "f":
             array.fill(np.nan)
-    assert same(enhancer.get_state(), before)
+    assert same_state(enhancer.get_state(), before)
 
 
 @pytest.mark.parametrize("duplicate", [npfsn.Enhancer.copy, copy.copy, copy.deepcopy])
@@ -812,14 +804,14 @@ def test_a_copy_is_of_the_same_class(duplicate):
 def test_streams_in_threads_give_what_they_give_alone():
     model = golden_model("fast_lstm_cum")
     signals = [speech(80 * HOP, seed) for seed in range(4)]
-    expected = [run(npfsn.Enhancer(model), x) for x in signals]
+    expected = [in_hops(npfsn.Enhancer(model), x) for x in signals]
     found: list[np.ndarray | None] = [None] * 4
     barrier = threading.Barrier(4)
 
     def work(i: int) -> None:
         enhancer = npfsn.Enhancer(model)
         barrier.wait()
-        found[i] = run(enhancer, signals[i])
+        found[i] = in_hops(enhancer, signals[i])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -870,7 +862,7 @@ def interrupts():
 def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
     enhancer = npfsn.Enhancer(golden_model("full_lstm_cum"))
     x = speech(40 * HOP)
-    expected = run(enhancer, x)
+    expected = in_hops(enhancer, x)
     enhancer.reset()
     rng = np.random.default_rng(1)
     torn = 0
@@ -890,7 +882,7 @@ def test_an_interrupted_stream_says_so_until_it_is_reset(interrupts):
                 with pytest.raises(StreamEndedError):
                     call()
         enhancer.reset()  # never claimed by a call that is no more
-        assert np.array_equal(run(enhancer, x), expected)
+        assert np.array_equal(in_hops(enhancer, x), expected)
         enhancer.reset()
     assert torn > 5
 

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import soundfile as sf
+import streams
 from commands import NPFSN, ROOT, WITH_DELAY, run, spawn
 from needs import full_device, posix
 from pure_delay import Delay
@@ -58,8 +59,7 @@ def test_a_stream_whose_norm_forgets():
     x = noise(16000)[:, 0]
     options = ("--norm-horizon", 1, "--keep-latency", "--format", "f32le")
     out, _ = run("stream", *options, base=NPFSN, data=pcm(x, "f32le"))
-    enhancer = Enhancer(norm_horizon=1.0)
-    expected = np.concatenate([enhancer.process(x), enhancer.flush()])
+    expected = streams.run(Enhancer(norm_horizon=1.0), x)
     np.testing.assert_array_equal(np.frombuffer(out, "<f4"), expected)
 
 
@@ -274,8 +274,7 @@ def test_a_stream_wants_pipes():
 
 def test_streams_are_what_the_enhancer_gives(models):
     x = speech()[:10_007]
-    enhancer = Enhancer(models["fast"])
-    whole = np.concatenate([enhancer.process(x), enhancer.flush()])
+    whole = streams.run(Enhancer(models["fast"]), x)
     out, err = run(
         "stream", "--format", "f32le", "-m", models["fast"], base=NPFSN, data=x.tobytes()
     )
@@ -289,8 +288,7 @@ def test_streams_are_what_the_enhancer_gives(models):
     assert out == whole.tobytes()
 
     coarse = np.rint(x * 32768).astype("<i2")
-    enhancer = Enhancer(models["fast"])
-    y = np.concatenate([enhancer.process((coarse / 32768).astype("f4")), enhancer.flush()])[768:]
+    y = streams.run(Enhancer(models["fast"]), (coarse / 32768).astype("f4"))[768:]
     out, _ = run("stream", "-m", models["fast"], base=NPFSN, data=coarse.tobytes())
     assert np.array_equal(np.frombuffer(out, "<i2"), np.rint(y * 32768).clip(-32768, 32767))
 
@@ -308,8 +306,7 @@ def test_streams_obey_the_limit_and_the_precision(tmp_path, models):
     x = speech()[:5003]
     options = ("--format", "f32le", "-m", models["fast"])
     assert stream_files(tmp_path, x.tobytes(), *options, "-a", 0) == x.tobytes()
-    enhancer = Enhancer(models["fast"], precision="int8")
-    expected = np.concatenate([enhancer.process(x), enhancer.flush()])[768:]
+    expected = streams.run(Enhancer(models["fast"], precision="int8"), x)[768:]
     found = stream_files(tmp_path, x.tobytes(), *options, "--precision", "int8")
     assert found == expected.tobytes()
 

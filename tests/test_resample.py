@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 from sounds import RATES, noise
+from streams import run
 
 from npfsn import resample as resampling
 from npfsn.config import MAX_RATE, MIN_RATE
@@ -48,8 +49,7 @@ def test_resampling_does_not_depend_on_blocks(rates, block):
     x = noise(5003)[:, 0]
     resampler = Resampler(*rates)
     for _ in range(2):  # flush makes it ready for another signal
-        parts = [resampler.process(x[i : i + block]) for i in range(0, x.size, block)]
-        assert np.array_equal(np.concatenate([*parts, resampler.flush()]), resample(x, *rates))
+        assert np.array_equal(run(resampler, x, block), resample(x, *rates))
 
 
 def test_equal_rates_touch_nothing():
@@ -120,12 +120,9 @@ def test_the_filter_is_there_before_the_first_block(monkeypatch):
 @pytest.mark.parametrize("rate", [11025, 22050, 44100, 48000])
 def test_late_output_is_the_same_in_any_blocks(rate):
     x = noise(3000)[:, 0]
-    whole = Resampler(16000, rate, 768)
-    expected = np.concatenate([whole.process(x), whole.flush()])
+    expected = run(Resampler(16000, rate, 768), x)
     for size in (1, 37, 256):
-        cut = Resampler(16000, rate, 768)
-        parts = [cut.process(x[at : at + size]) for at in range(0, x.size, size)]
-        np.testing.assert_array_equal(np.concatenate([*parts, cut.flush()]), expected)
+        np.testing.assert_array_equal(run(Resampler(16000, rate, 768), x, size), expected)
 
 
 def test_no_output_comes_before_the_last_input_it_needs():

@@ -17,6 +17,7 @@ import soundfile
 from drawn_models import golden_case, identity_model, noise, small_model
 from hypothesis import given
 from hypothesis import strategies as st
+from streams import in_hops, run, same_state
 
 import npfsn
 from npfsn import packed
@@ -45,21 +46,6 @@ def causal(architecture: str, **config: object) -> Model:
     if architecture == "improved_fullsubnet":
         config["section_norm"] = "cumulative_section_norm"
     return small_model(architecture, **config)
-
-
-def run(enhancer: npfsn.Enhancer, x: np.ndarray, size: int | None = None) -> np.ndarray:
-    """Enhance a whole signal in chunks of `size`, then flush."""
-    size = size or max(len(x), 1)
-    given = [enhancer.process(x[at : at + size]) for at in range(0, len(x), size)]
-    return np.concatenate([*given, enhancer.flush()])
-
-
-def same_state(a: npfsn.Enhancer, b: npfsn.Enhancer) -> bool:
-    """Whether two streams remember the same."""
-    left, right = a.get_state(), b.get_state()
-    return left.keys() == right.keys() and all(
-        np.array_equal(left[name], right[name]) for name in left
-    )
 
 
 @pytest.fixture
@@ -205,7 +191,7 @@ def test_reset_is_a_fresh_stream(architecture: str, heard: int, flushed: bool) -
         stream.flush()
     stream.reset()
     fresh = npfsn.Enhancer(model, atten_lim_db=12)
-    assert same_state(stream, fresh)
+    assert same_state(stream.get_state(), fresh.get_state())
     np.testing.assert_array_equal(run(stream, noise(3000)), run(fresh, noise(3000)))
 
 
@@ -276,7 +262,7 @@ def test_other_layouts_of_samples(
     stream = npfsn.Enhancer(model)
     compiled = len(spectrum.check_samples.nopython_signatures)
     given = [stream.step(change(x[at : at + 256])) for at in range(0, 4096, 256)]
-    given += [stream.process(change(x[4096:])), stream.flush()]
+    given.append(run(stream, change(x[4096:])))
     np.testing.assert_array_equal(np.concatenate(given), want)
     np.testing.assert_array_equal(npfsn.enhance(change(x), 16000, model), want[768:])
     assert len(spectrum.check_samples.nopython_signatures) == compiled  # nothing in mid-stream
@@ -312,7 +298,7 @@ def test_refused_frames_leave_the_stream_as_it_was(kind: str, pending: int, x: n
         stream.step(frame)
     assert isinstance(caught.value, (ValueError, TypeError))
     assert "\n" not in str(caught.value)
-    assert same_state(stream, other)
+    assert same_state(stream.get_state(), other.get_state())
     np.testing.assert_array_equal(stream.step(x[:256]), other.step(x[:256]))
 
 
@@ -323,8 +309,7 @@ def test_process_and_enhance_refuse_the_same(kind: str, enhancer: npfsn.Enhancer
     before = enhancer.get_state()
     with pytest.raises(error):
         enhancer.process(chunk)
-    after = enhancer.get_state()
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert same_state(enhancer.get_state(), before)
     if kind != "stereo":
         with pytest.raises(error):
             npfsn.enhance(chunk, 16000, enhancer.model)
@@ -359,8 +344,7 @@ def test_an_unfit_out_is_refused(
     before = enhancer.get_state()
     with pytest.raises(error, match="out is|out has"):
         enhancer.step(x[:256], out=out)
-    after = enhancer.get_state()
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert same_state(enhancer.get_state(), before)
 
 
 def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
@@ -378,7 +362,7 @@ def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
     for at, count in ((0, 1), (256, 3), (512, 3)):
         got.append(stream.step(broken[at : at + 256]))
         assert stream.n_nonfinite == count
-    got += [stream.process(broken[768:]), stream.flush()]
+    got.append(run(stream, broken[768:]))
     assert (stream.n_nonfinite, clean.n_nonfinite) == (4, 0)
     assert np.isnan(broken[3])  # not modified
     other.set_state(stream.get_state())
@@ -413,7 +397,7 @@ def test_state_resumes_to_the_bit(architecture: str, cut: int, tmp_path: Path) -
     second.process(noise(1111, seed=3))
     with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
         second.set_state(state)
-    assert same_state(first, second)
+    assert same_state(first.get_state(), second.get_state())
     np.testing.assert_array_equal(run(second, x[cut:], 300), run(first, x[cut:]))
 
 
@@ -440,7 +424,7 @@ def test_state_is_a_copy(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
             array.fill(0)
     fresh = npfsn.Enhancer(enhancer.model)
     fresh.set_state(kept)
-    assert same_state(enhancer, fresh)
+    assert same_state(enhancer.get_state(), fresh.get_state())
 
 
 def test_a_state_belongs_to_its_weights_and_its_configuration() -> None:
@@ -540,10 +524,7 @@ def test_a_state_goes_on_with_another_limit(
     whole = npfsn.Enhancer(model, atten_lim_db=limits[1])
     before.process(x[:3000])
     after.set_state(before.get_state())
-    expected = np.concatenate([whole.process(x), whole.flush()])[2816:]
-    np.testing.assert_array_equal(
-        np.concatenate([after.process(x[3000:]), after.flush()]), expected
-    )
+    np.testing.assert_array_equal(run(after, x[3000:]), run(whole, x)[2816:])
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
@@ -552,15 +533,13 @@ def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
 ) -> None:
     """Forty bands are more than one tile, which have time for it (`npfsn.beside`)."""
     model = small_model("fast_fullsubnet", cell, num_mels=40)
-    hops = x[: x.size // 256 * 256].reshape(-1, 256)
     one = npfsn.Enhancer(model)
-    given = [one.step(hop) for hop in hops]
+    given = in_hops(one, x)
     if PREFETCH:
         queues = [op for op in one._stream._one.program.owners if isinstance(op, Beside)]
         assert [int(queue.queue["next"][0]) > 0 for queue in queues] == [True]
     monkeypatch.setattr(Beside, "possible", lambda *_: False)
-    plain = npfsn.Enhancer(model)
-    np.testing.assert_array_equal(given, [plain.step(hop) for hop in hops])
+    np.testing.assert_array_equal(given, in_hops(npfsn.Enhancer(model), x))
 
 
 # --- many hops at once -------------------------------------------------------------------------
@@ -588,10 +567,10 @@ def test_blocks_under_way_together_are_the_same(
     monkeypatch.setattr(Flow, "take", lambda self, *a: [taken.append(a[1]), take(self, *a)])
     at_once, in_parts, plain = (npfsn.Enhancer(model) for _ in range(3))
     hop = at_once.frame_length
-    want = [plain.step(frame) for frame in x[: x.size // hop * hop].reshape(-1, hop)]
+    want = in_hops(plain, x)
     assert not taken
     given = at_once.process(x)
-    np.testing.assert_array_equal(given, np.concatenate(want))
+    np.testing.assert_array_equal(given, want)
     if PREFETCH:
         assert len(taken) > 8 and min(taken) < 12 < max(taken) == 32
         assert sum(taken) > x.size // hop - 10
@@ -599,9 +578,10 @@ def test_blocks_under_way_together_are_the_same(
         in_parts.reset()
         chunks = np.split(x, [first * hop + 9, first * hop + 9 + 66 * hop])
         given = np.concatenate([in_parts.process(chunk) for chunk in chunks])
-        np.testing.assert_array_equal(given, np.concatenate(want))
+        np.testing.assert_array_equal(given, want)
     plain.process(x[x.size // hop * hop :])
-    assert same_state(at_once, plain) and same_state(in_parts, plain)
+    state = plain.get_state()
+    assert same_state(at_once.get_state(), state) and same_state(in_parts.get_state(), state)
     ends = [enhancer.flush() for enhancer in (plain, at_once, in_parts)]
     np.testing.assert_array_equal(ends[1], ends[0])
     np.testing.assert_array_equal(ends[2], ends[0])
@@ -615,12 +595,12 @@ def test_a_bottleneck_of_one_band_forgets_what_it_did_ahead(cell: str) -> None:
         shrink_size=1,
     ))  # fmt: skip
     x = noise(240 * 256)
-    want = [enhancer.step(hop) for hop in x.reshape(-1, 256)]
+    want = in_hops(enhancer, x)
     for more in range(40):  # sometimes, the last block is one frame
         enhancer.reset()
         cuts = np.cumsum([64 + more, 1, 64 + more]) * 256
         given = [enhancer.process(part) for part in np.split(x, cuts)]
-        np.testing.assert_array_equal(np.concatenate(given), np.concatenate(want))
+        np.testing.assert_array_equal(np.concatenate(given), want)
 
 
 @pytest.mark.parametrize("halves", [
@@ -636,9 +616,9 @@ def test_weights_of_two_types_in_one_model(halves: str) -> None:
     }
     model = Model(model.architecture, model.config, tensors)
     x, enhancer = noise(100 * 256), npfsn.Enhancer(model)
-    want = [enhancer.step(hop) for hop in x.reshape(-1, 256)]
+    want = in_hops(enhancer, x)
     enhancer.reset()
-    np.testing.assert_array_equal(enhancer.process(x), np.concatenate(want))
+    np.testing.assert_array_equal(enhancer.process(x), want)
 
 
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
@@ -693,22 +673,19 @@ def test_the_first_frame_finds_its_recurrent_products(
 
     assert ready()
     x = np.concatenate([noise(6000), np.zeros(6000, np.float32), noise(6000)])
-    hops = x[: x.size // enhancer.frame_length * enhancer.frame_length]
-    hops = hops.reshape(-1, enhancer.frame_length)
     begun = []
     begin = RecurrentPass.begin
     monkeypatch.setattr(RecurrentPass, "begin", lambda stack: [begun.append(stack), begin(stack)])
-    given = np.concatenate([enhancer.step(hop) for hop in hops])
+    given = in_hops(enhancer, x)
     stacks = enhancer._stream._one.network_pass.stacks
     assert begun == 2 * stacks  # at the first sound, and behind the silence
     monkeypatch.setattr(RecurrentPass, "begin", lambda _: None)
     slow.reset()
-    want = np.concatenate([slow.step(hop) for hop in hops])
-    np.testing.assert_array_equal(given, want)
+    np.testing.assert_array_equal(given, in_hops(slow, x))
     monkeypatch.undo()
     enhancer.reset()
     assert ready()
-    enhancer.step(hops[0])
+    enhancer.step(x[: enhancer.frame_length])
     enhancer.set_state(enhancer.get_state())
     assert not ready()
 
@@ -756,11 +733,11 @@ def test_quiet_streams_are_whole_signals(norm: str) -> None:
         enhancer = npfsn.Enhancer(model)
         np.testing.assert_array_equal(run(enhancer, x, size)[enhancer.latency_samples :], whole)
     enhancer = npfsn.Enhancer(model)
-    given = [enhancer.process(x[:4000])]
+    given = enhancer.process(x[:4000])
     other = npfsn.Enhancer(model)
     other.set_state(enhancer.get_state())
-    given += [other.process(x[4000:]), other.flush()]
-    np.testing.assert_array_equal(np.concatenate(given)[other.latency_samples :], whole)
+    given = np.concatenate([given, run(other, x[4000:])])
+    np.testing.assert_array_equal(given[other.latency_samples :], whole)
 
 
 def test_norms_that_do_not_divide_know_no_quiet_level() -> None:
@@ -783,6 +760,14 @@ def test_the_shipped_weights_hear_quiet_voices() -> None:
 
 def starting_at_sound(architecture: str, **config: object) -> Model:
     return causal(architecture, start_at_sound=True, **config)
+
+
+def start_anew(enhancer: npfsn.Enhancer) -> None:
+    """Have the network start at the next frame; all else goes on."""
+    for name in enhancer._stream.network.fields():
+        enhancer._state[name].fill(0)
+    enhancer._stream.forget()
+    enhancer._stream.began[0] = 1 + enhancer._stream.clock[1]
 
 
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
@@ -822,18 +807,13 @@ def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_h
     sound[:hop] = 0.0
     sound[hop // 2] = 1.01e-4  # and a little more
     x = np.concatenate([lead, sound])
-    expected = [plain.process(lead)]
-    for name in plain._stream.network.fields():
-        plain._state[name].fill(0)
-    plain._stream.forget()
-    plain._stream.began[0] = 1 + plain._stream.clock[1]
-    expected += [plain.process(sound), plain.flush()]
+    expected = plain.process(lead)
+    start_anew(plain)
+    expected = np.concatenate([expected, run(plain, sound)])
     got = npfsn.Enhancer(model)
-    np.testing.assert_array_equal(
-        np.concatenate([got.process(x), got.flush()]), np.concatenate(expected)
-    )
+    np.testing.assert_array_equal(run(got, x), expected)
     whole = npfsn.enhance(x, got.sample_rate, model)
-    np.testing.assert_array_equal(whole, np.concatenate(expected)[got.latency_samples :])
+    np.testing.assert_array_equal(whole, expected[got.latency_samples :])
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 3, 7])
@@ -848,8 +828,7 @@ def test_a_start_in_silence_does_not_depend_on_its_length(shrink: int) -> None:
         starts.append(y[silent_hops * hop :])
         np.testing.assert_array_equal(starts[-1], starts[0])
         enhancer = npfsn.Enhancer(model)
-        steps = [enhancer.step(frame) for frame in x[: x.size // hop * hop].reshape(-1, hop)]
-        steps = np.concatenate(steps)[enhancer.latency_samples :]
+        steps = in_hops(enhancer, x)[enhancer.latency_samples :]
         np.testing.assert_array_equal(steps, y[: steps.size])
     assert np.abs(starts[0]).max() > 0
 
@@ -858,11 +837,11 @@ def test_a_start_in_silence_does_not_depend_on_its_length(shrink: int) -> None:
 def test_a_start_in_silence_in_any_chunks(silent: int, sizes: list[int]) -> None:
     model = starting_at_sound("fast_fullsubnet")
     x = np.concatenate([np.zeros(silent, np.float32), noise(2500)])
-    one, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    one = npfsn.Enhancer(model)
     cuts = np.cumsum(sizes)
     chunks = [one.process(chunk) for chunk in np.split(x, cuts[cuts < x.size])]
     np.testing.assert_array_equal(
-        np.concatenate([*chunks, one.flush()]), np.concatenate([other.process(x), other.flush()])
+        np.concatenate([*chunks, one.flush()]), run(npfsn.Enhancer(model), x)
     )
 
 
@@ -878,17 +857,13 @@ def test_after_a_long_mute_the_network_starts_anew(architecture: str, missing_ho
     first, second = noise(23 * hop), noise(22 * hop + 5, seed=4)
     first[0], first[-1], second[0] = 0.01, 0.01, 0.01
     x = np.concatenate([first, mute, second, mute[: mute.size // 2], first])
-    expected = [plain.process(x[: first.size + mute.size])]
+    want = plain.process(x[: first.size + mute.size])
     if not missing_hops:
-        for name in plain._stream.network.fields():
-            plain._state[name].fill(0)
-        plain._stream.forget()
-        plain._stream.began[0] = 1 + plain._stream.clock[1]
-    expected += [plain.process(x[first.size + mute.size :]), plain.flush()]
-    want = np.concatenate(expected)
+        start_anew(plain)
+    want = np.concatenate([want, run(plain, x[first.size + mute.size :])])
 
     got = npfsn.Enhancer(model)
-    np.testing.assert_array_equal(np.concatenate([got.process(x), got.flush()]), want)
+    np.testing.assert_array_equal(run(got, x), want)
     whole = npfsn.enhance(x, rate, model)
     np.testing.assert_array_equal(whole, want[got.latency_samples :])
     steps, other = npfsn.Enhancer(model), npfsn.Enhancer(model)
@@ -898,7 +873,7 @@ def test_after_a_long_mute_the_network_starts_anew(architecture: str, missing_ho
             other.set_state(steps.get_state())
             steps = other
         given.append(steps.step(x[at : at + hop]))
-    given += [steps.process(x[x.size // hop * hop :]), steps.flush()]
+    given.append(run(steps, x[x.size // hop * hop :]))
     np.testing.assert_array_equal(np.concatenate(given), want)
 
 
@@ -974,7 +949,7 @@ def test_one_stream_from_two_threads(
     finally:
         leave.set()
         thread.join(60)
-    given += [enhancer.process(x[256:]), enhancer.flush()]
+    given.append(run(enhancer, x[256:]))
     np.testing.assert_array_equal(np.concatenate(given), want)
 
 
@@ -1232,7 +1207,7 @@ def test_the_attenuation_limit_mixes_the_delayed_input_in(limit_db: float, x: np
     stream = npfsn.Enhancer(model, atten_lim_db=limit_db)
     given = [stream.step(x[at : at + 256]) for at in range(0, 1024, 256)]
     given += [stream.process(x[1024:1100]), stream.step(x[1100:1356])]
-    y = np.concatenate([*given, stream.process(x[1356:]), stream.flush()])
+    y = np.concatenate([*given, run(stream, x[1356:])])
     enhanced = run(npfsn.Enhancer(model), x).astype("d")
     dry = np.concatenate([np.zeros(768), x])
     limit = 10.0 ** (-limit_db / 20.0)
