@@ -1,4 +1,4 @@
-"""`npfsn` in processes of its own, most of them with an engine that only delays."""
+"""Processes of their own: `npfsn`, most often with an engine that only delays, and programs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 NPFSN = [sys.executable, "-m", "npfsn"]
-WITH_DELAY = [sys.executable, str(Path(__file__).with_name("pure_delay.py"))]
+WITH_DELAY = [sys.executable, str(TESTS / "pure_delay.py")]
+
+
+def environment(**more):
+    """Return the environment of a process that finds the package and the modules of the tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]), **more}
 
 
 def spawn(*argv, base=WITH_DELAY, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     return subprocess.Popen(
         [*base, *map(str, argv)],
-        env=environment,
+        env=environment(**options.pop("env", {})),
         stdin=options.pop("stdin", subprocess.PIPE),
         stdout=subprocess.PIPE,
         stderr=options.pop("stderr", subprocess.PIPE),

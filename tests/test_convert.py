@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_files as tf
+from commands import environment
 from drawn_models import small_model
 from golden_cases import ALL_CASES, Case, load_case
 from needs import full_device, posix
@@ -900,15 +901,14 @@ def test_as_a_module_and_without_torch(checkpoint, recipe):
         "sys.exit(code)\n"
     )
     arguments = [str(checkpoint), "-C", str(recipe)]
-    run = {"capture_output": True, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    first = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, **run)
+    options = {"capture_output": True, "text": True, "env": environment()}
+    first = subprocess.run([sys.executable, "-c", code, *arguments], **options)
     assert first.returncode == 0, first.stderr
     assert "written:" in first.stdout
     module = [sys.executable, "-m", "npfsn.convert", *arguments]
-    again = subprocess.run(module, env=environment, **run)
+    again = subprocess.run(module, **options)
     assert again.returncode == 1 and "exists already" in again.stderr
-    forced = subprocess.run([*module, "--force"], env=environment, **run)
+    forced = subprocess.run([*module, "--force"], **options)
     assert forced.returncode == 0 and forced.stdout == first.stdout
 
 

@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import math
-import os
 import pickle
 import re
 import signal
@@ -19,10 +18,10 @@ import time
 import warnings
 import weakref
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment
 from drawn_models import apply_norm, golden_model, noise, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +95,14 @@ def arrays_of(root: object) -> dict[str, np.ndarray]:
 
     walk(vars(root), "")
     return found
+
+
+def in_another_process(program: str, *flags: str, **options) -> None:
+    """Run a program that has to succeed."""
+    subprocess.run(
+        [sys.executable, *flags, "-c", program],
+        env=environment(), check=True, timeout=120, **options,
+    )  # fmt: skip
 
 
 def denormals(enhancer: npfsn.Enhancer) -> list[str]:
@@ -754,12 +761,7 @@ def test_a_state_resumes_in_another_process(tmp_path):
         "x = np.load('x.npy')\n"
         "np.save('y.npy', np.concatenate([e.process(x), e.flush()]))\n"
     )
-    here = Path(__file__).parent
-    path = f"{here}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, check=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    in_another_process(program, "-W", "error", cwd=tmp_path)
     expected = run(enhancer, x[5001:])
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
 
@@ -926,12 +928,7 @@ def test_a_stream_survives_fork():
         "    assert all(pool.map(work, range(6)))\n"
         "assert work(0)\n"
     )
-    here = Path(__file__).parent
-    path = f"{here}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    in_another_process(program)
     assert np.array_equal(enhancer.process(x), expected)
 
 
@@ -956,11 +953,7 @@ def test_a_fork_in_the_middle_of_another_threads_hop_leaves_a_stream_that_can_st
         "thread.join()\n"
         "sys.exit(code != 0)\n"
     )
-    path = f"{Path(__file__).parent}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    in_another_process(program, "-W", "ignore")
 
 
 @posix
@@ -986,11 +979,7 @@ def test_a_fork_while_another_thread_makes_a_stream_locks_nobody_out():
         "thread.join()\n"
         "sys.exit(code != 0)\n"
     )
-    path = f"{Path(__file__).parent}{os.pathsep}{Path(npfsn.__file__).parents[1]}"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    in_another_process(program, "-W", "ignore")
 
 
 def test_streams_that_are_dropped_are_freed():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, environment
 
 import npfsn
 from npfsn.kernels.products import PREFETCH
@@ -21,7 +21,6 @@ from npfsn.kernels.vector import F16_IS_SLOW, HAS_F16
 from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -213,12 +212,7 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", ONE_SIGNATURE],
         # A cold cache: what comes from a warm one was compiled with all that it calls.
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-            "NUMBA_CACHE_DIR": str(tmp_path),
-            "NPFSN_QUIET": "1",
-        },
+        env=environment(NUMBA_CACHE_DIR=str(tmp_path), NPFSN_QUIET="1"),
         capture_output=True,
         text=True,
         timeout=600,
@@ -283,7 +277,7 @@ def loaded_after(code: str) -> set[str]:
     """Return the modules that a process has loaded after some code."""
     result = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

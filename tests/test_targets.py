@@ -15,13 +15,13 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from commands import environment
 from drawn_models import golden_case, golden_model
 
 import npfsn
 from npfsn.jit import host_features
 from npfsn.weights import Model
 
-HERE = Path(__file__).parent
 # Halves first: what blocks of them need must be there before floats have fetched it.
 CASES = (
     "fast_lstm_cum float16", "fast_lstm_cum float32", "fast_lstm_cum int8", "full_gru_cum float32",
@@ -71,16 +71,11 @@ def model_and_precision(case: str) -> tuple[Model, str]:
     return Model(model.architecture, model.config, half), "float32"
 
 
-def run(folder: Path, **environment: str) -> dict[str, np.ndarray]:
+def run(folder: Path, **settings: str) -> dict[str, np.ndarray]:
     """Enhance the cases in a process that compiles for another machine."""
     subprocess.run(
         [sys.executable, "-c", MAIN, str(folder / "results.npz"), *CASES],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(Path(npfsn.__path__[0]).parent), str(HERE)]),
-            "NUMBA_CACHE_DIR": str(folder),
-            **environment,
-        },
+        env=environment(NUMBA_CACHE_DIR=str(folder), **settings),
         check=True,
         timeout=900,
     )
