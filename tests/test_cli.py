@@ -20,6 +20,7 @@ from sounds import lag, noise, recording, speech, tree
 from npfsn import cli, pipe
 from npfsn.models import ARCHITECTURES
 from npfsn.whole import enhance
+from tools import make_example
 
 # --- names ---------------------------------------------------------------------------------------
 
@@ -366,21 +367,15 @@ def test_int8_is_close(engine, models):
     assert 0.0 < np.std(found - expected) < 0.1 * np.std(expected)
 
 
-def test_the_example_is_what_its_program_makes(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import make_example
-
+def test_the_example_is_what_its_program_makes():
     found, rate = sf.read(ROOT / "examples" / "noisy.wav")
     _, noisy = make_example.make()
     assert rate == 16000 and 3.0 < found.size / rate < 5.0
     np.testing.assert_allclose(found, noisy, atol=2.0**-15)
 
 
-def test_the_example_becomes_cleaner(engine, monkeypatch):
+def test_the_example_becomes_cleaner(engine):
     """The README's command: built-in weights, no options."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import make_example
-
     clean, noisy = make_example.make()
     engine("enhance", ROOT / "examples" / "noisy.wav", "-o", "out")
     found, _ = sf.read("out/noisy_enhanced.wav")

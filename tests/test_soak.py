@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import reference
 from drawn_models import golden_case, golden_model, noise, small_model
 
 import npfsn
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tools import soak  # noqa: E402
+from tools import soak
 
 
 @pytest.mark.parametrize("name", ["fast_lstm_cum", "fast_gru_cum", "fast_lstm_layernorm"])
