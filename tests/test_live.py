@@ -10,11 +10,11 @@ from _thread import interrupt_main
 
 import numpy as np
 import pytest
-from pure_delay import Delay, load_model, modules
+from pure_delay import Delay
 from sounds import hiss
 
 import npfsn
-from npfsn import cli, live_stream, weights
+from npfsn import cli, live_stream
 from npfsn.live import FLOOR_DB, _Callback
 
 LATENCY = Delay.latency_samples
@@ -106,11 +106,8 @@ def sound_system(sound, *, rates=(16000, 48000), outputs=2, statuses=None, pause
 
 
 @pytest.fixture
-def live(monkeypatch, capsys):
+def live(delay, monkeypatch, capsys):
     """Run `npfsn live` in this process, on a sound system, with an engine that delays."""
-    for name, module in modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(weights, "load_model", load_model)
     monkeypatch.setattr(live_stream, "Enhancer", Delay)
 
     def run(sd, *argv, code=0):
