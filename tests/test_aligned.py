@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from pure_delay import Delay
-from sounds import noise, write
+from sounds import noise
 from streams import run
 
 from npfsn.aligned import AlignedStream
-from npfsn.audio import enhance_file
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -36,17 +33,6 @@ def test_no_attenuation_gives_all_of_the_input_back(rate, keep):
     y = run(stream, x, 1000)
     latency = y.size - x.size
     assert np.array_equal(y[latency:], x) and not y[:latency].any()
-
-
-@pytest.mark.parametrize(
-    ("limit", "error"), [(-6.0, ValueError), (float("nan"), ValueError), ("6", TypeError)]
-)
-def test_a_limit_that_is_none_is_refused(tmp_path, delay, limit, error):
-    """A negative one would amplify."""
-    src = write(tmp_path / "a.wav", noise(1000))
-    with pytest.raises(error, match="atten_lim_db is"):
-        enhance_file(src, tmp_path / "b.wav", atten_lim_db=limit)
-    assert os.listdir(tmp_path) == ["a.wav"]
 
 
 def test_attenuation_mixes_the_input_in():
