@@ -33,6 +33,7 @@ from npfsn import state as states
 from npfsn.alone import alone
 from npfsn.config import CAUSAL_NORMS
 from npfsn.errors import FrameError, StateError, StreamEndedError
+from npfsn.models import ARCHITECTURES
 from npfsn.norms import Norm
 from npfsn.options import horizon_frames
 from npfsn.resample import resample
@@ -41,7 +42,6 @@ HOP = 256
 FLOAT32_EPS = np.float64(np.finfo(np.float32).eps)
 WEEK = 37_800_000  # frames of 16 ms
 BIG = float(np.finfo(np.float32).max)
-ARCHITECTURES = ("fast_fullsubnet", "fullsubnet", "fullband", "improved_fullsubnet")
 GOLDEN = ("fast_gru_cum", "fast_lstm_layernorm", "full_prelu_tanh", "base_lstm_cum", "improved_16k")
 STREAMS = [
     *((name, None) for name in GOLDEN[:-1]),
@@ -350,7 +350,7 @@ def test_states_that_decay_arrive_at_zero():
 
 def bound(name: str, units: int, size: int, horizon: float = math.inf):
     norm = Norm(name, "n", units, size)
-    state = {key: np.zeros(shape, dtype) for key, (shape, dtype) in norm.fields().items()}
+    state = states.zeros(norm.fields())
     found = norm.bind(state)
     found.set_horizon(horizon)
     return found, state
@@ -1026,10 +1026,8 @@ def test_a_negative_level_is_no_state():
 
 def test_features_that_are_all_alike_have_no_variance():
     """Rounding must not make it less than none."""
-    norm = Norm("offline_gaussian_norm", "n", 1, 1)
-    state = states.zeros(norm.fields())
-    bound = norm.bind(state)
+    norm, state = bound("offline_gaussian_norm", 1, 1)
     for value in np.linspace(0.1, 1.0, 50):
         state["n.moments"][:] = 7, 7 * value, 7 * value * value * (1 - 1e-15)
-        bound.fit()
-        assert bound.table["scale"][0] >= norm.eps
+        norm.fit()
+        assert norm.table["scale"][0] >= norm.norm.eps

@@ -37,7 +37,6 @@ from npfsn.stream import Stream
 from npfsn.weights import Model
 
 HERE = Path(__file__).parent
-ARCHITECTURE_NAMES = tuple(ARCHITECTURES)
 # Around every place where the number of frames changes, and primes.
 LENGTHS = (0, 1, 2, 3, 127, 251, 255, 256, 257, 511, 512, 513, 767, 768, 769, 1021, 1279, 2003)
 
@@ -94,7 +93,7 @@ def test_latency_and_properties(architecture: str, config: dict, latency: int) -
 
 
 @pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_length_gives_the_same_bits_in_any_hops(architecture: str, n: int) -> None:
     """Whole, streamed and in single hops: the same bits, as long as the input."""
     x = noise(n, seed=n)
@@ -131,7 +130,7 @@ def test_every_length_is_the_reference(n: int) -> None:
 @given(st.data())
 def test_any_chunks_give_the_same_bits(data: st.DataObject) -> None:
     """For any signal length, cut anywhere, by `process` and `step` in turns."""
-    architecture = data.draw(st.sampled_from(ARCHITECTURE_NAMES))
+    architecture = data.draw(st.sampled_from([*ARCHITECTURES]))
     precision = data.draw(st.sampled_from(("float32", "int8")))
     n = data.draw(st.one_of(st.sampled_from(LENGTHS), st.integers(0, 30_000)))
     model = causal(architecture)
@@ -180,7 +179,7 @@ def test_flush_of_nothing(enhancer: npfsn.Enhancer) -> None:
     assert not y.any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("heard", [0, 1, 256, 3000, 10_000])
 @pytest.mark.parametrize("flushed", [False, True])
 def test_reset_is_a_fresh_stream(architecture: str, heard: int, flushed: bool) -> None:
@@ -384,7 +383,7 @@ def test_nonfinite_samples_as_silence(x: np.ndarray) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("cut", [0, 1, 255, 700, 2560, 3001, 3333])
 def test_state_resumes_to_the_bit(architecture: str, cut: int, tmp_path: Path) -> None:
     """In another stream, through a file, from any place; the first one is not disturbed."""
@@ -1145,7 +1144,7 @@ def test_level_is_kept(level: float, golden_model: Callable[[str], Model]) -> No
     np.testing.assert_allclose(scaled / level, y, rtol=0.0, atol=1e-3 * np.abs(y).max())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "norm",
     [
@@ -1274,7 +1273,7 @@ def test_rates_as_sound_systems_tell_them() -> None:
 
 
 @pytest.mark.parametrize("norm", ["offline_laplace_norm", "offline_gaussian_norm"])
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_offline_norms_do_not_stream(architecture: str, norm: str) -> None:
     """The refusal names the ways out, and each of them works."""
     model = small_model(architecture, norm_type=norm)
