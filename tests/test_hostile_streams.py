@@ -36,6 +36,7 @@ from npfsn.errors import FrameError, StateError, StreamEndedError
 from npfsn.models import ARCHITECTURES
 from npfsn.norms import Norm
 from npfsn.options import horizon_frames
+from npfsn.program import Program
 from npfsn.resample import resample
 
 HOP = 256
@@ -497,15 +498,17 @@ def seconds_to_recover(horizon: float | None, loud: float, limit: float) -> floa
         "cumulative_laplace_norm", 1, 64,
         horizon=math.inf if horizon is None else horizon * 16000 / 256,
     )  # fmt: skip
-    x = np.ones((1, 1, 64), np.float32)
-    out = np.empty_like(x)
-    for _ in range(625):
-        apply_norm(norm, x, out)
-    for _ in range(63):
-        apply_norm(norm, x * np.float32(loud), out)
+    x, out = np.empty((2, 1, 1, 64), np.float32)
+    program = Program()  # written once: most of the time would go there
+    norm.write(program, x, out)
+    for level, frames in ((1.0, 625), (loud, 63)):
+        x[:] = level
+        for _ in range(frames):
+            program.play(0, 1)
+    x[:] = 1.0
     frames = 0
     while out[0, 0, 0] < 10 ** (-1 / 20) and frames < limit * 62.5 or frames == 0:
-        apply_norm(norm, x, out)
+        program.play(0, 1)
         frames += 1
     return frames / 62.5
 
