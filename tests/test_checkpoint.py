@@ -58,7 +58,7 @@ def small_state() -> dict[str, np.ndarray]:
 
 def upstream(params: dict[str, np.ndarray], **options: object) -> dict[str, object]:
     """Make a training state like the published code's, optimiser and best score included."""
-    tensors = {name: tf.tensor(value, **options) for name, value in params.items()}
+    tensors = tf.tensors(params, **options)
     moments = {
         i: {"step": tf.tensor(np.float32(3)), "exp_avg": tf.tensor(np.zeros_like(value))}
         for i, value in enumerate(params.values())
@@ -114,7 +114,7 @@ def test_a_training_state_gives_its_network_and_its_figures(tmp_path, file_forma
 @pytest.mark.parametrize("key", [None, "model", "state_dict", "model_state_dict"])
 def test_where_the_state_dict_lies(tmp_path, file_format, key):
     params = small_state()
-    state = tf.Ordered({name: tf.tensor(value) for name, value in params.items()})
+    state = tf.Ordered(tf.tensors(params))
     data = FORMATS[file_format](state if key is None else {"epoch": 1, key: state})
     assert_same(read(tmp_path, data, "weights.pth").tensors, params)
 
@@ -123,15 +123,14 @@ def test_where_the_state_dict_lies(tmp_path, file_format, key):
 def test_a_model_without_tensors_is_no_state_dict(tmp_path, beside):
     """Some save what they know of the model under "model", and its tensors elsewhere."""
     params = small_state()
-    tensors = {name: tf.tensor(value) for name, value in params.items()}
-    found = read(tmp_path, tf.zip_bytes({"model": beside, "state_dict": tensors}))
+    state = {"model": beside, "state_dict": tf.tensors(params)}
+    found = read(tmp_path, tf.zip_bytes(state))
     assert_same(found.tensors, params)
 
 
 def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
     params = {"module.a": np.ones(2, np.float32), "b": np.zeros(3, np.float32)}
-    state = {name: tf.tensor(value) for name, value in params.items()}
-    assert_same(read(tmp_path, tf.zip_bytes(state)).tensors, params)
+    assert_same(read(tmp_path, tf.zip_bytes(tf.tensors(params))).tensors, params)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -140,7 +139,7 @@ def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
 )
 def test_prefixes_and_cuda(tmp_path, file_format, prefix):
     params = small_state()
-    state = {prefix + k: tf.tensor(v, location="cuda:0") for k, v in params.items()}
+    state = tf.tensors(params, prefix, location="cuda:0")
     assert_same(read(tmp_path, FORMATS[file_format]({"model": state})).tensors, params)
 
 
@@ -170,8 +169,7 @@ def test_networks_are_found_in_what_training_programs_put_around_them(tmp_path, 
     """By the names of their recurrent layers; what lies beside them is left out."""
     for case in ("fast_lstm_cum", "base_lstm_cum", "improved_48k"):
         params = load_case(case).params
-        state = WRAPPED[how]({name: tf.tensor(value) for name, value in params.items()})
-        found = read(tmp_path, tf.zip_bytes(state))
+        found = read(tmp_path, tf.zip_bytes(WRAPPED[how](tf.tensors(params))))
         assert_same(found.tensors, params)
     assert found.metadata.get("step") == (3 if "counters" in how else None)
 
@@ -187,7 +185,7 @@ def test_looking_for_networks_takes_no_time(tmp_path):
 
 @pytest.mark.parametrize("beginnings", [("", "ema."), ("student.", "teacher.")])
 def test_of_several_networks_none_is_chosen(tmp_path, beginnings):
-    tensors = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    tensors = tf.tensors(CASE.params)
     together = {begin + name: value for begin in beginnings for name, value in tensors.items()}
     names = ", ".join(begin.rstrip(".") or "top" for begin in beginnings)
     message = refusal(tmp_path, tf.zip_bytes(together))
@@ -204,11 +202,10 @@ def test_of_several_networks_none_is_chosen(tmp_path, beginnings):
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_the_network_of_several_that_is_named(tmp_path, file_format):
     """By keys of dicts, by how names of tensors begin, by both."""
-    one = {name: tf.tensor(value) for name, value in CASE.params.items()}
-    other = {name: tf.tensor(value + 1) for name, value in CASE.params.items()}
     named = {"model": CASE.params, "ema.shadow": {k: v + 1 for k, v in CASE.params.items()}}
+    one, other = map(tf.tensors, named.values())
     states = [
-        {**{f"model.{k}": v for k, v in one.items()}, **with_prefix("ema.module.shadow.", other)},
+        {**with_prefix("model.", one), **with_prefix("ema.module.shadow.", other)},
         {"model": one, "ema": with_prefix("shadow.", other)},
         {"model": one, "ema": {"shadow": with_prefix("module.", other)}},
     ]
@@ -231,7 +228,7 @@ def test_the_network_of_several_that_is_named(tmp_path, file_format):
 
 def test_two_networks_of_one_name(tmp_path):
     """A key may have dots in it."""
-    tensors = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    tensors = tf.tensors(CASE.params)
     state = {"a": {"b": tensors}, "a.b": tensors}
     (tmp_path / "x.tar").write_bytes(tf.zip_bytes(state))
     with pytest.raises(CheckpointError, match=r"several networks: a\.b, a\.b;"):
@@ -241,7 +238,7 @@ def test_two_networks_of_one_name(tmp_path):
 def test_only_tensors_make_a_network(tmp_path):
     """Optimisers and logs are kept by the names of parameters, too."""
     state = {
-        "net": {name: tf.tensor(value) for name, value in CASE.params.items()},
+        "net": tf.tensors(CASE.params),
         "optim": {"state": {name: {"step": 3} for name in CASE.params}},
         "shapes": {name: value.shape for name, value in CASE.params.items()},
         "grad_norms": dict.fromkeys(CASE.params, 0.1),
@@ -268,7 +265,7 @@ def test_wrappers_within_a_network(tmp_path, wrapper):
 
 def test_what_is_no_weight_beside_the_weights(tmp_path):
     """Counters of operations in each layer, and what is no tensor, wherever the state dict lies."""
-    state = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    state = tf.tensors(CASE.params)
     state |= {"total_ops": ONE, "fb_model.sequence_model.total_params": ONE}
     state |= {"_extra_state": None, "notes": {"a": 1}, "log": "x" * 1000}
     for outer in (state, {"model": state}, {"state_dict": with_prefix("net.", state)}):
@@ -426,7 +423,7 @@ def test_what_training_programs_keep_beside_a_network_is_passed_over(tmp_path, k
 
 def test_a_usual_key_hides_no_network(tmp_path):
     """Where something else has tensors under it, too."""
-    params = {name: tf.tensor(value) for name, value in CASE.params.items()}
+    params = tf.tensors(CASE.params)
     averages = {"model": {"decay": tf.tensor(np.ones(1))}}
     for key in ("state_dict", "model_state_dict", "student"):
         assert_same(read(tmp_path, tf.zip_bytes({**averages, key: params})).tensors, CASE.params)
@@ -931,15 +928,11 @@ def test_one_storage_described_twice(tmp_path):
 
 def test_a_long_log_is_no_damage(tmp_path):
     """In neither format; a file that is cut off is told as one."""
-    state = {"model": small_tensors(), "log": "x" * (9 << 20)}
+    state = {"model": tf.tensors(small_state()), "log": "x" * (9 << 20)}
     for write in FORMATS.values():
         assert "beside the network, such as a log, is too large" in refusal(tmp_path, write(state))
-    short = tf.legacy_bytes({"model": small_tensors(), "log": "x" * 1000})
+    short = tf.legacy_bytes({"model": tf.tensors(small_state()), "log": "x" * 1000})
     assert "its pickle is cut off near byte" in refusal(tmp_path, short[:700])
-
-
-def small_tensors():
-    return {name: tf.tensor(value) for name, value in small_state().items()}
 
 
 def test_files_of_other_kinds_are_named(tmp_path):

@@ -39,8 +39,15 @@ PACKAGES = ARCHITECTURES | {"base": "fullband_baseline"}
 NORM = "cumulative_laplace_norm"
 
 
-def state(case: Case, make=tf.tensor, **options) -> dict[str, object]:
+def state(case: Case, make=tf.tensor) -> dict[str, object]:
     return {"epoch": 58, "model": tf.Ordered({k: make(v) for k, v in case.params.items()})}
+
+
+def saved(case: Case, folder: Path) -> Path:
+    """Write the checkpoint of a golden case."""
+    path = folder / "x.tar"
+    path.write_bytes(tf.zip_bytes(state(case)))
+    return path
 
 
 def recipe_of(case: Case) -> dict[str, object]:
@@ -95,14 +102,18 @@ def recipe(tmp_path) -> Path:
     return path
 
 
+def report(out: str) -> dict[str, str]:
+    """Return the lines of a report, by what they begin with."""
+    return dict(line.split(":", 1) for line in out.splitlines())
+
+
 # The right model.
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_golden_cases_convert_to_their_config_and_tensors(tmp_path, name):
     case = load_case(name)
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes(state(case)))
+    path = saved(case, tmp_path)
     model = convert(path, recipe=recipe_of(case))
     assert model.architecture == ARCHITECTURES[case.config["arch"]]
     assert set(model.tensors) == set(case.params)
@@ -124,8 +135,7 @@ def test_golden_cases_convert_to_their_config_and_tensors(tmp_path, name):
 @pytest.mark.parametrize("name", ["full_lstm_cum", "full_gru_cum", "fast_lstm_cum", "improved_16k"])
 def test_published_defaults_fit_without_a_recipe(tmp_path, name):
     case = load_case(name)
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes(state(case)))
+    path = saved(case, tmp_path)
     norm = case.config["model_args"]["norm_type"]
     assert convert(path, norm=norm).config == convert(path, recipe=recipe_of(case)).config
 
@@ -164,7 +174,7 @@ VARIANTS = {
     "bare": lambda case: tf.zip_bytes(state(case)["model"]),
     "bare legacy": lambda case: tf.legacy_bytes(state(case)["model"]),
     "prefix and cuda": lambda case: tf.zip_bytes(
-        {"module." + k: tf.tensor(v, location="cuda:1") for k, v in case.params.items()}
+        tf.tensors(case.params, "module.", location="cuda:1")
     ),
     "strided": lambda case: tf.zip_bytes(state(case, tf.strided)),
     "double": lambda case: tf.zip_bytes(state(case, lambda v: tf.tensor(v.astype(np.float64)))),
@@ -202,7 +212,7 @@ def test_half_precision_is_rounded_once(checkpoint):
 def written(tmp_path: Path, tensors: Mapping[str, np.ndarray], name: str = "x.tar") -> Path:
     """Write a checkpoint of these tensors."""
     path = tmp_path / name
-    path.write_bytes(tf.zip_bytes({key: tf.tensor(value) for key, value in tensors.items()}))
+    path.write_bytes(tf.zip_bytes(tf.tensors(tensors)))
     return path
 
 
@@ -278,10 +288,8 @@ def test_weights_that_are_computed_from_others(tmp_path, parts, layer, weight):
 def test_a_tensor_that_is_missing_is_named(tmp_path, architecture):
     """Whichever it is: sizes and layers are read from the others."""
     tensors = small_model(architecture).tensors
-    path = tmp_path / "a.tar"
     for name in tensors:
-        rest = {key: tf.tensor(value) for key, value in tensors.items() if key != name}
-        path.write_bytes(tf.zip_bytes(rest))
+        path = written(tmp_path, {key: v for key, v in tensors.items() if key != name})
         with pytest.raises(NpfsnError, match=rf"\b{re.escape(name)}\b") as info:
             convert(path, norm=NORM)
         assert "missing" in str(info.value), info.value
@@ -363,8 +371,7 @@ def test_a_recipe_of_other_sizes(tmp_path, name, argument, tensor):
     case = load_case(name)
     recipe = recipe_of(case)
     recipe["model"]["args"][argument] = 77
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes(state(case)))
+    path = saved(case, tmp_path)
     message = f"the recipe says {argument} = 77, but tensor {tensor}"
     with pytest.raises(ModelError, match=re.escape(message)):
         convert(path, recipe=recipe)
@@ -380,11 +387,11 @@ def test_the_report_tells_what_was_asked_for(tmp_path, capsys, name):
     args = recipe["model"]["args"]
     args.setdefault("look_ahead", 2)
     args["weight_init"] = False
-    (tmp_path / "x.tar").write_bytes(tf.zip_bytes(state(case)))
+    path = saved(case, tmp_path)
     (tmp_path / "x.toml").write_text(toml_of(recipe))
     out = str(tmp_path / "x.npz")
-    assert main([str(tmp_path / "x.tar"), "-C", str(tmp_path / "x.toml"), "-o", out]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert main([str(path), "-C", str(tmp_path / "x.toml"), "-o", out]) == 0
+    lines = report(capsys.readouterr().out)
     ignored = set(lines["not needed"].split("(")[0].replace(",", " ").split())
     used = set(re.findall(r"(\w+) = ", lines["from recipe"]))
     assert not ignored & used and "weight_init" in ignored
@@ -393,16 +400,15 @@ def test_the_report_tells_what_was_asked_for(tmp_path, capsys, name):
     other = recipe_of(case)
     for argument in ignored - {"weight_init", "look_ahead"}:
         other["model"]["args"].pop(argument)
-    assert convert(tmp_path / "x.tar", recipe=other).config == load_model(out).config
+    assert convert(path, recipe=other).config == load_model(out).config
 
 
 def test_a_section_without_its_linear_layer(tmp_path):
     case = load_case("improved_16k")
     lost = "sb_model.sb_models.1.fc_output_layer"
-    left = {name: tf.tensor(v) for name, v in case.params.items() if not name.startswith(lost)}
+    left = {name: v for name, v in case.params.items() if not name.startswith(lost)}
     assert len(left) == len(case.params) - 2
-    path = tmp_path / "x.tar"
-    path.write_bytes(tf.zip_bytes(left))
+    path = written(tmp_path, left)
     with pytest.raises(ModelError, match=re.escape(f"tensor {lost}.weight is missing")):
         convert(path, recipe=recipe_of(case))
 
@@ -457,7 +463,7 @@ def test_the_report_says_where_each_value_came_from(checkpoint, recipe, capsys):
     assert main([str(checkpoint), "-C", str(recipe)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    lines = dict(line.split(":", 1) for line in captured.out.splitlines())
+    lines = report(captured.out)
     assert "20 tensors, float32" in lines["checkpoint"] and "epoch 58" in lines["checkpoint"]
     assert lines["model"].strip() == "fullsubnet, 100,771 parameters"
     assert lines["norm"].strip() == f"{NORM} (recipe)"
@@ -475,7 +481,7 @@ def test_the_report_says_where_each_value_came_from(checkpoint, recipe, capsys):
 
 def test_the_report_without_a_recipe(checkpoint, capsys):
     assert main([str(checkpoint), "--norm", NORM]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    lines = report(capsys.readouterr().out)
     assert lines["norm"].strip() == f"{NORM} (from --norm)"
     for value in ("look_ahead = 2", "hop_length = 256", "fb_num_neighbors = 0"):
         assert value in lines["from defaults"]
@@ -486,10 +492,10 @@ def test_the_report_of_an_activation_with_a_tensor(tmp_path, capsys, monkeypatch
     """A PReLU's slope is in the checkpoint, which is what settles it."""
     monkeypatch.chdir(tmp_path)
     case = load_case("full_prelu_tanh")
-    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
+    saved(case, tmp_path)
     Path("x.toml").write_text(toml_of(recipe_of(case)))
     assert main(["x.tar", "-C", "x.toml"]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    lines = report(capsys.readouterr().out)
     assert "fb_output_activate_function = PReLU" in lines["from tensors"]
     assert "sb_output_activate_function = Tanh" in lines["from recipe"]
 
@@ -500,14 +506,14 @@ def test_the_report_of_a_fast_fullsubnet(tmp_path, capsys, monkeypatch):
     case = load_case("fast_lstm_cum")
     recipe = recipe_of(case)
     recipe["model"]["args"] |= {"hidden_size": 999, "output_activate_function": "Tanh"}
-    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
+    saved(case, tmp_path)
     Path("x.toml").write_text(toml_of(recipe))
     assert main(["x.tar", "-C", "x.toml"]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    lines = report(capsys.readouterr().out)
     assert "encoder's output activation = none/ReLU" in lines["from defaults"]
     assert "bottleneck's output activation = ReLU" in lines["from defaults"]
     assert main(["x.tar", "--norm", NORM, "--force"]) == 0
-    told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    told = report(capsys.readouterr().out)
     assert "encoder_output_num_neighbors = 0" in told["from defaults"]
     assert "noisy_input_num_neighbors = 5" in told["from tensors"]
     assert "hidden_size" in lines["not needed"]
@@ -520,7 +526,7 @@ def test_what_tensors_tell_is_not_called_a_default(tmp_path, capsys, architectur
     """The number of bins, and with it the window, is the size of a tensor."""
     path = written(tmp_path, small_model(architecture).tensors)
     assert main([str(path), "--norm", NORM, "-o", str(tmp_path / "y.npz")]) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    lines = report(capsys.readouterr().out)
     assert "n_fft = " in lines["from tensors"] and "n_fft = " not in lines["from defaults"]
 
 
@@ -614,8 +620,8 @@ def test_which_of_several_networks_shows(tmp_path, capsys):
     """And another one can be named."""
     one, other = load_case("full_lstm_cum"), load_case("base_lstm_cum")
     state = {
-        "model": {name: tf.tensor(value) for name, value in one.params.items()},
-        "teacher": {f"net.{name}": tf.tensor(value) for name, value in other.params.items()},
+        "model": tf.tensors(one.params),
+        "teacher": tf.tensors(other.params, "net."),
     }
     path, out = tmp_path / "a.ckpt", tmp_path / "a.npz"
     path.write_bytes(tf.zip_bytes(state))
@@ -653,7 +659,7 @@ def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
     captured = capsys.readouterr()
     with pytest.warns(UserWarning, match="is look_ahead meant"):
         assert convert(checkpoint, recipe=recipe).config.look_ahead == 2
-    lines = dict(line.split(":", 1) for line in captured.out.splitlines())
+    lines = report(captured.out)
     assert "look_ahead = 2" in lines["from defaults"] and "look_ahed" in lines["not needed"]
     assert captured.err == (
         "npfsn-convert: warning: the recipe has look_ahed, which is not known here: is look_ahead "

@@ -84,6 +84,11 @@ def tensor(array: np.ndarray, **options: Any) -> Tensor:
     return Tensor(Storage.of(array), array.shape, **options)
 
 
+def tensors(arrays: Mapping[str, np.ndarray], begin: str = "", **options: Any) -> dict[str, Tensor]:
+    """Give each of the arrays a storage of its own; their names get another beginning."""
+    return {begin + name: tensor(array, **options) for name, array in arrays.items()}
+
+
 def bfloat16(array: np.ndarray) -> Tensor:
     """Keep the upper half of float32 values."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)

@@ -108,7 +108,7 @@ def checkpoints() -> dict[str, bytes]:
         "a.bias": rng.standard_normal(3).astype(np.float16),
         "n": np.array(7, np.int64),
     }
-    tensors = {name: tf.tensor(value) for name, value in state.items()}
+    tensors = tf.tensors(state)
     moments = {0: {"step": tf.tensor(np.float32(3)), "exp_avg": tf.strided(np.eye(3, dtype="f4"))}}
     training = {
         "epoch": 58,
