@@ -25,14 +25,12 @@ import drawn_models
 import numpy as np
 import pytest
 import torch_files as tf
-from golden_cases import load_case
 from needs import posix
 
 from npfsn import Enhancer, weights
 from npfsn.archive import _widen
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
-from npfsn.models import ARCHITECTURES
 from npfsn.weights import MAX_RATIO, Model, load_model, save_model
 
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
@@ -55,13 +53,6 @@ def small_model(dtype: str = "float32") -> Model:
     config = Config.from_tensors(shapes, args)
     source = {"name": "best.tar", "sha256": "0" * 64}
     return Model("fullband", config, tensors, {"source": source, "precision": dtype})
-
-
-def golden_model(name: str, architecture: str) -> Model:
-    case = load_case(name)
-    shapes = {key: value.shape for key, value in case.params.items()}
-    config = ARCHITECTURES[architecture].Config.from_tensors(shapes, case.config["model_args"])
-    return Model(architecture, config, case.params)
 
 
 def members(model: Model) -> dict[str, np.ndarray]:
@@ -112,16 +103,10 @@ def assert_same(found: Model, expected: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture"),
-    [
-        ("full_prelu_tanh", "fullsubnet"),
-        ("fast_neighbors", "fast_fullsubnet"),
-        ("base_gru_offline", "fullband"),
-        ("improved_48k", "improved_fullsubnet"),
-    ],
+    "name", ["full_prelu_tanh", "fast_neighbors", "base_gru_offline", "improved_48k"]
 )
-def test_a_saved_model_is_loaded_as_it_was(tmp_path, name, architecture):
-    model = golden_model(name, architecture)
+def test_a_saved_model_is_loaded_as_it_was(tmp_path, name):
+    model = drawn_models.golden_model(name)
     path = tmp_path / "m.npz"
     save_model(model, path)
     found = load_model(path)
@@ -724,7 +709,7 @@ def test_a_model_file_damaged_anywhere_is_refused(tmp_path, kind):
 
 
 def test_reading_takes_about_the_size_of_the_file(tmp_path):
-    model = golden_model("fast_lstm_cum", "fast_fullsubnet")
+    model = drawn_models.golden_model("fast_lstm_cum")
     path = tmp_path / "m.npz"
     save_model(model, path)
     size = path.stat().st_size
