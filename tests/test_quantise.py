@@ -136,29 +136,6 @@ def test_a_float16_file_gives_the_bits_of_the_same_weights_in_float32(
     assert np.abs(want).max() > 0
 
 
-def test_int8_scales_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "model.npz"
-    save_model(as_int8(golden_model("full_gru_cum")), path)
-    with np.load(path, allow_pickle=False) as archive:
-        members = dict(archive)
-    name = "fb_model.fc_output_layer.weight"
-    good = members[name + ".scale"]
-    for scale, message in (
-        (None, "has no .scale"),
-        (good[1:], "one per row"),
-        (good.astype(np.float64), "one per row"),
-        (good * np.float32(np.nan), "NaN"),
-        (-good, "negative"),
-        (np.full_like(good, 3e38), "NaN or infinity"),
-    ):
-        changed = {**members, name + ".scale": scale}
-        if scale is None:
-            del changed[name + ".scale"]
-        np.savez(path, **changed)
-        with pytest.raises(npfsn.ModelError, match=message):
-            load_model(path)
-
-
 def test_what_gives_the_mask_keeps_half_precision() -> None:
     """In eight bits it is most of the error."""
     for name in ("fast_lstm_cum", "full_gru_cum", "base_lstm_cum", "improved_48k"):
