@@ -6,7 +6,6 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
 
 import drawn_models
 import hypothesis
@@ -19,7 +18,6 @@ from pure_delay import load_model, modules
 import npfsn
 from npfsn import cli, weights
 from npfsn.jit import host_features
-from npfsn.weights import Model
 
 # The same examples every time: a failure on one machine can be looked at on another. The first
 # example may compile a kernel, so there is no deadline.
@@ -43,12 +41,6 @@ def pytest_report_header() -> list[str]:
         f"python {platform.python_version()}",
         f"{platform.machine()}, kernels for: {', '.join(features) or 'any machine'}",
     ]
-
-
-@pytest.fixture(scope="session")
-def golden_model() -> Callable[[str], Model]:
-    """Model of a golden case, by name."""
-    return drawn_models.golden_model
 
 
 @pytest.fixture

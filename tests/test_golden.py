@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import golden_cases
 import numpy as np
 import pytest
 import reference
-from drawn_models import golden_case, model_of
+from drawn_models import golden_case, golden_model, model_of
 from streams import in_hops, run
 
 import npfsn
@@ -63,7 +62,7 @@ def reference_output(name: str, norm: str | None = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
-def test_a_whole_signal_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_whole_signal_is_as_recorded(name: str) -> None:
     """Every case, the offline norms included."""
     case = golden_case(name)
     y = npfsn.enhance(case.x, case.config["sr"], golden_model(name))
@@ -72,7 +71,7 @@ def test_a_whole_signal_is_as_recorded(name: str, golden_model: Callable[[str], 
 
 
 @pytest.mark.parametrize("name", golden_cases.CAUSAL_CASES)
-def test_a_stream_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_stream_is_as_recorded(name: str) -> None:
     """Hop by hop, in chunks of any size and all at once: the recorded output, and the same bits."""
     case = golden_case(name)
     enhancer = npfsn.Enhancer(golden_model(name))
@@ -89,9 +88,7 @@ def test_a_stream_is_as_recorded(name: str, golden_model: Callable[[str], Model]
 
 @pytest.mark.parametrize("norm", ["cumulative_laplace_norm", "forgetting_norm"])
 @pytest.mark.parametrize("name", golden_cases.IMPROVED_CASES)
-def test_improved_streams_with_causal_sections(
-    name: str, norm: str, golden_model: Callable[[str], Model]
-) -> None:
+def test_improved_streams_with_causal_sections(name: str, norm: str) -> None:
     """No checkpoint was published that streams: the reference says what is to come out."""
     case = golden_case(name)
     enhancer = npfsn.Enhancer(golden_model(name), norm=norm)
@@ -136,9 +133,7 @@ def masks(
 
 
 @pytest.mark.parametrize("name", golden_cases.MASK_CASES)
-def test_the_mask_is_as_recorded(
-    name: str, golden_model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mask_is_as_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network alone, before clipping and decompression."""
     case = golden_case(name)
     got = masks(golden_model(name), case.x, monkeypatch, at_once=False)
@@ -153,7 +148,7 @@ def test_the_mask_is_as_recorded(
 
 
 @pytest.mark.parametrize("name", golden_cases.ALL_CASES)
-def test_a_quiet_signal_is_as_recorded(name: str, golden_model: Callable[[str], Model]) -> None:
+def test_a_quiet_signal_is_as_recorded(name: str) -> None:
     """At -80 dB a wrong epsilon in a norm, invisible in the recordings, moves the output."""
     case = golden_case(name)
     x = case.x[:QUIET_LENGTH] * np.float32(1e-4)
@@ -168,9 +163,7 @@ def test_a_quiet_signal_is_as_recorded(name: str, golden_model: Callable[[str], 
 
 
 @pytest.mark.parametrize("name", ["fast_lstm_cum", "full_prelu_tanh", "base_gru_offline"])
-def test_a_model_file_gives_the_same_output(
-    name: str, golden_model: Callable[[str], Model], tmp_path: Path
-) -> None:
+def test_a_model_file_gives_the_same_output(name: str, tmp_path: Path) -> None:
     """A model that was on disk gives the same bits."""
     case = golden_case(name)
     npfsn.save_model(golden_model(name), tmp_path / "model.npz")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
-from drawn_models import noise, small_model
+from drawn_models import golden_model, noise, small_model
 
 import npfsn
 from npfsn.models import ARCHITECTURES
-from npfsn.weights import Model
 
 # Views of arrays and tuples of them for a call: Python objects, gone when it is over. In the
 # networks with long hops below, a temporary array for one hop would take eight times as much.
@@ -37,9 +35,7 @@ WARM_UP = 20 if sys.version_info >= (3, 11) and np.__version__ >= "2" else 3000
         ("improved_48k", {"norm": "cumulative_laplace_norm"}),
     ],
 )
-def test_steps_allocate_nothing(
-    name: str, options: dict, precision: str, golden_model: Callable[[str], Model]
-) -> None:
+def test_steps_allocate_nothing(name: str, options: dict, precision: str) -> None:
     """A thousand hops into the same array: not a byte more at the end, hardly one in between."""
     model = small_model(name, **LONG) if name in ARCHITECTURES else golden_model(name)
     assert_nothing_is_allocated(npfsn.Enhancer(model, precision=precision, **options))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import reference
 import soundfile
-from drawn_models import golden_case, identity_model, noise, small_model
+from drawn_models import golden_case, golden_model, identity_model, noise, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 from sounds import lag
@@ -699,9 +699,7 @@ def of_level(level: float, norm: str = "cumulative_laplace_norm") -> Model:
 
 @pytest.mark.parametrize("level", [1e-4, 0.05, 1e3])
 @pytest.mark.parametrize("name", ["fast_gru_cum", "fast_lstm_cum"])
-def test_quiet_input_is_seen_by_units_as_written_down(
-    name: str, level: float, golden_model: Callable[[str], Model]
-) -> None:
+def test_quiet_input_is_seen_by_units_as_written_down(name: str, level: float) -> None:
     case, model = golden_case(name), golden_model(name)
     model = replace(model, config=replace(model.config, quiet_level=level))
     arguments = {**case.config["model_args"], "quiet_level": level}
@@ -1027,9 +1025,7 @@ def test_a_mask_of_one_gives_the_input_back(which: str) -> None:
 
 @pytest.mark.parametrize("n_rest", [205, 222, 239, 240, 241, 242, 243, 246, 250, 253, 254, 255])
 @pytest.mark.parametrize("name", ["fast_gru_cum", "full_gru_clamped_cum"])
-def test_tail_under_a_thin_window(
-    name: str, n_rest: int, golden_model: Callable[[str], Model]
-) -> None:
+def test_tail_under_a_thin_window(name: str, n_rest: int) -> None:
     """Divided as published down to a window of 1/128; below it no click: the input's last peak."""
     case = golden_case(name)
     x = case.x[: 20 * 256 + n_rest].copy()
@@ -1131,7 +1127,7 @@ def test_shipped_weights_are_aligned_and_quieter() -> None:
 
 
 @pytest.mark.parametrize("level", [1e-3, 1e-2, 30.0])
-def test_level_is_kept(level: float, golden_model: Callable[[str], Model]) -> None:
+def test_level_is_kept(level: float) -> None:
     """Nothing is normalised to a peak or an average: soft stays soft, loud loud."""
     x = noise(16000, level=level)
     y = npfsn.enhance(x, 16000, identity_model("fast_fullsubnet"))
@@ -1292,7 +1288,7 @@ def test_offline_norms_do_not_stream(architecture: str, norm: str) -> None:
         npfsn.Enhancer(small_model(architecture), norm=norm)
 
 
-def test_improved_as_published_does_not_stream(golden_model: Callable[[str], Model]) -> None:
+def test_improved_as_published_does_not_stream() -> None:
     """Even with a causal full-band norm: its sections look at the whole utterance."""
     model = small_model("improved_fullsubnet", norm_type="cumulative_laplace_norm")
     with pytest.raises(npfsn.NormError, match=r"sections' norm \(offline_laplace_norm.*norm="):
