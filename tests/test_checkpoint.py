@@ -526,9 +526,6 @@ class Evil:
         return self.call
 
 
-STATE = b"}" + tf.text("model") + b"}" + tf.text("x")
-
-
 def evil_pickles(canary: Path) -> dict[str, bytes]:
     command = f"touch {canary}"
     code = f"open({str(canary)!r}, 'w')"
