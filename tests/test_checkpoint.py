@@ -112,7 +112,7 @@ def test_a_training_state_gives_its_network_and_its_figures(tmp_path, file_forma
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("key", [None, "model", "state_dict", "model_state_dict"])
-def test_where_the_state_dict_lies(tmp_path, file_format, key):
+def test_the_state_dict_is_found_at_the_top_and_under_the_usual_keys(tmp_path, file_format, key):
     params = small_state()
     state = tf.Ordered(tf.tensors(params))
     data = FORMATS[file_format](state if key is None else {"epoch": 1, key: state})
@@ -137,7 +137,7 @@ def test_a_prefix_that_some_names_lack_belongs_to_the_names(tmp_path):
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."]
 )
-def test_prefixes_and_cuda(tmp_path, file_format, prefix):
+def test_prefixes_are_taken_off_and_tensors_of_gpus_are_read(tmp_path, file_format, prefix):
     params = small_state()
     state = tf.tensors(params, prefix, location="cuda:0")
     assert_same(read(tmp_path, FORMATS[file_format]({"model": state})).tensors, params)
@@ -200,7 +200,7 @@ def test_of_several_networks_none_is_chosen(tmp_path, beginnings):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_the_network_of_several_that_is_named(tmp_path, file_format):
+def test_of_several_networks_the_one_that_is_named_is_read(tmp_path, file_format):
     """By keys of dicts, by how names of tensors begin, by both."""
     named = {"model": CASE.params, "ema.shadow": {k: v + 1 for k, v in CASE.params.items()}}
     one, other = map(tf.tensors, named.values())
@@ -226,7 +226,7 @@ def test_the_network_of_several_that_is_named(tmp_path, file_format):
         read_checkpoint(path, "top")
 
 
-def test_two_networks_of_one_name(tmp_path):
+def test_two_networks_of_one_name_cannot_be_told_apart(tmp_path):
     """A key may have dots in it."""
     tensors = tf.tensors(CASE.params)
     state = {"a": {"b": tensors}, "a.b": tensors}
@@ -251,7 +251,7 @@ def test_only_tensors_make_a_network(tmp_path):
 @pytest.mark.parametrize(
     "wrapper", ["module.", "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."]
 )
-def test_wrappers_within_a_network(tmp_path, wrapper):
+def test_wrappers_within_a_network_are_taken_off(tmp_path, wrapper):
     """torch.compile and the like of one stack, or of one layer; of the whole as well."""
     for part in ("sb_model.", "sb_model.sequence_model.", ""):
         state = {
@@ -263,7 +263,7 @@ def test_wrappers_within_a_network(tmp_path, wrapper):
     assert list(read(tmp_path, tf.zip_bytes(twice)).tensors) == list(twice)
 
 
-def test_what_is_no_weight_beside_the_weights(tmp_path):
+def test_what_is_no_weight_beside_the_weights_is_passed_over(tmp_path):
     """Counters of operations in each layer, and what is no tensor, wherever the state dict lies."""
     state = tf.tensors(CASE.params)
     state |= {"total_ops": ONE, "fb_model.sequence_model.total_params": ONE}
@@ -301,7 +301,7 @@ def test_bfloat16_becomes_float32_exactly(tmp_path, file_format):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_views_of_storages(tmp_path, file_format):
+def test_views_of_storages_are_read(tmp_path, file_format):
     rng = np.random.default_rng(1)
     value = rng.standard_normal((5, 7)).astype(np.float32)
     shared = tf.Storage.of(value)
@@ -333,7 +333,7 @@ def test_views_of_storages(tmp_path, file_format):
         assert found[name].shape == array.shape
 
 
-def test_parts_of_legacy_storages(tmp_path):
+def test_parts_of_legacy_storages_are_read_and_end_within_them(tmp_path):
     """Old files may name a part of a storage; beyond its end lies memory of others."""
     value = np.arange(10, dtype=np.float32)
     data = tf.legacy_bytes({"x": tf.Tensor(tf.Storage.of(value), (3,), offset=1)})
@@ -443,7 +443,7 @@ def test_names_of_files_do_not_matter(tmp_path):
         assert read(tmp_path, data, name).tensors["x"].size == 2
 
 
-def test_no_torch_needed(tmp_path):
+def test_reading_needs_no_torch(tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None; from npfsn.checkpoint import read_checkpoint;"
         "print(list(read_checkpoint(sys.argv[1]).tensors), sys.modules['torch'])"
@@ -467,7 +467,7 @@ def test_no_torch_needed(tmp_path):
         {"pickle_protocol": 5},
     ],
 )
-def test_files_of_torch(tmp_path, options):
+def test_files_that_torch_writes_are_read(tmp_path, options):
     torch = pytest.importorskip("torch")
     model = torch.nn.LSTM(3, 5, 2)
     optimizer = torch.optim.Adam(model.parameters())
@@ -502,7 +502,7 @@ def test_files_of_torch(tmp_path, options):
     assert found.metadata == {"epoch": 3, "best_score": 0.5, "when": "now"}
 
 
-def test_torch_without_checksums(tmp_path):
+def test_files_of_torch_without_checksums_are_read(tmp_path):
     torch = pytest.importorskip("torch")
     torch.serialization.set_crc32_options(False)
     try:
@@ -756,7 +756,7 @@ def test_small_files_that_claim_much_memory_are_refused(tmp_path, monkeypatch, b
 
 
 @pytest.mark.parametrize("bomb", ["memo", "dicts"])
-def test_bombs_of_full_size(tmp_path, bomb):
+def test_bombs_of_full_size_are_refused(tmp_path, bomb):
     assert "instructions" in limits(tmp_path, tf.pickle_file(bombs()[bomb]))
 
 
@@ -786,7 +786,7 @@ def test_values_without_end_are_not_spelt(tmp_path, place, kind):
     assert "tuple" in limits(tmp_path, data, seconds=5)
 
 
-def test_a_name_of_prefixes_alone(tmp_path):
+def test_a_name_of_prefixes_alone_is_one_unless_it_is_too_long(tmp_path):
     """One that no tensor of a network has is none, if it is too long."""
     for n, outcome in ((80, "read"), (200_000, "no state dict")):
         state = {"model." * n + "w": tf.tensor(np.ones(4, np.float32))}
@@ -815,7 +815,7 @@ def test_a_weight_that_is_no_tensor_is_not_passed_over(tmp_path, layer, value):
         assert f"fb_model.{layer}.weight of its state dict is no tensor" in message
 
 
-def test_nothing_in_more_dimensions_than_there_is_room_for(tmp_path):
+def test_nothing_in_more_dimensions_than_there_is_room_for_is_refused(tmp_path):
     for shape in ((0, 1 << 39, 1 << 39), (1 << 39, 0, 1 << 39)):
         tensor = tf.Tensor(FOUR, shape, strides=(1, 1, 1))
         assert "more elements than" in refusal(tmp_path, tf.zip_bytes({"w": tensor}))
@@ -833,7 +833,7 @@ def test_negated_tensors_are_refused(tmp_path):
     )
 
 
-def test_a_function_with_an_endless_name(tmp_path):
+def test_a_function_with_an_endless_name_is_refused(tmp_path):
     """Its name is not put together: every letter of it takes four bytes."""
     long = tf.text("a" * 8_300_000 + "\N{GRINNING FACE}")
     data = tf.pickle_file(b"\x80\x04" + long + tf.text("b") + b"\x93.")
@@ -864,7 +864,7 @@ def claimed(size: int, numel: int) -> tf.Storage:
     return tf.Storage(bytes(size), "FloatStorage", 4, numel=numel)
 
 
-def test_compressed_pickles_of_another_size(tmp_path):
+def test_compressed_pickles_of_another_size_are_refused(tmp_path):
     state = {"x": tf.Tensor(tf.Storage(b"", "FloatStorage", 4), (0,))}
     data = tf.zip_bytes(state, compress=True, drop=("data/0", "byteorder"))
     position = data.find(b"PK\1\2") + 24
@@ -905,13 +905,13 @@ def test_tensors_that_reach_beyond_their_storage_are_refused(tmp_path, tensor, f
     assert outcome != "read"
 
 
-def test_many_names_for_one_storage(tmp_path):
+def test_many_names_for_one_storage_are_refused(tmp_path):
     storage = tf.Storage.of(np.ones(100_000, np.float32))
     state = {f"x{i}": tf.Tensor(storage, (100_000,)) for i in range(50)}
     assert "times the file's" in limits(tmp_path, tf.zip_bytes(state))
 
 
-def test_one_storage_described_twice(tmp_path):
+def test_one_storage_described_in_two_ways_is_refused(tmp_path):
     storage = tf.Storage.of(np.ones(4, np.float32))
     for numel, kind in ((2, "FloatStorage"), (4, "IntStorage")):
         other = tf.Storage(storage.data, kind, 4, numel=numel)
@@ -1010,7 +1010,7 @@ def test_members_must_be_unique_and_apart(tmp_path):
     assert "overlap" in refusal(tmp_path, bytes(data))
 
 
-def test_records_with_64_bit_sizes(tmp_path, monkeypatch):
+def test_records_with_64_bit_sizes_are_read(tmp_path, monkeypatch):
     value = np.arange(100, dtype=np.float32)
     plain = tf.zip_bytes({"x": tf.tensor(value)})
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
@@ -1025,7 +1025,7 @@ def test_records_with_64_bit_sizes(tmp_path, monkeypatch):
         refusal(tmp_path, bytes(damaged))
 
 
-def test_nothing_before_or_after(tmp_path):
+def test_nothing_may_lie_before_or_behind_an_archive(tmp_path):
     good = tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))})
     refusal(tmp_path, b"PK" + good)
     refusal(tmp_path, good + b"\0")
@@ -1052,13 +1052,13 @@ def test_stored_members_have_one_size(tmp_path):
     assert "contradicts itself about its size" in refusal(tmp_path, bytes(data))
 
 
-def test_a_file_that_shrinks_while_it_is_read():
+def test_a_file_that_shrinks_while_it_is_read_is_refused():
     """What is missing must not be whatever was in memory."""
     with pytest.raises(ReadError, match="became shorter"):
         read_into(io.BytesIO(bytes(10)), 0, np.zeros(11, np.uint8))
 
 
-def test_legacy_lists_of_storages(tmp_path):
+def test_legacy_lists_of_storages_must_match(tmp_path):
     state = {"x": tf.tensor(np.ones(4, np.float32)), "y": tf.tensor(np.ones(3, np.float32))}
     assert "is missing" in refusal(tmp_path, tf.legacy_bytes(state, cut_keys=1))
     good = tf.legacy_bytes(state)
@@ -1081,7 +1081,7 @@ def test_a_checkpoint_cut_anywhere_is_refused(tmp_path, file_format):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_cut_of_a_real_size(tmp_path, file_format):
+def test_a_checkpoint_of_a_real_size_cut_anywhere_is_refused(tmp_path, file_format):
     data = FORMATS[file_format](upstream(CASE.params))
     rng = random.Random(SEED)
     for size in [rng.randrange(len(data)) for _ in range(40 * FUZZ)]:

@@ -186,7 +186,7 @@ ROUNDING = {"half": 2.0**-11, "bfloat16": 2.0**-7}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_kinds_of_files(tmp_path, variant):
+def test_every_kind_of_file_gives_the_weights_that_it_holds(tmp_path, variant):
     case = load_case("full_lstm_cum")
     data = VARIANTS[variant](case)
     (tmp_path / "x.pth").write_bytes(data)
@@ -226,7 +226,7 @@ BIAS, WEIGHT = "sb_model.fc_output_layer.bias", "sb_model.fc_output_layer.weight
 CELL = "sb_model.sequence_model.weight_hh_l0"
 
 
-def test_tensors_that_do_not_fit(tmp_path):
+def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path):
     def refusal(error: type[Exception] = ModelError, **changes: object) -> str:
         with pytest.raises(error) as info:
             convert(altered(tmp_path, **changes), norm=NORM)
@@ -273,7 +273,7 @@ def test_tensors_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "weight"), [("sequence_model", "weight_hh_l0"), ("fc_output_layer", "weight")]
 )
-def test_weights_that_are_computed_from_others(tmp_path, parts, layer, weight):
+def test_weights_that_are_computed_from_others_are_refused(tmp_path, parts, layer, weight):
     """The refusal names a tensor that is there and says what to do before saving."""
     layer = f"sb_model.{layer}"
     shape = load_case("full_lstm_cum").params[f"{layer}.{weight}"].shape
@@ -295,7 +295,7 @@ def test_a_tensor_that_is_missing_is_named(tmp_path, architecture):
         assert "missing" in str(info.value), info.value
 
 
-def test_values_too_large_for_half(tmp_path):
+def test_values_too_large_for_half_are_refused_only_there(tmp_path):
     path = altered(tmp_path, **{BIAS: np.array([0, 1e6], np.float32)})
     assert convert(path, norm=NORM).tensors[BIAS][1] == np.float32(1e6)
     with pytest.raises(ModelError, match="too large for float16"):
@@ -367,7 +367,7 @@ def test_acoustics_are_checked(checkpoint, changes):
         ("improved_16k", "num_freqs", "fb_model.sequence_model.weight_ih_l0"),
     ],
 )
-def test_a_recipe_of_other_sizes(tmp_path, name, argument, tensor):
+def test_a_recipe_of_other_sizes_is_refused(tmp_path, name, argument, tensor):
     case = load_case(name)
     recipe = recipe_of(case)
     recipe["model"]["args"][argument] = 77
@@ -403,7 +403,7 @@ def test_the_report_tells_what_was_asked_for(tmp_path, capsys, name):
     assert convert(path, recipe=other).config == load_model(out).config
 
 
-def test_a_section_without_its_linear_layer(tmp_path):
+def test_a_section_without_its_linear_layer_is_refused(tmp_path):
     case = load_case("improved_16k")
     lost = "sb_model.sb_models.1.fc_output_layer"
     left = {name: v for name, v in case.params.items() if not name.startswith(lost)}
@@ -413,7 +413,7 @@ def test_a_section_without_its_linear_layer(tmp_path):
         convert(path, recipe=recipe_of(case))
 
 
-def test_a_recipe_of_another_architecture(checkpoint):
+def test_a_recipe_of_another_architecture_is_refused(checkpoint):
     with pytest.raises(
         RecipeError, match="is for fast_fullsubnet, but best_model.tar holds fullsubnet"
     ):
@@ -530,7 +530,7 @@ def test_what_tensors_tell_is_not_called_a_default(tmp_path, capsys, architectur
     assert "n_fft = " in lines["from tensors"] and "n_fft = " not in lines["from defaults"]
 
 
-def test_a_hop_that_nobody_has_said(tmp_path):
+def test_a_hop_that_nobody_has_said_is_asked_for(tmp_path):
     """The published one is not guessed where it cannot be."""
     model = small_model("fullband", n_fft=320, hop_length=160)
     path = written(tmp_path, model.tensors)
@@ -590,7 +590,7 @@ def test_misspelt_acoustics_show(checkpoint, recipe, capsys, old, new, warning):
         convert(checkpoint, recipe=recipe)
 
 
-def test_a_rate_under_its_long_name_and_numbers_of_numpy(checkpoint):
+def test_a_rate_under_its_long_name_and_numbers_of_numpy_are_understood(checkpoint):
     recipe = recipe_of(load_case("full_lstm_cum"))
     acoustics = recipe["acoustics"]
     acoustics["sample_rate"] = np.int64(acoustics.pop("sr") + 8000)
@@ -761,7 +761,7 @@ def test_a_pipe_or_device_is_no_place_for_a_model(checkpoint, capsys):
 
 
 @posix
-def test_a_forbidden_folder(checkpoint, capsys):
+def test_a_forbidden_folder_is_told(checkpoint, capsys):
     os.mkdir("forbidden", 0o500)
     os.chmod(".", 0o755)
     root = os.geteuid() == 0
@@ -792,7 +792,7 @@ def test_an_output_that_appears_meanwhile_is_kept(checkpoint, capsys, monkeypatc
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar"]
 
 
-def test_a_full_disk(checkpoint, capsys, monkeypatch):
+def test_a_full_disk_leaves_no_file(checkpoint, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 

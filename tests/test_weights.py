@@ -160,13 +160,13 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_files_that_numpy_writes(tmp_path, save, order):
+def test_files_that_numpy_writes_are_read(tmp_path, save, order):
     parts = {name: np.asarray(value, order=order) for name, value in members(small_model()).items()}
     save(tmp_path / "m.npz", **parts)
     assert_same(load_model(tmp_path / "m.npz"), small_model())
 
 
-def test_other_byte_order(tmp_path):
+def test_files_in_another_byte_order_are_read(tmp_path):
     model = small_model()
     parts = members(model)
     np.savez(
@@ -287,7 +287,7 @@ def test_an_interrupt_of_the_cleaning_up_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m.npz"]
 
 
-def test_overwriting_and_places(tmp_path):
+def test_a_file_that_is_there_is_kept_and_a_new_one_is_as_open_as_others(tmp_path):
     path = tmp_path / "m.npz"
     save_model(small_model(), path, overwrite=False)
     before = path.read_bytes()
@@ -391,7 +391,7 @@ def test_damaged_configurations_are_refused(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
 
 
-def test_an_entry_of_another_version(tmp_path):
+def test_an_entry_of_another_version_is_named(tmp_path):
     path = with_header(tmp_path / "m.npz", config=CONFIG | {"unheard_of": 1})
     with pytest.raises(ModelError, match=r"does not know \(unheard_of\): upgrade"):
         load_model(path)
@@ -416,7 +416,7 @@ def test_a_model_is_shown_in_a_line():
     assert repr(small_model()).startswith("<npfsn.Model fullband, 0.0")
 
 
-def test_an_empty_path():
+def test_an_empty_path_is_told():
     with pytest.raises(ModelError, match="the path is empty"):
         load_model("")
 
@@ -436,7 +436,7 @@ def test_section_bounds_are_whole_numbers():
         ("fullsubnet", {"n_fft": 16384, "hop_length": 8192, "sb_num_neighbors": 8000}),
     ],
 )
-def test_more_features_than_a_frame_can_have(architecture, changes):
+def test_more_features_than_a_frame_can_have_are_refused(architecture, changes):
     """A file of kilobytes could state sizes whose streams take gigabytes."""
     config = drawn_models.small_model(architecture).config
     n_freq = changes.get("n_fft", config.n_fft) // 2 + 1
@@ -457,7 +457,7 @@ def test_more_features_than_a_frame_can_have(architecture, changes):
         dataclasses.replace(config, **changes)
 
 
-def test_a_deep_configuration(tmp_path):
+def test_a_deep_configuration_is_refused(tmp_path):
     """Python can read it a little deeper than it can print it."""
     path = tmp_path / "m.npz"
     text = str(members(small_model())["npfsn_header"])
@@ -469,7 +469,7 @@ def test_a_deep_configuration(tmp_path):
         refusal(path)
 
 
-def test_headers_that_are_none(tmp_path):
+def test_headers_that_are_none_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     tensors = dict(small_model().tensors)
     for header in (
@@ -614,7 +614,7 @@ def limited(path: Path, room: int = 8 << 20) -> str:
     return message
 
 
-def test_a_bomb_that_claims_to_be_empty(tmp_path):
+def test_a_bomb_that_claims_to_be_empty_is_refused(tmp_path):
     path = tmp_path / "m.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("npfsn_header.npy", bytes(16 << 20))
