@@ -883,6 +883,11 @@ def run_norm(
     return np.concatenate(out).reshape(x.shape)
 
 
+def by_reference(norm: Callable[..., np.ndarray], x: np.ndarray, **options: float) -> np.ndarray:
+    """Norm x [T, U, S] as the reference does, which has time last."""
+    return norm(x.astype("d").transpose(1, 2, 0), **options).transpose(2, 0, 1)
+
+
 def levelled(n_frame: int, n_unit: int, n_ctx: int) -> np.ndarray:
     """Draw features whose level differs between units, changes and pauses."""
     x = positive(n_frame, n_unit, n_ctx, seed=26)
@@ -899,8 +904,7 @@ def test_norms_equal_the_reference(name: str, n_unit: int, n_ctx: int) -> None:
     x = levelled(250, n_unit, n_ctx)
     norm = norms.Norm(name, "n", n_unit, n_ctx)
     got = run_norm(norm, x, [1] * len(x))
-    double = x.astype("d").transpose(1, 2, 0)
-    want = reference.NORMS[name](double).transpose(2, 0, 1)
+    want = by_reference(reference.NORMS[name], x)
     # Where the mean is subtracted, its rounding is one of the mean's, not of the difference.
     floor = 1e-5 if name in ("cumulative_layer_norm", "offline_gaussian_norm") else 0.0
     np.testing.assert_allclose(got, want, rtol=4e-7, atol=floor)
@@ -911,7 +915,7 @@ def test_section_norm() -> None:
     """One running mean over all units of a section."""
     x = levelled(60, 5, 7)
     norm = norms.Norm("cumulative_section_norm", "n", 5, 7)
-    want = reference.section_norm(x.astype("d").transpose(1, 2, 0)).transpose(2, 0, 1)
+    want = by_reference(reference.section_norm, x)
     np.testing.assert_allclose(run_norm(norm, x, [1] * 60), want, rtol=4e-7)
 
 
@@ -920,8 +924,7 @@ def test_norm_of_little(name: str) -> None:
     """Near and at zero it is the epsilon that counts."""
     for level in (0.0, 1e-8, 1e-5):
         x = positive(20, 3, 4, seed=28) * np.float32(level)
-        double = x.astype("d").transpose(1, 2, 0)
-        want = reference.NORMS[name](double).transpose(2, 0, 1)
+        want = by_reference(reference.NORMS[name], x)
         got = run_norm(norms.Norm(name, "n", 3, 4), x)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * max(np.abs(want).max(), 1e-30))
 
@@ -937,9 +940,8 @@ def test_norm_of_what_never_changes() -> None:
 def test_epsilon_of_improved() -> None:
     """The one network with its own epsilon everywhere."""
     x = positive(20, 1, 9, seed=29) * np.float32(1e-6)
-    double = x.astype("d").transpose(1, 2, 0)
     for name in OFFLINE:
-        want = reference.NORMS[name](double, reference.FLOAT32_EPS).transpose(2, 0, 1)
+        want = by_reference(reference.NORMS[name], x, eps=reference.FLOAT32_EPS)
         got = run_norm(norms.Norm(name, "n", 1, 9, eps=reference.FLOAT32_EPS), x)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
@@ -979,8 +981,7 @@ def test_horizon_of_forgetting_norm(horizon: float, memory: int) -> None:
     """It shortens the memory and never lengthens it."""
     x = levelled(250, 3, 5)
     got = run_norm(norms.Norm("forgetting_norm", "n", 3, 5), x, horizon=horizon)
-    double = x.astype("d").transpose(1, 2, 0)
-    want = reference.forgetting_norm(double, n_memory=memory).transpose(2, 0, 1)
+    want = by_reference(reference.forgetting_norm, x, n_memory=memory)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
