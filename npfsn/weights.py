@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import threading
@@ -491,12 +492,10 @@ class _Npy:
         except TypeError:
             raise ModelError(f"its member {name} has type {printable(descr)}") from None
         self._fortran_order = order == "True"
-        self.shape = tuple(int(n) for n in shape.replace(" ", "").split(",") if n)
+        self.shape = tuple(int(n) for n in re.findall(r"\d+", shape))
         if len(self.shape) > 8:
             raise ModelError(f"its member {name} has {len(self.shape)} dimensions")
-        size = self.dtype.itemsize
-        for extent in self.shape:
-            size *= extent
+        size = self.dtype.itemsize * math.prod(self.shape)
         if self._data_offset + size != entry.size:
             raise ModelError(
                 f"its member {name} has {entry.size - self._data_offset:,} bytes, expected "

@@ -587,6 +587,7 @@ def test_unfit_members_are_refused_with_their_reason(tmp_path):
         b"",
         data.replace(b"(8, 3)", b"(9, 3)"),
         data.replace(b"(8, 3)", b"(-8,3)"),
+        data.replace(b"(8, 3)", b"(24,\n)"),
         data.replace(b"False", b"eval("),
         data.replace(b"NUMPY\1", b"NUMPY\7"),
         data[:8] + b"\xff\xff" + data[10:],
