@@ -17,7 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -133,7 +133,6 @@ class Checkpoint:
     Attributes
     ----------
     path : Path
-    file_format : {"zip", "legacy"}
     file_size : int
         Bytes.
     sha256 : str
@@ -154,15 +153,14 @@ class Checkpoint:
     """
 
     path: Path
-    file_format: str
     file_size: int
     sha256: str
     tensors: dict[str, npt.NDArray[Any]]
     dtypes: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    network: str = ""
-    others: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    metadata: dict[str, Any]
+    network: str
+    others: list[str]
+    left_out: list[str]
 
 
 class _ChoiceError(PickleError):
@@ -362,8 +360,7 @@ class _LegacyStorages(_Storages):
         offset = self.offsets.get(storage.key)
         if offset is None:
             raise ReadError(f"its storage {printable(storage.key)} is missing")
-        whole = self.seen[storage.key]
-        out = np.empty(whole.numel * whole.itemsize, np.uint8)
+        out = np.empty(storage.numel * storage.itemsize, np.uint8)
         read_into(self.file, offset, out)
         return out
 
@@ -371,12 +368,9 @@ class _LegacyStorages(_Storages):
 def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpoint:
     """Read an open file of either format."""
     magic = read_at(file, 0, min(size, 4))
-    storages: _Storages
     if magic[:2] == b"PK":
-        file_format = "zip"
         state, storages = _read_zip(file, size)
     elif magic[:1] == b"\x80":
-        file_format = "legacy"
         state, storages = _read_legacy(file, size)
     else:
         raise ReadError(f"it {_other_kind(file, size)}")
@@ -395,7 +389,6 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
     counts = Counter(tensor.dtype for tensor in wanted.values())
     return Checkpoint(
         path=path,
-        file_format=file_format,
         file_size=size,
         sha256=_sha256(file, size),
         tensors=dict(_read_tensors(wanted, storages)),

@@ -102,7 +102,6 @@ def test_a_training_state_gives_its_network_and_its_figures(tmp_path, file_forma
     data = FORMATS[file_format](upstream(CASE.params))
     found = read(tmp_path, data)
     assert_same(found.tensors, CASE.params)
-    assert found.file_format == file_format
     assert found.metadata == {"epoch": 58, "best_score": 0.91}
     assert found.sha256 == hashlib.sha256(data).hexdigest()
     assert found.dtypes == "float32"
