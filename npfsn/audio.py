@@ -26,7 +26,7 @@ import soundfile as sf
 from . import chunks, mp3
 from .aligned import AlignedStream
 from .containers import AUDIO_SUFFIXES, BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
-from .errors import AudioError, NormError
+from .errors import AudioError
 from .intact import bytes_of, check_intact, check_single
 from .options import Precision, dry_share, whole_rate
 from .output import complete_or_absent
@@ -197,10 +197,9 @@ def _run(
     from .weights import load_model
 
     model = load_model(model)  # loaded once for all channels
-    try:
-        enhancers = [Enhancer(model, **options, on_nonfinite="zero")]
-    except NormError:
-        # The norm is offline, or unknown: `enhance` refuses the latter.
+    norm = options["norm"]
+    config = model.config if norm is None else model.config.with_norm(norm)
+    if not config.streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
             return _run_whole(source, sink, src, model, limited, progress)
@@ -211,9 +210,8 @@ def _run(
                 f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
             ) from None
 
+    enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(source.channels)]
     _check_rate(src, source.samplerate)
-    while len(enhancers) < source.channels:
-        enhancers.append(Enhancer(model, **options, on_nonfinite="zero"))
     streams = [
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
         for enhancer in enhancers

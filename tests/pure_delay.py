@@ -20,6 +20,7 @@ if __name__ in ("__main__", "__mp_main__"):
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from npfsn import weights
+from npfsn.config import BaseConfig
 
 HOP = 256
 
@@ -32,14 +33,8 @@ class Delay:
     latency_samples = 3 * HOP
     n_nonfinite = 0
 
-    def __init__(
-        self, model=None, *, norm=None, atten_lim_db=None, on_nonfinite="raise", **options
-    ):
+    def __init__(self, model=None, *, atten_lim_db=None, on_nonfinite="raise", **options):
         assert atten_lim_db is None
-        if norm == "offline_laplace_norm":
-            from npfsn.errors import NormError
-
-            raise NormError("cannot stream")
         self.on_nonfinite = on_nonfinite
         self.reset()
 
@@ -83,11 +78,13 @@ def modules():
 
 
 _load_model = weights.load_model
+# What is asked of the built-in model, apart from its weights.
+_BUILT_IN = types.SimpleNamespace(config=BaseConfig("cumulative_laplace_norm"))
 
 
 def load_model(path=None):
     """Load what is named, but do without the built-in weights."""
-    return None if path is None else _load_model(path)
+    return _BUILT_IN if path in (None, _BUILT_IN) else _load_model(path)
 
 
 if __name__ in ("__main__", "__mp_main__"):
