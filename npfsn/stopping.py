@@ -116,19 +116,10 @@ class Interrupts:
         if self.idle or again:
             raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Handle interrupts this way within the block."""
-        previous = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()
-        if not main or previous is not signal.default_int_handler:  # ignored, or a caller's
-            yield
-            return
-        signal.signal(signal.SIGINT, self._hear)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
+    def heard(self) -> contextlib.AbstractContextManager[None]:
+        """Handle interrupts this way within the block, unless they are ignored or a caller's."""
+        default = signal.default_int_handler
+        return _handled(("SIGINT",), self._hear, lambda before: before is default)
 
     @contextlib.contextmanager
     def may_cut(self) -> Iterator[None]:
