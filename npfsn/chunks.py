@@ -85,17 +85,16 @@ def end(file: BinaryIO, container: str, n_bytes: int) -> int:
         `n_bytes` if nothing follows, if the last chunk claims more than the file holds, and for all
         other containers.
     """
-    file.seek(0)
-    head = file.read(12)
     if container == "AU":
+        file.seek(0)
+        head = file.read(12)
         order: Literal["little", "big"] = "little" if head.startswith(b"dns.") else "big"
         start, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
         return n_bytes if size >= UNKNOWN_LENGTH else min(start + size, n_bytes)
-    layout = _LAYOUTS.get(container)
-    if layout is None:
+    if container not in _LAYOUTS:
         return n_bytes
-    at = layout.first
-    for chunk in _chunks(file, _turned(layout, head), n_bytes):
+    at = _LAYOUTS[container].first
+    for chunk in _chunks(file, container, n_bytes):
         at = chunk.end
     return min(at, n_bytes)
 
@@ -112,7 +111,7 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
         return []
     file.seek(0)
     head, found, room = file.read(4), dict[tuple[bytes, int], Note](), _MOST_NOTES
-    for chunk in _chunks(file, _turned(_LAYOUTS[container], head), n_bytes):
+    for chunk in _chunks(file, container, n_bytes):
         file.seek(chunk.start)
         kind = file.read(min(chunk.size, 4)) if chunk.name == b"LIST" else chunk.name
         if kind not in _NOTES[container] or chunk.start + chunk.size > n_bytes:
@@ -148,13 +147,10 @@ def append(file: BinaryIO, found: list[Note]) -> list[Note]:
     return left
 
 
-def _turned(layout: _Layout, head: bytes) -> _Layout:
-    """Return the layout for the first bytes of a file: big-endian for RIFX."""
-    return _IFF if head.startswith(b"RIFX") else layout
-
-
-def _chunks(file: BinaryIO, layout: _Layout, n_bytes: int) -> Iterator[_Chunk]:
+def _chunks(file: BinaryIO, container: str, n_bytes: int) -> Iterator[_Chunk]:
     """Yield the chunks up to the first that is damaged or none."""
+    file.seek(0)
+    layout = _IFF if file.read(4) == b"RIFX" else _LAYOUTS[container]
     at, long = layout.first, None
     head = layout.name + layout.size
     while at + head <= n_bytes:
