@@ -26,6 +26,7 @@ _LITERAL = re.compile(r"[^'\x00-\x08\n-\x1f\x7f]*")
 _LITERAL_LINES = re.compile(r"(?:[^'\x00-\x08\x0b-\x1f\x7f]|\r\n)+")
 _FOLD = re.compile(r"\\[ \t]*\r?\n[ \t\r\n]*")
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
+_CODES = {"u": re.compile(r"[0-9A-Fa-f]{4}"), "U": re.compile(r"[0-9A-Fa-f]{8}")}
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?"
     r"|\d\d:\d\d:\d\d(?:\.\d+)?",
@@ -321,12 +322,10 @@ class _Reader:
         self.expect("\\", "the characters of a text")
         kind = self.text[self.position : self.position + 1]
         self.position += 1
-        if kind in _ESCAPES and kind:
+        if kind in _ESCAPES:
             return _ESCAPES[kind]
-        size = {"u": 4, "U": 8}.get(kind)
-        digits = self.text[self.position : self.position + (size or 0)]
-        if size and re.fullmatch(r"[0-9A-Fa-f]+", digits) and len(digits) == size:
-            self.position += size
+        digits = self.skip(_CODES[kind]) if kind in _CODES else ""
+        if digits:
             code = int(digits, 16)
             if code < 0xD800 or 0xDFFF < code <= 0x10FFFF:
                 return chr(code)
