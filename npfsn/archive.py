@@ -244,14 +244,8 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
         if position + _CENTRAL.size > len(data):
             raise ReadError("its directory is damaged")
         fields = _CENTRAL.unpack_from(data, position)
-        signature, flags, method, crc, packed_size, size = (
-            fields[0],
-            fields[3],
-            fields[4],
-            *fields[7:10],
-        )
-        name_size, extra_size, comment_size, disk = fields[10:14]
-        offset = fields[16]
+        signature, _, _, flags, method, _, _, crc, packed_size, size = fields[:10]
+        name_size, extra_size, comment_size, disk, _, _, offset = fields[10:]
         name_start = position + _CENTRAL.size
         extra_start = name_start + name_size
         position = extra_start + extra_size + comment_size
@@ -275,16 +269,16 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
 
 def _widen(extra: bytes, size: int, packed_size: int, offset: int) -> tuple[int, int, int]:
     """Replace sizes that did not fit into 32 bits by those in the extra field."""
-    wide = [value == _FULL32 for value in (size, packed_size, offset)]
+    values = (size, packed_size, offset)
+    wide = [value == _FULL32 for value in values]
     if not any(wide):
-        return size, packed_size, offset
+        return values
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, position)
         position += 4
         if kind == 1 and length >= 8 * sum(wide) and position + length <= len(extra):
             found = iter(struct.unpack_from(f"<{sum(wide)}Q", extra, position))
-            values = (size, packed_size, offset)
             size, packed_size, offset = (
                 next(found) if is_wide else value
                 for is_wide, value in zip(wide, values, strict=True)
