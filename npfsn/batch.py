@@ -55,10 +55,6 @@ class _Totals:
     reports: list[tuple[Job, FileReport]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
-    @property
-    def seconds(self) -> float:
-        return sum(report.seconds for _, report in self.reports)
-
 
 class _Worker:
     """Enhances files one after the other with one model.
@@ -226,7 +222,8 @@ def _report_losses(totals: _Totals) -> None:
 
 def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
     """Sum up the run in one line."""
-    n_done, seconds = len(totals.reports), totals.seconds
+    n_done, n_failed = len(totals.reports), len(totals.failures)
+    seconds = sum(report.seconds for _, report in totals.reports)
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
     # Loading and compiling do not count towards the speed.
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
@@ -242,18 +239,14 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
         text += f"; {plan.n_skipped} skipped, already there"
     if plan.n_outputs:
         text += f"; {plan.n_outputs} left out, called like outputs of others"
-    if totals.failures:
-        text += f"; {_failed(totals)}"
+    if n_failed:
+        text += f"; {n_failed} failed: {listed([name for name, _ in totals.failures])}"
     if n_done:
         outputs = [job.dst for job, _ in totals.reports]
         folders = {str(path.parent) for path in outputs}
         where = str(outputs[0]) if n_done == 1 else listed(sorted(folders))
         text += f"; written to {where}"
     return text
-
-
-def _failed(totals: _Totals) -> str:
-    return f"{len(totals.failures)} failed: {listed([name for name, _ in totals.failures])}"
 
 
 def _files(count: int) -> str:
