@@ -375,7 +375,7 @@ def _run_workers(
                         raise NpfsnError(f"the worker processes could not start ({how})") from None
                     continue
                 if kind == "fatal":
-                    raise content[0]
+                    raise NpfsnError(*content)
                 if kind == "progress":
                     if worker.job is not None:
                         line.update(worker.job, *content)
@@ -457,7 +457,7 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
             try:
                 work = _Worker(args)
             except Exception as error:
-                pipe.send(("fatal", error if isinstance(error, NpfsnError) else _plain(error)))
+                pipe.send(("fatal", sentence(error)))
                 return
             pipe.send(("ready",))
             while True:
@@ -471,8 +471,3 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
                     pipe.send(("failed", sentence(error), origin))
                 else:
                     pipe.send(("done", report))
-
-
-def _plain(error: Exception) -> NpfsnError:
-    """Turn an exception into one that can be sent through a pipe for certain."""
-    return NpfsnError(sentence(error))
