@@ -81,7 +81,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if args.suffix and outputs.get(source, source) != source:
             plan.n_outputs += 1
             continue
-        key = os.path.normcase(os.path.abspath(dst))
+        key = os.path.join(_place(dst.parent), os.path.normcase(dst.name))
         if key in taken:
             if os.path.abspath(taken[key]) != os.path.abspath(src):
                 plan.failures.append(

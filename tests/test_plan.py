@@ -259,6 +259,21 @@ def test_two_inputs_never_share_an_output(npfsn):
     assert sf.info("out/a_enhanced.wav").frames == 1000
 
 
+@posix
+def test_outputs_that_linked_folders_make_one_are_noticed(npfsn):
+    """Both would be written, the second in the place of the first. A link itself is replaced."""
+    for name in ("in/a/x.wav", "in/b/x.wav", "out/b/y.wav"):
+        recording(name)
+    os.symlink("b", "out/a")
+    _, err = npfsn("enhance", "in", "-r", "-o", "out", "--force", code=1)
+    assert "in/b/x.wav and in/a/x.wav would both become out/b/x_enhanced.wav" in err
+    for name in "ab":
+        Path(f"{name}.wav").symlink_to("in/a/x.wav")
+        Path(f"{name}_enhanced.wav").symlink_to("out/b/y.wav")
+    out, _ = npfsn("enhance", "a.wav", "b.wav", "--force")
+    assert "2 files enhanced" in out and not Path("b_enhanced.wav").is_symlink()
+
+
 def test_a_list_that_is_no_text(npfsn):
     recording("a.wav")
     for argv in (("@a.wav",), ("--list", "a.wav")):
