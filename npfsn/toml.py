@@ -222,24 +222,21 @@ class _Reader:
         return value
 
     def number(self) -> int | float:
+        if token := self.skip(_SPECIAL):
+            return float(token)
         token = self.skip(_BASED)
-        if token:
-            if len(token) <= _MAX_DIGITS:
-                return int(token.replace("_", ""), 0)
-        else:
-            token = self.skip(_SPECIAL)
-            if token:
-                return float(token)
+        if not token:
             match = _NUMBER.match(self.text, self.position)
             if match is None:
                 raise self.fail("expected a value")
             self.position = match.end()
-            token = match.group().replace("_", "")
+            token = match.group()
             if match[1] or match[2]:
-                return float(token)
-            if len(token) <= _MAX_DIGITS:
-                return int(token)
-        raise self.fail("the number is too long")
+                return float(token.replace("_", ""))
+        digits = token.replace("_", "")
+        if len(digits) > _MAX_DIGITS:
+            raise self.fail("the number is too long")
+        return int(digits, 0)
 
     def array(self) -> list[Any]:
         items: list[Any] = []
