@@ -93,8 +93,7 @@ def profile(
         for turn in np.split(frames[n_warm:], n_step // _TURN):
             at = int(enhancer._stream.clock[1])
             plain_at = np.append(plain_at, (at + np.arange(_TURN)) % period)
-            few = turn[:_TURN]
-            plain_ms = np.append(plain_ms, time_steps(enhancer.step, few, hop))
+            plain_ms = np.append(plain_ms, time_steps(enhancer.step, turn[:_TURN]))
             with _recorded(recorder):
                 for frame in turn[_TURN:]:
                     recorder.step = len(spans)

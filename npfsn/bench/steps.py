@@ -60,7 +60,7 @@ def time_cases(
     with no_collection():
         for turn in range(rounds):
             for name, enhancer in enhancers.items():
-                new = time_steps(enhancer.step, hops[name][turn], enhancer.frame_length)
+                new = time_steps(enhancer.step, hops[name][turn])
                 times[name] = np.concatenate([times[name], new])
     return times
 
@@ -70,9 +70,9 @@ def warm_up_steps(enhancer: Enhancer) -> int:
     return _WARM_UP_STEPS + enhancer.latency_samples // enhancer.frame_length
 
 
-def time_steps(step: Callable[..., Any], frames: np.ndarray, size: int) -> np.ndarray:
+def time_steps(step: Callable[..., Any], frames: np.ndarray) -> np.ndarray:
     """Return how long each call ``step(frame, out)`` took, ms."""
-    out, now = np.zeros(size, np.float32), time.perf_counter_ns
+    out, now = np.zeros(frames.shape[1], np.float32), time.perf_counter_ns
     times = np.zeros(len(frames))
     for i, frame in enumerate(frames):
         start = now()

@@ -257,8 +257,8 @@ def _measure_alone(model: Model, quick: bool) -> dict[str, Any]:
         size = enhancer.frame_length
         noise = np.random.default_rng(0).normal(0.0, 0.1, (20 if quick else 500, size))
         frames = noise.astype(np.float32)
-        time_steps(enhancer.step, frames[:20], size)
-        times = time_steps(enhancer.step, frames, size)
+        time_steps(enhancer.step, frames[:20])
+        times = time_steps(enhancer.step, frames)
         found["steps"][precision] = summary(times, 1e3 * size / enhancer.sample_rate)
     return found
 
