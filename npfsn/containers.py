@@ -76,9 +76,8 @@ _SAMPLE_BYTES = {
 _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
 
-def container_of(suffix: str) -> str | None:
-    """Return soundfile's name of the container to write for a suffix, or None if there is none."""
-    name = suffix.lower().removeprefix(".")
+def container_of(name: str) -> str | None:
+    """Return soundfile's name of the container to write for a suffix (without dot), or None."""
     container = _ALIASES.get(name, name.upper())
     writable = container in sf.available_formats() and container not in (*_TWO_FILES, "RAW")
     return container if writable else None

@@ -212,7 +212,7 @@ def test_damaged_files_are_refused_or_read(delay, tmp_path):
 def test_recordings_one_after_the_other_are_not_cut(delay, tmp_path, name):
     """Libsndfile reads the first of them and says nothing of the others, or reads nothing."""
     x = noise(48000, 1)
-    options = {"format": container_of(name[1:])}
+    options = {"format": container_of(name[2:])}
     options["subtype"] = {"a.opus": "OPUS", "a.ogg": "VORBIS", "a.mp3": "MPEG_LAYER_III"}.get(
         name, "PCM_16"
     )
