@@ -393,7 +393,9 @@ def _unwritable(dst: Path, error: BaseException) -> AudioError:
             limit = _file_size_limit()
             if limit is not None and "System error" in reason:
                 reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
-            if shutil.disk_usage(dst.parent).free < 1 << 16:
+            if not dst.parent.exists():
+                reason = "its folder is gone"
+            elif shutil.disk_usage(dst.parent).free < 1 << 16:
                 reason = "no space left on the disk"
     return AudioError(f"cannot write {dst}: {reason}")
 

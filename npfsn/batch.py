@@ -367,6 +367,8 @@ def _run_workers(
                         message = (
                             f"its worker process was killed ({how}), perhaps for want of memory: "
                             "try fewer --workers"
+                            if code
+                            else "its worker process was terminated"  # by SIGTERM, which it heard
                         )
                         _record_failure(totals, line, worker.job, message)
                         if waiting:

@@ -2,8 +2,9 @@
 
 `python tests/pure_delay.py ARGUMENTS` is `npfsn ARGUMENTS` with this engine, also in the worker
 processes that it starts. Environment variables make it misbehave: NPFSN_TEST_PAUSE is a number of
-seconds to wait before each block, NPFSN_TEST_KILL ends the process on a block that holds 0.75,
-NPFSN_TEST_STILLBORN is a folder: each of the files in it costs a worker its life before it starts.
+seconds to wait before each block, NPFSN_TEST_KILL a signal for the process on a block that holds
+0.75, NPFSN_TEST_STILLBORN is a folder: each of the files in it costs a worker its life before it
+starts.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Delay:
         assert np.isfinite(chunk).all()
         time.sleep(float(os.environ.get("NPFSN_TEST_PAUSE", "0")))
         if "NPFSN_TEST_KILL" in os.environ and (chunk == 0.75).any():
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(os.environ["NPFSN_TEST_KILL"]))
         self._n_in += chunk.size
         self._line.append(chunk)
         return self._give(self._n_in // HOP * HOP - self._n_out)

@@ -61,7 +61,14 @@ def test_workers_report_a_bad_model_once(tmp_path):
 
 
 @posix
-def test_a_killed_worker_costs_one_file(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "was killed (signal 9), perhaps for want of memory: try fewer --workers"),
+        (signal.SIGTERM, "was terminated"),
+    ],
+)
+def test_a_killed_worker_costs_one_file(tmp_path, number, message):
     """Another one takes its place: else, all killed, the other files would never be looked at."""
     for index in range(5):
         recording(tmp_path / f"in/{index}.wav")
@@ -70,11 +77,11 @@ def test_a_killed_worker_costs_one_file(tmp_path):
     out, err = run(
         *("enhance", "in", "-o", "out", "--workers", 2),
         cwd=tmp_path,
-        env={"NPFSN_TEST_KILL": "1"},
+        env={"NPFSN_TEST_KILL": str(int(number))},
         code=1,
     )
     for index in range(2):
-        assert f"in/{index}.wav: its worker process was killed (signal 9)" in err
+        assert f"in/{index}.wav: its worker process {message}\n" in err
     assert b"3 files enhanced" in out
     # Not even what the killed ones left unfinished.
     assert [*tree(tmp_path / "out")] == [f"{index}_enhanced.wav" for index in (2, 3, 4)]

@@ -283,6 +283,15 @@ def test_a_limit_of_file_sizes_is_named(delay, tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
+@posix
+def test_a_folder_that_vanishes_is_told(delay, tmp_path):
+    """Of which soundfile says "System error", too."""
+    src, folder = write(tmp_path / "a.wav", noise(100_000)), tmp_path / "out"
+    with pytest.raises(AudioError, match="cannot write .*: its folder is gone"):
+        enhance_file(src, folder / "b.wav", progress=lambda *_: shutil.rmtree(folder, True))
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
 @pytest.mark.parametrize("failing", ["open", "write", "close", "sync"])
 def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     """The same without a disk to fill: whatever step fails, one sentence and no output."""
