@@ -56,6 +56,7 @@ from npfsn.errors import NpfsnError  # noqa: E402
 from npfsn.models import ARCHITECTURES  # noqa: E402
 from npfsn.recipe import read_recipe  # noqa: E402
 from npfsn.terminal import number  # noqa: E402
+from npfsn.warmup import warm_up  # noqa: E402
 from npfsn.weights import Model, load_model, save_model  # noqa: E402
 
 TIME_LIMIT = 5.0
@@ -473,7 +474,11 @@ def read_report(path: Path, cases: range, status: int) -> tuple[Counter[str], li
 
 
 def whole_files(reader: str) -> dict[str, bytes]:
-    """Return the intact files of a reader, each read once so that all is compiled and imported."""
+    """Return the intact files of a reader, each read once so that all is compiled and imported.
+
+    All kernels are, as damage may turn a model into one that needs others.
+    """
+    warm_up()
     files = READERS[reader][0]()
     for name in files:
         with tempfile.TemporaryDirectory() as folder:
