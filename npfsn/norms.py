@@ -80,6 +80,8 @@ _KERNELS = {
     "cumulative_section_norm": "cumulative_laplace",
     "cumulative_layer_norm": "cumulative_layer",
     "forgetting_norm": "forgetting",
+    "offline_laplace_norm": "offline",
+    "offline_gaussian_norm": "offline",
 }
 
 
@@ -96,20 +98,20 @@ class BoundNorm:
     Attributes
     ----------
     norm : Norm
-    state : list of float64 array
-        Its own entries of the state, in the order of `Norm.fields`.
+    state : dict of str to float64 array
+        Its own entries of the state, without its key: count, total, ...
     table : array of `features.NORM`, shape (1,)
         How kernels see it.
     """
 
     def __init__(self, norm: Norm, state: State) -> None:
         self.norm = norm
-        self.state = [state[name] for name in norm.fields()]
+        self.state = {name.removeprefix(f"{norm.key}."): state[name] for name in norm.fields()}
         self.table = np.zeros(1, features.NORM)
         self.table["eps"] = norm.eps
         self.set_horizon(math.inf)
-        for i, array in enumerate(self.state):
-            self.table["state"][0, i] = array_record(array, np.float64)
+        for name, array in self.state.items():
+            self.table[name] = array_record(array, np.float64)
         self.unfit()
 
     def set_horizon(self, frames: float) -> None:
@@ -124,13 +126,18 @@ class BoundNorm:
         """Whether the norm can be applied: a causal one always can."""
         return bool(self.table["fitted"][0])
 
+    @property
+    def has_counted(self) -> bool:
+        """Whether an offline norm has taken moments of anything."""
+        return bool(self.state["moments"][0] > 0)
+
     def unfit(self) -> None:
         """Make an offline norm take moments again."""
         self.table["fitted"] = not self.norm.offline
 
     def fit(self) -> None:
         """Compute the shift and the scale of an offline norm from its moments."""
-        n, total, square = (float(value) for value in self.state[0])
+        n, total, square = (float(value) for value in self.state["moments"])
         mean = total / n
         if self.norm.name == "offline_laplace_norm":
             shift, scale = 0.0, mean + self.norm.eps
@@ -144,5 +151,5 @@ class BoundNorm:
         """Add the norm to a program, for every frame or every block of `every` frames."""
         shape = (-1, self.norm.units, self.norm.size)
         arguments = x.reshape(shape), self.table, out.reshape(shape)
-        kernel = _KERNELS.get(self.norm.name, "offline")
+        kernel = _KERNELS[self.norm.name]
         program.add(kernel, *arguments, stage="norms", every=every, owner=self)

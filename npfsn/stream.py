@@ -159,7 +159,7 @@ class Stream:
         """Fit the offline norms that have counted any values."""
         for bound in (self._one, self.bind_blocks()):
             for norm in bound.network_pass.norms:
-                if not norm.fitted and norm.state[0][0] > 0:
+                if not norm.fitted and norm.has_counted:
                     norm.fit()
         self.fitted = self._one.network_pass.fitted
 

@@ -26,7 +26,7 @@ MEMORY = 192
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
 
-#: A norm: its parameters, and the places of its state.
+#: A norm: its parameters and its state.
 NORM = np.dtype(
     [
         ("fitted", np.int64),  # 0: an offline norm that still takes moments
@@ -34,9 +34,12 @@ NORM = np.dtype(
         ("eps", np.float64),
         ("shift", np.float32),  # shift and scale: of a fitted offline norm
         ("scale", np.float32),
-        # In the order of the state: count f64[1], total f64[U] and square f64[U]; count and mu
-        # f64[1]; moments f64[3].
-        ("state", ARRAY, (3,)),
+        # The state, under the names that `Norm.fields` gives it: no norm has all of it.
+        ("count", ARRAY),  # f64[1]
+        ("total", ARRAY),  # f64[U]
+        ("square", ARRAY),  # f64[U]
+        ("mu", ARRAY),  # f64[1]
+        ("moments", ARRAY),  # f64[3]
     ]
 )
 

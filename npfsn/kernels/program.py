@@ -116,25 +116,24 @@ def _power(at, n, frame, n_frame, x, n_x, out, n_out):
 def _cumulative_laplace(at, n, frame, n_frame, x, n_x, out, n_out):
     a = record(at, OPERATION).arrays
     norm = record(a[1].address, NORM)
-    features.cumulative_laplace(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
-                                f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
+    features.cumulative_laplace(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.count),
+                                f64_1d(norm.total), f32_3d(a[2]))  # fmt: skip
 
 
 @kernel
 def _cumulative_layer(at, n, frame, n_frame, x, n_x, out, n_out):
     a = record(at, OPERATION).arrays
     norm = record(a[1].address, NORM)
-    features.cumulative_layer(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.state[0]),
-                              f64_1d(norm.state[1]), f64_1d(norm.state[2]),
-                              f32_3d(a[2]))  # fmt: skip
+    features.cumulative_layer(f32_3d(a[0])[:n], norm.horizon, f64_1d(norm.count),
+                              f64_1d(norm.total), f64_1d(norm.square), f32_3d(a[2]))  # fmt: skip
 
 
 @kernel
 def _forgetting(at, n, frame, n_frame, x, n_x, out, n_out):
     a = record(at, OPERATION).arrays
     norm = record(a[1].address, NORM)
-    features.forgetting(f32_3d(a[0])[:n], norm.eps, norm.horizon, f64_1d(norm.state[0]),
-                        f64_1d(norm.state[1]), f32_3d(a[2]))  # fmt: skip
+    features.forgetting(f32_3d(a[0])[:n], norm.eps, norm.horizon, f64_1d(norm.count),
+                        f64_1d(norm.mu), f32_3d(a[2]))  # fmt: skip
 
 
 @kernel
@@ -148,7 +147,7 @@ def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
         features.scale_fixed(values, norm.shift, norm.scale, f32_3d(op.arrays[2]))
     else:
         op.skip = op.otherwise
-        features.count_moments(values, f64_1d(norm.state[0]))
+        features.count_moments(values, f64_1d(norm.moments))
 
 
 @kernel
