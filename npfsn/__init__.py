@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StreamEndedError,
     )
     from .live_stream import LiveStream
+    from .options import OnNonfinite, Precision
     from .report import FileReport
     from .weights import Model, load_model, save_model
     from .whole import enhance
@@ -39,6 +40,8 @@ __all__ = [
     "ModelError",
     "NormError",
     "NpfsnError",
+    "OnNonfinite",
+    "Precision",
     "RecipeError",
     "StateError",
     "StreamEndedError",
@@ -54,6 +57,8 @@ _HOMES = {
     "FileReport": "report",
     "LiveStream": "live_stream",
     "Model": "weights",
+    "OnNonfinite": "options",
+    "Precision": "options",
     "enhance": "whole",
     "enhance_file": "audio",
     "load_model": "weights",

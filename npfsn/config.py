@@ -360,6 +360,11 @@ class BaseConfig:
         return 1
 
     @property
+    def norms(self) -> str:
+        """The norms that it runs with, in words."""
+        return self.norm_type
+
+    @property
     def obstacle(self) -> str | None:
         """The norm that needs the whole signal, in words; None if the model streams."""
         return None if self.norm_type in CAUSAL_NORMS else f"norm ({self.norm_type})"

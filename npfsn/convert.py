@@ -1,6 +1,6 @@
 """`npfsn-convert`: convert a torch checkpoint and its recipe to one `.npz` model file.
 
-A model file can be converted, too: to another precision.
+A model file can be converted, too: to another precision, or to run with another norm.
 
 The architecture and all sizes are read from the tensors. What tensors cannot tell (look-ahead,
 shrink factor, how features split into neighbours, activations, acoustics) comes from the recipe,
@@ -40,6 +40,7 @@ from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
 from .stopping import Stopped, ended, stoppable
 from .terminal import (
     latency,
+    norm_in_words,
     open_standard_streams,
     print_error,
     print_report,
@@ -66,22 +67,24 @@ def convert(
     *,
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     norm: str | None = None,
-    precision: Literal["float32", "float16", "int8"] = "float32",
+    precision: Literal["float32", "float16", "int8"] | None = None,
     network: str | None = None,
 ) -> Model:
-    """Convert a torch checkpoint to a model, without torch; or a model file to another precision.
+    """Convert a torch checkpoint to a model, without torch; or a model file to another.
 
     Parameters
     ----------
     checkpoint_path : path-like
         A file that `torch.save` wrote: a training state or a state dict. Or a model file, `.npz`,
-        which holds all but the precision.
+        which needs neither recipe nor network.
     recipe : path-like or mapping, optional
         The train.toml that the model was trained with, as a path or as a parsed mapping.
     norm : str, optional
-        The norm that the model was trained with; required without a recipe.
-    precision : {"float32", "float16", "int8"}
-        Type in which the weights are stored. This does not change the precision of computation.
+        The norm that the model was trained with; required without a recipe. For a model file, one
+        that takes the place of its norm from now on, at some cost in quality.
+    precision : {"float32", "float16", "int8"}, optional
+        Type in which the weights are stored; float32 if not given, or as in the model file. This
+        does not change the precision of computation.
     network : str, optional
         Which network to convert if the checkpoint holds several: a name that the error lists.
 
@@ -161,19 +164,20 @@ def _convert(
     *,
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None,
     norm: str | None,
-    precision: str,
+    precision: str | None,
     network: str | None,
 ) -> _Converted:
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
     if Path(checkpoint_path).suffix.lower() == ".npz":
-        for option, value in (("recipe", recipe), ("norm", norm), ("network", network)):
+        for option, value in (("recipe", recipe), ("network", network)):
             if value is not None:
                 raise ModelError(
-                    f"{checkpoint_path} is a model file, which holds all but the precision: leave "
-                    f"the {option} out, or give the checkpoint"
+                    f"{checkpoint_path} is a model file, which holds what the {option} tells: "
+                    "leave that out, or give the checkpoint"
                 )
-        return _convert_model(Path(checkpoint_path), precision)
+        return _convert_model(Path(checkpoint_path), norm, precision)
+    precision = precision or "float32"
     read = None if recipe is None else read_recipe(recipe)
     checkpoint = read_checkpoint(checkpoint_path, network)
     norm, norm_origin = _find_norm(read, norm)
@@ -206,16 +210,26 @@ def _convert(
     return _Converted(model, _report(model, origins), list(_misspelt(origins)))
 
 
-def _convert_model(path: Path, precision: str) -> _Converted:
-    """Convert a model file to another precision."""
+def _convert_model(path: Path, norm: str | None, precision: str | None) -> _Converted:
+    """Convert a model file to another norm or precision."""
     model = load_model(path)
+    source = model.info["source"]
+    config = model.config if norm is None else model.config.with_norm(norm)
+    if config != model.config:
+        source = {"norm": model.config.norms, **source}  # the first stays: it was trained with that
+    precision = precision or model.info["precision"]
     try:
         tensors = _cast_all(model.config, model.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {path.name}: {error}") from None
-    info = {**model.info, "precision": precision, "converter": f"npfsn {__version__}"}
-    model = Model(model.architecture, model.config, tensors, info)
-    return _Converted(model, _summary(model, model.norm), [])
+    info = {
+        "format": FORMAT,
+        "precision": precision,
+        "converter": f"npfsn {__version__}",
+        "source": source,
+    }
+    model = Model(model.architecture, config, tensors, info)
+    return _Converted(model, _summary(model, norm_in_words(config, source)), [])
 
 
 def _build_config(
@@ -317,6 +331,8 @@ examples:
       computation stays in float32
   npfsn-convert best_model.npz --precision float16 -o smaller.npz
       the same from a model file, which needs no recipe
+  npfsn-convert best_model.npz --norm cumulative_laplace_norm -o live.npz
+      a model that was trained with an offline norm is to stream, at some cost in quality
   npfsn-convert best_model.tar -C train.toml --precision int8 --force
       a quarter; to compute in eight bits, too, say so where it runs: --precision int8
 
@@ -334,8 +350,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npfsn-convert",
         description="Convert a PyTorch checkpoint of the FullSubNet family to a model file for "
-        "npfsn, or a model file to another precision. PyTorch is not needed, and nothing in the "
-        "checkpoint is run.",
+        "npfsn, or a model file to another precision or norm. PyTorch is not needed, and nothing "
+        "in the checkpoint is run.",
         epilog=_EXAMPLES.format(causal=", ".join(CAUSAL_NORMS), offline=", ".join(OFFLINE_NORMS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -354,10 +370,15 @@ def _parser() -> argparse.ArgumentParser:
         help="recipe the checkpoint was trained with",
     )
     parser.add_argument(
-        "--norm", metavar="NAME", help="norm it was trained with, where there is no recipe"
+        "--norm",
+        metavar="NAME",
+        help="norm it was trained with, where there is no recipe; of a model file, the norm it is "
+        "to run with instead",
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="of the file (default: float32)"
+        "--precision",
+        choices=PRECISIONS,
+        help="of the file (default: float32, or as in the model file)",
     )
     parser.add_argument(
         "--network", metavar="NAME", help="which one, where the checkpoint holds several"

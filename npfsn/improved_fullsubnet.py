@@ -144,6 +144,11 @@ class Config(BaseConfig):
         return (0, *self.freq_cutoffs, self.n_freq - 1)
 
     @property
+    def norms(self) -> str:
+        """As in `BaseConfig`."""
+        return f"{self.norm_type}, sections {self.section_norm}"
+
+    @property
     def obstacle(self) -> str | None:
         """The norm that needs the whole signal, in words: the full band's or that of the sections.
 

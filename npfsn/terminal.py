@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from .config import CAUSAL_NORMS, BaseConfig, check_norm
@@ -38,6 +38,19 @@ def streaming(config: BaseConfig) -> str:
         return "yes"
     norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
     return f"no: its {config.obstacle} needs the whole signal; with `--norm {norm}` it streams"
+
+
+def norm_in_words(config: BaseConfig, source: Mapping[str, Any]) -> str:
+    """Return a model's norm, and the one it was trained with where `source` tells of another."""
+    trained = source.get("norm", config.norms)
+    return config.norms + ("" if trained == config.norms else f" (trained with {trained})")
+
+
+def starts(config: BaseConfig) -> str:
+    """Say when the network starts."""
+    if not config.start_at_sound:
+        return "with the first sample"
+    return "at the first sound" + ("" if config.streams else ", once a causal norm is chosen")
 
 
 def latency(config: BaseConfig) -> str:

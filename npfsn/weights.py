@@ -84,7 +84,8 @@ class Model:
         Named as in the checkpoint; float32 or float16, C-contiguous, read-only. Matrices of int8
         files are dequantised to float32.
     info : mapping of str to object
-        Where the model comes from: `source` (name, sha256), `converter`, `precision`, `format`.
+        Where the model comes from: `source` (name and sha256 of the checkpoint; norm, if it was
+        trained with another one than its configuration's), `converter`, `precision`, `format`.
         Must be serialisable as JSON.
 
     Raises
@@ -151,7 +152,7 @@ class Model:
 
     @property
     def norm(self) -> str:
-        """Name of the norm it was trained with."""
+        """Name of the norm it runs with if none is chosen: mostly the one it was trained with."""
         return str(self.config.norm_type)
 
     @property

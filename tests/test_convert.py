@@ -21,7 +21,7 @@ from drawn_models import small_model
 from golden_cases import ALL_CASES, Case, load_case
 from needs import full_device, posix
 
-from npfsn import fullsubnet, improved_fullsubnet
+from npfsn import cli, fullsubnet, improved_fullsubnet
 from npfsn.checkpoint import read_checkpoint
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS, Sequence
 from npfsn.convert import convert, main
@@ -714,21 +714,57 @@ def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, 
         report = capsys.readouterr().out
         assert f"norm:          {load_model('again.npz').norm}\n" in report
         assert re.search(rf"written: +again\.npz: [\d.]+ MB, {precision}\n", report)
-    widened = convert("float16.npz")
+    widened = convert("float16.npz", precision="float32")
     assert widened.info["precision"] == "float32"
     assert widened.info["source"] == load_model("float32.npz").info["source"]
     for name, tensor in load_model("float16.npz").tensors.items():
         np.testing.assert_array_equal(widened.tensors[name], tensor.astype("f"), strict=True)
 
 
-@pytest.mark.parametrize("option", ["recipe", "norm", "network"])
-def test_a_model_file_takes_nothing_but_a_precision(checkpoint, recipe, option, capsys):
+@pytest.mark.parametrize(("option", "flag"), [("recipe", "-C"), ("network", "--network")])
+def test_a_model_file_needs_neither_recipe_nor_network(checkpoint, recipe, option, flag, capsys):
     assert main([str(checkpoint), "-C", str(recipe), "-q"]) == 0
-    with pytest.raises(ModelError, match=f"is a model file.* leave the {option} out"):
+    with pytest.raises(ModelError, match=f"is a model file, which holds what the {option} tells"):
         convert("best_model.npz", **{option: str(recipe)})
-    flag = {"recipe": "-C"}.get(option, f"--{option}")
     assert main(["best_model.npz", flag, str(recipe), "-o", "other.npz"]) == 1
-    assert f"leave the {option} out" in capsys.readouterr().err
+    assert f"what the {option} tells: leave that out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_model_file_keeps_its_precision(checkpoint, recipe, precision):
+    assert main([str(checkpoint), "-C", str(recipe), "-q", "--precision", precision]) == 0
+    before = Path("best_model.npz").read_bytes()
+    save_model(convert("best_model.npz"), "again.npz")
+    assert Path("again.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["full_lstm_offline", "improved_48k"])
+def test_a_norm_chosen_for_a_model_file_is_told_with_the_one_it_was_trained_with(
+    tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    case = load_case(name)
+    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
+    trained = convert("x.tar", recipe=recipe_of(case))
+    assert not trained.config.streams
+    save_model(trained, "x.npz")
+    assert main(["x.npz", "--norm", NORM, "-o", "live.npz"]) == 0
+    words = f"{NORM}.* \\(trained with {trained.config.norms}\\)\n"
+    assert re.search(f"norm: +{words}", capsys.readouterr().out)
+    model = load_model("live.npz")
+    assert model.config == trained.config.with_norm(NORM) and model.config.streams
+    assert cli.main(["info", "live.npz"]) == 0
+    assert re.search(f"norm +{words}", capsys.readouterr().out)
+    for key, tensor in trained.tensors.items():
+        np.testing.assert_array_equal(model.tensors[key], tensor, strict=True)
+    # Another choice, and back again.
+    assert main(["live.npz", "--norm", "forgetting_norm", "-o", "b.npz"]) == 0
+    assert f"(trained with {trained.config.norms})\n" in capsys.readouterr().out
+    assert main(["b.npz", "--norm", trained.norm, "-o", "c.npz"]) == 0
+    assert "trained with" not in capsys.readouterr().out
+    assert load_model("c.npz").config == trained.config
+    assert main(["x.npz", "--norm", "laplace", "-o", "d.npz"]) == 2
+    assert "unknown norm" in capsys.readouterr().err and not Path("d.npz").exists()
 
 
 def test_a_model_file_that_cannot_be_converted_is_named(checkpoint, recipe, capsys):

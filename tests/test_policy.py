@@ -391,8 +391,9 @@ def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_there_are_examples() -> None:
-    """Of all that is public, but for exceptions, and of what README names besides."""
-    public = {name: getattr(npfsn, name) for name in npfsn.__all__}
+    """Of all that is public, but for exceptions and types, and of what README names besides."""
+    types = ("OnNonfinite", "Precision")
+    public = {name: getattr(npfsn, name) for name in npfsn.__all__ if name not in types}
     public["convert"] = importlib.import_module("npfsn.convert").convert
     for name, value in public.items():
         if not isinstance(value, str) and not (
