@@ -331,6 +331,8 @@ class BaseConfig:
     #: Tensors only show the sum of both kinds of neighbours. This kind is 0 unless a recipe sets
     #: it.
     optional_neighbors: ClassVar[str | None] = None
+    #: Fields that the published code does not have, with the values that change nothing.
+    unpublished: ClassVar[Mapping[str, Any]] = {"start_at_sound": False}
 
     def __post_init__(self) -> None:
         """Refuse acoustics that the overlap-add cannot invert."""
@@ -402,6 +404,10 @@ class BaseConfig:
     def with_norm(self, norm: str) -> BaseConfig:
         """Return a copy that runs with another norm."""
         return dataclasses.replace(self, norm_type=check_norm(norm))
+
+    def as_published(self) -> BaseConfig:
+        """Return a copy that runs the published arithmetic and nothing else."""
+        return dataclasses.replace(self, **self.unpublished)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the network needs, under the checkpoint's own names."""

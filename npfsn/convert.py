@@ -517,9 +517,8 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"from tensors": [], "from recipe": [], "from defaults": []}
     config = model.config
     for field in dataclasses.fields(config):
-        # The norm has a line of its own; `ours` are shown only if the recipe sets them.
-        ours = field.name in ("start_at_sound", "quiet_level")
-        if field.name == "norm_type" or (ours and field.name not in said):
+        # The norm has a line of its own. What was never published is shown if the recipe sets it.
+        if field.name == "norm_type" or field.name in config.unpublished.keys() - said.keys():
             continue
         value = getattr(config, field.name)
         if field.name in config.fields_from_shapes:

@@ -69,6 +69,7 @@ class Config(BaseConfig):
     fields_from_shapes = frozenset({"n_fft", "num_mels", "encoder", "bottleneck", "decoder"})
     activations = {"encoder": None, "bottleneck": None}
     optional_neighbors = "encoder_output_num_neighbors"
+    unpublished = {**BaseConfig.unpublished, "quiet_level": 0.0}
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""

@@ -31,6 +31,7 @@ from npfsn import Enhancer, weights
 from npfsn.archive import _widen
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
+from npfsn.models import ARCHITECTURES
 from npfsn.weights import MAX_RATIO, Model, load_model, save_model
 
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
@@ -800,6 +801,19 @@ def test_a_model_keeps_its_own_info():
     model = dataclasses.replace(small_model(), info={"source": source})
     source["name"] = "b.tar"
     assert model.info["source"] == {"name": "a.tar"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_configuration_as_published_has_the_defaults_of_what_was_not(architecture):
+    config = drawn_models.small_model(architecture, start_at_sound=True).config
+    if architecture == "fast_fullsubnet":
+        config = dataclasses.replace(config, quiet_level=0.1)
+    published = config.as_published()
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    assert published != config and published.start_at_sound is False
+    for name, value in dataclasses.asdict(published).items():
+        unpublished = name in ("start_at_sound", "quiet_level")
+        assert value == (defaults[name] if unpublished else dataclasses.asdict(config)[name])
 
 
 @pytest.mark.parametrize("level", [-1.0, float("nan"), float("inf"), True, "0.1", None])

@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -454,11 +454,8 @@ def main(argv: list[str] | None = None) -> int:
             model = npfsn.load_model(args.model)
         except npfsn.NpfsnError as error:
             parser.exit(1, f"{error}\n")
-        # As published: the reference has no such options.
-        ours = {"start_at_sound": False, "quiet_level": 0.0}
-        known = {item.name for item in fields(model.config)}
-        config = replace(model.config, **{name: ours[name] for name in ours.keys() & known})
-        model = npfsn.Model(model.architecture, config, model.tensors)
+        # The reference is the published arithmetic.
+        model = replace(model, config=model.config.as_published())
     else:
         model = drawn_models.small_model("fast_fullsubnet")
     try:
