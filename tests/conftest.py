@@ -17,15 +17,13 @@ from pure_delay import load_model, modules
 
 import npfsn
 from npfsn import cli, weights
+from npfsn.bench.machine import SIMD
 from npfsn.jit import host_features
 
 # The same examples every time: a failure on one machine can be looked at on another. The first
 # example may compile a kernel, so there is no deadline.
 hypothesis.settings.register_profile("npfsn", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("npfsn")
-
-# The features that kernels are chosen by.
-_SHOWN = ("avx2", "fma", "avx512f", "avx512vnni", "amx-int8", "neon", "dotprod", "i8mm")
 
 # Whoever starts the tests in the background ignores SIGINT for them and all their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -34,7 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_report_header() -> list[str]:
     """Say what is being tested, and on what."""
-    features = [name for name in _SHOWN if name in host_features()]
+    features = [name for name in SIMD if name in host_features()]
     return [
         f"npfsn {npfsn.__version__} from {npfsn.__path__[0]}",
         f"numba {numba.__version__}, llvmlite {llvmlite.__version__}, numpy {np.__version__}, "

@@ -19,7 +19,7 @@ from ..jit import host_features
 from ..kernels.amx import HAS_TILES
 
 # CPU features that matter when figures are compared between machines.
-_SIMD = (
+SIMD = (
     "avx2", "fma", "avx512f", "avx512vnni", "avxvnni", "amx-int8", "neon", "dotprod",
 )  # fmt: skip
 
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
-        "simd": [name for name in _SIMD if name in host_features() and _in_use(name)],
+        "simd": [name for name in SIMD if name in host_features() and _in_use(name)],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": 1,
