@@ -166,6 +166,46 @@ def test_recordings_held_out_are_left_as_they_are(work: Path) -> None:
         assert as_recorded == held_out(clip)
 
 
+def test_damaged_recordings_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of them must not stop hours of work."""
+    audio = voice(np.random.default_rng(1), 3.0)
+    soundfile.write(tmp_path / "whole.flac", audio, SAMPLE_RATE)
+    whole = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "garbage.flac").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "nan.wav", np.full_like(audio, np.nan), SAMPLE_RATE, "FLOAT")
+    assert [clip.talker for _, clip in recordings(tmp_path)] == ["whole"]
+    *lines, last = capsys.readouterr().err.splitlines()
+    for line, name in zip(lines, ("cut.flac", "empty.wav", "garbage.flac", "nan.wav"), strict=True):
+        assert line.startswith(f"left out: {tmp_path / name}: ")
+    assert last == f"left out under {tmp_path}: 4 recordings"
+    assert {clip.source for _, clip in noise.recorded(tmp_path)} == {f"folder-{tmp_path.name}"}
+
+
+def test_folders_of_damaged_recordings_are_refused_before_any_work(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "sound/garbage.flac").write_bytes(b"no audio")
+    for option in ("--speech", "--noise"):
+        with pytest.raises(SystemExit):
+            main(["--work", str(tmp_path / "work"), option, str(tmp_path / "sound")])
+        assert "there are no recordings under" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+    # A header alone may be whole.
+    soundfile.write(tmp_path / "sound/nan.wav", np.full(9, np.nan), SAMPLE_RATE, "FLOAT")
+    pools, sound = tmp_path / "pools", [tmp_path / "sound"]
+    with pytest.raises(ValueError, match="no clips for .*real.npy: nothing .* can be used"):
+        build_pools(pools, sound, [], 3, 0, 30, 2)
+    with pytest.raises(ValueError, match="no recording of --noise can be used"):
+        build_pools(pools, [work / "speech"], sound, 3, 0, 30, 2)
+    with pytest.raises(ValueError, match="no recording of --noise can be used"):
+        validation.build(work / "pools", tmp_path / "pairs", sound)
+
+
 def test_nothing_below_speech_is_in_a_target() -> None:
     t = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
     low, high = (np.sin(2 * np.pi * f * t).astype(np.float32) for f in (10, 80))

@@ -18,7 +18,7 @@ from npfsn.terminal import number
 
 from .mix import build_pools
 from .model import ModelArgs
-from .speech import audio_files
+from .speech import audio_files, opens
 from .train import TrainConfig, train
 
 _count = number(int, 1, 1 << 31, "a whole number from 1 up")
@@ -96,8 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = parser()
     options = vars(command.parse_args(arguments))
     for folder in options["speech"] + options["noise"]:
-        if not audio_files(folder):
-            command.error(f"there are no recordings under {folder}")
+        if not any(map(opens, audio_files(folder))):
+            command.error(f"there are no recordings under {folder} that can be opened")
     work, seed = options["work"], options["seed"]
     seconds = [options.pop(f"{what}_seconds") for what in ("synthetic", "noise")]
     try:

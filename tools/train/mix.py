@@ -358,7 +358,9 @@ def build_pools(
         Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
     if not noises.with_suffix(".json").exists():
         begin(noises)
-        recorded = (row for path in noise_folders for row in noise.recorded(path, until=TRAINED_ON))
+        recorded = [row for path in noise_folders for row in noise.recorded(path, until=TRAINED_ON)]
+        if noise_folders and not recorded:
+            raise ValueError(f"no recording of --noise can be used for {noises}")
         rows = [*noise.made(noise_seconds, seed), *recorded]
         talkers = training_voices(real if real.exists() else voices)
         rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 from .pool import SAMPLE_RATE, Clip, Pool, in_processes
-from .speech import audio_files, read_audio
+from .speech import read_folder
 
 Rng = np.random.Generator
 Family = Callable[[Rng, int], np.ndarray]
@@ -522,8 +522,7 @@ def recorded(
 ) -> Iterator[tuple[np.ndarray, Clip]]:
     """Cut the recordings of a folder into clips; ``until`` < 1 keeps each file's end back."""
     samples = int(clip_seconds * SAMPLE_RATE)
-    for path in audio_files(folder):
-        audio = read_audio(path)
+    for _, audio in read_folder(folder):
         audio = audio[: int(len(audio) * until)]
         if len(audio) < SAMPLE_RATE // 2:
             continue

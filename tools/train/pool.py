@@ -101,7 +101,7 @@ class Pool:
             placed.append(replace(clip, start=at, stop=at + len(part)))
             at += len(part)
         if not parts:
-            raise ValueError(f"no clips for {path}")
+            raise ValueError(f"no clips for {path}: nothing that it is made of can be used")
         np.save(path, np.concatenate(parts))
         write_list(path.with_suffix(".json"), placed)
         return Pool.load(path)

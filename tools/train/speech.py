@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -101,14 +102,41 @@ def audio_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
+def opens(path: Path) -> bool:
+    """Whether a file begins like a recording."""
+    try:
+        soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return False
+    return True
+
+
+def read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read the recordings under a folder; damaged ones are named and left out."""
+    left_out = 0
+    for path in audio_files(folder):
+        try:
+            audio = read_audio(path)
+            problem = "" if np.isfinite(audio).all() else "it contains NaN or infinity"
+        except soundfile.LibsndfileError as error:
+            problem = error.error_string
+        if not problem:
+            yield path, audio
+            continue
+        left_out += 1
+        print(f"left out: {path}: {problem}", file=sys.stderr, flush=True)
+    if left_out > 1:
+        print(f"left out under {folder}: {left_out} recordings", file=sys.stderr, flush=True)
+
+
 def recordings(folder: Path) -> Iterator[tuple[np.ndarray, Clip]]:
-    """Read every recording under a folder.
+    """Read every recording under a folder that is not damaged.
 
     The talker is the first number of a LibriSpeech name, else the file itself. Steady noise is
     reduced in what is used for training.
     """
-    for path in audio_files(folder):
-        audio = trim(read_audio(path))
+    for path, audio in read_folder(folder):
+        audio = trim(audio)
         if len(audio) < SAMPLE_RATE // 3:
             continue
         match = LIBRISPEECH.match(path.stem)

@@ -18,7 +18,7 @@ from . import instruments, noise
 from .mix import TRAINED_ON, faded, limit, reverberate, training_voices, unit_speech, vary
 from .pool import SAMPLE_RATE, Pool
 from .rooms import Rooms
-from .speech import audio_files, read_audio
+from .speech import read_folder
 
 NOISES = ("dishes", "babble", "guitar", "street", "white", "pink")
 SNRS = (0, 5, 10, 15)
@@ -45,13 +45,15 @@ def build(
     Raises
     ------
     ValueError
-        No talker is held out.
+        No talker is held out, or no recording of noise can be used.
     """
     name = "real.npy" if (pools / "real.json").exists() else "synthetic.npy"
     pool = training_voices(pools / name, validation=True)
     rooms = Rooms.make(40, seed)
-    ends = [read_audio(path) for folder in noise_folders for path in audio_files(folder)]
+    ends = [audio for folder in noise_folders for _, audio in read_folder(folder)]
     ends = [audio[int(TRAINED_ON * len(audio)) :] for audio in ends]
+    if noise_folders and not ends:
+        raise ValueError("no recording of --noise can be used")
     sources = sorted({clip.source for clip in pool.clips})
     if not sources:
         raise ValueError(f"no talker is held out under {pools}: one in sixteen is, by name")
