@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ from tools.train.model import (
     mel_filterbank,
     stft,
 )
-from tools.train.pool import SAMPLE_RATE, Pool, in_processes
+from tools.train.pool import SAMPLE_RATE, Clip, Pool, in_processes
 from tools.train.rooms import Rooms
 from tools.train.speech import (
     audio_files,
@@ -335,6 +337,29 @@ def test_pools_survive_their_journey_as_ogg(work: Path, tmp_path: Path) -> None:
     build_pools(tmp_path / "pools", [], [], 3, 0, 30, 2)
     sources = {clip.source for clip in Pool.load(tmp_path / "pools/noise.npy").clips}
     assert {"folder-kitchen", "white"} <= sources
+
+
+def test_a_list_of_clips_is_complete_or_absent(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its list a pool counts as complete."""
+    rows = [(np.zeros(9, np.float32), Clip(0, 0, "tap"))]
+
+    def full_disk(path: Path, text: str) -> None:
+        path.write_bytes(text[:9].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full_disk)
+        with pytest.raises(OSError, match=r"noise\.npy cannot be written: .*No space left"):
+            Pool.write(tmp_path / "noise.npy", rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["noise.npy"]
+    Pool.write(tmp_path / "noise.npy", rows)
+    for damage in ("", "[null]", '[{"start": 0}]'):
+        (tmp_path / "noise.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"noise\.json is no list of clips: delete it"):
+            build_pools(tmp_path, [work / "speech"], [], 3, 0, 30, 2)
+    assert not (tmp_path / "real.npy").exists()
 
 
 def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:

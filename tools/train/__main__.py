@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
             work / "pools", options.pop("speech"), options.pop("noise"), seed, *seconds,
             options.pop("rooms"),
         )  # fmt: skip
-    except ValueError as error:  # there is no speech
+    except (OSError, ValueError) as error:  # such as no speech, or a full disk
         raise SystemExit(f"tools.train: {error}") from None
     args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
     names = ("work", "minutes", "ranks", "start_from", "device", "validate_every")

@@ -346,6 +346,9 @@ def build_pools(
     real, voices = folder / "real.npy", folder / "synthetic.npy"
     noises, responses = folder / "noise.npy", folder / "rooms.npy"
     carried = folder / "carried.npy"
+    for kept in (real, voices, noises):
+        if kept.with_suffix(".json").exists():
+            Pool.load(kept)  # a damaged list is told before any work
     if speech_folders and not real.with_suffix(".json").exists():
         begin(real)
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
@@ -362,7 +365,7 @@ def build_pools(
         if noise_folders and not recorded:
             raise ValueError(f"no recording of --noise can be used for {noises}")
         rows = [*noise.made(noise_seconds, seed), *recorded]
-        talkers = training_voices(real if real.exists() else voices)
+        talkers = training_voices(real if real.with_suffix(".json").exists() else voices)
         rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)
         rows += instruments.played(noise_seconds / 4, seed)
         if carried.exists():  # see `travel`

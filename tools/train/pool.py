@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npfsn.output import complete_or_absent
+
 SAMPLE_RATE = 16_000
 FULL_SCALE = 32_767
 # Fewer jobs than this take less time than starting processes.
@@ -58,13 +60,23 @@ class Clip:
 
 
 def read_list(path: Path) -> list[Clip]:
-    """Read the list of a pool's clips."""
-    return [Clip(**row) for row in json.loads(path.read_text())]
+    """Read the list of a pool's clips.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    try:
+        return [Clip(**row) for row in json.loads(path.read_text())]
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is no list of clips: delete it, and make it anew") from None
 
 
 def write_list(path: Path, clips: list[Clip]) -> None:
-    """Write the list of a pool's clips."""
-    path.write_text(json.dumps([asdict(clip) for clip in clips]))
+    """Write the list of a pool's clips, with which the pool is complete."""
+    with complete_or_absent(path, overwrite=True) as partial:
+        partial.write_text(json.dumps([asdict(clip) for clip in clips]))
 
 
 class Pool:
@@ -102,8 +114,12 @@ class Pool:
             at += len(part)
         if not parts:
             raise ValueError(f"no clips for {path}: nothing that it is made of can be used")
-        np.save(path, np.concatenate(parts))
-        write_list(path.with_suffix(".json"), placed)
+        try:
+            path.with_suffix(".json").unlink(missing_ok=True)  # that of an older pool of this name
+            np.save(path, np.concatenate(parts))
+            write_list(path.with_suffix(".json"), placed)
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error}") from None
         return Pool.load(path)
 
     def select(self, keep: Iterable[Clip]) -> Pool:
