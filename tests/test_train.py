@@ -7,6 +7,7 @@ import errno
 import itertools
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(folder / "kitchen/tap.wav", hiss, SAMPLE_RATE)
     build_pools(folder / "pools", [folder / "speech"], [folder / "kitchen"], 3, 0, 60, 4)
     return folder
+
+
+def options_of(work: Path) -> list[str]:
+    """Options of the command line that go with those pools."""
+    folders = ["--speech", str(work / "speech"), "--noise", str(work / "kitchen")]
+    return [*folders, *"--seed 3 --synthetic-seconds 0 --noise-seconds 60 --rooms 4".split()]
 
 
 def test_network_matches_the_recorded_case() -> None:
@@ -259,9 +266,10 @@ def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
     """They heed no signal, and would wait for it."""
     (tmp_path / "pools").symlink_to(work / "pools")
     (tmp_path / "checkpoints").write_text("no folder: the rank that saves fails")
-    command = "-m tools.train --synthetic-seconds 0 --ranks 2 --validate-every 1 --steps 2 --work"
+    command = "-m tools.train --ranks 2 --validate-every 1 --steps 2 --bottleneck 4"
     done = subprocess.run(
-        [sys.executable, *command.split(), tmp_path, "--bottleneck", "4", "--batch-seconds", "4"],
+        [sys.executable, *command.split(), "--batch-seconds", "4", "--work", tmp_path,
+         *options_of(work)],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -360,6 +368,67 @@ def test_a_list_of_clips_is_complete_or_absent(
         with pytest.raises(ValueError, match=r"noise\.json is no list of clips: delete it"):
             build_pools(tmp_path, [work / "speech"], [], 3, 0, 30, 2)
     assert not (tmp_path / "real.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "changed"),
+    [
+        ("--seed", "4", ["noise", "rooms"]),
+        ("--speech", "more", ["real", "noise"]),
+        ("--noise", "more", ["noise"]),
+        ("--noise-seconds", "61", ["noise"]),
+        ("--rooms", "5", ["rooms"]),
+    ],
+)
+def test_pools_made_with_other_options_are_refused(
+    option: str, value: str, changed: list[str], work: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pools").symlink_to(work / "pools")
+    (tmp_path / "more").mkdir()
+    soundfile.write(tmp_path / "more/1.wav", voice(np.random.default_rng(1), 1.0), SAMPLE_RATE)
+    value = value.replace("more", str(tmp_path / "more"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--work", str(tmp_path), *options_of(work), option, value])
+    pools = " and ".join(str(tmp_path / f"pools/{name}.npy") for name in changed)
+    assert str(stopped.value) == (
+        f"tools.train: pools are not of these options: {pools}: other {option}; "
+        "delete them with their .json, to have them made anew, or give another --work"
+    )
+
+
+def test_pools_are_refused_if_recordings_were_added_or_nothing_tells_what_they_are_made_of(
+    work: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "pools/real.made-of.json").unlink()
+    arguments = [tmp_path / "pools", [tmp_path / "speech"], [tmp_path / "kitchen"], 3, 0, 60, 4]
+    with pytest.raises(ValueError, match=r"real\.npy: nothing tells the options \(an older"):
+        build_pools(*arguments)
+    for pool in (tmp_path / "pools").iterdir():
+        pool.unlink()
+    build_pools(*arguments)
+    build_pools(*arguments)
+    (tmp_path / "speech/0.flac").write_bytes((work / "speech/100-1-0000.flac").read_bytes())
+    with pytest.raises(ValueError, match=r"real\.npy and .*noise\.npy: other --speech"):
+        build_pools(*arguments)
+
+
+def test_too_few_talkers_are_told_before_noise_is_made(tmp_path: Path) -> None:
+    held, trained = (next(i for i in range(99) if held_out(Clip(0, 0, "", str(i))) == out)
+                     for out in (True, False))  # fmt: skip
+    rng = np.random.default_rng(1)
+    hissing = 0.1 * rng.normal(size=2 * SAMPLE_RATE)
+    for name, talker, audio, use in (
+        ("one", trained, voice(rng, 2.0), "validation"),
+        ("other", held, voice(rng, 2.0), "training"),
+        ("noisy", held, hissing, "validation"),
+    ):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / f"{name}/{talker}.wav", audio, SAMPLE_RATE)
+        command = ["--work", str(tmp_path / name), "--speech", str(tmp_path / name)]
+        with pytest.raises(SystemExit, match=f"tools.train: no talker for {use} under"):
+            main([*command, *"--synthetic-seconds 0 --noise-seconds 20 --rooms 2".split()])
+        assert not (tmp_path / name / "pools/noise.made-of.json").exists()
 
 
 def test_a_perfect_mask_costs_less_than_a_mask_of_one() -> None:

@@ -6,13 +6,14 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import butter, sosfilt
 
 from . import instruments, noise, speech
-from .pool import SAMPLE_RATE, Clip, Pool
+from .pool import SAMPLE_RATE, Clip, Pool, made_of, write_made_of
 from .rooms import Rooms
 
 Rng = np.random.Generator
@@ -338,45 +339,102 @@ def build_pools(
     noise_seconds: float,
     rooms: int,
 ) -> None:
-    """Make all pools for mixing under ``folder``; existing ones are kept."""
+    """Make all pools for mixing under ``folder``; those made with the same options are kept.
 
-    def begin(path: Path) -> None:
-        print(f"making {path} ...", file=sys.stderr, flush=True)
-
+    Raises
+    ------
+    ValueError
+        A pool was made with other options, its list is damaged, there are too few talkers, or no
+        recording can be used.
+    OSError
+        A pool cannot be written.
+    """
     real, voices = folder / "real.npy", folder / "synthetic.npy"
     noises, responses = folder / "noise.npy", folder / "rooms.npy"
     carried = folder / "carried.npy"
-    for kept in (real, voices, noises):
-        if kept.with_suffix(".json").exists():
-            Pool.load(kept)  # a damaged list is told before any work
-    if speech_folders and not real.with_suffix(".json").exists():
+    recorded_speech = {"speech": [_contents(path) for path in speech_folders]}
+    made_speech = {"synthetic-seconds": synthetic_seconds, "seed": seed}
+    options = {
+        real: recorded_speech,
+        voices: made_speech,
+        noises: {
+            "noise": [_contents(path) for path in noise_folders],
+            "noise-seconds": noise_seconds,
+            "seed": seed,
+            # Babble is made of it, of recordings if there are any.
+            **(recorded_speech if speech_folders else made_speech),
+        },
+        responses: {"rooms": rooms, "seed": seed},
+    }
+    _check_kept(options)
+
+    def begin(path: Path) -> None:
+        print(f"making {path} ...", file=sys.stderr, flush=True)
+        write_made_of(path, options[path])
+
+    if speech_folders and not _complete(real):
         begin(real)
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
     if synthetic_seconds and not speech.programs():
-        if not real.with_suffix(".json").exists():
+        if not _complete(real):
             raise ValueError("no speech: none of festival, flite and espeak-ng, and no recordings")
         print("no synthetic speech: none of festival, flite and espeak-ng is there", flush=True)
-    elif synthetic_seconds and not voices.with_suffix(".json").exists():
+    elif synthetic_seconds and not _complete(voices):
         begin(voices)
         Pool.write(voices, speech.synthetic(synthetic_seconds, seed))
-    if not noises.with_suffix(".json").exists():
+    load_voices(folder, validation=True)  # some must be held out
+    trained_on, synthesised = load_voices(folder, validation=False)
+    if not _complete(noises):
         begin(noises)
         recorded = [row for path in noise_folders for row in noise.recorded(path, until=TRAINED_ON)]
         if noise_folders and not recorded:
             raise ValueError(f"no recording of --noise can be used for {noises}")
         rows = [*noise.made(noise_seconds, seed), *recorded]
-        talkers = training_voices(real if real.with_suffix(".json").exists() else voices)
+        talkers = trained_on if trained_on and trained_on.clips else synthesised
         rows += noise.babbles(noise_seconds / 4, seed, talkers, vary)
         rows += instruments.played(noise_seconds / 4, seed)
         if carried.exists():  # see `travel`
             pool = Pool.load(carried)
             rows += [(pool.read(clip), clip) for clip in pool.clips]
         Pool.write(noises, rows)
-    if not responses.exists():
+    if not _complete(responses):
         begin(responses)
         aside = responses.with_name("rooms.part.npy")  # a truncated file would count as complete
         np.save(aside, Rooms.make(rooms, seed).responses)
         os.replace(aside, responses)
+
+
+def _complete(path: Path) -> bool:
+    """Whether a pool is there; rooms have no list."""
+    return (path if path.stem == "rooms" else path.with_suffix(".json")).exists()
+
+
+def _contents(folder: Path) -> str:
+    """Describe a folder of recordings, so that another one, or more in it, are noticed."""
+    sizes = [path.stat().st_size for path in speech.audio_files(folder)]
+    return f"{folder.resolve()}: {len(sizes)} files, {sum(sizes)} bytes"
+
+
+def _check_kept(options: dict[Path, dict[str, Any]]) -> None:
+    """Refuse pools that are damaged or were made with other options, before any work."""
+    reasons: dict[str, list[str]] = {}
+    for path, now in options.items():
+        if not _complete(path):
+            continue
+        if path.stem != "rooms":
+            Pool.load(path)
+        then = made_of(path)
+        if then is None:
+            reason = "nothing tells the options (an older version made it)"
+            reasons.setdefault(reason, []).append(str(path))
+        elif changed := [f"--{name}" for name, value in then.items() if now.get(name) != value]:
+            reasons.setdefault(f"other {' and '.join(changed)}", []).append(str(path))
+    if reasons:
+        found = "; ".join(f"{' and '.join(paths)}: {why}" for why, paths in reasons.items())
+        raise ValueError(
+            f"pools are not of these options: {found}; delete them with their .json, to have them "
+            "made anew, or give another --work"
+        )
 
 
 def training_voices(path: Path, validation: bool = False) -> Pool:
@@ -385,22 +443,38 @@ def training_voices(path: Path, validation: bool = False) -> Pool:
     return pool.select(clip for clip in pool.clips if speech.held_out(clip) == validation)
 
 
+def load_voices(
+    folder: Path, validation: bool, config: MixConfig | None = None
+) -> tuple[Pool | None, Pool | None]:
+    """Open the pools of recorded and of synthetic speech, with the talkers held out or the others.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+
+    def voices(name: str) -> Pool | None:
+        path = folder / name
+        return training_voices(path, validation) if _complete(path) else None
+
+    real, synthetic = voices("real.npy"), voices("synthetic.npy")
+    floor_db = (config or MixConfig()).floor_db
+    quiet = real is not None and any(clip.floor_db < floor_db for clip in real.clips)
+    if not quiet and not (synthetic and synthetic.clips):
+        use = "validation" if validation else "training"
+        raise ValueError(
+            f"no talker for {use} under {folder}: one in sixteen is held out, by name, and "
+            f"recordings whose noise is above {floor_db:g} dB are not used; give more"
+        )
+    return real, synthetic
+
+
 def load_mixer(
     folder: Path, seed: int, config: MixConfig | None = None, validation: bool = False
 ) -> Mixer:
     """Open the pools of a folder; talkers held out are in one or the other, never both."""
-
-    def voices(name: str) -> Pool | None:
-        path = folder / name
-        exists = path.with_suffix(".json").exists()
-        return training_voices(path, validation) if exists else None
-
-    real, synthetic = voices("real.npy"), voices("synthetic.npy")
-    if not any(pool and pool.clips for pool in (real, synthetic)):
-        use = "validation" if validation else "training"
-        raise ValueError(
-            f"no talker for {use} under {folder}: one in sixteen is held out, by name; give more"
-        )
+    real, synthetic = load_voices(folder, validation, config)
     return Mixer(
         real,
         synthetic,

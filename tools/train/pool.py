@@ -79,6 +79,21 @@ def write_list(path: Path, clips: list[Clip]) -> None:
         partial.write_text(json.dumps([asdict(clip) for clip in clips]))
 
 
+def made_of(path: Path) -> dict[str, Any] | None:
+    """Read which options a pool (``.npy``) was made with, or None if nothing tells."""
+    try:
+        return json.loads(path.with_suffix(".made-of.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_made_of(path: Path, options: dict[str, Any]) -> None:
+    """Write beside a pool that is about to be made with which options; none fit any."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_or_absent(path.with_suffix(".made-of.json"), overwrite=True) as partial:
+        partial.write_text(json.dumps(options))
+
+
 class Pool:
     """Clips of 16 kHz audio, read as float32 in [-1, 1]."""
 

@@ -17,7 +17,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from .pool import SAMPLE_RATE, Clip, Pool, in_processes, read_list, write_list
+from .pool import (
+    SAMPLE_RATE,
+    Clip,
+    Pool,
+    in_processes,
+    read_list,
+    write_list,
+    write_made_of,
+)
 
 PART_SECONDS = 600
 # libsndfile's encoder copies each write to its stack.
@@ -80,7 +88,7 @@ def _write(path: Path, audio: np.ndarray, quality: float) -> None:
 
 
 def unpack(folder: Path, pools: Path) -> None:
-    """Make pools of all that was packed into a folder."""
+    """Make pools of all that was packed into a folder, to be trained on with any options."""
     listings = sorted(folder.glob("*.json"))
     if not listings:
         raise ValueError(f"there are no packed pools under {folder}")
@@ -90,7 +98,9 @@ def unpack(folder: Path, pools: Path) -> None:
         clips = read_list(listing)
         if len(audio) != clips[-1].stop:
             raise ValueError(f"{listing}: {len(audio)} samples, not {clips[-1].stop}")
-        Pool.write(pools / f"{listing.stem}.npy", ((audio[c.start : c.stop], c) for c in clips))
+        path = pools / f"{listing.stem}.npy"
+        write_made_of(path, {})
+        Pool.write(path, ((audio[c.start : c.stop], c) for c in clips))
 
 
 def _read(path: Path) -> np.ndarray:
