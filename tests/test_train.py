@@ -273,7 +273,9 @@ def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "FileExistsError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tools.train: ")
+    assert "best_model.tar cannot be written: File exists" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_talker_is_said(tmp_path: Path) -> None:
@@ -325,6 +327,67 @@ def test_a_larger_network_begins_as_the_smaller_one(tmp_path: Path) -> None:
     larger.model.train()(x).square().sum().backward()
     grads = {name: p.grad.abs().sum() for name, p in larger.model.named_parameters()}
     assert all(grad > 0 for grad in grads.values())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a run of a network of the usual sizes but for its bottleneck of 8."""
+    path = tmp_path_factory.mktemp("run") / "latest_model.tar"
+    Run(ModelArgs(bottleneck_hidden_size=8), TrainConfig()).save(path, average=False)
+    return path
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "started from"])
+@pytest.mark.parametrize(
+    ("damage", "resuming", "starting"),
+    [
+        ("larger", "goes on with --bottleneck 8, not 4", "--bottleneck 4 is too small"),
+        ("cut", "is no checkpoint, or damaged", "is no checkpoint, or damaged"),
+        ("garbage", "is no checkpoint, or damaged", "is no checkpoint, or damaged"),
+        ("other", "holds no Fast FullSubNet", "holds no Fast FullSubNet"),
+        ("encoder", "is of another network", "is of another network"),
+    ],
+)
+def test_checkpoints_that_cannot_be_used_are_told_in_one_line_before_any_work(
+    damage: str, resuming: str, starting: str, resumed: bool, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / ("checkpoints/latest_model.tar" if resumed else "weights.tar")
+    path.parent.mkdir(exist_ok=True)
+    whole = checkpoint.read_bytes()
+    content = torch.load(checkpoint, weights_only=True)
+    if damage == "other":
+        torch.save({"model": {"fb_model.weight": torch.zeros(3)}}, path)
+    elif damage == "encoder":
+        fewer = {name: x[:-1] if "encoder" in name else x for name, x in content["model"].items()}
+        torch.save(content | {"model": fewer, "average": fewer}, path)
+    else:
+        path.write_bytes({"cut": whole[:-99], "garbage": b"garbage"}.get(damage, whole))
+    command = ["--work", str(tmp_path), "--bottleneck", "4" if damage == "larger" else "8"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command + ([] if resumed else ["--start-from", str(path)]))
+    message = str(stopped.value)
+    assert message.startswith(f"tools.train: {path} ") and len(message.splitlines()) == 1
+    assert (resuming if resumed else starting) in message
+    assert not resumed or "delete it to start anew" in message and "best_model.tar" in message
+    assert not (tmp_path / "pools").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_as_it_was(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latest = tmp_path / "latest_model.tar"
+    latest.write_bytes(checkpoint.read_bytes())
+
+    def full_disk(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:99])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match=r"latest_model\.tar cannot be written: No space left"):
+        Run(SMALL, TrainConfig()).save(latest, average=False)
+    assert [*tmp_path.iterdir()] == [latest]
+    assert latest.read_bytes() == checkpoint.read_bytes()
 
 
 def test_jobs_keep_their_order_in_processes() -> None:

@@ -19,7 +19,7 @@ from npfsn.terminal import number
 from .mix import build_pools
 from .model import ModelArgs
 from .speech import audio_files, opens
-from .train import TrainConfig, train
+from .train import TrainConfig, begun, train
 
 _count = number(int, 1, 1 << 31, "a whole number from 1 up")
 _count_or_none = number(int, 0, 1 << 31, "a whole number from 0 up")
@@ -98,22 +98,23 @@ def main(arguments: list[str] | None = None) -> None:
     for folder in options["speech"] + options["noise"]:
         if not any(map(opens, audio_files(folder))):
             command.error(f"there are no recordings under {folder} that can be opened")
-    work, seed = options["work"], options["seed"]
-    seconds = [options.pop(f"{what}_seconds") for what in ("synthetic", "noise")]
-    try:
-        build_pools(
-            work / "pools", options.pop("speech"), options.pop("noise"), seed, *seconds,
-            options.pop("rooms"),
-        )  # fmt: skip
-    except (OSError, ValueError) as error:  # such as no speech, or a full disk
-        raise SystemExit(f"tools.train: {error}") from None
+    data = [options.pop(name) for name in ("speech", "noise")] + [options["seed"]]
+    data += [options.pop(name) for name in ("synthetic_seconds", "noise_seconds", "rooms")]
     args = ModelArgs(bottleneck_hidden_size=options.pop("bottleneck"))
     names = ("work", "minutes", "ranks", "start_from", "device", "validate_every")
     slices = {name: options.pop(name) for name in names}
     if slices["device"] != "cpu":
         slices["workers"], slices["ranks"] = slices["ranks"], 1
-    config = TrainConfig(**options)
-    train(slices.pop("work"), args, config, **slices)
+    config, work = TrainConfig(**options), slices.pop("work")
+    try:
+        begun(work, args, config, slices["start_from"])  # told before the data are made, and once
+        build_pools(work / "pools", *data)
+    except (OSError, ValueError) as error:  # such as no speech, or a full disk
+        raise SystemExit(f"tools.train: {error}") from None
+    try:
+        train(work, args, config, **slices)
+    except OSError as error:
+        raise SystemExit(f"tools.train: {error}") from None
     found = [path for path in (work / f"checkpoints/{n}_model.tar" for n in ("latest", "best"))
              if path.exists()]  # fmt: skip
     print(f"checkpoints: {', '.join(map(str, found)) or 'none yet'}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,33 @@ class ModelArgs:
         """Refuse values that this code cannot train."""
         if self.sequence_model != "LSTM" or self.norm_type != "cumulative_laplace_norm":
             raise ValueError("only LSTM with cumulative_laplace_norm is trained here")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file that training saved, to the CPU.
+
+    Raises
+    ------
+    ValueError
+        It is no checkpoint, or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # whatever the damage makes of the file
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f"{path} is no checkpoint, or damaged")
+    return content
+
+
+def bottleneck_size(weights: dict[str, Any], path: Path) -> int:
+    """Return the bottleneck's hidden size; refuse weights of other architectures."""
+    recurrent = weights.get("bottleneck.sequence_model.weight_hh_l0", torch.zeros(0))
+    if recurrent.ndim != 2 or recurrent.shape[0] != 4 * recurrent.shape[1]:
+        raise ValueError(f"{path} holds no Fast FullSubNet with LSTMs")
+    return recurrent.shape[1]
 
 
 class SequenceModel(nn.Module):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import itertools
 import json
 import math
-import os
 import signal
 import sys
 import tempfile
@@ -22,10 +22,18 @@ import torch.utils.data
 from torch import Tensor
 
 import npfsn
+from npfsn.output import complete_or_absent
 
 from .loss import loss, total
 from .mix import MixConfig, Mixer, load_mixer
-from .model import FastFullSubNet, ModelArgs, enhance, stft
+from .model import (
+    FastFullSubNet,
+    ModelArgs,
+    bottleneck_size,
+    enhance,
+    read_checkpoint,
+    stft,
+)
 from .pool import SAMPLE_RATE
 
 LENGTHS = (2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 5.0, 8.0)
@@ -150,7 +158,7 @@ class Run:
 
     def __init__(self, args: ModelArgs, config: TrainConfig, device: str = "cpu") -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.args, self.config = args, config
         self.model = FastFullSubNet(args).to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -217,7 +225,7 @@ class Run:
         return model
 
     def save(self, path: Path, average: bool) -> None:
-        """Write a checkpoint in the published form, to a temporary file first."""
+        """Write a checkpoint in the published form, all of it or nothing."""
         content = {
             "epoch": self.step,
             "best_score": self.best,
@@ -227,34 +235,87 @@ class Run:
         }
         if not average:
             content["average"] = _on_cpu(self.average)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        torch.save(content, aside)
-        os.replace(aside, path)
+        saved = io.BytesIO()  # errors of a disk have no names in torch
+        torch.save(content, saved)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with complete_or_absent(path, overwrite=True) as partial:
+                partial.write_bytes(saved.getbuffer())
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
     def restore(self, path: Path) -> None:
-        """Resume from a checkpoint exactly where it was saved."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(content["average"])
-        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.best = content["epoch"], content["best_score"]
+        """Resume from a checkpoint exactly where it was saved.
+
+        Raises
+        ------
+        ValueError
+            It is damaged, or of another network.
+        """
+        try:
+            content = read_checkpoint(path)
+            size, own = bottleneck_size(content["model"], path), self.args.bottleneck_hidden_size
+            if size != own:
+                raise ValueError(f"{path} goes on with --bottleneck {size}, not {own}")
+            self.model.load_state_dict(content["average"])
+            self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.step, self.best = content["epoch"], content["best_score"]
+        except (KeyError, RuntimeError):
+            raise ValueError(f"{path} is of another network, or no checkpoint of a run") from None
 
     def begin_from(self, path: Path) -> None:
-        """Start at step 0 from a model file or a checkpoint, with averaged weights if any."""
+        """Start at step 0 from a model file or a checkpoint, with averaged weights if any.
+
+        Raises
+        ------
+        ValueError
+            It is damaged, of another architecture, or larger than this network.
+        """
         if path.suffix == ".npz":
             tensors = npfsn.load_model(path).tensors
             weights = {name: torch.tensor(np.float32(value)) for name, value in tensors.items()}
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_checkpoint(path)
             weights = content.get("average", content["model"])
+        size, most = bottleneck_size(weights, path), self.args.bottleneck_hidden_size
+        if size > most:
+            raise ValueError(f"{path} has a bottleneck of {size}: --bottleneck {most} is too small")
         own = self.model.state_dict()
-        weights = {name: grown(weights[name], own[name]) for name in own}
+        try:
+            weights = {name: grown(weights[name], own[name]) for name in own}
+        except (KeyError, RuntimeError):
+            raise ValueError(f"{path} is of another network") from None
         # Not a weight, and rounded in files of half precision.
         weights["mel_scale.fb"] = self.model.mel_scale.fb
         self.model.load_state_dict(weights)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+
+
+def begun(
+    work: Path, args: ModelArgs, config: TrainConfig, start_from: Path | None, device: str = "cpu"
+) -> Run:
+    """Resume the run under ``work``, or start one, as `train` does.
+
+    Raises
+    ------
+    ValueError
+        Its last checkpoint, or the file to start from, cannot be used.
+    """
+    run = Run(args, config, device)
+    latest = work / "checkpoints/latest_model.tar"
+    if latest.exists():
+        try:
+            run.restore(latest)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; or give another --work, or delete it to start anew, for example with "
+                f"--start-from {latest.with_name('best_model.tar')}"
+            ) from None
+    elif start_from is not None:
+        run.begin_from(start_from)
+    return run
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -387,12 +448,8 @@ def _train(
     if ranks > 1:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    run = Run(args, config, device)
+    run = begun(work, args, config, start_from, device)
     latest, best = work / "checkpoints/latest_model.tar", work / "checkpoints/best_model.tar"
-    if latest.exists():
-        run.restore(latest)
-    elif start_from is not None:
-        run.begin_from(start_from)
     stop = False
 
     def ask(*_: object) -> None:
