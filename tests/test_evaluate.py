@@ -59,6 +59,10 @@ def test_another_rate_is_refused(tmp_path: Path, name: str) -> None:
         (np.ones(99), np.ones(100), RATE, "equally long"),
         (np.ones((100, 2)), np.ones((100, 2)), RATE, "mono"),
         (np.ones(100), np.ones(100), 48_000, "is at 48000 Hz"),
+        (np.ones(RATE), np.zeros(RATE), RATE, "noisy/a_tap_snr0.wav is silent"),
+        (np.full(RATE, np.nan), np.ones(RATE), RATE, "clean/a_tap_snr0.wav contains NaN"),
+        (np.ones(RATE), np.full(RATE, np.inf), RATE, "noisy/a_tap_snr0.wav contains NaN"),
+        (np.ones(100), np.ones(100), RATE, "a_tap_snr0.wav is shorter than 0.4 s"),
     ],
 )
 def test_what_cannot_be_judged_is_named(
@@ -67,9 +71,31 @@ def test_what_cannot_be_judged_is_named(
     for name, samples in (("clean", clean), ("noisy", noisy)):
         (tmp_path / name).mkdir()
         if samples is not None:
-            soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples * 0.1, rate)
+            soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples * 0.1, rate, "FLOAT")
     with pytest.raises(SystemExit, match=f"tools.evaluate: .*{message}"):
         main(["judge", str(tmp_path)])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_checkpoints_that_cannot_be_judged_are_named(tmp_path: Path, workers: str) -> None:
+    torch = pytest.importorskip("torch")
+    for name in ("clean", "noisy"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a_tap_snr0.wav", np.full(RATE, 0.1), RATE)
+    (tmp_path / "garbage.tar").write_bytes(b"garbage")
+    torch.save({"model": {"fb_model.weight": torch.zeros(3)}}, tmp_path / "other.tar")
+    size = {"bottleneck.sequence_model.weight_hh_l0": torch.zeros(16, 4)}
+    torch.save({"model": size}, tmp_path / "part.tar")
+    for name, message in (
+        ("garbage", "is no checkpoint, or damaged"),
+        ("other", "holds no Fast FullSubNet"),
+        ("part", "is of another network"),
+    ):
+        path = tmp_path / f"{name}.tar"
+        with pytest.raises(SystemExit, match="tools.evaluate: ") as stopped:
+            main(["judge", str(tmp_path), "-m", str(path), "--workers", workers])
+        text = str(stopped.value)
+        assert text.startswith(f"tools.evaluate: {path} {message}") and "\n" not in text
 
 
 def test_what_is_no_audio_is_named(tmp_path: Path) -> None:

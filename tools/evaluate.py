@@ -7,7 +7,10 @@ Pairs lie in two folders, ``clean/NAME`` and ``noisy/NAME``, where NAME ends in
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
+import multiprocessing
 import re
 import warnings
 from collections import defaultdict
@@ -27,6 +30,8 @@ from .results import picture_file, result_file
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
 METRICS = ("pesq", "stoi", "si_sdr")
+# PESQ takes no less than a quarter of a second, STOI no less than 30 of its frames.
+SHORTEST_SECONDS = 0.4
 TITLES = {"pesq": "WB-PESQ", "stoi": "STOI", "si_sdr": "SI-SDR"}
 Enhance = Callable[[np.ndarray], np.ndarray]
 Each = TypeVar("Each")
@@ -132,6 +137,13 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{pair.clean} and {pair.noisy} are not mono and equally long")
     if not clean.any():
         raise ValueError(f"{pair.clean} is silent: nothing can be scored against it")
+    if not noisy.any():
+        raise ValueError(f"{pair.noisy} is silent: nothing can be enhanced")
+    for path, samples in ((pair.clean, clean), (pair.noisy, noisy)):
+        if not np.isfinite(samples).all():
+            raise ValueError(f"{path} contains NaN or infinity")
+    if len(clean) < SHORTEST_SECONDS * SAMPLE_RATE:
+        raise ValueError(f"{pair.noisy} is shorter than {SHORTEST_SECONDS} s: too short to score")
     return clean, noisy
 
 
@@ -178,6 +190,7 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
     return count
 
 
+@functools.cache
 def load_enhancer(model: str | None) -> Enhance:
     """Load the model to be judged.
 
@@ -198,27 +211,26 @@ def load_checkpoint(path: Path) -> Enhance:
     """Open a training checkpoint; the bottleneck's size is read from its tensors."""
     import torch
 
-    from tools.train.model import FastFullSubNet, ModelArgs, enhance
+    from tools.train.model import (
+        FastFullSubNet,
+        ModelArgs,
+        bottleneck_size,
+        enhance,
+        read_checkpoint,
+    )
 
-    state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    hidden = state["bottleneck.sequence_model.weight_hh_l0"].shape[1]
-    model = FastFullSubNet(ModelArgs(bottleneck_hidden_size=hidden)).eval()
-    model.load_state_dict(state)
+    weights = read_checkpoint(path)["model"]
+    model = FastFullSubNet(ModelArgs(bottleneck_hidden_size=bottleneck_size(weights, path))).eval()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"{path} is of another network than tools.train makes") from None
     return lambda audio: enhance(model, torch.from_numpy(audio)[None])[0].numpy()
 
 
-_enhance: Enhance | None = None
-
-
-def _start(model: str | None) -> None:
-    global _enhance
-    _enhance = load_enhancer(model)
-
-
-def _judge(pair: Pair) -> Score:
+def _judge(pair: Pair, model: str | None) -> Score:
     clean, noisy = read_pair(pair)
-    assert _enhance is not None
-    out = _enhance(noisy)
+    out = load_enhancer(model)(noisy)
     # Only during speech: this measures the level of the speech, not how much noise was removed.
     loud = np.abs(clean) > 0.1 * np.abs(clean).max()
     level = 10 * np.log10(np.mean(out[loud] ** 2) / np.mean(clean[loud] ** 2))
@@ -228,11 +240,13 @@ def _judge(pair: Pair) -> Score:
 
 def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]:
     """Enhance and score pairs, in several processes if there are several workers."""
+    for pair in pairs:
+        read_pair(pair)  # what cannot be judged is named before hours of work
     if workers == 1:
-        _start(model)
-        return [_judge(pair) for pair in watched(pairs, len(pairs))]
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(model,)) as pool:
-        return list(watched(pool.map(_judge, pairs), len(pairs)))
+        return [_judge(pair, model) for pair in watched(pairs, len(pairs))]
+    # A process with PyTorch in it cannot be forked safely.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return list(watched(pool.map(_judge, pairs, itertools.repeat(model)), len(pairs)))
 
 
 def table(scores: list[Score]) -> str:
