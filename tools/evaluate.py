@@ -447,7 +447,11 @@ def _main(arguments: list[str] | None) -> None:
     )  # fmt: skip
     judging = commands.add_parser("judge", help="print the table of a folder of pairs")
     judging.add_argument("pairs", type=Path, help=pairs_help)
-    judging.add_argument("-m", "--model", help=".npz or .tar; the shipped weights if left out")
+    judging.add_argument(
+        "-m",
+        "--model",
+        help=".npz, or .tar of tools.train (others: npfsn-convert first); the shipped weights if left out",
+    )
     judging.add_argument("--workers", type=every, default=1, help="processes (default: 1)")
     judging.add_argument("--every", type=every, default=1, help=few)
     judging.add_argument("--json", type=result_file, help="also write every score")
