@@ -199,13 +199,8 @@ def _convert(
         tensors = _cast_all(config, checkpoint.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {name}: {error}") from None
-    info = {
-        "format": FORMAT,
-        "precision": precision,
-        "converter": f"npfsn {__version__}",
-        "source": {"name": printable(name, 200), "sha256": checkpoint.sha256},
-    }
-    model = Model(architecture, config, tensors, info)
+    source = {"name": printable(name, 200), "sha256": checkpoint.sha256}
+    model = Model(architecture, config, tensors, _info(precision, source))
     origins = _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
     return _Converted(model, _report(model, origins), list(_misspelt(origins)))
 
@@ -222,14 +217,18 @@ def _convert_model(path: Path, norm: str | None, precision: str | None) -> _Conv
         tensors = _cast_all(model.config, model.tensors, precision)
     except ModelError as error:
         raise ModelError(f"cannot convert {path.name}: {error}") from None
-    info = {
+    model = Model(model.architecture, config, tensors, _info(precision, source))
+    return _Converted(model, _summary(model, norm_in_words(config, source)), [])
+
+
+def _info(precision: str, source: Mapping[str, str]) -> dict[str, Any]:
+    """Describe a model that is made now."""
+    return {
         "format": FORMAT,
         "precision": precision,
         "converter": f"npfsn {__version__}",
-        "source": source,
+        "source": dict(source),
     }
-    model = Model(model.architecture, config, tensors, info)
-    return _Converted(model, _summary(model, norm_in_words(config, source)), [])
 
 
 def _build_config(

@@ -450,7 +450,8 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument(
         "-m",
         "--model",
-        help=".npz, or .tar of tools.train (others: npfsn-convert first); the shipped weights if left out",
+        help=".npz, or .tar of tools.train (others: npfsn-convert first); if left out, the shipped "
+        "weights",
     )
     judging.add_argument("--workers", type=every, default=1, help="processes (default: 1)")
     judging.add_argument("--every", type=every, default=1, help=few)
