@@ -210,8 +210,8 @@ def _run(
                 f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
             ) from None
 
-    enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(source.channels)]
     _check_rate(src, source.samplerate)
+    enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(source.channels)]
     streams = [
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
         for enhancer in enhancers

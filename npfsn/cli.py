@@ -597,7 +597,7 @@ def _warmup(args: argparse.Namespace) -> int:
         print_result(f"{name}: {done[name]:.1f} s")
     if n_unkept():
         raise NpfsnError(
-            f"{n_unkept()} kernels could not be kept, so that later starts will compile them "
+            f"not all kernels could be kept ({n_unkept()} not), so that later starts will compile "
             "again: set NUMBA_CACHE_DIR to a folder that can be written, on a disk with 10 MB free"
         )
     if not args.quiet:
@@ -614,31 +614,35 @@ def _bench(args: argparse.Namespace) -> int:
         from .output import complete_or_absent
         from .weights import load_model
 
-    result: dict[str, Any] | None = None
-    try:
-        with contextlib.ExitStack() as stack:
-            if args.plot is not None:  # refuse it now, not after a minute of measuring
-                kind = picture_kind(args.plot)
-                picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
-            result = bench(
-                load_model(args.model),
-                args.model,
-                precision=args.precision,
-                norm=args.norm,
-                seconds=args.seconds,
-                profile=args.profile or args.plot is not None,
-                cold=args.cold,
-                quick=args.quick,
-            )
-            if args.plot is not None:
+    def show(result: dict[str, Any]) -> None:
+        drawings = {"steps_ms", "timeline"}
+        figures = {name: value for name, value in result.items() if name not in drawings}
+        text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
+        with to_stdout():
+            print(text, flush=True)
+
+    with contextlib.ExitStack() as stack:
+        if args.plot is not None:  # refuse it now, not after a minute of measuring
+            kind = picture_kind(args.plot)
+            picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
+        result = bench(
+            load_model(args.model),
+            args.model,
+            precision=args.precision,
+            norm=args.norm,
+            seconds=args.seconds,
+            profile=args.profile or args.plot is not None,
+            cold=args.cold,
+            quick=args.quick,
+        )
+        if args.plot is not None:
+            try:
                 draw(result, picture, kind)
-    finally:  # neither is lost with the other: the figures, and the picture
-        if result is not None:
-            drawings = {"steps_ms", "timeline"}
-            figures = {name: value for name, value in result.items() if name not in drawings}
-            text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
-            with to_stdout():
-                print(text, flush=True)
+            except Exception:  # the figures are not lost with the picture
+                with contextlib.suppress(OSError, NpfsnError):
+                    show(result)
+                raise
+    show(result)  # now that the picture is kept, even if nobody reads this
     return EXIT_OK
 
 

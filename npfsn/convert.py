@@ -173,8 +173,8 @@ def _convert(
         for option, value in (("recipe", recipe), ("network", network)):
             if value is not None:
                 raise ModelError(
-                    f"{checkpoint_path} is a model file, which holds what the {option} tells: "
-                    "leave that out, or give the checkpoint"
+                    f"{checkpoint_path} is a model file, for which there is no {option} to give: "
+                    "leave it out, or name the checkpoint"
                 )
         return _convert_model(Path(checkpoint_path), norm, precision)
     precision = precision or "float32"

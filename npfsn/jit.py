@@ -259,9 +259,11 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        if self._writable:
-            with contextlib.suppress(Exception):  # a full disk: the next start compiles again
-                super().save_overload(sig, data)
+        if self._writable and self._impl.check_cachable(data):
+            # A full disk, say: the next start compiles again. Not `super().save_overload`, which
+            # does not tell whether it has saved.
+            with contextlib.suppress(Exception):
+                self._save_overload(sig, data)
                 _folders.add(self._cache_path)
                 return
         _unkept[0] += 1

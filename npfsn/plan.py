@@ -68,7 +68,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     inputs = [*_inputs(args)]
     _check(args, inputs)
     plan = Plan()
-    taken: dict[str, Path] = {}
+    taken: dict[str, tuple[Path, str]] = {}
     existing: list[Job] = []
     found = [(src, _named(args, src, relative)) for src, relative in _find(args, inputs, plan)]
     if args.output_dir and _is_file_name(args.output_dir, inputs):
@@ -83,16 +83,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
             continue
         key = os.path.join(_place(dst.parent), os.path.normcase(dst.name))
         if key in taken:
-            if os.path.abspath(taken[key]) != os.path.abspath(src):
+            other, its_source = taken[key]
+            if its_source != source:  # else it is the same file, named twice
                 plan.failures.append(
                     (
                         str(src),
-                        f"{src} and {taken[key]} would both become {dst}: enhance them into "
-                        "folders of their own",
+                        f"{src} and {other} would both become {dst}: enhance them into folders of "
+                        "their own",
                     )
                 )
             continue
-        taken[key] = src
+        taken[key] = src, source
         if target == source:
             message = f"{dst} is the input itself: name another output or folder with -o"
             plan.failures.append((str(src), message))

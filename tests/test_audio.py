@@ -422,6 +422,13 @@ def test_what_is_no_audio_is_refused(delay, tmp_path, name, content, match):
     refuse(tmp_path / name, tmp_path / f"out_{name}", match)
 
 
+def test_a_rate_is_refused_before_any_stream_is_made(tmp_path, monkeypatch):
+    """A thousand channels of streams would take gigabytes first."""
+    src = write(tmp_path / "a.wav", np.zeros((100, 1000)), 500)
+    monkeypatch.setattr("npfsn.enhancer.Enhancer.__init__", None)
+    refuse(src, tmp_path / "b.wav", "sample rate is 500")
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.ogg", "a.flac", "a.mp3"])
 def test_a_file_without_a_sample(delay, tmp_path, name):
     """FLAC and MP3 cannot hold that: the format was blamed."""

@@ -724,10 +724,10 @@ def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, 
 @pytest.mark.parametrize(("option", "flag"), [("recipe", "-C"), ("network", "--network")])
 def test_a_model_file_needs_neither_recipe_nor_network(checkpoint, recipe, option, flag, capsys):
     assert main([str(checkpoint), "-C", str(recipe), "-q"]) == 0
-    with pytest.raises(ModelError, match=f"is a model file, which holds what the {option} tells"):
+    with pytest.raises(ModelError, match=f"is a model file, for which there is no {option}"):
         convert("best_model.npz", **{option: str(recipe)})
     assert main(["best_model.npz", flag, str(recipe), "-o", "other.npz"]) == 1
-    assert f"what the {option} tells: leave that out" in capsys.readouterr().err
+    assert f"no {option} to give: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -173,6 +173,30 @@ pathlib.Path({str(tiny.cache)!r}).write_text("")
     assert tiny.cache.is_file()
 
 
+# What Numba may not write on Windows it leaves unwritten without a word.
+AS_ON_WINDOWS = """
+import contextlib
+def save(*_):
+    raise PermissionError(13, "")
+jit._CacheFile.save = save
+jit._KernelCache._guard_against_spurious_io_errors = lambda _: contextlib.suppress(PermissionError)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ("", True),
+        ("jit._Places.check_cachable = lambda *_: False", False),
+        (AS_ON_WINDOWS, False),
+    ],
+)
+def test_a_kernel_that_is_not_saved_counts_as_not_kept(tiny: Tiny, how: str, kept: bool) -> None:
+    code = f"from tiny import jit\n{how}\n{MAIN}\nprint(jit.n_unkept(), len(jit.cache_folders()))"
+    n_unkept, n_folder = tiny.run(code)[0][len(COLD) :]
+    assert (n_unkept, n_folder) == (0, 1) if kept else n_unkept > 0 and n_folder == 0
+
+
 def test_a_warm_start_leaves_numba_s_compiler_alone(warm: Tiny) -> None:
     """It fills none of the compiler's tables, and whoever compiles afterwards finds them filled."""
     code = (

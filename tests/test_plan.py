@@ -274,6 +274,18 @@ def test_outputs_that_linked_folders_make_one_are_noticed(npfsn):
     assert "2 files enhanced" in out and not Path("b_enhanced.wav").is_symlink()
 
 
+@posix
+@pytest.mark.parametrize("options", [[], ["-o", "out"]])
+def test_a_file_named_through_a_link_to_its_folder_is_one_file(npfsn, options):
+    recording("a/x.wav")
+    os.symlink("a", "l")
+    for argv, count in ((["a/x.wav", "l/x.wav"], 1), (["a", "l", "--force"], 1)):
+        out, err = npfsn("enhance", *argv, *options)
+        assert f"{count} file enhanced" in out and "become" not in err
+    out, _ = npfsn("enhance", "a", "l", "--resume", *options)
+    assert "0 files enhanced" in out and "skipped, already there" in out
+
+
 def test_a_list_that_is_no_text(npfsn):
     recording("a.wav")
     for argv in (("@a.wav",), ("--list", "a.wav")):
