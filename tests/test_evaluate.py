@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tools import evaluate
 from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table
 from tools.results import picture_file, result_file
 
@@ -62,7 +63,7 @@ def test_another_rate_is_refused(tmp_path: Path, name: str) -> None:
         (np.ones(RATE), np.zeros(RATE), RATE, "noisy/a_tap_snr0.wav is silent"),
         (np.full(RATE, np.nan), np.ones(RATE), RATE, "clean/a_tap_snr0.wav contains NaN"),
         (np.ones(RATE), np.full(RATE, np.inf), RATE, "noisy/a_tap_snr0.wav contains NaN"),
-        (np.ones(100), np.ones(100), RATE, "a_tap_snr0.wav is shorter than 0.4 s"),
+        (np.ones(100), np.ones(100), RATE, "a_tap_snr0.wav is shorter than 0.5 s"),
     ],
 )
 def test_what_cannot_be_judged_is_named(
@@ -73,6 +74,33 @@ def test_what_cannot_be_judged_is_named(
         if samples is not None:
             soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples * 0.1, rate, "FLOAT")
     with pytest.raises(SystemExit, match=f"tools.evaluate: .*{message}"):
+        main(["judge", str(tmp_path)])
+
+
+def test_every_pair_is_looked_at_before_any_is_enhanced(tmp_path: Path, monkeypatch) -> None:
+    for name, second in (("clean", np.ones(RATE)), ("noisy", np.zeros(RATE))):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a_tap_snr0.wav", np.full(RATE, 0.1), RATE)
+        soundfile.write(tmp_path / name / "b_tap_snr0.wav", 0.1 * second, RATE)
+    monkeypatch.setattr(evaluate, "_judge", None)
+    with pytest.raises(ValueError, match="noisy/b_tap_snr0.wav is silent"):
+        evaluate.judge(find_pairs(tmp_path), None)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_too_little_sound_is_no_score(tmp_path: Path, seconds: float) -> None:
+    """STOI counts it as 1e-5, which would lower a mean."""
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    rng = np.random.default_rng(0)
+    clean = rng.normal(0, 0.1, int(seconds * RATE))
+    noisy = clean + rng.normal(0, 0.01, clean.size)
+    assert evaluate.measure(noisy, clean)["stoi"] > 0.5
+    clean[RATE // 4 :] = 0.0
+    for name, samples in (("clean", clean), ("noisy", noisy)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples, RATE, "FLOAT")
+    with pytest.raises(SystemExit, match="clean/a_tap_snr0.wav has less than half a second of"):
         main(["judge", str(tmp_path)])
 
 
@@ -87,7 +115,7 @@ def test_checkpoints_that_cannot_be_judged_are_named(tmp_path: Path, workers: st
     size = {"bottleneck.sequence_model.weight_hh_l0": torch.zeros(16, 4)}
     torch.save({"model": size}, tmp_path / "part.tar")
     for name, message in (
-        ("garbage", "is no checkpoint, or damaged"),
+        ("garbage", "is damaged, or no checkpoint of tools.train (npfsn-convert reads others)"),
         ("other", "holds no Fast FullSubNet"),
         ("part", "is of another network"),
     ):

@@ -20,10 +20,17 @@ from golden_cases import load_case
 # The recipe needs it, npfsn does not, and it is large: `.[test]` leaves it out, CI installs it.
 torch = pytest.importorskip("torch")
 
-from tools.train import noise, travel, validation
+from tools.train import noise, speech, travel, validation
 from tools.train.__main__ import main
 from tools.train.loss import envelope_difference, loss, loudness_difference, total
-from tools.train.mix import MixConfig, Voice, build_pools, load_mixer, without_infrasound
+from tools.train.mix import (
+    MixConfig,
+    Voice,
+    _contents,
+    build_pools,
+    load_mixer,
+    without_infrasound,
+)
 from tools.train.model import (
     FastFullSubNet,
     ModelArgs,
@@ -342,8 +349,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("damage", "resuming", "starting"),
     [
         ("larger", "goes on with --bottleneck 8, not 4", "--bottleneck 4 is too small"),
-        ("cut", "is no checkpoint, or damaged", "is no checkpoint, or damaged"),
-        ("garbage", "is no checkpoint, or damaged", "is no checkpoint, or damaged"),
+        ("cut", "is damaged, or no checkpoint", "is damaged, or no checkpoint"),
+        ("garbage", "is damaged, or no checkpoint", "is damaged, or no checkpoint"),
         ("other", "holds no Fast FullSubNet", "holds no Fast FullSubNet"),
         ("encoder", "is of another network", "is of another network"),
     ],
@@ -368,7 +375,13 @@ def test_checkpoints_that_cannot_be_used_are_told_in_one_line_before_any_work(
     message = str(stopped.value)
     assert message.startswith(f"tools.train: {path} ") and len(message.splitlines()) == 1
     assert (resuming if resumed else starting) in message
-    assert not resumed or "delete it to start anew" in message and "best_model.tar" in message
+    assert "best_model.tar" not in message
+    if resumed:
+        assert "move it away to start anew" in message
+        best = path.with_name("best_model.tar")
+        best.write_bytes(whole)
+        with pytest.raises(SystemExit, match=f"for example with --start-from {best}"):
+            main(command)
     assert not (tmp_path / "pools").exists()
 
 
@@ -431,6 +444,25 @@ def test_a_list_of_clips_is_complete_or_absent(
         with pytest.raises(ValueError, match=r"noise\.json is no list of clips: delete it"):
             build_pools(tmp_path, [work / "speech"], [], 3, 0, 30, 2)
     assert not (tmp_path / "real.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["noise", "rooms"])
+@pytest.mark.parametrize("damage", [0, 200])
+def test_a_damaged_pool_is_named(work: Path, tmp_path: Path, name: str, damage: int) -> None:
+    """A loss of power can leave the samples incomplete and their list whole."""
+    shutil.copytree(work / "pools", tmp_path / "pools")
+    path = tmp_path / f"pools/{name}.npy"
+    path.write_bytes(path.read_bytes()[:damage])
+    load = {"noise": Pool.load, "rooms": Rooms.load}[name]
+    with pytest.raises(ValueError, match=rf"{name}\.npy is damaged: delete it with its \.json"):
+        load(path)
+
+
+def test_a_link_that_leads_nowhere_is_left_out(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    (tmp_path / "b.wav").symlink_to("nowhere")
+    assert "2 files, " in _contents(tmp_path)
+    assert [path.name for path, _ in speech.read_folder(tmp_path)] == ["a.wav"]
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from .results import picture_file, result_file
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
 METRICS = ("pesq", "stoi", "si_sdr")
-# PESQ takes no less than a quarter of a second, STOI no less than 30 of its frames.
-SHORTEST_SECONDS = 0.4
+# PESQ takes no less than a quarter of a second. STOI wants 30 of its frames with sound (`measure`).
+SHORTEST_SECONDS = 0.5
 TITLES = {"pesq": "WB-PESQ", "stoi": "STOI", "si_sdr": "SI-SDR"}
 Enhance = Callable[[np.ndarray], np.ndarray]
 Each = TypeVar("Each")
@@ -83,14 +83,24 @@ def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
 
 
 def measure(audio: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """Score ``audio`` against ``clean``, both ``[samples]`` at 16 kHz."""
+    """Score ``audio`` against ``clean``, both ``[samples]`` at 16 kHz.
+
+    Raises
+    ------
+    ValueError
+        There is too little sound in ``clean`` for STOI.
+    """
     from pesq import PesqError, pesq
     from pystoi import stoi
 
     quality = pesq(SAMPLE_RATE, clean, audio, "wb", on_error=PesqError.RETURN_VALUES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        intelligibility = stoi(clean, audio, SAMPLE_RATE)
+        warnings.filterwarnings("error", "Not enough STFT frames")
+        try:
+            intelligibility = stoi(clean, audio, SAMPLE_RATE)
+        except RuntimeWarning:  # it would count as 1e-5
+            raise ValueError("less than half a second of sound: too little to score") from None
     return {
         # An utterance in which PESQ finds no speech gets the worst score.
         "pesq": max(float(quality), 1.0),
@@ -204,7 +214,8 @@ def load_enhancer(model: str | None) -> Enhance:
         return load_checkpoint(Path(model))
     import npfsn
 
-    return lambda audio: npfsn.enhance(audio, SAMPLE_RATE, model)
+    loaded = npfsn.load_model(model)
+    return lambda audio: npfsn.enhance(audio, SAMPLE_RATE, loaded)
 
 
 def load_checkpoint(path: Path) -> Enhance:
@@ -234,12 +245,16 @@ def _judge(pair: Pair, model: str | None) -> Score:
     # Only during speech: this measures the level of the speech, not how much noise was removed.
     loud = np.abs(clean) > 0.1 * np.abs(clean).max()
     level = 10 * np.log10(np.mean(out[loud] ** 2) / np.mean(clean[loud] ** 2))
-    before, after = measure(noisy, clean), measure(out, clean)
+    try:
+        before, after = measure(noisy, clean), measure(out, clean)
+    except ValueError as error:
+        raise ValueError(f"{pair.clean} has {error}") from None
     return Score(pair.speech, pair.noise, pair.snr, before, after, float(level))
 
 
 def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]:
     """Enhance and score pairs, in several processes if there are several workers."""
+    load_enhancer(model)
     for pair in pairs:
         read_pair(pair)  # what cannot be judged is named before hours of work
     if workers == 1:

@@ -376,7 +376,7 @@ def build_pools(
         begin(real)
         Pool.write(real, (row for path in speech_folders for row in speech.recordings(path)))
     if synthetic_seconds and not speech.programs():
-        if not _complete(real):
+        if not (_complete(real) or _complete(voices)):
             raise ValueError("no speech: none of festival, flite and espeak-ng, and no recordings")
         print("no synthetic speech: none of festival, flite and espeak-ng is there", flush=True)
     elif synthetic_seconds and not _complete(voices):
@@ -411,7 +411,8 @@ def _complete(path: Path) -> bool:
 
 def _contents(folder: Path) -> str:
     """Describe a folder of recordings, so that another one, or more in it, are noticed."""
-    sizes = [path.stat().st_size for path in speech.audio_files(folder)]
+    files = speech.audio_files(folder)
+    sizes = [path.stat().st_size if path.exists() else 0 for path in files]  # 0: a broken link
     return f"{folder.resolve()}: {len(sizes)} files, {sum(sizes)} bytes"
 
 
@@ -421,8 +422,7 @@ def _check_kept(options: dict[Path, dict[str, Any]]) -> None:
     for path, now in options.items():
         if not _complete(path):
             continue
-        if path.stem != "rooms":
-            Pool.load(path)
+        (Rooms if path.stem == "rooms" else Pool).load(path)  # refuses what is damaged
         then = made_of(path)
         if then is None:
             reason = "nothing tells the options (an older version made it)"

@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        It is no checkpoint, or damaged.
+        It is damaged, or no checkpoint that training saved.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -61,14 +61,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception:  # whatever the damage makes of the file
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(f"{path} is no checkpoint, or damaged")
+        raise ValueError(
+            f"{path} is damaged, or no checkpoint of tools.train (npfsn-convert reads others)"
+        )
     return content
 
 
 def bottleneck_size(weights: dict[str, Any], path: Path) -> int:
     """Return the bottleneck's hidden size; refuse weights of other architectures."""
-    recurrent = weights.get("bottleneck.sequence_model.weight_hh_l0", torch.zeros(0))
-    if recurrent.ndim != 2 or recurrent.shape[0] != 4 * recurrent.shape[1]:
+    name = "bottleneck.sequence_model.weight_hh_l0"
+    recurrent = weights.get(name) if isinstance(weights, dict) else None
+    if (
+        not isinstance(recurrent, Tensor)
+        or recurrent.ndim != 2
+        or recurrent.shape[0] != 4 * recurrent.shape[1]
+    ):
         raise ValueError(f"{path} holds no Fast FullSubNet with LSTMs")
     return recurrent.shape[1]
 

@@ -79,12 +79,27 @@ def write_list(path: Path, clips: list[Clip]) -> None:
         partial.write_text(json.dumps([asdict(clip) for clip in clips]))
 
 
+def read_array(path: Path) -> np.ndarray:
+    """Map the array of a pool.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        raise ValueError(f"{path} is damaged: delete it with its .json, and make it anew") from None
+
+
 def made_of(path: Path) -> dict[str, Any] | None:
     """Read which options a pool (``.npy``) was made with, or None if nothing tells."""
     try:
-        return json.loads(path.with_suffix(".made-of.json").read_text())
+        options = json.loads(path.with_suffix(".made-of.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
+    return options if isinstance(options, dict) else None
 
 
 def write_made_of(path: Path, options: dict[str, Any]) -> None:
@@ -109,7 +124,7 @@ class Pool:
     @classmethod
     def load(cls, path: Path) -> Pool:
         """Open ``path`` (``.npy``, with its ``.json`` beside it) without reading it."""
-        return cls(np.load(path, mmap_mode="r"), read_list(path.with_suffix(".json")))
+        return cls(read_array(path), read_list(path.with_suffix(".json")))
 
     @staticmethod
     def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> Pool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from .pool import SAMPLE_RATE, in_processes
+from .pool import SAMPLE_RATE, in_processes, read_array
 
 LENGTH = 9_600
 POSITIONS = 4
@@ -36,7 +36,7 @@ class Rooms:
     @classmethod
     def load(cls, path: Path) -> Rooms:
         """Open responses saved as ``.npy``."""
-        return cls(np.load(path, mmap_mode="r"))
+        return cls(read_array(path))
 
 
 def _room(seed: list[int]) -> np.ndarray:

@@ -262,7 +262,7 @@ class Run:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.step, self.best = content["epoch"], content["best_score"]
-        except (KeyError, RuntimeError):
+        except (KeyError, RuntimeError, TypeError, AttributeError):
             raise ValueError(f"{path} is of another network, or no checkpoint of a run") from None
 
     def begin_from(self, path: Path) -> None:
@@ -278,14 +278,14 @@ class Run:
             weights = {name: torch.tensor(np.float32(value)) for name, value in tensors.items()}
         else:
             content = read_checkpoint(path)
-            weights = content.get("average", content["model"])
+            weights = content.get("average") or content["model"]
         size, most = bottleneck_size(weights, path), self.args.bottleneck_hidden_size
         if size > most:
             raise ValueError(f"{path} has a bottleneck of {size}: --bottleneck {most} is too small")
         own = self.model.state_dict()
         try:
             weights = {name: grown(weights[name], own[name]) for name in own}
-        except (KeyError, RuntimeError):
+        except (KeyError, RuntimeError, TypeError, AttributeError):
             raise ValueError(f"{path} is of another network") from None
         # Not a weight, and rounded in files of half precision.
         weights["mel_scale.fb"] = self.model.mel_scale.fb
@@ -309,9 +309,10 @@ def begun(
         try:
             run.restore(latest)
         except ValueError as error:
+            best = latest.with_name("best_model.tar")
+            hint = f", for example with --start-from {best}" if best.exists() else ""
             raise ValueError(
-                f"{error}; or give another --work, or delete it to start anew, for example with "
-                f"--start-from {latest.with_name('best_model.tar')}"
+                f"{error}; or give another --work, or move it away to start anew{hint}"
             ) from None
     elif start_from is not None:
         run.begin_from(start_from)
