@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +105,23 @@ def test_too_little_sound_is_no_score(tmp_path: Path, seconds: float) -> None:
         soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples, RATE, "FLOAT")
     with pytest.raises(SystemExit, match="clean/a_tap_snr0.wav has less than half a second of"):
         main(["judge", str(tmp_path)])
+
+
+def test_a_score_that_stoi_warns_of_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where neither package is installed."""
+
+    def stoi(*_: object) -> float:
+        warnings.warn("Not enough STFT frames to compute ...", RuntimeWarning, stacklevel=2)
+        return 1e-5
+
+    packages = {
+        "pesq": {"pesq": lambda *_, **__: 1.0, "PesqError": types.SimpleNamespace(RETURN_VALUES=0)},
+        "pystoi": {"stoi": stoi},
+    }
+    for name, content in packages.items():
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**content))
+    with pytest.raises(ValueError, match="less than half a second of sound"):
+        evaluate.measure(np.ones(RATE), np.ones(RATE))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
