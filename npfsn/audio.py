@@ -197,9 +197,7 @@ def _run(
     from .weights import load_model
 
     model = load_model(model)  # loaded once for all channels
-    norm = options["norm"]
-    config = model.config if norm is None else model.config.with_norm(norm)
-    if not config.streams:
+    if not model.config.with_norm(options["norm"]).streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
             return _run_whole(source, sink, src, model, limited, progress)

@@ -401,9 +401,15 @@ class BaseConfig:
         """Return the config of a tiny network that needs every kernel (`warmup`)."""
         raise NotImplementedError
 
-    def with_norm(self, norm: str) -> BaseConfig:
-        """Return a copy that runs with another norm."""
-        return dataclasses.replace(self, norm_type=check_norm(norm))
+    def with_norm(self, norm: str | None) -> BaseConfig:
+        """Return a copy that runs with another norm; None: the norm stays."""
+        if norm is None:
+            return self
+        return dataclasses.replace(self, **self.norm_fields(check_norm(norm)))
+
+    def norm_fields(self, norm: str) -> dict[str, Any]:
+        """Return the fields that a norm decides."""
+        return {"norm_type": norm}
 
     def as_published(self) -> BaseConfig:
         """Return a copy that runs the published arithmetic and nothing else."""

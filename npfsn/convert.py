@@ -209,7 +209,7 @@ def _convert_model(path: Path, norm: str | None, precision: str | None) -> _Conv
     """Convert a model file to another norm or precision."""
     model = load_model(path)
     source = model.info["source"]
-    config = model.config if norm is None else model.config.with_norm(norm)
+    config = model.config.with_norm(norm)
     if config != model.config:
         source = {"norm": model.config.norms, **source}  # the first stays: it was trained with that
     precision = precision or model.info["precision"]

@@ -85,7 +85,7 @@ class Enhancer(Alone):
     ) -> None:
         super().__init__()
         self._model = load_model(model)
-        config = self._model.config if norm is None else self._model.config.with_norm(norm)
+        config = self._model.config.with_norm(norm)
         if not config.streams:
             whose = "this model's" if norm is None else "the"
             raise NormError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from .config import (
     Shapes,
     acoustics,
     begins,
-    check_norm,
     check_recipe,
     check_size,
     check_units,
@@ -158,11 +156,10 @@ class Config(BaseConfig):
             return super().obstacle
         return super().obstacle or f"sections' norm ({self.section_norm}, as published)"
 
-    def with_norm(self, norm: str) -> Config:
-        """Return a copy that runs with another norm; a causal one makes the sections causal too."""
-        causal = check_norm(norm) in CAUSAL_NORMS
-        section = CAUSAL_SECTION_NORM if causal else PUBLISHED_SECTION_NORM
-        return dataclasses.replace(self, norm_type=norm, section_norm=section)
+    def norm_fields(self, norm: str) -> dict[str, Any]:
+        """As in `BaseConfig`; a causal norm makes the sections causal too."""
+        section = CAUSAL_SECTION_NORM if norm in CAUSAL_NORMS else PUBLISHED_SECTION_NORM
+        return {"norm_type": norm, "section_norm": section}
 
     @classmethod
     def smallest(cls, norm: str) -> Config:

@@ -68,7 +68,7 @@ def enhance(
     ((16000,), True)
     """
     model = load_model(model)
-    config = model.config if norm is None else model.config.with_norm(norm)
+    config = model.config.with_norm(norm)
     share = dry_share(atten_lim_db)
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
     check_nonfinite(on_nonfinite)

@@ -54,7 +54,7 @@ def bench(
         Serialisable as JSON, except `steps_ms` and `timeline`, which are for drawing.
     """
     options: dict[str, Any] = {"precision": precision, "norm": norm}
-    config = model.config if norm is None else model.config.with_norm(norm)
+    config = model.config.with_norm(norm)
     hop_ms = 1000.0 * config.hop_length / config.sample_rate
     seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
     busy = OtherLoad()
