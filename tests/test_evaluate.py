@@ -18,6 +18,16 @@ from tools.results import picture_file, result_file
 RATE = 16_000
 
 
+def write_pair(
+    folder: Path, clean: np.ndarray | None, noisy: np.ndarray, speech: str = "a", rate: int = RATE
+) -> None:
+    """Write a pair, at a tenth of the level; without its clean recording if that is None."""
+    for name, samples in (("clean", clean), ("noisy", noisy)):
+        (folder / name).mkdir(exist_ok=True)
+        if samples is not None:
+            soundfile.write(folder / name / f"{speech}_tap_snr0.wav", samples * 0.1, rate, "FLOAT")
+
+
 def test_si_sdr_ignores_level_and_measures_noise() -> None:
     rng = np.random.default_rng(0)
     clean, noise = rng.normal(size=(2, RATE * 4))
@@ -72,19 +82,14 @@ def test_another_rate_is_refused(tmp_path: Path, name: str) -> None:
 def test_what_cannot_be_judged_is_named(
     tmp_path: Path, clean: np.ndarray | None, noisy: np.ndarray, rate: int, message: str
 ) -> None:
-    for name, samples in (("clean", clean), ("noisy", noisy)):
-        (tmp_path / name).mkdir()
-        if samples is not None:
-            soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples * 0.1, rate, "FLOAT")
+    write_pair(tmp_path, clean, noisy, rate=rate)
     with pytest.raises(SystemExit, match=f"tools.evaluate: .*{message}"):
         main(["judge", str(tmp_path)])
 
 
 def test_every_pair_is_looked_at_before_any_is_enhanced(tmp_path: Path, monkeypatch) -> None:
-    for name, second in (("clean", np.ones(RATE)), ("noisy", np.zeros(RATE))):
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a_tap_snr0.wav", np.full(RATE, 0.1), RATE)
-        soundfile.write(tmp_path / name / "b_tap_snr0.wav", 0.1 * second, RATE)
+    write_pair(tmp_path, np.ones(RATE), np.ones(RATE))
+    write_pair(tmp_path, np.ones(RATE), np.zeros(RATE), "b")
     monkeypatch.setattr(evaluate, "_judge", None)
     with pytest.raises(ValueError, match="noisy/b_tap_snr0.wav is silent"):
         evaluate.judge(find_pairs(tmp_path), None)
@@ -100,9 +105,7 @@ def test_too_little_sound_is_no_score(tmp_path: Path, seconds: float) -> None:
     noisy = clean + rng.normal(0, 0.01, clean.size)
     assert evaluate.measure(noisy, clean)["stoi"] > 0.5
     clean[RATE // 4 :] = 0.0
-    for name, samples in (("clean", clean), ("noisy", noisy)):
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a_tap_snr0.wav", samples, RATE, "FLOAT")
+    write_pair(tmp_path, clean, noisy)
     with pytest.raises(SystemExit, match="clean/a_tap_snr0.wav has less than half a second of"):
         main(["judge", str(tmp_path)])
 
@@ -127,9 +130,7 @@ def test_a_score_that_stoi_warns_of_is_none(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_checkpoints_that_cannot_be_judged_are_named(tmp_path: Path, workers: str) -> None:
     torch = pytest.importorskip("torch")
-    for name in ("clean", "noisy"):
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a_tap_snr0.wav", np.full(RATE, 0.1), RATE)
+    write_pair(tmp_path, np.ones(RATE), np.ones(RATE))
     (tmp_path / "garbage.tar").write_bytes(b"garbage")
     torch.save({"model": {"fb_model.weight": torch.zeros(3)}}, tmp_path / "other.tar")
     size = {"bottleneck.sequence_model.weight_hh_l0": torch.zeros(16, 4)}

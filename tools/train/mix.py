@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import butter, sosfilt
+
+from npfsn.output import complete_or_absent
 
 from . import instruments, noise, speech
 from .pool import SAMPLE_RATE, Clip, Pool, made_of, write_made_of
@@ -399,9 +400,10 @@ def build_pools(
         Pool.write(noises, rows)
     if not _complete(responses):
         begin(responses)
-        aside = responses.with_name("rooms.part.npy")  # a truncated file would count as complete
-        np.save(aside, Rooms.make(rooms, seed).responses)
-        os.replace(aside, responses)
+        made = Rooms.make(rooms, seed).responses
+        # There is no list with which it would be complete.
+        with complete_or_absent(responses, overwrite=True) as partial, partial.open("wb") as file:
+            np.save(file, made)
 
 
 def _complete(path: Path) -> bool:

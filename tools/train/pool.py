@@ -136,6 +136,7 @@ class Pool:
             The pool, opened from the file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)  # that of an older pool of this name
         parts, placed, at = [], [], 0
         for audio, clip in clips:
             part = np.round(np.clip(audio, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
@@ -145,7 +146,6 @@ class Pool:
         if not parts:
             raise ValueError(f"no clips for {path}: nothing that it is made of can be used")
         try:
-            path.with_suffix(".json").unlink(missing_ok=True)  # that of an older pool of this name
             np.save(path, np.concatenate(parts))
             write_list(path.with_suffix(".json"), placed)
         except OSError as error:

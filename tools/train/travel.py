@@ -99,7 +99,6 @@ def unpack(folder: Path, pools: Path) -> None:
         if len(audio) != clips[-1].stop:
             raise ValueError(f"{listing}: {len(audio)} samples, not {clips[-1].stop}")
         path = pools / f"{listing.stem}.npy"
-        path.with_suffix(".json").unlink(missing_ok=True)  # an older pool of this name
         write_made_of(path, {})
         Pool.write(path, ((audio[c.start : c.stop], c) for c in clips))
 
