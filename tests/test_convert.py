@@ -711,9 +711,9 @@ def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, 
     ):
         assert main([f"{source}.npz", "--precision", precision, "-o", "again.npz", "--force"]) == 0
         assert Path("again.npz").read_bytes() == files[same]
-        report = capsys.readouterr().out
-        assert f"norm:          {load_model('again.npz').norm}\n" in report
-        assert re.search(rf"written: +again\.npz: [\d.]+ MB, {precision}\n", report)
+        lines = report(capsys.readouterr().out)
+        assert lines["norm"] == " " * 10 + load_model("again.npz").norm
+        assert re.fullmatch(rf" +again\.npz: [\d.]+ MB, {precision}", lines["written"])
     widened = convert("float16.npz", precision="float32")
     assert widened.info["precision"] == "float32"
     assert widened.info["source"] == load_model("float32.npz").info["source"]
@@ -744,8 +744,7 @@ def test_a_norm_chosen_for_a_model_file_is_told_with_the_one_it_was_trained_with
 ):
     monkeypatch.chdir(tmp_path)
     case = load_case(name)
-    Path("x.tar").write_bytes(tf.zip_bytes(state(case)))
-    trained = convert("x.tar", recipe=recipe_of(case))
+    trained = convert(saved(case, tmp_path), recipe=recipe_of(case))
     assert not trained.config.streams
     save_model(trained, "x.npz")
     assert main(["x.npz", "--norm", NORM, "-o", "live.npz"]) == 0
