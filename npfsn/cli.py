@@ -27,6 +27,7 @@ from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     UsageError,
+    arithmetic,
     duration,
     hush_compiler,
     latency,
@@ -557,6 +558,7 @@ def _info(args: argparse.Namespace) -> int:
         ("streams", streaming(config)),
         ("latency", latency(config)),
         ("starts", starts(config)),
+        ("arithmetic", arithmetic(config)),
         ("made from", str(source.get("name", "unknown"))),
         ("its sha-256", str(source.get("sha256", "unknown"))),
         ("converter", str(model.info.get("converter", "unknown"))),

@@ -53,6 +53,16 @@ def starts(config: BaseConfig) -> str:
     return "at the first sound" + ("" if config.streams else ", once a causal norm is chosen")
 
 
+def arithmetic(config: BaseConfig) -> str:
+    """Say what the network adds to the published arithmetic."""
+    added = [
+        f"{name} = {getattr(config, name)}"
+        for name, published in config.unpublished.items()
+        if getattr(config, name) != published
+    ]
+    return "as published" + (f", with {', '.join(added)}" if added else "")
+
+
 def latency(config: BaseConfig) -> str:
     """Return the latency as text, with and without the hop, since both numbers are in use."""
     hop_ms = 1000.0 * config.hop_length / config.sample_rate

@@ -19,6 +19,7 @@ from sounds import lag, noise, recording, speech, tree
 
 from npfsn import cli, pipe
 from npfsn.models import ARCHITECTURES
+from npfsn.weights import load_model
 from npfsn.whole import enhance
 from tools import make_example
 
@@ -401,6 +402,13 @@ def test_info_tells_what_a_model_is(npfsn, models, name, facts):
         assert fact in out
     out, _ = npfsn("info", models[name], "-v")
     assert "sequence" in out.lower()
+
+
+def test_info_tells_what_a_model_adds_to_the_published_arithmetic(engine, models):
+    config = load_model().config
+    added = f"as published, with start_at_sound = True, quiet_level = {config.quiet_level}\n"
+    assert engine("info")[0].count(added) == 1
+    assert "arithmetic   as published\n" in engine("info", models["wide"])[0]
 
 
 def test_info_takes_a_model_by_either_name(npfsn, models):
