@@ -640,9 +640,11 @@ def _bench(args: argparse.Namespace) -> int:
         if args.plot is not None:
             try:
                 draw(result, picture, kind)
-            except Exception:  # the figures are not lost with the picture
+            except Exception as error:  # the figures are not lost with the picture
                 with contextlib.suppress(OSError, NpfsnError):
                     show(result)
+                if isinstance(error, OSError):  # a full disk names no file
+                    error.filename = args.plot
                 raise
     show(result)  # now that the picture is kept, even if nobody reads this
     return EXIT_OK

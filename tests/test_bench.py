@@ -201,7 +201,7 @@ def test_neither_figures_nor_picture_are_lost_with_the_other(path, tmp_path, mon
         patch.setattr("npfsn.bench.picture.draw", fail)
         assert run("-m", path, *options, "--plot", picture) == 1
         out, err = capsys.readouterr()
-        assert "p99" in out and "No space left" in err and not picture.exists()
+        assert "p99" in out and f"{picture}: No space left" in err and not picture.exists()
         # Nor the error of one with that of the other: a closed pipe is no failure on its own.
         patch.setattr(cli, "to_stdout", broken_pipe)
         assert run("-m", path, *options, "--plot", picture) == 1
