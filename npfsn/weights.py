@@ -330,6 +330,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     ------
     TypeError
         `model` is not a Model.
+    ModelError
+        Its configuration and `info` are too long for a file that `load_model` takes.
     OSError
         The disk is full, or the folder is missing or not writable; nothing is left behind.
         FileExistsError if `path` exists and `overwrite` is False.
@@ -356,7 +358,13 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         "converter": model.info.get("converter", f"npfsn {__version__}"),
         "source": model.info.get("source", {}),
     }
-    members = {_HEADER: np.array(json.dumps(header))}
+    text = json.dumps(header)
+    if len(text) > MAX_HEADER_CHARS:
+        raise ModelError(
+            f"configuration and info make a header of {len(text):,} characters: expected at most "
+            f"{MAX_HEADER_CHARS:,}, or load_model would refuse the file"
+        )
+    members = {_HEADER: np.array(text)}
     for name, tensor in model.tensors.items():
         if header["precision"] == "int8" and is_quantised(model.config, name, tensor.shape):
             members[name], members[name + _SCALE] = quantise(tensor)

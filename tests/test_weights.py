@@ -803,6 +803,23 @@ def test_a_model_keeps_its_own_info():
     assert model.info["source"] == {"name": "a.tar"}
 
 
+def test_no_file_is_written_that_would_not_be_read(tmp_path):
+    path = tmp_path / "m.npz"
+
+    def named(n: int) -> Model:
+        return dataclasses.replace(small_model(), info={"source": {"name": "x" * n}})
+
+    save_model(named(0), path)
+    with np.load(path) as archive:
+        room = weights.MAX_HEADER_CHARS - len(str(archive["npfsn_header"]))
+    save_model(named(room), path)
+    assert_same(load_model(path), small_model())
+    path.unlink()
+    with pytest.raises(ModelError, match="a header of 65,537 characters: expected at most 65,536"):
+        save_model(named(room + 1), path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_configuration_as_published_has_the_defaults_of_what_was_not(architecture):
     config = drawn_models.small_model(architecture, start_at_sound=True).config
