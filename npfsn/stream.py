@@ -109,7 +109,7 @@ class Stream:
         self._many: _BoundPass | None = None
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or no output.
-        self._steady = self.latency_hops - self.half_hops + 1
+        self._steady = config.look_ahead + self.half_hops
         self._take, hop = Program(), Program()
         self._take.add("push_hop", self.signal, stage="samples in")
         hop.add("count_hop", self.clock, stage="samples in")
@@ -212,10 +212,9 @@ class Stream:
         if hops <= self.half_hops:  # not even frame 0 is complete
             out.fill(0)
             return
-        n_fft = self.config.n_fft
         if hops == self.half_hops + 1:
             # The signal starts within the buffer: reflect its first samples to the left of it.
-            start = n_fft + self.hop - hops * self.hop
+            start = self.config.n_fft // 2
             self.signal[:start] = self.signal[start + 1 : 2 * start + 1][::-1]
             self._run(self._one, self.signal, 1)
         self._run(self._one, self.signal[self.hop :], 1)
@@ -382,13 +381,12 @@ class Stream:
         """
         n_fft, hop, half = self.config.n_fft, self.hop, self.config.n_fft // 2
         hops = int(self.clock[0])
-        n_sample = hops * hop + tail.shape[0]
         zeros = max(self.latency_hops - hops, 0)
         # Before the first frame the samples received; after it, their reflection on the left too.
-        first = 0 if self.clock[1] else self.signal.shape[0] - hops * hop
-        signal = np.concatenate([self.signal[first:], tail])
+        start = 0 if self.clock[1] else self.signal.shape[0] - hops * hop
+        signal = np.concatenate([self.signal[start:], tail])
         given = [np.zeros(zeros * hop, np.float32)]
-        if n_sample == 0:
+        if signal.shape[0] == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
         if self._restarts:
@@ -396,36 +394,32 @@ class Stream:
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.
         if int(self.clock[1]) == 0:
+            beyond = hops + 1
             signal = np.pad(signal, half, mode="reflect")
-            starts = range(0, n_sample // hop * hop + 1, hop)
         else:
-            beyond = half - tail.shape[0]
-            signal = np.concatenate([signal, signal[-2 : -2 - beyond : -1]])
-            last = signal.shape[0] - n_fft
-            starts = range(last - (self.half_hops - 1) * hop, last + 1, hop)
-        first = self.config.look_ahead + self.half_hops  # the first frame that completes a hop
+            beyond = self.half_hops
+            mirrored = half - tail.shape[0]
+            signal = np.concatenate([signal, signal[-2 : -2 - mirrored : -1]])[2 * hop :]
         # A stream that was fed hop by hop has no pass over many frames, and needs none here.
         bound, most = self._one, 1
         if self._many is not None and self.clock[1] >= self._steady:
             bound, most = self._many, self.network.block_frames
             self._one.network_pass.forget()
-        signal = signal[starts[0] :]
-        for samples, n_frame in ((signal, len(starts)), (None, self.config.look_ahead)):
+        for samples, n_frame in ((signal, beyond), (None, self.config.look_ahead)):
             for done in range(0, n_frame, most):
                 n = min(n_frame - done, most)
                 self._run(bound, None if samples is None else samples[done * hop :], n)
-                if self.clock[1] > first:
+                if self.clock[1] > self._steady:
                     given.append(bound.out[: n * hop].copy())
 
         self._one.network_pass.finish(int(self.clock[1]))
 
         # No further frame covers the rest. With fewer frames than there are hops in half a window,
         # it begins before the signal does.
-        early = max(first - int(self.clock[1]), 0) * hop
+        early = max(self._steady - int(self.clock[1]), 0) * hop
         ola, env = (self.state[name][early : n_fft - hop] for name in ("stft.ola", "stft.env"))
         rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
         thin = env < _THIN_WINDOW**2
         rest[thin] = np.clip(rest[thin], -loudest, loudest)
         given.append(rest.astype(np.float32))
-        length = self.latency_hops * hop + n_sample - hops * hop
-        return np.concatenate(given)[:length]
+        return np.concatenate(given)[: self.latency_hops * hop + tail.shape[0]]
