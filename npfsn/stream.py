@@ -237,15 +237,17 @@ class Stream:
             flow = self.bind_blocks().bind_flow()
         while at < size:
             left = (size - at) // hop
-            n = min(left, self.network.block_frames)
-            if self.clock[1] < self._steady:
+            steady = self.clock[1] >= self._steady
+            if not steady:
                 n = 1
             elif flow:
                 n = flow.size(left)
+            else:
+                n = min(left, self.network.block_frames)
             if self._restarts:
                 n = self._listen(x[at : at + n * hop])
             hops = slice(at, at + n * hop)
-            if flow and self.clock[1] >= self._steady:
+            if flow and steady:
                 self._take_block(x[hops], out[hops], flow)
             elif n > 1:
                 self._push_block(x[hops], out[hops])
