@@ -76,11 +76,10 @@ def enhance(
     rate = whole_rate(sample_rate)
     stream = Stream(shared_network(model, config, precision), horizon)
     out = np.empty_like(audio)
-    for channel in range(audio.shape[1] if audio.ndim == 2 else 1):
-        at = np.s_[:, channel] if audio.ndim == 2 else np.s_[:]
+    for given, y in zip(np.atleast_2d(audio.T), np.atleast_2d(out.T), strict=True):  # views
         x = np.empty(audio.shape[0], np.float32)
-        copy_finite(np.ascontiguousarray(audio[at]), x, np.zeros(1, np.int64), on_nonfinite)
-        out[at] = _enhance_channel(stream, x, rate, config.sample_rate, share)
+        copy_finite(np.ascontiguousarray(given), x, np.zeros(1, np.int64), on_nonfinite)
+        y[:] = _enhance_channel(stream, x, rate, config.sample_rate, share)
     return out
 
 
