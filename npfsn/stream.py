@@ -137,10 +137,11 @@ class Stream:
         """
         hops, frames = (int(value) for value in state["clock"])
         half = self.half_hops
-        fits = ended or frames == max(hops - half + 1, 0) * (hops > half)
+        fits = ended or frames == (hops - half + 1 if hops > half else 0)
         fits = fits and all(0 <= count <= states.LARGEST_COUNT for count in (hops, frames))
-        fits = fits and 0 <= int(state["began"][0]) <= frames + 1
-        if not (fits and 0 <= int(state["silent"][0]) <= self._patience):
+        last, patience = (frames + 1, self._patience) if self._restarts else (0, 0)
+        fits = fits and 0 <= int(state["began"][0]) <= last
+        if not (fits and 0 <= int(state["silent"][0]) <= patience):
             raise StateError("the state's counters contradict each other: it is damaged")
         if not np.allclose(state["stft.env"], self._window_sums(frames), 1e-6, 1e-9):
             raise StateError("the state's window sums are not those of its frames: it is damaged")

@@ -895,6 +895,12 @@ def test_a_start_in_silence_is_a_part_of_the_state(x: np.ndarray) -> None:
             with pytest.raises(npfsn.StateError, match="counters"):
                 first.set_state(state | {name: np.array([value])})
     first.set_state(state | {"silent": np.array([patience])})
+    plain = npfsn.Enhancer(causal("fast_fullsubnet"))
+    plain.process(x)
+    state = plain.get_state()
+    for name in ("began", "silent"):  # a network that never starts anew counts neither
+        with pytest.raises(npfsn.StateError, match="counters"):
+            plain.set_state(state | {name: np.array([1])})
 
 
 def test_a_microphone_that_was_muted_is_enhanced_as_well() -> None:
