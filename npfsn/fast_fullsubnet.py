@@ -260,16 +260,14 @@ class Network(network.Network):
 
 
 class MelBands:
-    """The sparse mel matrix fb[F, M]: each band has only a few bins that are not zero."""
+    """The sparse mel matrix fb, float32[F, M]: each band has only a few bins that are not zero."""
 
     def __init__(self, fb: np.ndarray) -> None:
         used = [np.flatnonzero(fb[:, band]) for band in range(fb.shape[1])]
         spans = [(int(bins[0]), int(bins[-1]) + 1) if bins.size else (0, 0) for bins in used]
         self.first = np.array([low for low, _ in spans], np.int64)
         self.start = np.cumsum([0] + [high - low for low, high in spans], dtype=np.int64)
-        self.weight = np.concatenate(
-            [fb[low:high, band] for band, (low, high) in enumerate(spans)]
-        ).astype(np.float32)
+        self.weight = np.concatenate([fb[low:high, band] for band, (low, high) in enumerate(spans)])
         for array in (self.first, self.start, self.weight):  # shared by all streams
             array.setflags(write=False)
 
