@@ -110,11 +110,11 @@ class Stream:
         # From this frame on, every hop completes one frame, and that one hop of output. Before, a
         # hop may complete no frame, or two, or no output.
         self._steady = config.look_ahead + self.half_hops
-        self._take, hop = Program(), Program()
+        self._take, analyse = Program(), Program()
         self._take.add("push_hop", self.signal, stage="samples in")
-        hop.add("count_hop", self.clock, stage="samples in")
-        self.stft.write_analysis(hop, self.signal[self.hop :], self._one.new, self._one.mag)
-        self._hop_program = self._take.then(hop).then(self._one.program)
+        analyse.add("count_hop", self.clock, stage="samples in")
+        self.stft.write_analysis(analyse, self.signal[self.hop :], self._one.new, self._one.mag)
+        self._hop_program = self._take.then(analyse).then(self._one.program)
         self.fitted = self._one.network_pass.fitted
         self._one.network_pass.begin()
 
