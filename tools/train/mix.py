@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, fftconvolve, sosfilt
 
 from npfsn.output import complete_or_absent
 
@@ -289,8 +289,7 @@ def faded(x: np.ndarray, edge: int = 80) -> np.ndarray:
 
 def reverberate(x: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve a signal with a room's response, keeping its length."""
-    size = next_fast_len(len(x) + len(response), real=True)
-    return irfft(rfft(x, size) * rfft(np.asarray(response), size), size)[: len(x)]
+    return fftconvolve(x, response)[: len(x)]
 
 
 def unit_speech(x: np.ndarray) -> np.ndarray:
