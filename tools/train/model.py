@@ -250,15 +250,13 @@ class FastFullSubNet(nn.Module):
         """
         args = self.args
         batch, bins, frames = magnitude.shape
-        device = magnitude.device.type
         # Accelerators multiply float32 as TF32, and are bound by the latency of steps anyway.
-        bfloat16 = self.training and device == "cpu" and runs_in_bfloat16(device)
-        autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
+        bfloat16 = self.training and magnitude.device.type == "cpu" and cpu_runs_in_bfloat16()
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
         x = torch.nn.functional.pad(magnitude, (0, args.look_ahead)).transpose(1, 2)
         total = frames + args.look_ahead
-        with torch.autocast(device, enabled=False):
-            mel = self.mel_scale(x.float())
-            normed = cumulative_norm(mel)
+        mel = self.mel_scale(x)
+        normed = cumulative_norm(mel)
         with autocast:
             encoded = self.encoder(normed).float()
         noisy = neighbours(mel, args.noisy_input_num_neighbors)
@@ -277,13 +275,13 @@ class FastFullSubNet(nn.Module):
 
 
 @functools.cache
-def runs_in_bfloat16(device: str) -> bool:
+def cpu_runs_in_bfloat16() -> bool:
     """Whether recurrent layers run in bfloat16: on CPUs without AVX-512 they do not."""
     with torch.random.fork_rng(devices=[]):  # leaves the state of the generator unchanged
-        layer = torch.nn.LSTM(1, 1).to(device)
+        layer = torch.nn.LSTM(1, 1)
     try:
-        with torch.autocast(device, torch.bfloat16):
-            layer(torch.zeros(1, 1, 1, device=device))
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(torch.zeros(1, 1, 1))
     except RuntimeError:
         return False
     return True
