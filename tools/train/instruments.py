@@ -15,7 +15,6 @@ from .noise import CHORDS, SCALES, unit
 from .pool import SAMPLE_RATE, Clip
 from .speech import read_audio
 
-DEBIAN_PACKAGES = ("fluidsynth", "fluid-soundfont-gm")
 SOUND_FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 TICKS = 480
 NYLON_GUITAR = 24

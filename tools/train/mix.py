@@ -69,7 +69,6 @@ class Item:
     noisy: np.ndarray
     target: np.ndarray
     noise: str
-    snr_db: float
     talker: str
 
 
@@ -138,14 +137,14 @@ class Mixer:
         kind = rng.random()
         silence = np.zeros(samples, np.float32)
         if kind < config.silent:
-            return Item(silence, silence, "silent", np.inf, "")
+            return Item(silence, silence, "silent", "")
         response = None
         if rng.random() < config.room:
             response = self.rooms.responses[rng.integers(len(self.rooms.responses))]
         level = 10 ** (rng.uniform(*config.level_db) / 20)
         if kind < config.silent + config.noise_only:
             background, name = self.background(rng, samples, response)
-            return Item(limit(background * level, background)[0], silence, name, -np.inf, "")
+            return Item(limit(background * level, background)[0], silence, name, "")
         target, talker = self.speech(rng, samples)
         if response is not None:
             target = reverberate(target, response[0])
@@ -163,12 +162,11 @@ class Mixer:
             heard = heard + noise.drift(rng, samples) * 10 ** (rng.uniform(-30, 6) / 20)
         if kind < config.silent + config.noise_only + config.clean:
             noisy, target = limit((heard + hiss(rng, samples, (-70, -30))) * level, target * level)
-            return Item(noisy, target, "clean", 40.0, talker)
+            return Item(noisy, target, "clean", talker)
         background, name = self.background(rng, samples, response)
         if rng.random() < config.no_rumble:
             background = noise.unit(noise.bandpass(background, rng.uniform(50, 150), 7900))
-        snr = rng.uniform(*config.snr_db)
-        noisy = heard + background * 10 ** (-snr / 20)
+        noisy = heard + background * 10 ** (-rng.uniform(*config.snr_db) / 20)
         if rng.random() < config.hiss:
             noisy = noisy + hiss(rng, samples, (-45, -12))
         if rng.random() < config.band_limit:
@@ -177,7 +175,7 @@ class Mixer:
         if rng.random() < config.clip:
             ceiling = np.abs(noisy).max() * rng.uniform(0.2, 0.7)
             noisy = np.clip(noisy, -ceiling, ceiling)
-        return Item(noisy, target, name, snr, talker)
+        return Item(noisy, target, name, talker)
 
     def speech(self, rng: Rng, samples: int) -> tuple[np.ndarray, str]:
         """Return one talker with pauses, varied, dry, at the level of the recording."""

@@ -22,12 +22,6 @@ from .pool import SAMPLE_RATE, Clip
 
 SUFFIXES = {".flac", ".ogg", ".wav", ".opus", ".mp3"}
 LIBRISPEECH = re.compile(r"(\d+)-\d+-\d+$")
-DEBIAN_PACKAGES = (
-    "festival flite espeak-ng festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts "
-    "festvox-hi-nsk festvox-mr-nsk festvox-te-nsk festvox-italp16k festvox-itapc16k "
-    "festvox-ca-ona-hts festvox-czech-dita festvox-czech-krb festvox-czech-machac "
-    "festvox-czech-ph festvox-suopuhe-lj festvox-suopuhe-mv festvox-ru"
-).split()
 ESPEAK_LANGUAGES = "en-us en-gb en-gb-scotland de fr es it pl pt-br nl sv ru hi tr el id".split()
 ESPEAK_VARIANTS = (
     "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 klatt klatt2 klatt3 klatt4 Alex Alicia Andrea Andy "
@@ -199,8 +193,8 @@ def sentences(rng: np.random.Generator, count: int) -> str:
 
 def festival_voices() -> list[str]:
     """Name the festival voices installed here."""
-    roots = [Path("/usr/share/festival/voices")]
-    return sorted(path.name for root in roots for path in root.glob("*/*") if path.is_dir())
+    folders = Path("/usr/share/festival/voices").glob("*/*")
+    return sorted(path.name for path in folders if path.is_dir())
 
 
 def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:

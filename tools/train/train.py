@@ -25,7 +25,7 @@ import npfsn
 from npfsn.output import complete_or_absent
 
 from .loss import loss, total
-from .mix import MixConfig, Mixer, load_mixer
+from .mix import Mixer, load_mixer
 from .model import (
     FastFullSubNet,
     ModelArgs,
@@ -378,7 +378,6 @@ def train(
     work: Path,
     args: ModelArgs,
     config: TrainConfig,
-    mix: MixConfig | None = None,
     minutes: float = math.inf,
     ranks: int = 1,
     start_from: Path | None = None,
@@ -404,10 +403,7 @@ def train(
     workers : int
         Processes that mix batches for that rank.
     """
-    options = (
-        work, args, config, mix or MixConfig(), minutes, start_from, validate_every,
-        device, workers,
-    )  # fmt: skip
+    options = (work, args, config, minutes, start_from, validate_every, device, workers)
     if ranks == 1:
         return _train(0, 1, "", *options)
     context = torch.multiprocessing.get_context("spawn")
@@ -437,7 +433,6 @@ def _train(
     work: Path,
     args: ModelArgs,
     config: TrainConfig,
-    mix: MixConfig,
     minutes: float,
     start_from: Path | None,
     validate_every: int,
@@ -457,8 +452,8 @@ def _train(
         nonlocal stop
         stop = True
 
-    mixer = load_mixer(work / "pools", config.seed, mix)
-    judge = load_mixer(work / "pools", config.seed + 1, mix, validation=True)
+    mixer = load_mixer(work / "pools", config.seed)
+    judge = load_mixer(work / "pools", config.seed + 1, validation=True)
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, ask if rank == 0 else signal.SIG_IGN) for number in numbers]
     began, first = time.monotonic(), run.step
