@@ -14,8 +14,8 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from npfsn.output import complete_or_absent
 
 from . import instruments, noise, speech
-from .pool import SAMPLE_RATE, Clip, Pool, made_of, write_made_of
-from .rooms import Rooms
+from .pool import SAMPLE_RATE, Clip, Pool, made_of, read_array, write_made_of
+from .rooms import make_rooms
 
 Rng = np.random.Generator
 
@@ -81,7 +81,7 @@ class Mixer:
         Speech; one of them may be missing.
     noises : Pool
         Noise, synthetic and recorded.
-    rooms : Rooms
+    rooms : ndarray, shape (rooms, positions, samples)
         Impulse responses.
     seed : int
         The same seed, pools and numbers give the same item.
@@ -93,7 +93,7 @@ class Mixer:
         recorded: Pool | None,
         synthetic: Pool | None,
         noises: Pool,
-        rooms: Rooms,
+        rooms: np.ndarray,
         seed: int,
         config: MixConfig | None = None,
     ) -> None:
@@ -140,7 +140,7 @@ class Mixer:
             return Item(silence, silence, "silent", "")
         response = None
         if rng.random() < config.room:
-            response = self.rooms.responses[rng.integers(len(self.rooms.responses))]
+            response = self.rooms[rng.integers(len(self.rooms))]
         level = 10 ** (rng.uniform(*config.level_db) / 20)
         if kind < config.silent + config.noise_only:
             background, name = self.background(rng, samples, response)
@@ -397,7 +397,7 @@ def build_pools(
         Pool.write(noises, rows)
     if not _complete(responses):
         begin(responses)
-        made = Rooms.make(rooms, seed).responses
+        made = make_rooms(rooms, seed)
         # There is no list with which it would be complete.
         with complete_or_absent(responses, overwrite=True) as partial, partial.open("wb") as file:
             np.save(file, made)
@@ -421,7 +421,7 @@ def _check_kept(options: dict[Path, dict[str, Any]]) -> None:
     for path, now in options.items():
         if not _complete(path):
             continue
-        (Rooms if path.stem == "rooms" else Pool).load(path)  # refuses what is damaged
+        (read_array if path.stem == "rooms" else Pool.load)(path)  # refuses what is damaged
         then = made_of(path)
         if then is None:
             reason = "nothing tells the options (an older version made it)"
@@ -478,7 +478,7 @@ def load_mixer(
         real,
         synthetic,
         Pool.load(folder / "noise.npy"),
-        Rooms.load(folder / "rooms.npy"),
+        read_array(folder / "rooms.npy"),
         seed,
         config,
     )

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from .pool import SAMPLE_RATE, in_processes, read_array
+from .pool import SAMPLE_RATE, in_processes
 
 LENGTH = 9_600
 POSITIONS = 4
 SPEED_OF_SOUND = 343.0
 
 
-@dataclass(frozen=True)
-class Rooms:
-    """Impulse responses of many rooms, several sources in each.
+def make_rooms(count: int, seed: int) -> np.ndarray:
+    """Draw impulse responses of many rooms, several sources in each.
 
-    Parameters
-    ----------
-    responses : ndarray, shape (rooms, positions, samples), float32
+    Returns
+    -------
+    ndarray, shape (rooms, positions, samples), float32
         Unit energy; the direct sound is the first strong tap. The first position is usually
         the nearest.
     """
-
-    responses: np.ndarray
-
-    @classmethod
-    def make(cls, count: int, seed: int) -> Rooms:
-        """Draw rooms."""
-        return cls(np.stack([*in_processes(_room, [[seed, k] for k in range(count)])]))
-
-    @classmethod
-    def load(cls, path: Path) -> Rooms:
-        """Open responses saved as ``.npy``."""
-        return cls(read_array(path))
+    return np.stack([*in_processes(_room, [[seed, k] for k in range(count)])])
 
 
 def _room(seed: list[int]) -> np.ndarray:

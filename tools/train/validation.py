@@ -17,7 +17,7 @@ from npfsn.terminal import number
 from . import instruments, noise
 from .mix import TRAINED_ON, faded, limit, reverberate, training_voices, unit_speech, vary
 from .pool import SAMPLE_RATE, Pool
-from .rooms import Rooms
+from .rooms import make_rooms
 from .speech import read_folder
 
 NOISES = ("dishes", "babble", "guitar", "street", "white", "pink")
@@ -49,7 +49,7 @@ def build(
     """
     name = "real.npy" if (pools / "real.json").exists() else "synthetic.npy"
     pool = training_voices(pools / name, validation=True)
-    rooms = Rooms.make(40, seed)
+    rooms = make_rooms(40, seed)
     ends = [audio for folder in noise_folders for _, audio in read_folder(folder)]
     ends = [audio[int(TRAINED_ON * len(audio)) :] for audio in ends]
     if noise_folders and not ends:
@@ -66,7 +66,7 @@ def build(
         speech, talker = _speech(rng, pool, source)
         background = _noise(rng, kind, len(speech), pool, ends if index // len(NOISES) % 2 else [])
         if rng.random() < 0.6:
-            room = rooms.responses[rng.integers(len(rooms.responses))]
+            room = rooms[rng.integers(len(rooms))]
             speech = reverberate(speech, room[0])
             background = reverberate(background, room[1])
         speech = unit_speech(speech) * 10 ** (rng.uniform(-32, -18) / 20)
