@@ -76,8 +76,7 @@ def watched(all_of_them: Iterable[Each], total: int) -> Iterator[Each]:
 
 def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio, dB."""
-    target = target - target.mean()
-    estimate = estimate - estimate.mean()
+    estimate, target = (x - x.mean() for x in (np.float64(estimate), np.float64(target)))
     clean = target * (estimate @ target) / (target @ target)
     return float(10 * np.log10((clean @ clean) / (np.sum((estimate - clean) ** 2) + 1e-20)))
 
@@ -105,7 +104,7 @@ def measure(audio: np.ndarray, clean: np.ndarray) -> dict[str, float]:
         # An utterance in which PESQ finds no speech gets the worst score.
         "pesq": max(float(quality), 1.0),
         "stoi": float(intelligibility),
-        "si_sdr": si_sdr(audio.astype(np.float64), clean.astype(np.float64)),
+        "si_sdr": si_sdr(audio, clean),
     }
 
 
@@ -304,7 +303,7 @@ def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
         hiss = np.random.default_rng(len(seen)).normal(size=len(clean))
         hiss *= np.sqrt(np.mean(clean**2)) * 10 ** (-snr_db / 20)
         out = enhance((clean + hiss).astype(np.float32))
-        values.append(si_sdr(out.astype(np.float64), clean.astype(np.float64)))
+        values.append(si_sdr(out, clean))
         levels.append(10 * np.log10(np.mean(out**2) / np.mean(clean**2)))
     silence = np.abs(enhance(np.zeros(5 * SAMPLE_RATE, np.float32))).max()
     return (
