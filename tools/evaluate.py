@@ -471,30 +471,24 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("--every", type=every, default=1, help=few)
     judging.add_argument("--json", type=result_file, help="also write every score")
     judging.add_argument("--picture", type=picture_file, help="also draw the middle pair")
-    tables = {"starts": starts, "levels": levels}
+    tables = {"starts": starts, "levels": levels, "compare": compare}
     for name, what in (
         ("starts", "print what silence ahead of recordings costs"),
         ("levels", "print what quiet recordings cost"),
+        ("compare", "print what int8 costs against float32"),
     ):
         telling = commands.add_parser(name, help=what)
         telling.add_argument("pairs", type=Path, help=pairs_help)
         telling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
         telling.add_argument("--every", type=every, default=1, help=few)
-    comparing = commands.add_parser("compare", help="print what int8 costs against float32")
-    comparing.add_argument("pairs", type=Path, help=pairs_help)
-    comparing.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
     options = parser.parse_args(arguments)
-    if options.command == "compare":
-        print(compare(find_pairs(options.pairs), options.model))
-        return
-    if options.command in tables:
-        pairs = find_pairs(options.pairs)[:: options.every]
-        print(tables[options.command](pairs, options.model))
-        return
     if options.command == "mix":
         print(f"{mix(options.audio, options.out, tuple(options.snr))} pairs in {options.out}")
         return
     pairs = find_pairs(options.pairs)[:: options.every]
+    if options.command in tables:
+        print(tables[options.command](pairs, options.model))
+        return
     scores = judge(pairs, options.model, options.workers)
     print(table(scores))
     print(fidelity(pairs, options.model))
