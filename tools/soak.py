@@ -328,7 +328,7 @@ def soak(
             wall[block, i], cpu[block, i] = (t1 - t0) / 1e3, (c1 - c0) / 1e3
             if beside is not None:
                 expected = beside.push(frame)
-                errors[block] = max(errors[block], float(np.abs(out - expected).max()))
+                errors[block] = np.maximum(errors[block], np.abs(out - expected).max())
                 found.peak = max(found.peak, float(np.abs(expected).max()))
         if (block + 1) % per_minute == 0:
             minute = slice(block + 1 - per_minute, block + 1)
@@ -374,7 +374,7 @@ def silence_cost(model: npfsn.Model, seed: int, minutes: float = 10.0) -> dict[s
 
 def _line(found: Soak) -> str:
     return (
-        f"drift {max(found.drift):.1e}, p99 {found.p99[-1]:.0f} us (CPU "
+        f"drift {np.max(found.drift):.1e}, p99 {found.p99[-1]:.0f} us (CPU "
         f"{found.cpu_p99[-1]:.0f} us), memory {found.rss[-1] / 2**20:.1f} MiB"
     )
 
@@ -387,7 +387,7 @@ def report(found: Soak) -> str:
     part = "ten minutes" if found.minutes >= 20 else "half"
     lines = [
         f"{found.minutes:g} minutes of sound",
-        f"drift: largest difference {max(found.drift):.2e} of full scale (output peaks at "
+        f"drift: largest difference {np.max(found.drift):.2e} of full scale (output peaks at "
         f"{found.peak:.2f}); first minute {found.drift[0]:.2e}, last {found.drift[-1]:.2e}",
         f"memory: {found.rss[0] / 2**20:.2f} MiB after one minute, {found.rss[-1] / 2**20:.2f} at "
         f"the end, most {max(found.rss) / 2**20:.2f}{growth}",
@@ -482,7 +482,7 @@ def _run(model: npfsn.Model, args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(asdict(found), indent=1))
     if args.picture:
         draw(found, args.picture)
-    return int(compare and not max(found.drift) < 1e-4)
+    return int(compare and not np.max(found.drift) < 1e-4)
 
 
 if __name__ == "__main__":
