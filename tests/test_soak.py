@@ -90,6 +90,7 @@ def test_a_model_without_a_reference_is_refused_in_a_sentence(tmp_path, capsys):
     assert "run with --no-reference" in capsys.readouterr().err
     assert soak.main(["--hours", "0.02", "--model", str(path), "--no-reference"]) == 0
     assert "growth" not in (said := capsys.readouterr().out) and "first half" in said
+    assert "drift" not in said  # there was nothing to compare with
 
 
 def test_the_reference_is_beside_the_published_arithmetic(tmp_path, capsys):

@@ -253,7 +253,7 @@ class Soak:
     ----------
     minutes : float
     drift : list of float
-        Largest difference from the reference in every minute; full scale is 1.
+        Largest difference from the reference in every minute; full scale is 1. Empty without one.
     p50, p99, cpu_p99 : list of float
         Microseconds per step in every minute: wall time, and CPU time of the thread.
     rss : list of int
@@ -335,7 +335,8 @@ def soak(
             found.p50.append(float(np.median(wall[minute])))
             found.p99.append(float(np.percentile(wall[minute], 99)))
             found.cpu_p99.append(float(np.percentile(cpu[minute], 99)))
-            found.drift.append(float(errors[minute].max()))
+            if compare:
+                found.drift.append(float(errors[minute].max()))
             found.rss.append(rss())
             if progress and (len(found.rss) <= 10 or len(found.rss) % 10 == 0):
                 print(f"{len(found.rss)} min: {_line(found)}", file=sys.stderr, flush=True)
@@ -373,8 +374,9 @@ def silence_cost(model: npfsn.Model, seed: int, minutes: float = 10.0) -> dict[s
 
 
 def _line(found: Soak) -> str:
+    drift = f"drift {np.max(found.drift):.1e}, " if found.drift else ""
     return (
-        f"drift {np.max(found.drift):.1e}, p99 {found.p99[-1]:.0f} us (CPU "
+        f"{drift}p99 {found.p99[-1]:.0f} us (CPU "
         f"{found.cpu_p99[-1]:.0f} us), memory {found.rss[-1] / 2**20:.1f} MiB"
     )
 
@@ -385,10 +387,13 @@ def report(found: Soak) -> str:
     if len(found.rss) > 2:
         growth = f"; growth after the second minute {(found.rss[-1] - found.rss[1]) / 1024:.0f} KiB"
     part = "ten minutes" if found.minutes >= 20 else "half"
-    lines = [
-        f"{found.minutes:g} minutes of sound",
-        f"drift: largest difference {np.max(found.drift):.2e} of full scale (output peaks at "
-        f"{found.peak:.2f}); first minute {found.drift[0]:.2e}, last {found.drift[-1]:.2e}",
+    lines = [f"{found.minutes:g} minutes of sound"]
+    if found.drift:
+        lines.append(
+            f"drift: largest difference {np.max(found.drift):.2e} of full scale (output peaks at "
+            f"{found.peak:.2f}); first minute {found.drift[0]:.2e}, last {found.drift[-1]:.2e}"
+        )
+    lines += [
         f"memory: {found.rss[0] / 2**20:.2f} MiB after one minute, {found.rss[-1] / 2**20:.2f} at "
         f"the end, most {max(found.rss) / 2**20:.2f}{growth}",
         f"p99 of a step: first {part} {found.first_p99:.1f} us, last {part} {found.last_p99:.1f} "
@@ -414,7 +419,8 @@ def draw(found: Soak, path: str | Path) -> None:
 
     figure, axes = plt.subplots(3, 1, sharex=True, figsize=(8, 7), layout="constrained")
     minutes = np.arange(1, len(found.rss) + 1)
-    axes[0].semilogy(minutes, np.maximum(found.drift, 1e-12))
+    if found.drift:
+        axes[0].semilogy(minutes, np.maximum(found.drift, 1e-12))
     axes[0].axhline(1e-4, color="gray", linestyle=":")
     axes[0].set_ylabel("difference from float64,\nof full scale")
     axes[1].plot(minutes, found.p99, label="p99, clock")
