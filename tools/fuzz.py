@@ -395,7 +395,9 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
-def _limit_memory() -> None:
+def _be_strict() -> None:
+    """Turn warnings into errors, and limit the memory of this process."""
+    warnings.simplefilter("error")
     if not os.path.exists("/proc/self/statm"):
         return
     with open("/proc/self/statm") as file:
@@ -407,11 +409,10 @@ def work(
     reader: str, seed: int, cases: range, files: dict[str, bytes], report: io.TextIOBase
 ) -> None:
     """Run cases in this process, one line of JSON for the start and the end of each."""
-    warnings.simplefilter("error")
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))
     watch = Watch()
     os.chdir(folder)
-    _limit_memory()
+    _be_strict()
     try:
         for case in cases:
             report.write(json.dumps({"start": case}) + "\n")
@@ -536,6 +537,7 @@ def main(argv: list[str] | None = None) -> int:
         kept = Path(f"{reader}-{args.seed}-{args.only}")
         kept.write_bytes(data)
         print(f"made of {name}; kept as {kept}")
+        _be_strict()
         with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
             print(run_case(reader, args.seed, args.only, files, Path(folder), Watch()))
         return 0
