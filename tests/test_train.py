@@ -423,6 +423,16 @@ def test_pools_survive_their_journey_as_ogg(work: Path, tmp_path: Path) -> None:
     assert {"folder-kitchen", "white"} <= sources
 
 
+@pytest.mark.parametrize(
+    "options", ["--source nowhere", "--source nowhere --seconds 9", "--seconds 0.001"]
+)
+def test_nothing_to_pack_is_told(work: Path, tmp_path: Path, options: str) -> None:
+    pool, folder = work / "pools/real.npy", tmp_path / "ogg"
+    with pytest.raises(SystemExit, match=r"tools.train.travel: no clip of .*real\.npy is of these"):
+        travel.main(["pack", str(pool), str(folder), *options.split()])
+    assert not folder.exists()
+
+
 def test_a_list_of_clips_is_complete_or_absent(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,11 +57,18 @@ def pack(
     -------
     int
         Bytes written.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to pack.
     """
     pool, name = Pool.load(path), name or path.stem
     pool = pool.select(clip for clip in pool.clips if clip.source.startswith(sources))
-    keep = 1.0 if seconds is None else min(1.0, seconds / pool.seconds)
+    keep = 1.0 if seconds is None or not pool.clips else min(1.0, seconds / pool.seconds)
     clips = [clip for i, clip in enumerate(pool.clips) if int((i + 1) * keep) > int(i * keep)]
+    if not clips:
+        raise ValueError(f"no clip of {path} is of these sources, or within these seconds")
     folder.mkdir(parents=True, exist_ok=True)
     placed: list[Clip] = []
     part, parts, at = [], 0, 0
