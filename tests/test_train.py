@@ -20,7 +20,7 @@ from golden_cases import load_case
 # The recipe needs it, npfsn does not, and it is large: `.[test]` leaves it out, CI installs it.
 torch = pytest.importorskip("torch")
 
-from tools.train import noise, speech, travel, validation
+from tools.train import instruments, noise, speech, travel, validation
 from tools.train.__main__ import main
 from tools.train.loss import envelope_difference, loss, loudness_difference, total
 from tools.train.mix import (
@@ -431,6 +431,20 @@ def test_nothing_to_pack_is_told(work: Path, tmp_path: Path, options: str) -> No
     with pytest.raises(SystemExit, match=r"tools.train.travel: no clip of .*real\.npy is of these"):
         travel.main(["pack", str(pool), str(folder), *options.split()])
     assert not folder.exists()
+
+
+def test_an_instrument_is_chosen_before_its_first_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = []
+
+    def keep(command: list[str], **_: object) -> None:
+        scores.append(Path(command[-1]).read_bytes())
+
+    monkeypatch.setattr(subprocess, "run", keep)
+    monkeypatch.setattr(instruments, "read_audio", lambda path: np.zeros(16 * SAMPLE_RATE))
+    monkeypatch.setattr(instruments, "available", lambda: True)
+    assert len([*instruments.played(32, 1, (instruments.NYLON_GUITAR,))]) == 2
+    for score in scores:
+        assert score[22:25] == bytes([0, 0xC0, instruments.NYLON_GUITAR])  # after both headers
 
 
 def test_a_list_of_clips_is_complete_or_absent(

@@ -84,7 +84,8 @@ def _part(rng: np.random.Generator, program: int, channel: int, seconds: float) 
 def _render(events: list[Event]) -> np.ndarray:
     """Render a MIDI file of one track at 120 beats a minute."""
     track, last = b"", 0
-    for when, message in sorted(events):
+    # At the same time, instruments come first: a note sounds as the one it begins with.
+    for when, message in sorted(events, key=lambda each: (each[0], each[1][0] < 0xC0, each[1])):
         tick = round(when * 2 * TICKS)
         track += _variable(tick - last) + message
         last = tick
