@@ -40,14 +40,6 @@ def start_torch(architecture: str, folder: Path) -> tuple[float, float, Any]:
     return imported, loaded, lambda: peer.step(frame)
 
 
-def peak_memory_mb() -> float:
-    """Return the peak memory of this process, MB, without imports, which would add to it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
-
-
 def main(peer: str, architecture: str, folder: str, steps: str) -> None:
     """Start, run one step, note the time, and run the other steps."""
     start = time.perf_counter()
@@ -57,6 +49,8 @@ def main(peer: str, architecture: str, folder: str, steps: str) -> None:
     stepped, ready = time.perf_counter(), time.time()
     for _ in range(int(steps)):
         step()
+    from npfsn.bench.start import peak_memory_mb
+
     result = {
         "import_s": imported - start,
         "load_s": loaded - imported,
