@@ -84,10 +84,6 @@ class TorchFullSubNet(nn.Module):
         self.sb_model = Stack(tensors, "sb_model", False)
         n_freq, n_unit = self.fb_model.lstm.input_size, self.sb_model.lstm.input_size
         self.index = _neighbours((n_unit - 2) // 2, n_freq)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything heard."""
         self.fb_state = self.sb_state = None
         self.norms = FirstNorm(), FirstNorm()
 
@@ -127,10 +123,6 @@ class TorchFastFullSubNet(nn.Module):
         )
         self.bottleneck = Stack(tensors, "bottleneck", True)
         self.index = _neighbours((self.bottleneck.lstm.input_size - 2) // 2, self.fb.shape[1])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything heard."""
         self.states: list[Any] = [None] * 5
         self.norms = FirstNorm(), FirstNorm()
         self.frame = 0
