@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -266,13 +265,9 @@ def judge(pairs: list[Pair], model: str | None, workers: int = 1) -> list[Score]
 def table(scores: list[Score]) -> str:
     """Tabulate mean scores and gains over all pairs, by SNR, by noise and of the worst talkers."""
     groups: dict[str, list[Score]] = {"all": scores}
-    for label, key in (("SNR", "snr"), ("noise", "noise")):
-        found: dict[str | int, list[Score]] = defaultdict(list)
-        for score in scores:
-            found[getattr(score, key)].append(score)
-        for name in sorted(found):
-            unit = " dB" if key == "snr" else ""
-            groups[f"{label} {name}{unit}"] = found[name]
+    for label, key, unit in (("SNR", "snr", " dB"), ("noise", "noise", "")):
+        for name in sorted({getattr(score, key) for score in scores}):
+            groups[f"{label} {name}{unit}"] = [s for s in scores if getattr(s, key) == name]
     lines = [
         "| | n | " + " | ".join(f"{TITLES[m]} | gain" for m in METRICS) + " |",
         "|---" * 8 + "|",
