@@ -155,6 +155,14 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
         main(["judge", str(tmp_path)])
 
 
+def test_a_noise_that_is_silent_beside_a_sentence_is_refused(tmp_path: Path) -> None:
+    """No gain would give it the SNR."""
+    soundfile.write(tmp_path / "speech_a.wav", np.full(RATE, 0.1), RATE)
+    soundfile.write(tmp_path / "noise_b.wav", np.repeat([0.0, 0.1], RATE), RATE)
+    with pytest.raises(SystemExit, match="noise b is silent in the part for speech_a.wav"):
+        main(["mix", str(tmp_path), str(tmp_path / "out")])
+
+
 def test_noises_whose_mixtures_would_share_names_are_refused(tmp_path: Path) -> None:
     for name in ("speech_a", "noise_b_c", "noise_b-c"):
         soundfile.write(tmp_path / f"{name}.wav", np.full(RATE, 0.1), RATE)

@@ -187,6 +187,8 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
             # Each sentence is mixed with another part of the noise.
             start = index * SAMPLE_RATE * 2 % len(noise)
             part = np.resize(np.roll(noise, -start), len(speech))
+            if not part.any():
+                raise ValueError(f"noise {label} is silent in the part for {path.name}")
             for snr in snrs:
                 gain = np.sqrt(np.mean(speech**2) / np.mean(part**2)) * 10 ** (-snr / 20)
                 noisy = speech + gain * part
