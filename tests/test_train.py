@@ -687,6 +687,12 @@ def test_a_validation_needs_talkers(work: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_silent_end_of_a_recording_is_no_noise(work: Path) -> None:
+    pool = Pool.load(work / "pools/real.npy")
+    part = validation._noise(np.random.default_rng(1), "dishes", 400, pool, [np.zeros(900, "f4")])
+    assert part.shape == (400,) and part.any()
+
+
 @pytest.mark.slow
 def test_one_command_runs_the_recipe(work: Path, tmp_path: Path) -> None:
     main(

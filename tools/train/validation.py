@@ -99,7 +99,9 @@ def _noise(
     if kind == "dishes" and recordings:
         recording = recordings[rng.integers(len(recordings))]
         start = int(rng.integers(0, max(1, len(recording) - samples)))
-        return np.resize(recording[start:], samples)
+        part = np.resize(recording[start:], samples)
+        if part.any():  # silence has no gain that gives it an SNR
+            return part
     if kind == "guitar" and instruments.available():
         seed = int(rng.integers(2**31))
         played = instruments.played(16, seed, (instruments.NYLON_GUITAR,))
