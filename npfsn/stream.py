@@ -218,6 +218,8 @@ class Stream:
             start = self.config.n_fft // 2
             self.signal[:start] = self.signal[start + 1 : 2 * start + 1][::-1]
             self._run(self._one, self.signal, 1)
+            if self._restarts:
+                self._listen(x)
         self._run(self._one, self.signal[self.hop :], 1)
         if hops > self.latency_hops:
             out[:] = self._one.out
@@ -291,6 +293,8 @@ class Stream:
         int
             How many hops of `x` to take before the next call.
         """
+        if self.clock[0] == self.half_hops and not self.clock[1]:
+            return 1  # frame 0 ends before this hop: `_push` asks again when it is done
         if not self.began[0]:
             self.silent[0] = self._patience
         where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)

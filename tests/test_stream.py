@@ -768,6 +768,18 @@ def start_anew(enhancer: npfsn.Enhancer) -> None:
     enhancer._stream.began[0] = 1 + enhancer._stream.clock[1]
 
 
+def start_anew_after_a_frame(enhancer: npfsn.Enhancer) -> None:
+    """Have the network start behind the next frame, even if one hop completes two."""
+    run_frame = enhancer._stream._run
+
+    def run_and_start(*arguments: object) -> None:
+        run_frame(*arguments)
+        del enhancer._stream._run
+        start_anew(enhancer)
+
+    enhancer._stream._run = run_and_start
+
+
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
 def test_a_norm_of_the_whole_signal_starts_with_it(norm: str) -> None:
     """Whatever a configuration says: it counts the silence, too."""
@@ -806,12 +818,35 @@ def test_silence_before_the_first_sound_is_forgotten(architecture: str, silent_h
     sound[hop // 2] = 1.01e-4  # and a little more
     x = np.concatenate([lead, sound])
     expected = plain.process(lead)
-    start_anew(plain)
+    # With the first hop of sound, frame 0 may become complete, too: it has heard silence only.
+    silent_frame = silent_hops == plain._stream.half_hops
+    (start_anew_after_a_frame if silent_frame else start_anew)(plain)
     expected = np.concatenate([expected, run(plain, sound)])
     got = npfsn.Enhancer(model)
     np.testing.assert_array_equal(run(got, x), expected)
     whole = npfsn.enhance(x, got.sample_rate, model)
     np.testing.assert_array_equal(whole, expected[got.latency_samples :])
+
+
+@pytest.mark.parametrize("n_fft_in_hops", [2, 4])
+@pytest.mark.parametrize("chunk_hops", [1, 30])
+def test_no_silent_frame_is_counted_with_the_first_sound(
+    n_fft_in_hops: int, chunk_hops: int
+) -> None:
+    """Nor is frame 0 when it becomes complete with the hop that brings the sound."""
+    hop, half = 16, n_fft_in_hops // 2
+    model = starting_at_sound("fullband", n_fft=n_fft_in_hops * hop, hop_length=hop)
+    sound = noise(20 * hop)
+    for silent_hops in range(6):
+        enhancer = npfsn.Enhancer(model)
+        x = np.concatenate([np.zeros(silent_hops * hop, np.float32), sound])
+        for at in range(0, x.size, chunk_hops * hop):
+            enhancer.process(x[at : at + chunk_hops * hop])
+        state = enhancer.get_state()
+        first = max(silent_hops + 1 - half, 0)  # frame that ends with the first hop of sound
+        frames = silent_hops + 20 + 1 - half - first
+        assert state["began"] == first + 1
+        assert state["norm.count"] == frames
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 3, 7])
