@@ -849,6 +849,19 @@ def test_no_silent_frame_is_counted_with_the_first_sound(
         assert state["norm.count"] == frames
 
 
+@pytest.mark.parametrize(("at", "late"), [(0, 0), (223, 0), (224, 1), (255, 1)])
+@pytest.mark.parametrize("silent_hops", [0, 1, 9])
+def test_a_sound_at_the_end_of_a_hop_starts_the_network_with_the_next(
+    at: int, late: int, silent_hops: int
+) -> None:
+    """The frame that ends with this hop has it under the foot of its window."""
+    enhancer = npfsn.Enhancer(starting_at_sound("fast_fullsubnet"))
+    sound = noise(256 * 8)
+    x = np.concatenate([np.zeros(silent_hops * 256 + at, np.float32), sound])
+    enhancer.process(x)
+    assert enhancer.get_state()["began"] == 1 + silent_hops + late
+
+
 @pytest.mark.parametrize("shrink", [1, 2, 3, 7])
 def test_a_start_in_silence_does_not_depend_on_its_length(shrink: int) -> None:
     """Blocks of frames are counted from the first sound, or every other start would be another."""

@@ -233,6 +233,9 @@ def check_samples(x, out, bad):
 def find_start(x, hop, silence, patience, silent, hops):
     """Find the first hop with sound, a sample larger than silence, that ends a long silence.
 
+    The last eighth of a hop does not count: it lies under the foot of the window of the frame that
+    ends with the hop, and a first frame of next to nothing would count as much as any other.
+
     x         f32[H hop]
     hop       int
     silence   f32
@@ -245,7 +248,7 @@ def find_start(x, hop, silence, patience, silent, hops):
     hops[0] = x.shape[0] // hop
     for h in range(hops[0]):
         sound = False
-        for n in range(h * hop, (h + 1) * hop):
+        for n in range(h * hop, (h + 1) * hop - hop // 8):
             sound = sound or abs(x[n]) > silence
         if not sound:
             silent[0] = min(silent[0] + 1, patience)
