@@ -25,7 +25,14 @@ import soundfile as sf
 
 from . import chunks, mp3
 from .aligned import AlignedStream
-from .containers import AUDIO_SUFFIXES, BITS, FOREIGN_SUFFIXES, RAW_SUFFIXES, target_format
+from .containers import (
+    AUDIO_SUFFIXES,
+    BITS,
+    FOREIGN_SUFFIXES,
+    RAW_SUFFIXES,
+    check_encoder,
+    target_format,
+)
 from .errors import AudioError
 from .intact import bytes_of, check_intact, check_single
 from .options import Precision, dry_share, whole_rate
@@ -121,8 +128,8 @@ def enhance_file(
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:
-        _check_destination(src, dst, overwrite)
         container, subtype, endian = target_format(source, src, dst)
+        _check_destination(src, dst, overwrite)
         with bytes_of(src) as file:
             notes = chunks.notes(file, source.format, os.fstat(file.fileno()).st_size)
         try:
@@ -441,6 +448,7 @@ class _Sink:
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
+            check_encoder(subtype, source.samplerate, source.channels)
             self._file = sf.SoundFile(
                 _native(partial),
                 "w",

@@ -365,11 +365,12 @@ def _run_workers(
                     worker.clean_up()
                     if worker.job is not None:
                         message = (
-                            f"its worker process was killed ({how}), perhaps for want of memory: "
-                            "try fewer --workers"
+                            f"its worker process was killed ({how})"
                             if code
                             else "its worker process was terminated"  # by SIGTERM, which it heard
                         )
+                        if code == -9:  # SIGKILL, which Windows has no name for
+                            message += ", perhaps for want of memory: try fewer --workers"
                         _record_failure(totals, line, worker.job, message)
                         if waiting:
                             workers.append(_launch(args, first=False))

@@ -75,6 +75,9 @@ _SAMPLE_BYTES = {
 }
 _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
+# Beyond these libsndfile does not refuse to write Vorbis: a segmentation fault ends the process.
+_VORBIS_HZ, _VORBIS_CHANNELS = 200_000, 255
+
 
 def container_of(name: str) -> str | None:
     """Return soundfile's name of the container to write for a suffix (without dot), or None."""
@@ -124,3 +127,9 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
                 )
             return container, subtype, "FILE"
     raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
+
+
+def check_encoder(subtype: str, rate: int, channels: int) -> None:
+    """Raise ValueError for what would crash an encoder."""
+    if subtype == "VORBIS" and (rate > _VORBIS_HZ or channels > _VORBIS_CHANNELS):
+        raise ValueError(f"at most {_VORBIS_HZ} Hz and {_VORBIS_CHANNELS} channels")

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from commands import run
 from needs import posix
 from pure_delay import Delay
-from sounds import RATES, lag, noise, read, refuse, tagged, tags, write
+from sounds import RATES, lag, noise, read, refuse, tagged, tags, tree, write
 
 from npfsn import audio, containers
 from npfsn.audio import enhance_file
@@ -552,6 +553,28 @@ def test_nothing_becomes_no_broken_file(delay, tmp_path, suffix):
         enhance_file(tmp_path / "a.wav", tmp_path / f"b.{suffix}")
     assert not (tmp_path / f"b.{suffix}").exists()
     enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "code"),
+    [(200_000, 1, 0), (200_001, 1, 1), (16_000, 255, 0), (16_000, 256, 1)],
+)
+def test_what_crashes_an_encoder_is_refused(tmp_path, rate, channels, code):
+    """In a process of its own, which libsndfile would end."""
+    write(tmp_path / "a.wav", noise(300, channels), rate)
+    _, err = run("enhance", "a.wav", "-o", "b.ogg", cwd=tmp_path, code=code)
+    if code:
+        assert "(at most 200000 Hz and 255 channels): choose another container" in err
+        assert [*tree(tmp_path)] == ["a.wav"]
+    else:
+        assert sf.info(tmp_path / "b.ogg").samplerate == rate
+
+
+def test_a_refused_container_leaves_no_folder(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(1000))
+    with pytest.raises(AudioError, match=r"cannot tell the format of .*b\.mp4"):
+        enhance_file(src, tmp_path / "new" / "b.mp4")
+    assert not (tmp_path / "new").exists()
 
 
 def test_read_only_containers_name_a_way_out(delay, tmp_path):

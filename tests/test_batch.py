@@ -66,6 +66,7 @@ def test_workers_report_a_bad_model_once(tmp_path):
     [
         (signal.SIGKILL, "was killed (signal 9), perhaps for want of memory: try fewer --workers"),
         (signal.SIGTERM, "was terminated"),
+        (signal.SIGSEGV, "was killed (signal 11)"),
     ],
 )
 def test_a_killed_worker_costs_one_file(tmp_path, number, message):
