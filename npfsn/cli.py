@@ -26,6 +26,7 @@ from .errors import NpfsnError
 from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
+    StatusLine,
     UsageError,
     arithmetic,
     duration,
@@ -623,7 +624,9 @@ def _bench(args: argparse.Namespace) -> int:
         with to_stdout():
             print(text, flush=True)
 
+    line = StatusLine(True)
     with contextlib.ExitStack() as stack:
+        stack.callback(line.clear)
         if args.plot is not None:  # refuse it now, not after a minute of measuring
             kind = picture_kind(args.plot)
             picture = stack.enter_context(complete_or_absent(Path(args.plot), overwrite=True))
@@ -636,7 +639,9 @@ def _bench(args: argparse.Namespace) -> int:
             profile=args.profile or args.plot is not None,
             cold=args.cold,
             quick=args.quick,
+            progress=line.draw,
         )
+        line.clear()
         if args.plot is not None:
             try:
                 draw(result, picture, kind)

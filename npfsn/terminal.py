@@ -231,6 +231,8 @@ class StatusLine:
 
     def draw(self, text: str) -> None:
         """Replace the line by `text`."""
+        if not self._on:
+            return
         text = cut(one_line(text), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not

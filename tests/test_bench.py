@@ -73,7 +73,7 @@ def test_json_holds_every_figure(path, capsys, precision):
 def test_what_is_named_is_measured(path, monkeypatch):
     measured = []
 
-    def note(model, options, seconds, rounds):
+    def note(model, options, seconds, rounds, progress):
         measured.append((options, seconds))
         raise npfsn.NpfsnError("that is enough")
 
@@ -167,6 +167,25 @@ def test_hops_longer_than_the_signals_that_were_asked_for(path):
     options = {"precision": "float32"}
     times = time_cases(model, options, seconds=1e-3, rounds=3)
     assert {len(each) >= 3 for each in times.values()} == {True}
+
+
+def test_a_terminal_shows_what_is_measured(path, monkeypatch, capsys):
+    options = ("-m", path, "--seconds", 0.2, "--quick", "--profile")
+    assert run(*options) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(*options) == 0
+    out, err = capsys.readouterr()
+    told = [part.strip() for part in err.split("\r") if part.strip()]
+    assert told == [
+        "steps: getting ready",
+        "steps: round 1 of 1",
+        "what the machine can do",
+        "stages of a step",
+        "a start in a fresh process, 1",
+    ]
+    assert err.endswith("\r") and "\r" not in out
 
 
 def test_plot_needs_matplotlib(path, monkeypatch, tmp_path, capsys):

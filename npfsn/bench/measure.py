@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from ..enhancer import Enhancer
@@ -29,6 +30,7 @@ def bench(
     profile: bool = False,
     cold: bool = False,
     quick: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -47,6 +49,8 @@ def bench(
         Also time a start without compiled kernels.
     quick : bool
         Measure the machine and the start only roughly.
+    progress : callable
+        Told what comes next, between measurements.
 
     Returns
     -------
@@ -58,7 +62,8 @@ def bench(
     hop_ms = 1000.0 * config.hop_length / config.sample_rate
     seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
     busy = OtherLoad()
-    steps = time_cases(model, options, seconds, rounds=1 if quick else _ROUNDS)
+    steps = time_cases(model, options, seconds, 1 if quick else _ROUNDS, progress)
+    progress("what the machine can do")
     cases = {name: summary(times, hop_ms) for name, times in steps.items()}
     result = {
         **machine(),
@@ -76,11 +81,16 @@ def bench(
         "limits": limits(Enhancer(model, **options), cases["speech"]["mean_ms"], quick),
     }
     if profile:
+        progress("stages of a step")
         result["profile"], result["timeline"] = profiled(model, options, quick)
     result["other_load"] = busy.share()
-    start = [fresh_start(path, precision=precision, norm=norm) for _ in range(1 if quick else 3)]
+    start = []
+    for turn in range(1 if quick else 3):
+        progress(f"a start in a fresh process, {turn + 1}")
+        start.append(fresh_start(path, precision=precision, norm=norm))
     result["start"] = min(start, key=lambda each: float(each["total_s"]))
     if cold:
+        progress("a start that compiles")
         with tempfile.TemporaryDirectory() as folder:
             result["cold_start"] = fresh_start(path, precision=precision, norm=norm, cache=folder)
     result["memory_mb"] = max(each["memory_mb"] for each in start)

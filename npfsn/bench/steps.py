@@ -40,9 +40,14 @@ def signals(seconds: float, rate: int) -> dict[str, np.ndarray]:
 
 
 def time_cases(
-    model: Model, options: dict[str, Any], seconds: float, rounds: int
+    model: Model,
+    options: dict[str, Any],
+    seconds: float,
+    rounds: int,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, np.ndarray]:
     """Time every step of every case, ms; cases take turns, of at least one hop each."""
+    progress("steps: getting ready")
     enhancers, hops, times = {}, {}, {}
     seconds = max(seconds, (rounds + 1) * model.config.hop_length / model.config.sample_rate)
     for name, signal in signals(seconds, model.config.sample_rate).items():
@@ -59,6 +64,7 @@ def time_cases(
         hops[name], times[name] = np.array_split(whole, rounds), np.zeros(0)
     with no_collection():
         for turn in range(rounds):
+            progress(f"steps: round {turn + 1} of {rounds}")
             for name, enhancer in enhancers.items():
                 new = time_steps(enhancer.step, hops[name][turn])
                 times[name] = np.concatenate([times[name], new])
