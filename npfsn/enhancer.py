@@ -8,7 +8,7 @@ import math
 import os
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from .stream import Stream
 from .weights import Model, load_model
 
 STATE_FORMAT = 1
+
+_E = TypeVar("_E", bound="Enhancer")
 
 
 class Enhancer(Alone):
@@ -386,7 +388,7 @@ class Enhancer(Alone):
         self._stream.forget()
         self._torn = False
 
-    def copy(self) -> Enhancer:
+    def copy(self: _E) -> _E:
         """Return an independent stream in the same state, sharing the weights.
 
         Returns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from .errors import FrameError
 from .options import OnNonfinite, Precision, dry_share, whole_rate
 from .samples import AnySamples, Samples, as_samples, copy_finite, mix_dry
 from .weights import Model
+
+_L = TypeVar("_L", bound="LiveStream")
 
 
 class LiveStream(Alone):
@@ -256,7 +258,7 @@ class LiveStream(Alone):
         self._torn = False
 
     @alone(ended=True)
-    def copy(self) -> LiveStream:
+    def copy(self: _L) -> _L:
         """Return an independent stream that goes on as this one would, sharing the weights.
 
         Returns
