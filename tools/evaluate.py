@@ -344,6 +344,8 @@ def starts(pairs: list[Pair], model: str | None) -> str:
     """
     rng = np.random.default_rng(0)
     ahead = {"nothing": np.zeros(0, np.float32)}
+    # A hop, after which the sound begins with the hop that completes two frames.
+    ahead["16 ms of zeros"] = np.zeros(256, np.float32)
     for seconds in (0.5, 5.0):
         size = round(seconds * SAMPLE_RATE)
         ahead[f"{seconds:g} s of zeros"] = np.zeros(size, np.float32)
