@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from .containers import (
 )
 from .errors import AudioError
 from .intact import bytes_of, check_intact, check_single
-from .options import Precision, dry_share, whole_rate
+from .options import Precision, Progress, check_progress, dry_share, whole_rate
 from .output import complete_or_absent
 from .report import FileReport
 from .samples import Samples, silence_nonfinite, to_steps
@@ -43,7 +43,6 @@ from .samples import Samples, silence_nonfinite, to_steps
 if TYPE_CHECKING:
     from .weights import Model
 
-Progress = Callable[[float, float], None]
 StrPath = str | os.PathLike[str]
 
 #: Samples (frames x channels) per block: few enough for any machine's memory, and enough to make up
@@ -88,8 +87,8 @@ def enhance_file(
     overwrite : bool
         Replace `dst` if it exists.
     progress : callable
-        Called after each block, or with an offline norm after each channel, with the seconds of
-        audio done and the seconds in total.
+        Called after each block, or with an offline norm now and then, with the seconds of audio
+        done and the seconds in total.
 
     Returns
     -------
@@ -123,8 +122,7 @@ def enhance_file(
             raise TypeError(f"{name} is {path!r}: expected the path of a sound file")
         if os.fspath(path) in ("", b""):
             raise AudioError(f"{name} is empty: expected the path of a sound file")
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress is {progress!r}: expected a function, or None")
+    check_progress(progress)
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:
@@ -249,16 +247,9 @@ def _run_whole(
     blocks = list(_blocks(source, src, heard))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
-    n_frames = len(signal)
-    for c in range(source.channels):
-        signal[:, c] = enhance(
-            np.ascontiguousarray(signal[:, c]), source.samplerate, model, **options
-        )
-        if progress is not None:
-            seconds = n_frames / source.samplerate
-            progress(seconds * (c + 1) / source.channels, seconds)
+    signal = enhance(signal, source.samplerate, model, **options, progress=progress)
     step = max(1, BLOCK_SAMPLES // source.channels)
-    for start in range(0, n_frames, step):
+    for start in range(0, len(signal), step):
         sink.write(list(signal[start : start + step].T))
     return heard, ready
 

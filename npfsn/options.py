@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from .errors import AudioError, shown
 Precision = Literal["float32", "int8"]
 #: What becomes of NaN and infinity.
 OnNonfinite = Literal["raise", "zero"]
+#: Told the seconds of audio done and the seconds in all.
+Progress = Callable[[float, float], object]
 
 
 def dry_share(atten_lim_db: float | None) -> np.float32:
@@ -28,6 +31,12 @@ def dry_share(atten_lim_db: float | None) -> np.float32:
     share = 10.0 ** (-decibels / 20.0)
     # Beyond 400 dB there is no limit to speak of, and products with it would be denormal.
     return np.float32(share if share >= 1e-20 else 0.0)
+
+
+def check_progress(progress: object) -> None:
+    """Raise TypeError unless this is a function or None."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress is {progress!r}: expected a function, or None")
 
 
 def check_nonfinite(on_nonfinite: str) -> None:

@@ -164,6 +164,11 @@ class Stream:
                     norm.fit()
         self.fitted = self._one.network_pass.fitted
 
+    @property
+    def n_unfitted(self) -> int:
+        """How many norms are not fitted yet."""
+        return sum(not norm.fitted for norm in self._one.network_pass.norms)
+
     def unfit_norms(self) -> None:
         """Make offline norms count again, for another signal."""
         for bound in (self._one, self._many):

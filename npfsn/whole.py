@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
 from .options import (
     OnNonfinite,
     Precision,
+    Progress,
     check_nonfinite,
+    check_progress,
     dry_share,
     horizon_frames,
     whole_rate,
@@ -19,6 +22,9 @@ from .resample import resample
 from .samples import AnySamples, Samples, as_audio, copy_finite, mix_dry
 from .stream import Stream
 from .weights import Model, load_model
+
+# Between two calls of `progress`: 16 s at a hop of 16 ms.
+_PIECE_HOPS = 1000
 
 
 def enhance(
@@ -31,6 +37,7 @@ def enhance(
     atten_lim_db: float | None = None,
     on_nonfinite: OnNonfinite = "raise",
     norm_horizon: float | None = None,
+    progress: Progress | None = None,
 ) -> Samples:
     """Enhance a whole signal.
 
@@ -44,6 +51,9 @@ def enhance(
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with offline norms runs here as published: the signal is run again
         until every norm is fitted. Offline norms ignore `norm_horizon`.
+    progress : callable
+        Called now and then with the seconds of audio done and the seconds in total: the runs that
+        offline norms need, and channels, count as parts of the whole.
 
     Returns
     -------
@@ -72,44 +82,67 @@ def enhance(
     share = dry_share(atten_lim_db)
     horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
     check_nonfinite(on_nonfinite)
+    check_progress(progress)
     audio = as_audio(audio)
     rate = whole_rate(sample_rate)
     stream = Stream(shared_network(model, config, precision), horizon)
     out = np.empty_like(audio)
-    for given, y in zip(np.atleast_2d(audio.T), np.atleast_2d(out.T), strict=True):  # views
+    channels = [*zip(np.atleast_2d(audio.T), np.atleast_2d(out.T), strict=True)]  # views
+    n_done, seconds = 0, audio.shape[0] / rate
+
+    def tell(part: float) -> None:
+        if progress is not None:
+            progress(seconds * (n_done + part) / len(channels), seconds)
+
+    for given, y in channels:
         x = np.empty(audio.shape[0], np.float32)
         copy_finite(np.ascontiguousarray(given), x, np.zeros(1, np.int64), on_nonfinite)
-        y[:] = _enhance_channel(stream, x, rate, config.sample_rate, share)
+        y[:] = _enhance_channel(stream, x, rate, config.sample_rate, share, tell)
+        n_done += 1
+        tell(0.0)
     return out
 
 
 def _enhance_channel(
-    stream: Stream, x: Samples, rate: int, model_rate: int, share: np.float32
+    stream: Stream,
+    x: Samples,
+    rate: int,
+    model_rate: int,
+    share: np.float32,
+    tell: Callable[[float], None],
 ) -> Samples:
     """Enhance one channel, at its own rate."""
     if x.shape[0] == 0:
         return x
     if rate == model_rate:
-        y = _run(stream, x)
+        y = _run(stream, x, tell)
     else:
-        y = _run(stream, resample(x, rate, model_rate))
+        y = _run(stream, resample(x, rate, model_rate), tell)
         y = resample(y, model_rate, rate)[: x.shape[0]]
     return mix_dry(x, share, y)
 
 
-def _run(stream: Stream, x: Samples) -> Samples:
+def _run(stream: Stream, x: Samples, tell: Callable[[float], None]) -> Samples:
     """Run the stream over a signal, as often as its offline norms need, and drop the latency."""
     stream.unfit_norms()
+    n_done = 0
+
+    def tell_part(part: float) -> None:  # most often a run fits one norm
+        tell((n_done + part) / (n_done + 1 + stream.n_unfitted))
+
     while not stream.fitted:
-        _pass(stream, x)
+        _pass(stream, x, tell_part)
         stream.fit_norms()
-    return _pass(stream, x)[stream.config.latency_samples :]
+        n_done += 1
+    return _pass(stream, x, tell_part)[stream.config.latency_samples :]
 
 
-def _pass(stream: Stream, x: Samples) -> Samples:
+def _pass(stream: Stream, x: Samples, tell: Callable[[float], None]) -> Samples:
     """Run the stream over a signal, from its start to its end."""
     stream.reset()
-    whole = x.shape[0] // stream.hop * stream.hop
+    whole, piece = x.shape[0] // stream.hop * stream.hop, _PIECE_HOPS * stream.hop
     out = np.empty(whole, np.float32)
-    stream.push_many(x[:whole], out)
+    for at in range(0, whole, piece):
+        tell(at / whole)
+        stream.push_many(x[at : min(at + piece, whole)], out[at : at + piece])
     return np.concatenate([out, stream.finish(x[whole:])])

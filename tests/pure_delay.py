@@ -69,12 +69,19 @@ class Delay:
         return line[:n]
 
 
+def enhance(x, rate, model=None, *, progress=None, **options):
+    """Stand in for `npfsn.enhance`."""
+    if progress is not None:
+        progress(len(x) / rate, len(x) / rate)
+    return x.copy()
+
+
 def modules():
     """Give the modules that stand in for the engine."""
     stream = types.ModuleType("npfsn.enhancer")
     stream.Enhancer = Delay
     whole = types.ModuleType("npfsn.whole")
-    whole.enhance = lambda x, rate, model=None, **options: x.copy()
+    whole.enhance = enhance
     return {"npfsn.enhancer": stream, "npfsn.whole": whole}
 
 

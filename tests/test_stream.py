@@ -753,6 +753,26 @@ def test_the_shipped_weights_hear_quiet_voices() -> None:
         assert 10 * np.log10(np.mean(y**2) / np.mean((quiet - y) ** 2)) > 20.0
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("norm", ["offline_laplace_norm", "cumulative_laplace_norm"])
+def test_a_whole_signal_tells_its_progress(
+    architecture: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(architecture, norm_type=norm)
+    rate, x = model.config.sample_rate, noise(60_000).reshape(-1, 2)
+    expected = npfsn.enhance(x, rate, model)
+    monkeypatch.setattr("npfsn.whole._PIECE_HOPS", 7)
+    seen: list[tuple[float, float]] = []
+    y = npfsn.enhance(x, rate, model, progress=lambda *seconds: seen.append(seconds))
+    np.testing.assert_array_equal(y, expected)  # nor do pieces change anything
+    done = [each for each, _ in seen]
+    assert {total for _, total in seen} == {30_000 / rate} and len(seen) > 10
+    assert done == sorted(done) and done[0] == 0.0 and done[-1] == 30_000 / rate
+    assert max(np.diff(done)) < 0.6 * 30_000 / rate / 2  # several times in every channel
+    with pytest.raises(TypeError, match="progress is 3: expected a function"):
+        npfsn.enhance(x, rate, model, progress=3)
+
+
 # --- a start in silence -----------------------------------------------------------------------
 
 
