@@ -126,8 +126,10 @@ def enhance_file(
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
     with _open_source(src) as source:
-        container, subtype, endian = target_format(source, src, dst)
         _check_destination(src, dst, overwrite)
+        container, subtype, endian = target_format(source, src, dst)
+        check_encoder(source, subtype, dst)
+        _make_folder(dst)
         with bytes_of(src) as file:
             notes = chunks.notes(file, source.format, os.fstat(file.fileno()).st_size)
         try:
@@ -247,11 +249,26 @@ def _run_whole(
     blocks = list(_blocks(source, src, heard))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
-    signal = enhance(signal, source.samplerate, model, **options, progress=progress)
+    # One by one, and in place: a short file may have more channels than samples.
+    for c in range(source.channels):
+        signal[:, c] = enhance(
+            np.ascontiguousarray(signal[:, c]),
+            source.samplerate,
+            model,
+            **options,
+            progress=_of_channel(progress, c, source.channels),
+        )
     step = max(1, BLOCK_SAMPLES // source.channels)
     for start in range(0, len(signal), step):
         sink.write(list(signal[start : start + step].T))
     return heard, ready
+
+
+def _of_channel(progress: Progress | None, channel: int, n_channel: int) -> Progress | None:
+    """Return the progress of one channel, as a part of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress((channel * total + done) / n_channel, total)
 
 
 def _expected(src: Path) -> str:
@@ -353,7 +370,7 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
 
 
 def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
-    """Refuse to replace the source, or another file without `overwrite`; make the folder."""
+    """Refuse to replace the source, a folder, or another file without `overwrite`."""
     try:
         if "\0" in os.fspath(dst):
             raise ValueError("no name may hold a null character")
@@ -365,13 +382,18 @@ def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
             raise AudioError(f"cannot write {dst}: there is a folder of this name")
         if not overwrite and os.path.lexists(dst):
             raise _exists(dst)
-        try:
-            dst.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise AudioError(f"cannot write {dst}: {dst.parent} is a file, not a folder") from None
     except (OSError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
+        raise _unwritable(dst, error) from error
+
+
+def _make_folder(dst: Path) -> None:
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise AudioError(f"cannot write {dst}: {dst.parent} is a file, not a folder") from None
+    except OSError as error:
         raise _unwritable(dst, error) from error
 
 
@@ -439,7 +461,6 @@ class _Sink:
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
-            check_encoder(subtype, source.samplerate, source.channels)
             self._file = sf.SoundFile(
                 _native(partial),
                 "w",

@@ -129,7 +129,12 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
     raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
 
 
-def check_encoder(subtype: str, rate: int, channels: int) -> None:
-    """Raise ValueError for what would crash an encoder."""
+def check_encoder(source: sf.SoundFile, subtype: str, dst: Path) -> None:
+    """Refuse what would crash an encoder."""
+    rate, channels = source.samplerate, source.channels
     if subtype == "VORBIS" and (rate > _VORBIS_HZ or channels > _VORBIS_CHANNELS):
-        raise ValueError(f"at most {_VORBIS_HZ} Hz and {_VORBIS_CHANNELS} channels")
+        raise AudioError(
+            f"cannot write {dst} as Vorbis, channels: {channels}, {rate} Hz "
+            f"(at most {_VORBIS_HZ} Hz and {_VORBIS_CHANNELS} channels): choose another container, "
+            "for instance with --format wav"
+        )

@@ -299,7 +299,9 @@ class Stream:
             How many hops of `x` to take before the next call.
         """
         if self.clock[0] == self.half_hops and not self.clock[1]:
-            return 1  # frame 0 ends before this hop: `_push` asks again when it is done
+            # Frame 0 ends before this hop: `_push` asks again when it is done. `finish` does not:
+            # a signal that ends within this hop has hardly another frame.
+            return 1
         if not self.began[0]:
             self.silent[0] = self._patience
         where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)

@@ -562,12 +562,13 @@ def test_nothing_becomes_no_broken_file(delay, tmp_path, suffix):
 def test_what_crashes_an_encoder_is_refused(tmp_path, rate, channels, code):
     """In a process of its own, which libsndfile would end."""
     write(tmp_path / "a.wav", noise(300, channels), rate)
-    _, err = run("enhance", "a.wav", "-o", "b.ogg", cwd=tmp_path, code=code)
+    _, err = run("enhance", "a.wav", "-o", "new/b.ogg", cwd=tmp_path, code=code)
     if code:
+        assert not (tmp_path / "new").exists()
         assert "(at most 200000 Hz and 255 channels): choose another container" in err
         assert [*tree(tmp_path)] == ["a.wav"]
     else:
-        assert sf.info(tmp_path / "b.ogg").samplerate == rate
+        assert sf.info(tmp_path / "new/b.ogg").samplerate == rate
 
 
 def test_a_refused_container_leaves_no_folder(delay, tmp_path):
@@ -575,6 +576,9 @@ def test_a_refused_container_leaves_no_folder(delay, tmp_path):
     with pytest.raises(AudioError, match=r"cannot tell the format of .*b\.mp4"):
         enhance_file(src, tmp_path / "new" / "b.mp4")
     assert not (tmp_path / "new").exists()
+    (tmp_path / "out").mkdir()  # and what is there already is told first
+    with pytest.raises(AudioError, match="there is a folder of this name"):
+        enhance_file(src, tmp_path / "out")
 
 
 def test_read_only_containers_name_a_way_out(delay, tmp_path):
@@ -643,6 +647,21 @@ def test_samples_without_a_header_are_sent_to_the_stream(delay, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(bytes(1000))
     refuse(path, tmp_path / "b.wav", "samples without a header are for `npfsn stream`")
+
+
+def test_an_offline_norm_takes_more_channels_than_samples(tmp_path, models):
+    x, seen = noise(30, 64), []
+    src = write(tmp_path / "a.wav", x, subtype="FLOAT")
+    enhance_file(
+        src,
+        tmp_path / "b.wav",
+        models["offline"],
+        progress=lambda *seconds: seen.append(seconds),
+    )
+    expected = np.stack([enhance(c, 16000, models["offline"]) for c in np.float32(x).T], axis=1)
+    assert np.array_equal(read(tmp_path / "b.wav")[0], expected)
+    done = [each for each, _ in seen]
+    assert len(seen) >= 64 and done == sorted(done) and seen[-1] == (30 / 16000, 30 / 16000)
 
 
 def test_a_limit_holds_with_an_offline_norm(tmp_path, models):

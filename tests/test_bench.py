@@ -171,6 +171,7 @@ def test_hops_longer_than_the_signals_that_were_asked_for(path):
 
 def test_a_terminal_shows_what_is_measured(path, monkeypatch, capsys):
     options = ("-m", path, "--seconds", 0.2, "--quick", "--profile")
+    monkeypatch.setattr("npfsn.jit.announce", False)
     assert run(*options) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
