@@ -296,7 +296,10 @@ def side_by_side():
             "ONNX Runtime float32": steps,
             "ONNX Runtime int8": steps,
         },
-        "control": {**steps, "mean_ms": 1.0, "p99_ms": 1.5, "cpu_p99_ms": 2.5},
+        "control": {
+            "float32": {**steps, "mean_ms": 1.0, "p99_ms": 1.5},
+            "int8": {**steps, "mean_ms": 0.5, "p99_ms": 0.625},
+        },
         "whole_seconds": 10.0,
         "whole_ms_per_frame": {
             "npfsn float32": whole,
@@ -335,7 +338,7 @@ def test_page_of_the_peers_judges_by_measured_time():
     assert rows[whole_half] == ["0.750", "1.000", "0.80", "yes"]
     assert rows["start / PyTorch's"] == ["0.250", "", "0.50", "yes"]
     assert sum("p99 / mean" in name for name in rows) == 3
-    assert "p99 / mean of 1.500 in this run, 1.250 by CPU time, 1.200 over" in page
+    assert "in this run is 1.500 like float32 (1.00 ms); 1.250 like int8 (0.50 ms)." in page
     assert "a p99 / mean of float32 1.25; float32, float16 file 1.25; int8 0.83." in page
     assert "in ms: float32 2.25 and 1.75;" in page
     assert "in ms: float32 1.50 to 2.50;" in page and "of its frames is float32 1.20;" in page

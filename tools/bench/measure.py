@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import npfsn
-from npfsn.bench.limits import limits
+from npfsn.bench.limits import frame_work, limits
 from npfsn.bench.machine import OtherLoad, machine
 from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import no_collection, signals, summary, time_steps
@@ -37,7 +37,7 @@ SETTLE = 6
 # Masks may differ by this share of the largest: enough for another order of summation.
 AGREEMENT = 1e-4
 START_STEPS = 300
-# Size of the constant work's array: 96 KB, less than any second-level cache.
+# Floats of a row of the constant work: 96 KB, less than any second-level cache.
 CONTROL_FLOATS = 24 * 1024
 
 
@@ -87,21 +87,32 @@ class Contender:
         }
 
 
-def constant_work(milliseconds: float) -> Contender:
+def constant_work(name: str, n_bytes: float, milliseconds: float) -> Contender:
     """Return a contender that does the same additions in every frame, for about the time asked.
 
-    They need only a core and its nearer caches, so any variation of their time is due to the
-    machine.
+    It reads as many bytes as asked once, as a step does its weights, and spends what is left of
+    the time on additions in the nearer caches. Any variation of its time is due to the machine.
     """
+    row = np.ones(CONTROL_FLOATS, np.float32)
+    read = np.ones((max(round(n_bytes / row.nbytes), 1), CONTROL_FLOATS), np.float32)
+    read_sums = np.zeros(len(read), np.float32)
 
     def additions(passes: int) -> Contender:
-        rows = np.broadcast_to(np.ones(CONTROL_FLOATS, np.float32), (passes, CONTROL_FLOATS))
-        sums = np.zeros(passes, np.float32)
-        return Contender("constant work", lambda t: np.add.reduce(rows, axis=1, out=sums))
+        rows, sums = np.broadcast_to(row, (passes, CONTROL_FLOATS)), np.zeros(passes, np.float32)
 
-    trial = additions(100)
-    trial.turn(50)
-    return additions(max(round(100 * milliseconds / float(np.median(trial.wall_ms))), 1))
+        def step(t: int) -> None:
+            np.add.reduce(read, axis=1, out=read_sums)
+            np.add.reduce(rows, axis=1, out=sums)
+
+        return Contender(name, step)
+
+    def median_ms(passes: int) -> float:
+        trial = additions(passes)
+        trial.turn(50)
+        return float(np.median(trial.wall_ms))
+
+    reading = median_ms(0)
+    return additions(max(round(100 * (milliseconds - reading) / (median_ms(100) - reading)), 0))
 
 
 class Setting:
@@ -150,6 +161,13 @@ class Setting:
         """Return a stream, as one of `ours`."""
         model, _, precision = self.ours[which]
         return npfsn.Enhancer(model, precision=precision)
+
+    def constant_work(self, which: str, steps: int) -> Contender:
+        """Return work that reads as much as one of `ours` and takes as long."""
+        n_bytes = sum(work.row_bytes for work in frame_work(self.enhancer(which)).values())
+        trial = self.npfsn(which)
+        trial.turn(steps)
+        return constant_work(which, n_bytes, float(np.median(trial.wall_ms)))
 
     def enhance(self, which: str, signal: np.ndarray) -> Any:
         """Enhance a whole signal, as one of `ours`."""
@@ -277,19 +295,15 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     racing = [setting.npfsn(which) for which in setting.ours]
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
-    if fast:  # as long as a step in int8, the shortest, which other load affects most
-        trial = setting.npfsn("int8")
-        trial.turn(steps)
-        racing.append(constant_work(float(np.median(trial.wall_ms))))
+    controls = [setting.constant_work(which, steps) for which in setting.ours] if fast else []
     order = np.random.default_rng(0)
     for _ in range(rounds):
         # The previous contender affects caches and clocks: the order is drawn anew each round.
-        for index in order.permutation(len(racing)):
-            contender = racing[index]
+        for index in order.permutation(len(racing) + len(controls)):
+            contender = [*racing, *controls][index]
             # PyTorch is far slower: fewer of its steps tell as much and leave time for the others.
             contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
     figures = {contender.name: contender.summary() for contender in racing}
-    control = figures.pop("constant work", None)
 
     seconds = 2.0 if quick else 10.0 if fast else 3.0
     rounds = 1 if quick else 10 if fast else 3
@@ -301,7 +315,7 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
         "onnx_variants_ms": variants,
         "differences": differences,
         "steps": figures,
-        "control": control,
+        "control": {contender.name: contender.summary() for contender in controls},
         "whole_seconds": seconds,
         "whole_ms_per_frame": whole,
         "limits": {
