@@ -299,8 +299,7 @@ class Stream:
             How many hops of `x` to take before the next call.
         """
         if self.clock[0] == self.half_hops and not self.clock[1]:
-            # Frame 0 ends before this hop: `_push` asks again when it is done. `finish` does not:
-            # a signal that ends within this hop has hardly another frame.
+            # Frame 0 ends before this hop: callers ask again when it is done.
             return 1
         if not self.began[0]:
             self.silent[0] = self._patience
@@ -403,8 +402,9 @@ class Stream:
         if signal.shape[0] == 0:
             return given[0]
         loudest = np.abs(signal[-n_fft:]).max()
+        last = np.pad(tail, (0, hop - tail.shape[0]))
         if self._restarts:
-            self._listen(np.pad(tail, (0, hop - tail.shape[0])))
+            self._listen(last)
 
         # Frames whose second half reaches beyond the end, then those of look-ahead.
         if int(self.clock[1]) == 0:
@@ -423,6 +423,8 @@ class Stream:
             for done in range(0, n_frame, most):
                 n = min(n_frame - done, most)
                 self._run(bound, None if samples is None else samples[done * hop :], n)
+                if self._restarts and hops == self.half_hops and self.clock[1] == 1:
+                    self._listen(last)
                 if self.clock[1] > self._steady:
                     given.append(bound.out[: n * hop].copy())
 

@@ -869,6 +869,20 @@ def test_no_silent_frame_is_counted_with_the_first_sound(
         assert state["norm.count"] == frames
 
 
+@pytest.mark.parametrize("n_fft_in_hops", [2, 4])
+def test_nor_with_the_last_samples_of_a_short_signal(n_fft_in_hops: int) -> None:
+    hop, half = 16, n_fft_in_hops // 2
+    model = starting_at_sound("fullband", n_fft=n_fft_in_hops * hop, hop_length=hop)
+    for silent_hops in range(half + 3):
+        enhancer = npfsn.Enhancer(model)
+        enhancer.process(np.concatenate([np.zeros(silent_hops * hop, np.float32), noise(13)]))
+        enhancer.flush()
+        state = enhancer.get_state()
+        first = max(silent_hops + 1 - half, 0)
+        assert state["began"] == first + 1
+        assert state["norm.count"] == silent_hops + 1 + model.config.look_ahead - first
+
+
 @pytest.mark.parametrize(("at", "late"), [(0, 0), (223, 0), (224, 1), (255, 1)])
 @pytest.mark.parametrize("silent_hops", [0, 1, 9])
 def test_a_sound_at_the_end_of_a_hop_starts_the_network_with_the_next(
