@@ -49,8 +49,8 @@ LAYER = np.dtype(
         ("h", ARRAY),  # f32[U, H]
         ("c", ARRAY),  # f32[U, H] of an LSTM
         ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
-        # Panels of r computed ahead, for the first n units of the next frame's cell. Unless it is
-        # 0, the recurrent product's q holds these units of h.
+        # Panels of r computed ahead, for the first n units of the next frame's cell. While it is
+        # neither 0 nor all of them, the recurrent product's q holds these units of h.
         ("done", np.int64),
         ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or odd frames (`recur`)
     ]

@@ -230,16 +230,16 @@ def _tile_f32(
         acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
         acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
         w_k = builder.mul(k, const(PANEL))
-        panels = 1 if element == f32 else 2  # in a cache line, for a step
+        in_line = 1 if element == f32 else 2  # panels in a cache line, for a step
         if prefetch.literal_value:
             if n_row == 1:
-                step = panels
-                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels)]
+                step = in_line
+                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, in_line)]
             else:
                 step = (
                     AHEAD_PANELS // 2 if element_beside == f16 and element == f32 else AHEAD_PANELS
                 )
-                lines = [const(PANEL * p) for p in range(0, step, panels)]
+                lines = [const(PANEL * p) for p in range(0, step, in_line)]
             at = builder.add(ahead, builder.mul(w_k, const(step)))
             for line in lines:
                 emit.prefetch(builder.gep(w, [builder.add(at, line)]))
