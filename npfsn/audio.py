@@ -97,12 +97,14 @@ def enhance_file(
     Raises
     ------
     AudioError
-        If `src` cannot be read or is damaged, if `dst` exists, is `src` or cannot be written.
+        If `src` cannot be read, is damaged or has a rate that is not supported, if `dst` exists, is
+        `src`, cannot be written or has a suffix of no known container.
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
-        If `src` or `dst` is no path, `progress` no function, `atten_lim_db` no number of dB from 0
-        up, `norm_horizon` no number of seconds from one hop up, or the precision unknown.
+        If `src` or `dst` is no path, `model` neither path nor Model, `progress` no function,
+        `atten_lim_db` no number of dB from 0 up, `norm_horizon` no number of seconds from one hop
+        up, or the precision unknown.
 
     Examples
     --------

@@ -222,8 +222,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=_horizon,
         help="let running norms forget what is older than S seconds, 1 or more, for hours in rooms "
-        "that change (default: cumulative norms remember everything, as published); offline norms "
-        "have none",
+        "that change (default: cumulative norms remember everything, as published); "
+        "forgetting_norm remembers 192 frames at most, offline norms have no horizon",
     )
 
 

@@ -396,6 +396,16 @@ class BaseConfig:
         """Prefixes of the stacks whose outputs are the mask."""
         raise NotImplementedError
 
+    @staticmethod
+    def recognises(shapes: Shapes) -> bool:
+        """Whether these tensors are this architecture's."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> BaseConfig:
+        """Read the sizes from the tensors, the rest from the recipe's `args`."""
+        raise NotImplementedError
+
     @classmethod
     def smallest(cls, norm: str) -> BaseConfig:
         """Return the config of a tiny network that needs every kernel (`warmup`)."""

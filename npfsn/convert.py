@@ -103,6 +103,8 @@ def convert(
     ModelError
         The model file is damaged, or comes with arguments for a checkpoint. Tensors do not fit
         together, contradict the recipe or are not finite, or the precision is unknown.
+    TypeError
+        `checkpoint_path` is no path, or `recipe` neither a path nor a mapping.
 
     Warns
     -----
@@ -167,6 +169,12 @@ def _convert(
     precision: str | None,
     network: str | None,
 ) -> _Converted:
+    for name, given, types, expected in (
+        ("checkpoint_path", checkpoint_path, (str, os.PathLike), "the path of a checkpoint"),
+        ("recipe", recipe, (str, os.PathLike, Mapping, type(None)), "a path or a mapping"),
+    ):
+        if not isinstance(given, types):
+            raise TypeError(f"{name} is of type {type(given).__name__}: expected {expected}")
     if precision is not None and precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
     if Path(checkpoint_path).suffix.lower() == ".npz":
@@ -340,8 +348,9 @@ The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. Thes
 These need the whole signal:
   {offline}
 
-exit codes: 0 converted, 1 something is wrong with a file, 2 wrong arguments or no norm known,
-130 interrupted, 143 terminated (129 hung up). Without 0 no incomplete file is left behind.
+exit codes: 0 converted, 1 something is wrong with a file or the arguments do not fit it, 2 wrong
+arguments or no norm known, 130 interrupted, 143 terminated (129 hung up). Without 0 no incomplete
+file is left behind.
 """
 
 
@@ -402,8 +411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 1 something is wrong with a file, 2 wrong arguments or no norm known,
-        130 interrupted, 143 terminated, 129 hung up.
+        0 done, 1 something is wrong with a file or the arguments do not fit it, 2 wrong arguments
+        or no norm known, 130 interrupted, 143 terminated, 129 hung up.
     """
     open_standard_streams()
     parser = _parser()

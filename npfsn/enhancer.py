@@ -51,8 +51,8 @@ class Enhancer(Alone):
         What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
         count them in `n_nonfinite`.
     norm_horizon : float, optional
-        Seconds that running norms remember, for rooms that change. None, as published: all of the
-        past, or 192 frames (`forgetting_norm`).
+        Seconds that running norms remember, for rooms that change. None, as published: cumulative
+        norms remember all of the past, `forgetting_norm` 192 of its frames, and never more.
 
     Raises
     ------

@@ -31,8 +31,9 @@ class LiveStream(Alone):
     Parameters
     ----------
     sample_rate : int or float, optional
-        Rate of the input and of the output, a whole number of Hz; the model's if not given. At
-        another rate the signal is resampled there and back, which limits it to the model's band.
+        Rate of the input and of the output, a whole number of Hz, 1,000 to 768,000; the model's if
+        not given. At another rate the signal is resampled there and back, which limits it to the
+        model's band.
     block_length : int, optional
         Samples of a block; `process` takes any multiple, too, so with 1 it takes blocks of any
         size. If not given, a hop, rounded up. The latency is least with whole hops (768 at 48 kHz);

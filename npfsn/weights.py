@@ -329,7 +329,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises
     ------
     TypeError
-        `model` is not a Model.
+        `model` is not a Model, or `path` no path.
     ModelError
         Its configuration and `info` are too long for a file that `load_model` takes.
     OSError
@@ -348,6 +348,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         raise TypeError(
             f"model is of type {type(model).__name__}: expected a Model, see load_model"
         )
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is of type {type(path).__name__}: expected that of a model file")
     header = {
         "format": FORMAT,
         "architecture": model.architecture,

@@ -46,8 +46,8 @@ def enhance(
     audio : float32 array, shape (N,) or (N, channels)
         Samples, full scale +-1; float64 is cast. Channels are enhanced one by one. Not modified.
     sample_rate : int or float
-        A whole number of Hz. Where it is not the model's, the signal is resampled there and back,
-        and loses the frequencies above half of the lower rate.
+        A whole number of Hz, 1,000 to 768,000. Where it is not the model's, the signal is resampled
+        there and back, and loses the frequencies above half of the lower rate.
     model, precision, norm, atten_lim_db, on_nonfinite, norm_horizon
         As in `Enhancer`. A model with offline norms runs here as published: the signal is run again
         until every norm is fitted. Offline norms ignore `norm_horizon`.

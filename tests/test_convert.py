@@ -456,6 +456,14 @@ def test_norm_and_recipe_must_agree(checkpoint, recipe):
         convert(checkpoint, recipe=recipe, norm="forgetting_norm")
 
 
+@pytest.mark.parametrize("wrong", [5, b"best_model.tar"])
+def test_what_is_no_path_is_named(wrong, checkpoint):
+    with pytest.raises(TypeError, match="checkpoint_path is of type .*: expected the path of a ch"):
+        convert(wrong, norm=NORM)
+    with pytest.raises(TypeError, match="recipe is of type .*: expected a path or a mapping"):
+        convert(checkpoint, recipe=wrong)
+
+
 # The command.
 
 

@@ -729,6 +729,8 @@ def test_what_is_no_path_is_named(path: object) -> None:
         load_model(path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="model is of type"):
         Enhancer(path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="path is of type .*: expected that of a model file"):
+        save_model(load_model(), path)  # type: ignore[arg-type]
 
 
 def changed(name, tensor):

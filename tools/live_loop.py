@@ -21,9 +21,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import correlate
 
 from npfsn.resample import resample
+
+try:
+    from scipy.signal import correlate
+except ModuleNotFoundError:
+    raise SystemExit("tools.live_loop needs SciPy: pip install '.[live,test]'") from None
 
 RATE = 16_000
 RAW = ["--raw", "--format=s16le", "--channels=1", f"--rate={RATE}"]
