@@ -85,16 +85,16 @@ class Config(BaseConfig):
         if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 1e6:
             raise ModelError(f"quiet_level is {shown(level)}: expected a number from 0 to 1e6")
         units = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
-        widths = [s.width for s in self.encoder] + [self.bottleneck.width]
+        widths = [s.width for s in self.encoder]
         inputs = [s.input_size for s in self.encoder[1:]] + [self.num_mels]
         if not (self.encoder and self.decoder and self.encoder[-1].output_size):
             raise ModelError(
                 "Fast FullSubNet needs an encoder that ends in a linear layer, and a decoder: "
                 "tensors of one of them are missing"
             )
-        if self.encoder[0].input_size != self.num_mels or widths[:-1] != inputs:
+        if self.encoder[0].input_size != self.num_mels or widths != inputs:
             raise ModelError(
-                f"the encoder's layers give {shown(widths[:-1])} features and expect "
+                f"the encoder's layers give {shown(widths)} features and expect "
                 f"{shown([s.input_size for s in self.encoder])}, with {self.num_mels} mel bands: "
                 "they do not fit together"
             )
