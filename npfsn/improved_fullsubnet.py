@@ -25,7 +25,7 @@ from .config import (
 from .errors import ModelError, shown
 from .kernels.features import FLOAT32_EPS
 from .layers import Recurrent
-from .norms import Norm
+from .norms import BoundNorm, Norm
 from .program import Program
 from .state import Fields, State
 
@@ -296,36 +296,32 @@ class Section:
         model = config.sb_models[index]
         self.model = Recurrent(model, tensors, key, precision, floats_out=True)
 
-
-class SectionPass:
-    """One section bound to one stream's state."""
-
-    def __init__(self, section: Section, state: State, frames: int) -> None:
-        self.section = section
-        self.norm = section.norm.bind(state)
-        self.model = section.model.bind(state, section.units, frames)
-        self.x = np.zeros((frames, section.units, section.size), np.float32)
-
     def write(
-        self, program: Program, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray
-    ) -> None:
-        """Add this section's bins of the mask to a program."""
-        section, x = self.section, self.x
+        self,
+        program: Program,
+        state: State,
+        mag: np.ndarray,
+        fb_out: np.ndarray,
+        mask: np.ndarray,
+    ) -> BoundNorm:
+        """Add this section's bins of the mask to a program of a stream; return its norm."""
+        frames = mask.shape[0]
+        norm, model = self.norm.bind(state), self.model.bind(state, self.units, frames)
+        x = np.zeros((frames, self.units, self.size), np.float32)
         at = 0
-        for features, neighbours in ((mag, section.near), (fb_out, section.far)):
-            n = section.center + 2 * neighbours
+        for features, neighbours in ((mag, self.near), (fb_out, self.far)):
+            n = self.center + 2 * neighbours
             program.add(
-                "unfold", features, neighbours, section.first, section.center, n, x, at,
+                "unfold", features, neighbours, self.first, self.center, n, x, at,
                 stage="neighbours",
             )  # fmt: skip
             at += n
-        norm = len(program)
-        self.norm.write(program, x, x)
-        out = self.model.write(program, x.reshape(-1, section.size))
-        program.add(
-            "gather_mask", out, section.center, section.first, section.units, mask, stage="mask"
-        )
-        program.end_of_norm(norm)  # all sections take moments in one run over the signal
+        call = len(program)
+        norm.write(program, x, x)
+        out = model.write(program, x.reshape(-1, self.size))
+        program.add("gather_mask", out, self.center, self.first, self.units, mask, stage="mask")
+        program.end_of_norm(call)  # all sections take moments in one run over the signal
+        return norm
 
 
 class Pass(network.Pass):
@@ -336,8 +332,6 @@ class Pass(network.Pass):
         n_freq = config.n_freq
         fb_norm = net.fb_norm.bind(state)
         fb_model = net.fb_model.bind(state, 1, frames)
-        sections = [SectionPass(section, state, frames) for section in net.sections]
-        self.norms = [fb_norm, *(section.norm for section in sections)]
         self.mag = np.zeros((frames, n_freq), np.float32)
         # Compressed, without the last bin: it belongs to no unit, and its mask stays zero.
         compressed = np.zeros((frames, n_freq - 1), np.float32)
@@ -348,5 +342,6 @@ class Pass(network.Pass):
         program.add("power", self.mag, config.fdrc, compressed, stage="compression")
         fb_norm.write(program, compressed, fb_in)
         fb_out = fb_model.write(program, fb_in)
-        for section in sections:
-            section.write(program, compressed, fb_out, self.mask)
+        norms = [section.write(program, state, compressed, fb_out, self.mask)
+                 for section in net.sections]  # fmt: skip
+        self.norms = [fb_norm, *norms]
