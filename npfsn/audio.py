@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
-from . import chunks, mp3
+from . import chunks, jit, mp3
 from .aligned import AlignedStream
 from .containers import (
     AUDIO_SUFFIXES,
@@ -187,9 +187,7 @@ class _Heard:
 
 def _working_time() -> float:
     """Read a clock, s, that stops while kernels compile, which offline norms may do later, too."""
-    from .jit import seconds_compiling  # slow to import, and not needed to plan a batch
-
-    return time.perf_counter() - seconds_compiling()
+    return time.perf_counter() - jit.seconds_compiling()
 
 
 def _run(
