@@ -204,7 +204,9 @@ def _run(
     from .weights import load_model
 
     model = load_model(model)  # loaded once for all channels
-    if not model.config.with_norm(options["norm"]).streams:
+    config = model.config.with_norm(options["norm"])
+    _check_rate(src, source.samplerate)
+    if not config.streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
             return _run_whole(source, sink, src, model, limited, progress)
@@ -215,7 +217,6 @@ def _run(
                 f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
             ) from None
 
-    _check_rate(src, source.samplerate)
     enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(source.channels)]
     streams = [
         AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
@@ -235,14 +236,13 @@ def _run_whole(
     source: sf.SoundFile,
     sink: _Sink,
     src: Path,
-    model: StrPath | Model | None,
+    model: Model,
     options: dict[str, Any],
     progress: Progress | None,
 ) -> tuple[_Heard, float]:
     """Do the same as `_run` with the whole signal in memory, for offline norms."""
     from .whole import enhance
 
-    _check_rate(src, source.samplerate)
     # Check the options and load what is needed before reading the file.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready, heard = _working_time(), _Heard()
