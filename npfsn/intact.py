@@ -82,7 +82,8 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
-    if _GONE in source.extra_info or _frames_promised(source, src) > source.frames:
+    promised = _frames_promised(source, src)
+    if _GONE in source.extra_info or promised > source.frames:
         raise AudioError(
             f"{src} is cut short: its header promises more than the {source.frames} frames that "
             "are there; to enhance these, save the file anew with an audio editor first"
@@ -99,7 +100,7 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
             f"{src} is damaged or was never closed by its recorder: it has {n_bytes} bytes, but "
             "no audio that can be found; repair it with an audio editor first"
         )
-    _check_rest(source, src, n_bytes)
+    _check_rest(source, src, n_bytes, promised)
 
 
 def check_single(src: Path, n_bytes: int) -> None:
@@ -111,9 +112,9 @@ def check_single(src: Path, n_bytes: int) -> None:
             raise AudioError(f"{src} {_SEVERAL}")
 
 
-def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
+def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int, promised: int) -> None:
     """Raise AudioError for a file that holds more audio than its header declares."""
-    container, promised = source.format, _frames_promised(source, src)
+    container = source.format
     with bytes_of(src) as file:
         rest = _rest(file, n_bytes - chunks.end(file, container, n_bytes))
         if (
