@@ -436,7 +436,7 @@ def _check_kept(options: dict[Path, dict[str, Any]]) -> None:
         )
 
 
-def training_voices(path: Path, validation: bool = False) -> Pool:
+def open_voices(path: Path, validation: bool) -> Pool:
     """Open a pool of speech without the talkers held out, or with them alone."""
     pool = Pool.load(path)
     return pool.select(clip for clip in pool.clips if speech.held_out(clip) == validation)
@@ -455,7 +455,7 @@ def load_voices(
 
     def voices(name: str) -> Pool | None:
         path = folder / name
-        return training_voices(path, validation) if _complete(path) else None
+        return open_voices(path, validation) if _complete(path) else None
 
     real, synthetic = voices("real.npy"), voices("synthetic.npy")
     floor_db = (config or MixConfig()).floor_db

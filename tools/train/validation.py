@@ -15,7 +15,7 @@ import soundfile
 from npfsn.terminal import number
 
 from . import instruments, noise
-from .mix import TRAINED_ON, faded, limit, reverberate, training_voices, unit_speech, vary
+from .mix import TRAINED_ON, faded, limit, open_voices, reverberate, unit_speech, vary
 from .pool import SAMPLE_RATE, Pool
 from .rooms import make_rooms
 from .speech import read_folder
@@ -48,7 +48,7 @@ def build(
         No talker is held out, or no recording of noise can be used.
     """
     name = "real.npy" if (pools / "real.json").exists() else "synthetic.npy"
-    pool = training_voices(pools / name, validation=True)
+    pool = open_voices(pools / name, validation=True)
     rooms = make_rooms(40, seed)
     ends = [audio for folder in noise_folders for _, audio in read_folder(folder)]
     ends = [audio[int(TRAINED_ON * len(audio)) :] for audio in ends]
