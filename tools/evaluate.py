@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import soundfile
 
+import npfsn
 from npfsn.terminal import StatusLine, number
 
 from .results import picture_file, result_file
@@ -212,8 +213,6 @@ def load_enhancer(model: str | None) -> Enhance:
     """
     if model is not None and model.endswith(".tar"):
         return load_checkpoint(Path(model))
-    import npfsn
-
     loaded = npfsn.load_model(model)
     return lambda audio: npfsn.enhance(audio, SAMPLE_RATE, loaded)
 
@@ -363,8 +362,6 @@ def starts(pairs: list[Pair], model: str | None) -> str:
 
 def levels(pairs: list[Pair], model: str | None) -> str:
     """Report what a low level of the recording costs, with and without `quiet_level`."""
-    import npfsn
-
     level = getattr(npfsn.load_model(model).config, "quiet_level", 0.0)
     if not level:
         raise ValueError("this model has no quiet_level to compare with")
@@ -386,8 +383,6 @@ def _with_and_without(
     heard: Callable[[str, np.ndarray], np.ndarray],
 ) -> str:
     """Tabulate mean gains in SI-SDR for each case: a function of the mixture, which comes last."""
-    import npfsn
-
     own = npfsn.load_model(model)
     rows = [f"| {title} | without | `{option}` |", "|---|---|---|"]
     for case in watched(cases, len(cases)):
@@ -407,8 +402,6 @@ def _with_and_without(
 
 def compare(pairs: list[Pair], model: str | None) -> str:
     """Compare the scores of int8 arithmetic with those of float32 on the same mixtures."""
-    import npfsn
-
     gains: dict[str, list[float]] = {name: [] for name in METRICS}
     apart = []
     for pair in watched(pairs, len(pairs)):
