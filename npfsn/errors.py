@@ -81,7 +81,7 @@ def listed(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def shown(value: object, limit: int = 80) -> str:
+def shown(value: object) -> str:
     """Return the repr of a value found in a file, limited in length."""
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 80 else text[:77] + "..."
