@@ -191,14 +191,14 @@ def _convert(
     norm, norm_origin = _find_norm(read, norm)
     name = checkpoint.path.name
 
-    architecture, module = _recognise(checkpoint)
+    shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+    architecture, module = _recognise(checkpoint.path, shapes)
     if read is not None and read.architecture not in (None, architecture):
         raise RecipeError(
             f"{read.name} is for {read.architecture}, but {name} holds {architecture}: give the "
             "recipe it was trained with"
         )
     args = Arguments(read.args if read is not None else {}, norm_type=norm)
-    shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     try:
         check_stacks(shapes)
         config = _build_config(module, shapes, args, read)
@@ -281,17 +281,16 @@ def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
     return said, origin
 
 
-def _recognise(checkpoint: Checkpoint) -> tuple[str, Any]:
+def _recognise(path: Path, shapes: Mapping[str, Any]) -> tuple[str, Any]:
     """Find the architecture by the names and shapes of the tensors."""
     from .models import ARCHITECTURES  # not above: it imports the kernels
 
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     for architecture, module in ARCHITECTURES.items():
         if module.Config.recognises(shapes):
             return architecture, module
     shown = ", ".join(printable(name) for name in list(shapes)[:4])
     raise CheckpointError(
-        f"{checkpoint.path} holds none of the models known here ({', '.join(ARCHITECTURES)}): its "
+        f"{path} holds none of the models known here ({', '.join(ARCHITECTURES)}): its "
         f"{len(shapes)} tensors begin with {shown}"
     )
 
