@@ -11,7 +11,6 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
+    from .options import Progress
     from .report import FileReport
     from .weights import Model
 
@@ -78,7 +78,7 @@ class _Worker:
                     f"warning: --norm-horizon changes nothing: {norm} takes the whole signal"
                 )
 
-    def __call__(self, job: Job, progress: Callable[[float, float], None] | None) -> FileReport:
+    def __call__(self, job: Job, progress: Progress) -> FileReport:
         from .audio import enhance_file
 
         return enhance_file(
@@ -409,7 +409,6 @@ def _launch(args: argparse.Namespace, first: bool) -> _Process:
     # Without what only the command line needs, which does not pickle well.
     settings = argparse.Namespace(**vars(args))
     del settings.run, settings.parser
-    # One announcement that kernels are being compiled is enough.
     settings.quiet = args.quiet or not first
     mark = secrets.token_hex(8)
     process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
