@@ -37,6 +37,8 @@ from .model import (
 from .pool import SAMPLE_RATE
 
 LENGTHS = (2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 5.0, 8.0)
+# Steps between two lines of figures.
+REPORT_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -438,7 +440,6 @@ def _train(
     validate_every: int,
     device: str,
     workers: int,
-    report_every: int = 20,
 ) -> Run:
     """Run one rank of `train`; rank 0 reports, validates and saves."""
     if ranks > 1:
@@ -476,7 +477,7 @@ def _train(
             print(f"first step after {seconds:.0f} s", file=sys.stderr, flush=True)
         for name, value in figures.items():
             sums.setdefault(name, []).append(value)
-        if run.step % report_every == 0:
+        if run.step % REPORT_EVERY == 0:
             pace = (run.step - first) / (time.monotonic() - began)
             row = {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
             row |= {"audio_per_second": round(pace * config.batch_seconds, 1)}
