@@ -7,7 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from .model import SAMPLE_RATE, compress_mask, decompress_mask, istft, mel_filterbank, stft
+from .model import compress_mask, decompress_mask, istft, mel_filterbank, stft
+from .pool import SAMPLE_RATE
 
 SEGMENT = 24
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .pool import SAMPLE_RATE
+
 N_FFT = 512
 HOP = 256
-SAMPLE_RATE = 16_000
 MASK_LIMIT = 10.0
 MASK_CLIP = 9.9
 COMPRESSION = 0.1
