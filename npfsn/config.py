@@ -126,8 +126,8 @@ class Sequence:
         cls,
         shapes: Shapes,
         prefix: str,
-        published: str | None = None,
-        args: Mapping[str, Any] | None = None,
+        published: str | None,
+        args: Mapping[str, Any] = {},
         recipe_key: str = "",
     ) -> Sequence:
         """Read cell, sizes and layer count from the tensors under `prefix`.
@@ -157,11 +157,11 @@ class Sequence:
             )
         fc = f"{prefix}.fc_output_layer.weight"
         output_size = matrix(shapes, fc)[0] if fc in shapes else 0
-        said = activation((args or {}).get(recipe_key))
-        kind = said if args and recipe_key in args else published
+        said = activation(args.get(recipe_key))
+        kind = said if recipe_key in args else published
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
-            if (args or {}).get(recipe_key) is not None:  # false counts, too: no activation
+            if args.get(recipe_key) is not None:  # false counts, too: no activation
                 check_equal(recipe_key, said or False, "PReLU", f"tensor {slope}")
             kind = "PReLU"
         return cls(cells[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
