@@ -44,6 +44,13 @@ class Resampler:
         Samples by which the input is already delayed. The output is delayed by less than a sample
         more, so that its delay is a whole number of samples: `lag`.
 
+    Attributes
+    ----------
+    lag : int
+        Delay of the output in its own samples: the input's latency, rounded up.
+    lookahead : int
+        Samples of the input that must follow one before the output at its time is ready.
+
     Raises
     ------
     AudioError
@@ -69,22 +76,13 @@ class Resampler:
                 "Hz expected rates with a common factor, such as 384000; convert it first"
             )
         self._half = HALF_CROSSINGS * max(self._up, self._down)
-        self._lag = -(-latency * self._up // self._down)
+        self.lag = -(-latency * self._up // self._down)
         # The additional delay, in steps of the common grid of both rates.
-        self._late = self._lag * self._down - latency * self._up
+        self._late = self.lag * self._down - latency * self._up
+        self.lookahead = 0 if self._up == self._down else -(-self._half // self._up)
         # Designed now: the first block of a live stream must not wait for it.
         self._filter = None if self._up == self._down else _filter_of(self._up, self._down)
         self.reset()
-
-    @property
-    def lag(self) -> int:
-        """Delay of the output in its own samples: the input's latency, rounded up."""
-        return self._lag
-
-    @property
-    def lookahead(self) -> int:
-        """Samples of the input that must follow one before the output at its time is ready."""
-        return 0 if self._up == self._down else -(-self._half // self._up)
 
     def reset(self) -> None:
         """Forget everything received; the next sample is the first of a new signal."""
