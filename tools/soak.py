@@ -277,11 +277,11 @@ class Soak:
 
 
 def rss() -> int:
-    """Return the resident memory of this process, bytes; 0 where the system does not tell."""
+    """Return the resident memory of this process, bytes; where only its peak is known, that."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, AttributeError):  # not Linux: the peak so far
+    except OSError:  # not Linux
         return int(peak_memory_mb() * 1e6)
 
 
