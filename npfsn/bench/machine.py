@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numba
 import numpy as np
 
 from .. import __version__
@@ -26,9 +28,6 @@ SIMD = (
 
 def machine() -> dict[str, Any]:
     """Describe the machine and software: CPU, features in use, versions, threads, commit."""
-    import llvmlite
-    import numba
-
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
