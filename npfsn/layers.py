@@ -297,7 +297,7 @@ class RecurrentPass:
     """
 
     def __init__(
-        self, weights: Recurrent, state: State, units: int, frames: int, turn: int = 0
+        self, weights: Recurrent, state: State, units: int, frames: int, turn: int
     ) -> None:
         self.weights, self.units = weights, units
         self.every = 1

@@ -24,13 +24,13 @@ def bench(
     model: Model,
     path: str | os.PathLike[str] | None,
     *,
-    precision: str = "float32",
-    norm: str | None = None,
-    seconds: float | None = None,
-    profile: bool = False,
-    cold: bool = False,
-    quick: bool = False,
-    progress: Callable[[str], object] = lambda _: None,
+    precision: str,
+    norm: str | None,
+    seconds: float | None,
+    profile: bool,
+    cold: bool,
+    quick: bool,
+    progress: Callable[[str], object],
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -41,8 +41,8 @@ def bench(
         The file from which fresh processes load the model; None: the built-in one.
     precision, norm
         As in `Enhancer`.
-    seconds : float, optional
-        Length of each signal; default: `SECONDS`, or `QUICK_SECONDS` if `quick`.
+    seconds : float or None
+        Length of each signal; None: `SECONDS`, or `QUICK_SECONDS` if `quick`.
     profile : bool
         Also profile the steps.
     cold : bool
