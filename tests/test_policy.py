@@ -330,7 +330,7 @@ def test_run_time_dependencies_are_three() -> None:
 # ---------------------------------------------------------------------------------------------
 
 # The command line and its terminal, and the one line about a cold start.
-SPEAKERS = {"cli", "jit", "live", "pipe", "plan", "terminal"}
+SPEAKERS = {"cli", "jit", "pipe", "terminal"}
 
 
 def test_the_library_is_silent() -> None:
