@@ -22,24 +22,20 @@ from typing import Any
 from . import __version__
 from .bench import QUICK_SECONDS, SECONDS
 from .config import MAX_RATE, MIN_RATE
+from .describe import arithmetic, latency, norm_in_words, starts, streaming
 from .errors import NpfsnError
 from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     StatusLine,
     UsageError,
-    arithmetic,
     duration,
     hush_compiler,
-    latency,
-    norm_in_words,
     norm_name,
     number,
     open_standard_streams,
     print_error,
     print_result,
-    starts,
-    streaming,
     to_stdout,
 )
 

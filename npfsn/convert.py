@@ -27,6 +27,7 @@ import numpy.typing as npt
 from . import __version__
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import CAUSAL_NORMS, OFFLINE_NORMS, check_norm, check_stacks
+from .describe import latency, norm_in_words, streaming
 from .errors import (
     CheckpointError,
     ModelError,
@@ -38,14 +39,7 @@ from .errors import (
 from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
 from .stopping import Stopped, ended, stoppable
-from .terminal import (
-    latency,
-    norm_in_words,
-    open_standard_streams,
-    print_error,
-    print_report,
-    streaming,
-)
+from .terminal import open_standard_streams, print_error, print_report
 from .weights import (
     FORMAT,
     PRECISIONS,
