@@ -247,8 +247,8 @@ def test_imports_point_downwards() -> None:
 
 # What an engine inside another program does not need.
 TOOLS = set(
-    "audio batch bench checkpoint cli containers convert live pipe plan stopping terminal "
-    "warmup".split()
+    "audio batch bench checkpoint chunks cli containers convert describe intact live mp3 pickles "
+    "pipe plan recipe report stopping terminal toml warmup".split()
 )
 
 
