@@ -127,14 +127,8 @@ class Pool:
         return cls(read_array(path), read_list(path.with_suffix(".json")))
 
     @staticmethod
-    def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> Pool:
-        """Write audio (float32, [-1, 1]) and its clips, whose ``start`` and ``stop`` are set here.
-
-        Returns
-        -------
-        Pool
-            The pool, opened from the file.
-        """
+    def write(path: Path, clips: Iterable[tuple[np.ndarray, Clip]]) -> None:
+        """Write audio (float32, [-1, 1]) and its clips; ``start`` and ``stop`` are set here."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)  # that of an older pool of this name
         parts, placed, at = [], [], 0
@@ -150,7 +144,6 @@ class Pool:
             write_list(path.with_suffix(".json"), placed)
         except OSError as error:
             raise OSError(f"{path} cannot be written: {error}") from None
-        return Pool.load(path)
 
     def select(self, keep: Iterable[Clip]) -> Pool:
         """Return a pool of some of the clips, which shares the samples."""
