@@ -39,7 +39,7 @@ def pack(
     seconds: float | None = None,
     sources: tuple[str, ...] = ("",),
     name: str | None = None,
-) -> int:
+) -> None:
     """Write a pool's clips, or some of them, as ``NAME-000.ogg`` and so on, and ``NAME.json``.
 
     Parameters
@@ -52,11 +52,6 @@ def pack(
         Prefixes of the sources to pack.
     name : str, optional
         Name of the new pool; by default that of the old one.
-
-    Returns
-    -------
-    int
-        Bytes written.
 
     Raises
     ------
@@ -83,7 +78,6 @@ def pack(
     write_list(folder / f"{name}.json", placed)
     size = sum(file.stat().st_size for file in folder.glob(f"{name}[-.]*"))
     print(f"{name}: {len(clips)} clips, {at / SAMPLE_RATE:.0f} s, {size} bytes")
-    return size
 
 
 def _write(path: Path, audio: np.ndarray, quality: float) -> None:
