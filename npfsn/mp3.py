@@ -149,8 +149,7 @@ def with_frame_table(file: BinaryIO) -> io.RawIOBase | None:
     header[1] |= 0x01
     header[2] = header[2] & 0x0D | 0xE0
     silent = _frame(bytes(header))
-    if silent is None:
-        return None
+    assert silent is not None  # its version and its rate are those of the first frame
     begin = bytes(header) + bytes(silent.side)
     # A table that mpg123 does not read would be decoded as audio: drop it.
     first = start.first + (start.frame.size if start.table else 0)
