@@ -29,6 +29,7 @@ from .results import picture_file, result_file
 
 SAMPLE_RATE = 16_000
 NAME = re.compile(r"(?P<speech>.+)_(?P<noise>[^_]+)_snr(?P<snr>-?\d+)$")
+SNRS = (0, 5, 10, 15)
 METRICS = ("pesq", "stoi", "si_sdr")
 # PESQ takes no less than a quarter of a second. STOI wants 30 of its frames with sound (`measure`).
 SHORTEST_SECONDS = 0.5
@@ -156,7 +157,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return clean, noisy
 
 
-def mix(audio: Path, out: Path, snrs: tuple[int, ...] = (0, 5, 10, 15)) -> int:
+def mix(audio: Path, out: Path, snrs: tuple[int, ...] = SNRS) -> int:
     """Write every pair of ``speech_*`` and ``noise_*`` files of a folder at every SNR.
 
     The SNR is that of whole files; noise shorter than the speech is repeated. The mixture is
@@ -448,8 +449,8 @@ def _main(arguments: list[str] | None) -> None:
     mixing.add_argument("audio", type=Path, help="folder of speech_* and noise_* at 16 kHz")
     mixing.add_argument("out", type=Path, help="folder to make")
     mixing.add_argument(
-        "--snr", metavar="DB", type=int, nargs="+", default=[0, 5, 10, 15],
-        help="levels of speech over noise (default: 0 5 10 15)",
+        "--snr", metavar="DB", type=int, nargs="+", default=SNRS,
+        help=f"levels of speech over noise (default: {' '.join(map(str, SNRS))})",
     )  # fmt: skip
     judging = commands.add_parser("judge", help="print the table of a folder of pairs")
     judging.add_argument("pairs", type=Path, help=pairs_help)

@@ -270,7 +270,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
 def _measure_alone(model: Model, quick: bool) -> dict[str, Any]:
     """Time whole steps of a model that has no peer."""
     found: dict[str, Any] = {"parameters": model.n_parameters, "steps": {}}
-    for precision in ("float32", "int8"):
+    for precision in PRECISIONS:
         enhancer = npfsn.Enhancer(model, precision=precision)
         size = enhancer.frame_length
         noise = np.random.default_rng(0).normal(0.0, 0.1, (20 if quick else 500, size))
