@@ -97,29 +97,21 @@ def enhance(
     for given, y in channels:
         x = np.empty(audio.shape[0], np.float32)
         copy_finite(np.ascontiguousarray(given), x, np.zeros(1, np.int64), on_nonfinite)
-        y[:] = _enhance_channel(stream, x, rate, config.sample_rate, share, tell)
+        y[:] = _enhance_channel(stream, x, rate, share, tell)
         n_done += 1
         tell(0.0)
     return out
 
 
 def _enhance_channel(
-    stream: Stream,
-    x: Samples,
-    rate: int,
-    model_rate: int,
-    share: np.float32,
-    tell: Callable[[float], None],
+    stream: Stream, x: Samples, rate: int, share: np.float32, tell: Callable[[float], None]
 ) -> Samples:
     """Enhance one channel, at its own rate."""
     if x.shape[0] == 0:
         return x
-    if rate == model_rate:
-        y = _run(stream, x, tell)
-    else:
-        y = _run(stream, resample(x, rate, model_rate), tell)
-        y = resample(y, model_rate, rate)[: x.shape[0]]
-    return mix_dry(x, share, y)
+    own = stream.config.sample_rate
+    y = _run(stream, resample(x, rate, own), tell)
+    return mix_dry(x, share, resample(y, own, rate)[: x.shape[0]])
 
 
 def _run(stream: Stream, x: Samples, tell: Callable[[float], None]) -> Samples:
