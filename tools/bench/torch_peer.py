@@ -59,7 +59,7 @@ class Norm:
         return x / (mean[:, :, None] + EPS)
 
 
-class FirstNorm(Norm):
+class FrameNorm(Norm):
     """The same for one frame at a time, without what only whole utterances need."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class TorchFullSubNet(nn.Module):
         n_freq, n_unit = self.fb_model.lstm.input_size, self.sb_model.lstm.input_size
         self.index = _neighbours((n_unit - 2) // 2, n_freq)
         self.fb_state = self.sb_state = None
-        self.norms = FirstNorm(), FirstNorm()
+        self.norms = FrameNorm(), FrameNorm()
 
     def step(self, mag: Tensor) -> Tensor:
         """Take one frame [1, F]; return its mask [2 F]."""
@@ -124,7 +124,7 @@ class TorchFastFullSubNet(nn.Module):
         self.bottleneck = Stack(tensors, "bottleneck", True)
         self.index = _neighbours((self.bottleneck.lstm.input_size - 2) // 2, self.fb.shape[1])
         self.states: list[Any] = [None] * 5
-        self.norms = FirstNorm(), FirstNorm()
+        self.norms = FrameNorm(), FrameNorm()
         self.frame = 0
         self.before = self.held = torch.zeros(0)
 

@@ -22,7 +22,7 @@ from .speech import audio_files, opens
 from .train import TrainConfig, begun, train
 
 _count = number(int, 1, 1 << 31, "a whole number from 1 up")
-_count_or_none = number(int, 0, 1 << 31, "a whole number from 0 up")
+_count_or_zero = number(int, 0, 1 << 31, "a whole number from 0 up")
 _above_zero = number(float, sys.float_info.min, sys.float_info.max, "a number above 0")
 _zero_or_more = number(float, 0.0, math.inf, "a number from 0 up")
 
@@ -76,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint or model file whose weights begin a run; its bottleneck may be smaller",
         metavar="FILE",
     )  # fmt: skip
-    add(training, "seed", _count_or_none, default.seed, "of data, weights and order")
+    add(training, "seed", _count_or_zero, default.seed, "of data, weights and order")
     add(training, "steps", _count, default.steps, "last step of the schedule")
-    add(training, "decay-steps", _count_or_none, default.decay_steps, "the last, ever slower ones")
+    add(training, "decay-steps", _count_or_zero, default.decay_steps, "the last, ever slower ones")
     add(training, "warmup-steps", _count, default.warmup_steps, "the first, ever faster ones")
     add(training, "reuse", _count, default.reuse, "steps per batch, noises exchanged in between")
     add(training, "validation-items", _count, default.validation_items, "mixtures to judge with")
