@@ -403,12 +403,13 @@ def _with_and_without(
 
 def compare(pairs: list[Pair], model: str | None) -> str:
     """Compare the scores of int8 arithmetic with those of float32 on the same mixtures."""
+    loaded = npfsn.load_model(model)
     gains: dict[str, list[float]] = {name: [] for name in METRICS}
     apart = []
     for pair in watched(pairs, len(pairs)):
         clean, noisy = read_pair(pair)
         exact, coarse = (
-            npfsn.enhance(noisy, SAMPLE_RATE, model, precision=precision)
+            npfsn.enhance(noisy, SAMPLE_RATE, loaded, precision=precision)
             for precision in ("float32", "int8")
         )
         before, after = measure(exact, clean), measure(coarse, clean)
