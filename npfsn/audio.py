@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,12 +277,16 @@ def _expected(src: Path) -> str:
     if src.suffix.lower() in RAW_SUFFIXES:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
-        words = ["ffmpeg", "-i", str(src), str(src.with_suffix(".wav"))]
-        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-        return f"convert it first, for instance with: {command}"
+        return _conversion(src)
     if src.suffix.lower() in AUDIO_SUFFIXES:
         return "it is damaged, or of another kind than its name says"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
+
+
+def _conversion(src: Path, *options: str) -> str:
+    words = ["ffmpeg", "-i", str(src), *options, str(src.with_suffix(".wav"))]
+    command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return f"convert it first, for instance with: {command}"
 
 
 @contextlib.contextmanager
@@ -316,6 +321,11 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
             if view is not None:
                 source = stack.enter_context(sf.SoundFile(view))
         check_intact(source, src, found.st_size)
+        if source.subtype == "ALAC_32":  # libsndfile 1.2.2, even where it wrote the file itself
+            raise AudioError(
+                f"cannot read {src}: libsndfile decodes ALAC of 32 bits wrongly; "
+                f"{_conversion(src, '-c:a', 'pcm_s32le')}"
+            )
         yield source
 
 
@@ -345,9 +355,11 @@ def _check_rate(src: Path, rate: int) -> None:
 def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:
     """Yield blocks, float32 [frames, channels], and update the statistics in `heard`."""
     step = max(1, BLOCK_SAMPLES // source.channels)
+    # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits and 3, 5, 6 or 7 channels.
+    as_integers = (source.format, source.subtype) == ("PAF", "PCM_24")
     while True:
         try:
-            block = source.read(step, dtype="float32", always_2d=True)
+            block = source.read(step, dtype="int32" if as_integers else "float32", always_2d=True)
         except (sf.SoundFileError, RuntimeError, AssertionError) as error:
             first, last = (
                 min(at, source.frames) / source.samplerate
@@ -358,6 +370,8 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
             ) from error
         if not len(block):
             break
+        if as_integers:
+            block = block.astype(np.float32) / np.float32(1 << 31)
         heard.n_frames += len(block)
         heard.n_nonfinite += silence_nonfinite(block)
         heard.peak = max(heard.peak, float(block.max()), -float(block.min()))
@@ -428,6 +442,14 @@ def _file_size_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def _checksum(file: sf.SoundFile) -> int:
+    """Return the CRC of all samples as 32-bit integers."""
+    crc = 0
+    for block in file.blocks(BLOCK_SAMPLES // file.channels, dtype="int32", always_2d=True):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
 class _Sink:
     """The output file under its temporary name.
 
@@ -457,7 +479,10 @@ class _Sink:
         self._notes = notes
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
+        self._rate, self._subtype = source.samplerate, subtype
         self._bits = BITS.get(subtype)
+        # Checksum of what is written, for a codec that damages some of it.
+        self._crc = 0 if subtype.startswith("ALAC_") else None
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
@@ -501,6 +526,8 @@ class _Sink:
         if self._bits is not None:
             data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
+        if self._crc is not None:
+            self._crc = zlib.crc32(np.ascontiguousarray(data), self._crc)
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
@@ -509,13 +536,14 @@ class _Sink:
             raise _unwritable(self._dst, error) from error
 
     def finish(self, n_frames: int) -> None:
-        """Close the file and check that all frames were written."""
+        """Close the file and check that all frames were written, at the rate of the input."""
         try:
             self._file.close()
             self._keep_channel_mask()
             self._keep_notes()
             with sf.SoundFile(_native(self._partial)) as written:
-                n_written = written.frames
+                n_written, rate = written.frames, written.samplerate
+                crc = None if self._crc is None else _checksum(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
             if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
                 raise AudioError(
@@ -528,6 +556,16 @@ class _Sink:
         if n_written < n_frames:
             raise _unwritable(
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
+            )
+        if rate != self._rate:
+            raise AudioError(
+                f"cannot write {self._dst}: this container cannot hold {self._rate} Hz, and would "
+                f"play at {rate} Hz: choose another, for instance with --format wav"
+            )
+        if crc != self._crc:
+            raise AudioError(
+                f"cannot write {self._dst}: libsndfile damages this sound as {self._subtype}: "
+                "choose another container, for instance with --format wav"
             )
 
     def _keep_channel_mask(self) -> None:

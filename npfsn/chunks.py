@@ -22,7 +22,12 @@ UNKNOWN_LENGTH = 0x7FFF0000
 # Chunks that recording programs use and libsndfile drops: time code and origin of a broadcast WAV,
 # a recorder's notes on a take, markers and their names (in a LIST), loops.
 _RIFF_NOTES = (b"bext", b"iXML", b"cue ", b"adtl", b"smpl")
-_NOTES = {"WAV": _RIFF_NOTES, "WAVEX": _RIFF_NOTES, "AIFF": (b"MARK", b"INST")}
+_NOTES = {
+    **dict.fromkeys(("WAV", "WAVEX", "RF64"), _RIFF_NOTES),
+    "AIFF": (b"MARK", b"INST"),
+}
+# First bytes of WAV files up to 4 GiB and of longer ones: their chunks are the same.
+_RIFF_HEADS = (b"RIFF", b"RF64")
 # Most bytes kept of these chunks, and the overhead counted for each: this bounds the memory used.
 _MOST_NOTES, _NOTE_COST = 4 << 20, 1 << 10
 _LARGEST_FILE = (1 << 32) - 1024
@@ -133,17 +138,24 @@ def append(file: BinaryIO, found: list[Note]) -> list[Note]:
     file is too large.
     """
     head, n_bytes, left = file.read(4), file.seek(0, 2), []
-    order: Literal["little", "big"] = "little" if head == b"RIFF" else "big"
+    order: Literal["little", "big"] = "little" if head in _RIFF_HEADS else "big"
+    # Where the file's size is; in an RF64 in its first chunk, ds64.
+    size_at, size_bytes = (20, 8) if head == b"RF64" else (4, 4)
     for note in found:
         content = note.content
-        if content is None or note.head != head or n_bytes + len(content) > _LARGEST_FILE:
+        alike = note.head == head or (note.head in _RIFF_HEADS and head in _RIFF_HEADS)
+        if (
+            content is None
+            or not alike
+            or (size_bytes == 4 and n_bytes + len(content) > _LARGEST_FILE)
+        ):
             left.append(note)
             continue
         chunk = note.name + len(content).to_bytes(4, order) + content
         n_bytes += file.write(bytes(n_bytes % 2) + chunk + bytes(len(content) % 2))
-    file.seek(4)
+    file.seek(size_at)
     if len(left) < len(found):
-        file.write((n_bytes - 8).to_bytes(4, order))
+        file.write((n_bytes - 8).to_bytes(size_bytes, order))
     return left
 
 

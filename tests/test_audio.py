@@ -6,6 +6,7 @@ output is the fault of the file handling.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tracemalloc
 import types
@@ -76,6 +77,44 @@ def test_the_identity_gives_every_bit_back(delay, tmp_path, container, subtype):
         np.testing.assert_allclose(after, before, atol=2.0**-24, rtol=0)
     else:
         assert np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_every_frame_of_odd_channels_is_read(delay, tmp_path, channels):
+    """As floats, libsndfile loses some frames of these."""
+    src = write(tmp_path / "a.paf", noise(3000, channels), subtype="PCM_24", container="PAF")
+    enhance_file(src, tmp_path / "b.wav")
+    with sf.SoundFile(src) as file:
+        expected = file.read(dtype="int32", always_2d=True)
+    with sf.SoundFile(tmp_path / "b.wav") as file:
+        assert np.array_equal(file.read(dtype="int32", always_2d=True), expected)
+
+
+@pytest.mark.parametrize("suffix", ["wve", "xi"])
+def test_a_container_with_a_rate_of_its_own_is_refused(delay, tmp_path, suffix):
+    """It would play at another speed."""
+    src = write(tmp_path / "a.wav", noise(1000))
+    refuse(src, tmp_path / f"b.{suffix}", "cannot hold 16000 Hz, and would play at")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_20", "ALAC_24"])
+def test_sound_that_alac_would_damage_is_refused(delay, tmp_path, monkeypatch, subtype):
+    """The encoder of libsndfile 1.2.2 fails where it stores sound as it is, as in short ends."""
+    why = f"libsndfile damages this sound as {subtype}.*--format wav"
+    for n_frames in (4097, 8193, 10_000):
+        src = write(tmp_path / "a.caf", noise(n_frames, 2), subtype=subtype)
+        with contextlib.suppress(AudioError):
+            enhance_file(src, tmp_path / "b.caf", overwrite=True)
+            assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
+    monkeypatch.setattr(audio, "_checksum", lambda file: 1)
+    refuse(src, tmp_path / "c.caf", why)
+    enhance_file(src, tmp_path / "c.wav")
+
+
+def test_alac_that_libsndfile_cannot_decode_is_refused(delay, tmp_path):
+    src = write(tmp_path / "a b.caf", noise(1000), subtype="ALAC_32")
+    refuse(src, tmp_path / "b.wav", "ALAC of 32 bits wrongly; convert it first, .*a b.wav")
 
 
 def test_byte_order_is_kept(delay, tmp_path):
@@ -325,6 +364,30 @@ def test_time_codes_and_markers_are_kept(delay, tmp_path, subtype, n_frame):
     if n_frame and subtype != "FLOAT":
         report = enhance_file(src, tmp_path / "b.flac")
         assert report.tags_left_out == ("bext", "cue", "adtl", "smpl", "iXML")
+
+
+def test_time_codes_and_markers_of_long_takes_are_kept(delay, tmp_path):
+    """RF64, which recorders write where a WAV file might become too long, counts in 64 bits."""
+    src = write(tmp_path / "a.wav", noise(999), container="RF64")
+    plain = enhance_file(src, tmp_path / "plain.wav")
+    data = src.read_bytes()
+    data += bytes(len(data) % 2) + BEXT + CUE + LABEL + IXML
+    src.write_bytes(data[:20] + (len(data) - 8).to_bytes(8, "little") + data[28:])
+    report = enhance_file(src, tmp_path / "b.wav")
+    assert report.tags_left_out == plain.tags_left_out == ()
+    data, expected = (tmp_path / "b.wav").read_bytes(), (tmp_path / "plain.wav").read_bytes()
+    expected += bytes(len(expected) % 2) + BEXT + CUE + LABEL + IXML
+    assert data == expected[:20] + (len(expected) - 8).to_bytes(8, "little") + expected[28:]
+    enhance_file(tmp_path / "b.wav", tmp_path / "c.wav")  # nothing is lost or doubled
+    assert (tmp_path / "c.wav").read_bytes() == data
+    # From a short file into a long one, and back.
+    short = with_chunks(write(tmp_path / "d.wav", noise(999)), b"", BEXT)
+    assert enhance_file(short, tmp_path / "d.rf64").tags_left_out == ()
+    assert (tmp_path / "d.rf64").read_bytes().endswith(BEXT)
+    assert enhance_file(tmp_path / "d.rf64", tmp_path / "e.wav").tags_left_out == ()
+    assert (tmp_path / "e.wav").read_bytes().endswith(BEXT)
+    report = enhance_file(src, tmp_path / "b.flac")
+    assert report.tags_left_out == ("bext", "cue", "adtl", "iXML")
 
 
 def test_markers_of_aiff_files_are_kept(delay, tmp_path):
