@@ -527,7 +527,7 @@ class _Sink:
             data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
         if self._crc is not None:
-            self._crc = zlib.crc32(np.ascontiguousarray(data), self._crc)
+            self._crc = zlib.crc32(np.ascontiguousarray(data).data, self._crc)
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):

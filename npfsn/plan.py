@@ -280,15 +280,24 @@ def _walk(
         message = f"cannot read the folder {error.filename}: {error.strerror}"
         plan.failures.append((str(error.filename), message))
 
-    # Linked folders are entered too, but none twice: links may lead in a circle.
-    entered = {_place(top)} | ({_place(output)} if output else set())
+    # Linked folders are entered too, but none twice: links may lead in a circle. A folder that also
+    # lies below is entered there, whatever links to it are called.
+    root = Path(_place(top))
+    entered = {str(root)} | ({_place(output)} if output else set())
+
+    def lies_below(place: str) -> bool:
+        return root in Path(place).parents and not any(
+            part.startswith(".") for part in Path(place).relative_to(root).parts
+        )
+
     for folder, subfolders, names in os.walk(top, onerror=unreadable, followlinks=True):
         here = Path(folder)
         inside = [here / name for name in sorted(subfolders) if recursive and name[0] != "."]
         subfolders.clear()
         for path in inside:
-            if _place(path) not in entered:
-                entered.add(_place(path))
+            place = _place(path)
+            if place not in entered and not (path.is_symlink() and lies_below(place)):
+                entered.add(place)
                 subfolders.append(path.name)
         for name in sorted(names):
             path = here / name

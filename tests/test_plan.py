@@ -71,7 +71,20 @@ def test_linked_folders_are_entered_once(npfsn):
     for _ in range(2):
         out, _ = npfsn("enhance", "in", "-r", "-o", "out", "--force")
         assert "3 files enhanced" in out
-    assert tree("out") == ["a_enhanced.wav", "also/b_enhanced.wav", "link/er/c_enhanced.wav"]
+    assert tree("out") == ["a_enhanced.wav", "deep/b_enhanced.wav", "link/er/c_enhanced.wav"]
+
+
+@posix
+def test_a_new_link_does_not_rename_outputs(npfsn):
+    """A second run with --resume finds them, and enhances nothing again."""
+    recording("in/2024/a.wav")
+    recording("in/.kept/b.wav")
+    os.symlink(".kept", "in/kept")
+    for skipped in ("", "2 skipped"):
+        out, _ = npfsn("enhance", "in", "-r", "-o", "out", "--resume")
+        assert skipped in out
+        os.symlink("2024", f"in/0-latest{skipped[:1]}")
+    assert tree("out") == ["2024/a_enhanced.wav", "kept/b_enhanced.wav"]
 
 
 def test_a_second_run_does_not_enhance_what_the_first_wrote(npfsn):
