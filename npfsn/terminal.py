@@ -62,9 +62,14 @@ def write_now(stream: TextIO | None, text: str) -> None:
     try:
         stream.write(text)
     except UnicodeEncodeError:  # a terminal without Unicode
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.write(_encodable(text, stream))
     stream.flush()
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return a text with escapes for characters that the stream cannot encode."""
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextlib.contextmanager
@@ -193,7 +198,7 @@ class StatusLine:
         """Replace the line by `text`."""
         if not self._on:
             return
-        text = cut(one_line(text), self.room)
+        text = cut(_encodable(one_line(text), sys.stderr), self.room)
         width = columns(text)
         with contextlib.suppress(OSError):  # the terminal is gone; the work is not
             write_now(sys.stderr, "\r" + text + " " * max(self._width - width, 0))

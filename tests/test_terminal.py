@@ -96,6 +96,19 @@ def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
         assert capsys.readouterr().err.count(" ") >= 37
 
 
+def test_escapes_do_not_wrap_the_line_of_progress(monkeypatch):
+    """Where a terminal lacks the letters of a name, each of them takes six columns."""
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    job = Job(Path("録音の長い名前.wav"), Path("b.wav"), 1)
+    batch._ProgressLine([job], wanted=True).start(job)
+    drawn = terminal.buffer.getvalue().strip()
+    assert "録音".encode("ascii", "backslashreplace") in drawn and 37 <= len(drawn) <= 39
+
+
 def test_a_terminal_that_is_gone_stops_nothing(npfsn, monkeypatch):
     class Gone(io.StringIO):
         def isatty(self):
