@@ -70,8 +70,9 @@ def enhance_file(
 
     Rate, channels, length, bit depth, container, level and tags (title, artist, comment, ...) are
     kept, and the output is aligned with the input. Time code and markers (`bext`, `iXML`, `cue`,
-    ...) are kept from WAV to WAV and from AIFF to AIFF. A `dst` whose suffix differs from that of
-    `src` names another container; bit depth and tags are kept where that container has them.
+    ...) are kept from WAV or RF64 to either, and from AIFF to AIFF. A `dst` whose suffix differs
+    from that of `src` names another container; bit depth and tags are kept where that container has
+    them.
     Channels are enhanced one by one. A signal at another rate than the model's is resampled and
     resampled back, which limits the band to the model's. NaN and infinite samples become zero, and
     are counted in the report.
@@ -277,16 +278,12 @@ def _expected(src: Path) -> str:
     if src.suffix.lower() in RAW_SUFFIXES:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
-        return _conversion(src)
+        words = ["ffmpeg", "-i", str(src), str(src.with_suffix(".wav"))]
+        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        return f"convert it first, for instance with: {command}"
     if src.suffix.lower() in AUDIO_SUFFIXES:
         return "it is damaged, or of another kind than its name says"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
-
-
-def _conversion(src: Path, *options: str) -> str:
-    words = ["ffmpeg", "-i", str(src), *options, str(src.with_suffix(".wav"))]
-    command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-    return f"convert it first, for instance with: {command}"
 
 
 @contextlib.contextmanager
@@ -323,8 +320,8 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
         check_intact(source, src, found.st_size)
         if source.subtype == "ALAC_32":  # libsndfile 1.2.2, even where it wrote the file itself
             raise AudioError(
-                f"cannot read {src}: libsndfile decodes ALAC of 32 bits wrongly; "
-                f"{_conversion(src, '-c:a', 'pcm_s32le')}"
+                f"cannot read {src}: libsndfile decodes some ALAC of 32 bits wrongly; save it as "
+                "WAV or in 24 bits first, with the program that made it"
             )
         yield source
 
@@ -355,7 +352,8 @@ def _check_rate(src: Path, rate: int) -> None:
 def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:
     """Yield blocks, float32 [frames, channels], and update the statistics in `heard`."""
     step = max(1, BLOCK_SAMPLES // source.channels)
-    # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits and 3, 5, 6 or 7 channels.
+    # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits, unless they have 1, 2, 4 or
+    # 8 channels.
     as_integers = (source.format, source.subtype) == ("PAF", "PCM_24")
     while True:
         try:
@@ -557,10 +555,12 @@ class _Sink:
             raise _unwritable(
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
             )
-        if rate != self._rate:
+        # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
+        if abs(rate - self._rate) > 2e-4 * self._rate:
             raise AudioError(
-                f"cannot write {self._dst}: this container cannot hold {self._rate} Hz, and would "
-                f"play at {rate} Hz: choose another, for instance with --format wav"
+                f"cannot write {self._dst}: with {self._subtype} samples this container cannot "
+                f"hold {self._rate} Hz, and would play at {rate} Hz: choose another, for instance "
+                "with --format wav"
             )
         if crc != self._crc:
             raise AudioError(

@@ -88,6 +88,9 @@ def checked(state: Mapping[str, Any], own: State, header: Mapping[str, Any]) -> 
 
 def _entry(state: Mapping[str, Any], name: str) -> np.ndarray:
     """Return an entry of a state as an array; an archive may only read it from its file now."""
+    if type(state) is dict and isinstance(state[name], np.ndarray):
+        # Outside of `try`: what a signal handler raises is not the state's fault.
+        return np.asarray(state[name])
     try:
         return np.asarray(state[name])
     except Exception as error:  # whatever a damaged archive or a ragged list raises

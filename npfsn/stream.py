@@ -12,6 +12,7 @@ from . import state as states
 from .errors import StateError
 from .flow import Flow
 from .kernels import spectrum
+from .kernels.vector import SMALLEST
 from .network import Network
 from .program import Program
 from .state import Fields, State
@@ -437,5 +438,7 @@ class Stream:
         rest = np.divide(ola, env, out=np.zeros_like(ola), where=env > 0)
         thin = env < _THIN_WINDOW**2
         rest[thin] = np.clip(rest[thin], -loudest, loudest)
+        rest[np.abs(rest) < SMALLEST] = 0.0  # as `spectrum.synthesise` does
+        np.clip(rest, -spectrum.LOUDEST, spectrum.LOUDEST, out=rest)
         given.append(rest.astype(np.float32))
         return np.concatenate(given)[: self.latency_hops * hop + tail.shape[0]]

@@ -68,8 +68,11 @@ def write_now(stream: TextIO | None, text: str) -> None:
 
 def _encodable(text: str, stream: TextIO) -> str:
     """Return a text with escapes for characters that the stream cannot encode."""
-    encoding = stream.encoding or "ascii"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    encoding = getattr(stream, "encoding", None)
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding) if encoding else text
+    except LookupError:  # it is no file, and names no encoding
+        return text
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import io
 import itertools
@@ -749,6 +750,24 @@ def test_whatever_state_is_accepted_the_stream_goes_on(pair):
 
     check()
     assert any(accepted) and not all(accepted)
+
+
+@pytest.mark.parametrize("limit", [None, 0.0])
+@pytest.mark.parametrize("changes", [{"look_ahead": 0}, {"hop_length": 128}])
+def test_what_an_accepted_state_holds_leaves_flush_finite(changes, limit):
+    """The last samples, which no further frame covers, are limited as all others are."""
+    model = npfsn.load_model()
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, **changes))
+    enhancer = npfsn.Enhancer(model, atten_lim_db=limit)
+    enhancer.process(noise(20 * 256 + 240))
+    for name in ("stft.ola", "stft.spec"):
+        for value in (1e60, 1e-60):
+            state = enhancer.copy().get_state()
+            state[name][:] = value
+            other = enhancer.copy()
+            other.set_state(state)
+            with np.errstate(all="raise"):
+                assert np.all(np.isfinite(other.flush()))
 
 
 def test_a_state_resumes_in_another_process(tmp_path):

@@ -10,6 +10,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,21 @@ def test_wide_letters_do_not_wrap_the_line_of_progress(monkeypatch, capsys):
         assert 37 <= sum(1 if c.isascii() else 2 for c in drawn) <= 39
         line._line.clear()
         assert capsys.readouterr().err.count(" ") >= 37
+
+
+@pytest.mark.parametrize("encoding", [None, "unknown"])
+def test_a_stream_that_names_no_encoding_takes_all_letters(monkeypatch, encoding):
+    terminal = types.SimpleNamespace(isatty=lambda: True, flush=lambda: None, encoding=encoding)
+    if encoding is None:  # as some replacements of standard error
+        del terminal.encoding
+    drawn = []
+    terminal.write = drawn.append
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    job = Job(Path("grün.wav"), Path("b.wav"), 1)
+    batch._ProgressLine([job], wanted=True).start(job)
+    assert "grün.wav" in "".join(drawn)
 
 
 def test_escapes_do_not_wrap_the_line_of_progress(monkeypatch):

@@ -723,6 +723,17 @@ def test_reading_takes_about_the_size_of_the_file(tmp_path):
     assert peak < 1.1 * size + (4 << 20)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "field"), [("fast_fullsubnet", "quiet_level"), ("improved_fullsubnet", "fdrc")]
+)
+def test_numpy_numbers_in_a_configuration_are_plain_ones(architecture: str, field: str) -> None:
+    """A stream's state carries a digest of the configuration, as text."""
+    config = drawn_models.small_model(architecture).config
+    assert repr(dataclasses.replace(config, **{field: np.float64(0.25)})) == repr(
+        dataclasses.replace(config, **{field: 0.25})
+    )
+
+
 @pytest.mark.parametrize("path", [5, b"model.npz", ["model.npz"]])
 def test_what_is_no_path_is_named(path: object) -> None:
     with pytest.raises(TypeError, match="model is of type .*: expected a path, a Model or None"):

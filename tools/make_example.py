@@ -17,11 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
-
-try:
-    from scipy.signal import butter, sosfilt
-except ModuleNotFoundError:
-    raise SystemExit("tools.make_example needs SciPy: pip install scipy") from None
+from scipy.signal import butter, sosfilt
 
 SAMPLE_RATE = 16000
 SEED = 20

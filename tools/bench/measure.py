@@ -164,7 +164,8 @@ class Setting:
 
     def constant_work(self, which: str, steps: int) -> Contender:
         """Return work that reads as much as one of `ours` and takes as long."""
-        n_bytes = sum(work.row_bytes for work in frame_work(self.enhancer(which)).values())
+        works = frame_work(self.enhancer(which)).values()
+        n_bytes = sum(work.row_bytes + work.bytes for work in works)
         trial = self.npfsn(which)
         trial.turn(steps)
         return constant_work(which, n_bytes, float(np.median(trial.wall_ms)))
