@@ -477,7 +477,7 @@ class _Sink:
         self._notes = notes
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
-        self._rate, self._subtype = source.samplerate, subtype
+        self._rate = source.samplerate  # an XI file that is written names its own
         self._bits = BITS.get(subtype)
         # Checksum of what is written, for a codec that damages some of it.
         self._crc = 0 if subtype.startswith("ALAC_") else None
@@ -525,7 +525,7 @@ class _Sink:
             data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
         if self._crc is not None:
-            self._crc = zlib.crc32(np.ascontiguousarray(data).data, self._crc)
+            self._crc = zlib.crc32(data.data, self._crc)
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
@@ -556,15 +556,16 @@ class _Sink:
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
             )
         # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
+        subtype = self._file.subtype
         if abs(rate - self._rate) > 2e-4 * self._rate:
             raise AudioError(
-                f"cannot write {self._dst}: with {self._subtype} samples this container cannot "
-                f"hold {self._rate} Hz, and would play at {rate} Hz: choose another, for instance "
-                "with --format wav"
+                f"cannot write {self._dst}: with {subtype} samples this container cannot hold "
+                f"{self._rate} Hz, and would play at {rate} Hz: choose another, for instance with "
+                "--format wav"
             )
         if crc != self._crc:
             raise AudioError(
-                f"cannot write {self._dst}: libsndfile damages this sound as {self._subtype}: "
+                f"cannot write {self._dst}: libsndfile damages this sound as {subtype}: "
                 "choose another container, for instance with --format wav"
             )
 

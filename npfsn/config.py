@@ -336,6 +336,10 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         """Refuse acoustics that the overlap-add cannot invert."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):  # NumPy's have a repr of their own, and states a digest
+                object.__setattr__(self, field.name, float(value))
         if not isinstance(self.start_at_sound, bool):
             raise ModelError(
                 f"start_at_sound is {shown(self.start_at_sound)}: expected true or false"

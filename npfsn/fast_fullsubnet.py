@@ -84,8 +84,6 @@ class Config(BaseConfig):
         level = self.quiet_level
         if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 1e6:
             raise ModelError(f"quiet_level is {shown(level)}: expected a number from 0 to 1e6")
-        if isinstance(level, np.floating):  # a subclass of float with a repr of its own
-            object.__setattr__(self, "quiet_level", float(level))
         units = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
         widths = [s.width for s in self.encoder]
         inputs = [s.input_size for s in self.encoder[1:]] + [self.num_mels]

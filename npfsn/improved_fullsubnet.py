@@ -93,8 +93,6 @@ class Config(BaseConfig):
             raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a number")
         if not 0.0 < self.fdrc <= 4.0:
             raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a power above 0, at most 4")
-        if isinstance(self.fdrc, np.floating):  # a subclass of float with a repr of its own
-            object.__setattr__(self, "fdrc", float(self.fdrc))
         if self.section_norm not in (PUBLISHED_SECTION_NORM, CAUSAL_SECTION_NORM):
             raise ModelError(
                 f"section_norm is {shown(self.section_norm)}: expected {PUBLISHED_SECTION_NORM} or "

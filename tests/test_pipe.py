@@ -309,6 +309,12 @@ def test_streams_obey_the_limit_and_the_precision(tmp_path, models):
     assert found == expected.tobytes()
 
 
+def test_a_stream_tells_of_samples_it_clipped(tmp_path, npfsn, monkeypatch, capsys):
+    monkeypatch.setattr(Delay, "_give", lambda self, n: np.full(n, 1.5, np.float32))
+    assert stream_files(tmp_path, bytes(600)) == 300 * b"\xff\x7f"
+    assert "300 samples beyond full scale were clipped" in capsys.readouterr().err
+
+
 def test_what_a_sink_does_not_take_at_once_is_written_later(tmp_path, npfsn, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda sink, data: write(sink, data[:77]))

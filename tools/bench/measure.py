@@ -297,11 +297,11 @@ def _measure_model(setting: Setting, quick: bool, say: Callable[[str], None]) ->
     racing += [setting.onnx_contender(*item) for item in onnx_cells.items()]
     racing.append(setting.torch_contender())
     controls = [setting.constant_work(which, steps) for which in setting.ours] if fast else []
-    order = np.random.default_rng(0)
+    contenders, order = [*racing, *controls], np.random.default_rng(0)
     for _ in range(rounds):
         # The previous contender affects caches and clocks: the order is drawn anew each round.
-        for index in order.permutation(len(racing) + len(controls)):
-            contender = [*racing, *controls][index]
+        for index in order.permutation(len(contenders)):
+            contender = contenders[index]
             # PyTorch is far slower: fewer of its steps tell as much and leave time for the others.
             contender.turn(max(steps // 3, 1) if "PyTorch" in contender.name else steps)
     figures = {contender.name: contender.summary() for contender in racing}
