@@ -37,6 +37,7 @@ from .vector import (
     FEATURES,
     HAS_BYTE_PRODUCT,
     HAS_F16,
+    IS_ZEN,
     MAX_INPUT,
     OFFSET,
     PANEL,
@@ -68,7 +69,7 @@ else:
 PREFETCH, AHEAD_PANELS = 1 if PANELS > 1 else 0, 2
 ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
 # Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
-PARTS = 2 if "avx512f" in FEATURES and not F16_IS_SLOW and not READS_AHEAD else 1
+PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
 # Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
 # cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
 # the same work, which the second level delivers in time.

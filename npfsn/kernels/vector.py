@@ -25,12 +25,15 @@ HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 # Weights stay in half precision in memory where an instruction widens a vector of them, exactly;
 # without it, llvm would call a function of the C library for each.
 HAS_F16 = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
-#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
-#: FullSubNet took a tenth longer (docs/benchmark-amx.md). AMD's, which alone have sse4a, do not.
-F16_IS_SLOW = "avx512f" in FEATURES and "sse4a" not in FEATURES
+#: AMD's cores with AVX-512: these alone have sse4a, too.
+IS_ZEN = {"avx512f", "sse4a"} <= FEATURES
 #: Whether the hardware prefetches weights as fast as the caches deliver them: AMD's Zen 5 does, the
 #: only one of these with AVX-VNNI. There prefetches of a single row get in the way.
-READS_AHEAD = {"avx512f", "sse4a", "avxvnni"} <= FEATURES
+READS_AHEAD = IS_ZEN and "avxvnni" in FEATURES
+#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
+#: FullSubNet took a tenth longer (docs/benchmark-amx.md). Zen 4 takes 3 % longer for whole files of
+#: Fast FullSubNet, as long for FullSubNet. Zen 5 has units to spare.
+F16_IS_SLOW = "avx512f" in FEATURES and not READS_AHEAD
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
