@@ -111,10 +111,11 @@ class Enhancer(Alone):
             "ended": ((1,), np.int64),  # 1 after `flush`
             "n_nonfinite": ((1,), np.int64),
             "dry": ((config.latency_samples,), np.float32),  # input that is still to be mixed in
+            "hop.energy": ((3,), np.float64),  # of the last hop (`snr_db`)
         }
         self._stream = Stream(network, horizon, own)
         self._state = self._stream.state
-        self._pending, self._n_pending, self._end, self._n_bad, self._dry = (
+        self._pending, self._n_pending, self._end, self._n_bad, self._dry, self._energy = (
             self._state[name] for name in own
         )
         self._in = np.zeros(hop, np.float32)
@@ -187,6 +188,29 @@ class Enhancer(Alone):
     def n_nonfinite(self) -> int:
         """Samples replaced so far because they were NaN or infinite."""
         return int(self._n_bad[0])
+
+    @property
+    def snr_db(self) -> float:
+        """Ratio of speech to noise in the last hop returned, as the network hears it, in dB.
+
+        Energy of what is kept over that of what is removed; -inf if nothing is kept, as in silence
+        and before the signal starts, inf if nothing is removed. Most often above 0 where somebody
+        speaks. `atten_lim_db` does not affect it.
+
+        Examples
+        --------
+        >>> import numpy as np, npfsn
+        >>> enhancer = npfsn.Enhancer()
+        >>> _ = enhancer.process(np.zeros(16000, np.float32))
+        >>> enhancer.snr_db
+        -inf
+        """
+        out, dry, removed = self._energy.tolist()
+        # Where the input is silent, what rings on in the output is not speech.
+        kept = min(out, dry)
+        if not kept > 0.0:
+            return -math.inf
+        return 10.0 * math.log10(kept / removed) if removed > 0.0 else math.inf
 
     def __repr__(self) -> str:
         """Name the model and the norm."""
@@ -312,7 +336,7 @@ class Enhancer(Alone):
         out = self._stream.finish(tail)
         x = np.zeros(out.shape[0], np.float32)
         x[: tail.shape[0]] = tail
-        spectrum.mix_dry(x, self._dry_share, self._dry, out)
+        self._mix_dry(x, out)
         self._end[0] = 1
         self._torn = False
         return out
@@ -428,8 +452,12 @@ class Enhancer(Alone):
             self._stream.push(x, out)
         else:
             self._stream.push_many(x, out)
+        self._mix_dry(x, out)
+
+    def _mix_dry(self, x: Samples, out: Samples) -> None:
+        """Mix the input into `out`, and measure the last hop."""
         # Even with a share of zero the delay line must advance: a limit may be set later.
-        spectrum.mix_dry(x, self._dry_share, self._dry, out)
+        spectrum.mix_dry(x, self._dry_share, self._dry, self._hop, self._energy, out)
 
     def _header(self) -> dict[str, Any]:
         """Describe the model and the settings that a state belongs to."""

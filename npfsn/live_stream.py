@@ -169,6 +169,11 @@ class LiveStream(Alone):
         return 1e3 * self.latency_samples / self._rate
 
     @property
+    def snr_db(self) -> float:
+        """Ratio of speech to noise, as `Enhancer.snr_db`, in the hop that was enhanced last."""
+        return self._enhancer.snr_db
+
+    @property
     def n_nonfinite(self) -> int:
         """Samples replaced so far because they were NaN or infinite."""
         return self._n_nonfinite

@@ -50,4 +50,5 @@ def _warm_up(network: Network) -> None:
     for _ in range(frames):
         spectrum.check_samples(x, x, np.zeros(1, np.int64))
         stream.push(x, out)
-        spectrum.mix_dry(x, np.float32(0.5), np.zeros(config.latency_samples, np.float32), out)
+        line = np.zeros(config.latency_samples, np.float32)
+        spectrum.mix_dry(x, np.float32(0.5), line, config.hop_length, np.zeros(3), out)

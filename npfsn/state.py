@@ -107,7 +107,7 @@ def _check_values(name: str, array: np.ndarray) -> None:
     elif _CELL.fullmatch(name):
         limit = 1e12
     low = -limit
-    if name.endswith((".count", ".square", ".level")):
+    if name.endswith((".count", ".square", ".level", ".energy")):
         low = 0.0
     if array.size and not (np.all(array >= low) and np.all(array <= limit)):
         raise StateError(f"state entry {name} has values out of range: it is damaged")

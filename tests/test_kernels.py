@@ -1096,11 +1096,15 @@ def test_push_hop(size: int, hop: int) -> None:
 def test_mix_dry(delay: int, limit: float) -> None:
     """The delayed input, mixed in, for delays shorter and longer than the block."""
     x, enhanced = normal(24, seed=37), normal(24, seed=38)
-    line = np.zeros(delay, np.float32)
+    line, energy = np.zeros(delay, np.float32), np.ones(3)
     got = enhanced.copy()
-    for at in range(0, 24, 4):
-        spectrum.mix_dry(x[at : at + 4], np.float32(limit), line, got[at : at + 4])
     dry = np.concatenate([np.zeros(delay), x])[:24]
+    for at in range(0, 24, 4):
+        spectrum.mix_dry(x[at : at + 4], np.float32(limit), line, 2, energy, got[at : at + 4])
+        hop = slice(at + 2, at + 4)
+        signals = (enhanced[hop], dry[hop], dry[hop] - enhanced[hop])
+        want = [np.sum(np.square(signal, dtype=np.float64)) for signal in signals]
+        np.testing.assert_allclose(energy, want, rtol=1e-6)
     want = limit * dry + (1.0 - limit) * enhanced
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(line, x[24 - delay :])

@@ -348,3 +348,14 @@ def test_a_live_stream_and_its_copy_may_run_at_the_same_time(monkeypatch):
     monkeypatch.setattr(npfsn.Enhancer, "process", meanwhile)
     live.process(np.zeros(480, np.float32))
     assert len(given) == 1
+
+
+def test_snr_is_that_of_the_enhancer() -> None:
+    model, sound = small_model("fast_fullsubnet"), hiss(0.5)
+    live, enhancer = LiveStream(16000, 256, model), npfsn.Enhancer(model)
+    assert live.snr_db == -math.inf
+    live.process(sound[:7680])
+    enhancer.process(sound[:7680])
+    assert live.snr_db == enhancer.snr_db > -math.inf
+    live.reset()
+    assert live.snr_db == -math.inf

@@ -34,7 +34,7 @@ x = np.linspace(-1, 1, 256, dtype="f4")
 x[3] = np.nan
 out, bad = np.empty_like(x), np.zeros(1, np.int64)
 spectrum.check_samples(x, out, bad)
-spectrum.mix_dry(out.copy(), np.float32(0.5), np.ones(7, "f4"), out)
+spectrum.mix_dry(out.copy(), np.float32(0.5), np.ones(7, "f4"), 256, np.empty(3), out)
 assert out.tobytes() == (lambda d: np.float32(0.5) * d + np.float32(0.5) * np.where(
     np.isnan(x), np.float32(0), x))(np.r_[np.ones(7, "f4"), np.where(np.isnan(x), 0, x)[:-7]]
     .astype("f4")).astype("f4").tobytes()

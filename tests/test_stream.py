@@ -1175,6 +1175,46 @@ def test_the_limit_may_change_in_mid_stream() -> None:
     assert changed.atten_lim_db == 6.0
 
 
+@pytest.mark.parametrize("limit", [None, 6.0])
+def test_snr_is_that_of_the_last_hop(limit: float | None) -> None:
+    """By its definition, whatever the chunks and the limit; state keeps it, `reset` drops it."""
+    model, x = small_model("fast_fullsubnet"), noise(40 * 256 + 100)
+    y = run(npfsn.Enhancer(model), x).astype(np.float64)
+    dry = np.concatenate([np.zeros(768), x]).astype(np.float64)
+
+    def at(end: int) -> float:
+        hop = slice(end - 256, end)
+        kept = min(np.sum(y[hop] ** 2), np.sum(dry[hop] ** 2))
+        return float(10 * np.log10(kept / np.sum((dry[hop] - y[hop]) ** 2)))
+
+    stream, given, taken = npfsn.Enhancer(model, atten_lim_db=limit), 0, 0
+    assert stream.snr_db == -math.inf
+    for n in (700, 68, 256, 100, 412, 2048, 7):
+        given, taken = given + stream.process(x[taken : taken + n]).size, taken + n
+        assert stream.snr_db == (pytest.approx(at(given)) if given > 768 else -math.inf)
+    other = npfsn.Enhancer(model)
+    other.set_state(stream.get_state())
+    assert stream.copy().snr_db == other.snr_db == stream.snr_db
+    stream.process(x[taken:])
+    given += stream.flush().size
+    assert stream.snr_db == pytest.approx(at(len(y)))
+    stream.reset()
+    assert stream.snr_db == -math.inf
+
+
+def test_snr_where_nothing_is_removed_or_nothing_is_there() -> None:
+    """Silence has no speech in it, whatever still rings in the output."""
+    stream, x = npfsn.Enhancer(identity_model("fullband")), noise(40 * 256)
+    stream.process(x)
+    assert stream.snr_db > 100.0
+    stream.process(np.zeros(20 * 256, np.float32))
+    assert stream.snr_db == -math.inf
+    stream = npfsn.Enhancer(small_model("fast_fullsubnet"))
+    stream.process(np.concatenate([x, np.zeros(3 * 256, np.float32)]))
+    rings = stream.process(np.zeros(256, np.float32))  # a frame reaches beyond the last sound
+    assert rings.any() and stream.snr_db == -math.inf
+
+
 def test_other_options_cannot_be_set_too_late() -> None:
     options = {"precision": "int8", "norm": "forgetting_norm", "norm_horizon": 2.0}
     enhancer = npfsn.Enhancer(small_model("fullband"), **options, on_nonfinite="zero")

@@ -424,6 +424,44 @@ def compare(pairs: list[Pair], model: str | None) -> str:
     )
 
 
+def hops(pairs: list[Pair], model: str | None) -> str:
+    """Compare `Enhancer.snr_db` with the clean recordings, hop by hop."""
+    found, speaks, errors = [], [], []
+    for pair in watched(pairs, len(pairs)):
+        clean, noisy = read_pair(pair)
+        enhancer = npfsn.Enhancer(model)
+        hop, lag = enhancer.frame_length, enhancer.latency_samples
+        heard = np.pad(noisy, (0, lag))
+        told = []
+        for at in range(0, len(heard) - hop + 1, hop):
+            enhancer.step(heard[at : at + hop])
+            told.append(enhancer.snr_db)
+        n = len(noisy) // hop
+        snr = np.clip(told[lag // hop :][:n], -100.0, 100.0)  # silence tells -inf
+        speech, noise = (
+            np.sum(np.square(x[: n * hop].reshape(n, hop), dtype=np.float64), axis=1)
+            for x in (clean, noisy - clean)
+        )
+        loud = speech > 1e-3 * speech.max()
+        found.append(snr)
+        speaks.append(loud)
+        errors.append(snr[loud] - 10 * np.log10(speech[loud] / np.maximum(noise[loud], 1e-12)))
+    snr, loud, error = (np.concatenate(parts) for parts in (found, speaks, errors))
+    bias = round(float(error.mean()), 1) + 0.0  # no -0.0
+    rows = [
+        f"{len(pairs)} mixtures, {len(snr)} hops. In {loud.mean():.0%} of them somebody speaks: "
+        "the clean hop is at most 30 dB below the loudest. There `snr_db` is off by "
+        f"{np.abs(error).mean():.1f} dB on average, {bias:+.1f} dB in the mean.",
+        "",
+        "| `snr_db` above | with speech | without |",
+        "|---|---|---|",
+    ]
+    for limit in (-10, -5, 0, 5):
+        above = snr > limit
+        rows.append(f"| {limit} dB | {above[loud].mean():.0%} | {above[~loud].mean():.0%} |")
+    return "\n".join(rows)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Judge a model on a folder of pairs, or make such a folder from speech and noise files."""
     try:
@@ -465,11 +503,12 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("--every", type=every, default=1, help=few)
     judging.add_argument("--json", type=result_file, help="also write every score")
     judging.add_argument("--picture", type=picture_file, help="also draw the middle pair")
-    tables = {"starts": starts, "levels": levels, "compare": compare}
+    tables = {"starts": starts, "levels": levels, "compare": compare, "hops": hops}
     for name, what in (
         ("starts", "print what silence ahead of recordings costs"),
         ("levels", "print what quiet recordings cost"),
         ("compare", "print what int8 costs against float32"),
+        ("hops", "print how well snr_db tells speech from noise, hop by hop"),
     ):
         telling = commands.add_parser(name, help=what)
         telling.add_argument("pairs", type=Path, help=pairs_help)

@@ -311,17 +311,27 @@ def wait_for_mask(new, held, ready):
 
 
 @kernel
-def mix_dry(x, share, line, out):
+def mix_dry(x, share, line, hop, energy, out):
     """Mix the delayed input back in: out = share dry + (1 - share) out.
 
-    x      f32[N]  input
-    share  f32     of the input; 0: only the delay line advances
-    line   f32[D]  delay line, oldest first
-    out    f32[N]  enhanced signal, D samples behind the input
+    x       f32[N]  input
+    share   f32     of the input; 0: only the delay line advances
+    line    f32[D]  delay line, oldest first
+    hop     int     at most N
+    energy  f64[3]  of the last hop, before that: of the enhanced signal, of the delayed input, of
+                    their difference
+    out     f32[N]  enhanced signal, D samples behind the input
 
-    Updates: line, out.
+    Updates: line, energy, out.
     """
     n_delay, n = line.shape[0], x.shape[0]
+    of_out = of_dry = of_rest = 0.0
+    for i in range(n - hop, n):
+        dry, kept = np.float64(line[i] if i < n_delay else x[i - n_delay]), np.float64(out[i])
+        of_out += kept * kept
+        of_dry += dry * dry
+        of_rest += (dry - kept) * (dry - kept)
+    energy[0], energy[1], energy[2] = of_out, of_dry, of_rest
     wet = np.float32(1.0) - share
     if share > 0.0:
         for i in range(n):
