@@ -629,7 +629,7 @@ def damaged_states(good: dict[str, np.ndarray]) -> dict[str, tuple[object, str]]
         if array.dtype.kind == "f" and array.size:
             for value in (np.nan, np.inf, -np.inf):
                 cases[f"{name} {value}"] = (poked(name, value, -1), f"{name} has values that are")
-        if name.endswith((".count", ".square")):
+        if name.endswith((".count", ".square", ".energy")):
             cases[f"{name} negative"] = (poked(name, -1.0), f"{name} has values out of range")
     return cases
 
