@@ -111,7 +111,7 @@ class Enhancer(Alone):
             "ended": ((1,), np.int64),  # 1 after `flush`
             "n_nonfinite": ((1,), np.int64),
             "dry": ((config.latency_samples,), np.float32),  # input that is still to be mixed in
-            "hop.energy": ((3,), np.float64),  # of the last hop (`snr_db`)
+            "hop.energy": ((3,), np.float64),  # of the last hop (`last_snr_db`)
         }
         self._stream = Stream(network, horizon, own)
         self._state = self._stream.state
@@ -190,7 +190,7 @@ class Enhancer(Alone):
         return int(self._n_bad[0])
 
     @property
-    def snr_db(self) -> float:
+    def last_snr_db(self) -> float:
         """Ratio of speech to noise in the last hop returned, as the network hears it, in dB.
 
         Energy of what is kept over that of what is removed; -inf if nothing is kept, as in silence
@@ -202,7 +202,7 @@ class Enhancer(Alone):
         >>> import numpy as np, npfsn
         >>> enhancer = npfsn.Enhancer()
         >>> _ = enhancer.process(np.zeros(16000, np.float32))
-        >>> enhancer.snr_db
+        >>> enhancer.last_snr_db
         -inf
         """
         out, dry, removed = self._energy.tolist()

@@ -169,9 +169,9 @@ class LiveStream(Alone):
         return 1e3 * self.latency_samples / self._rate
 
     @property
-    def snr_db(self) -> float:
-        """Ratio of speech to noise, as `Enhancer.snr_db`, in the hop that was enhanced last."""
-        return self._enhancer.snr_db
+    def last_snr_db(self) -> float:
+        """`Enhancer.last_snr_db`: speech over noise in the hop that was enhanced last, in dB."""
+        return self._enhancer.last_snr_db
 
     @property
     def n_nonfinite(self) -> int:

@@ -209,7 +209,7 @@ def test_ratios_of_hops_are_compared_with_the_clean_recording(
             self.told.append(10 * np.log10(100.0) if loud else -np.inf)
 
         @property
-        def snr_db(self) -> float:
+        def last_snr_db(self) -> float:
             return self.told[-4]
 
     rng = np.random.default_rng(2)

@@ -425,7 +425,7 @@ def compare(pairs: list[Pair], model: str | None) -> str:
 
 
 def hops(pairs: list[Pair], model: str | None) -> str:
-    """Compare `Enhancer.snr_db` with the clean recordings, hop by hop."""
+    """Compare `Enhancer.last_snr_db` with the clean recordings, hop by hop."""
     found, speaks, errors = [], [], []
     for pair in watched(pairs, len(pairs)):
         clean, noisy = read_pair(pair)
@@ -435,7 +435,7 @@ def hops(pairs: list[Pair], model: str | None) -> str:
         told = []
         for at in range(0, len(heard) - hop + 1, hop):
             enhancer.step(heard[at : at + hop])
-            told.append(enhancer.snr_db)
+            told.append(enhancer.last_snr_db)
         n = len(noisy) // hop
         snr = np.clip(told[lag // hop :][:n], -100.0, 100.0)  # silence tells -inf
         speech, noise = (
@@ -450,10 +450,10 @@ def hops(pairs: list[Pair], model: str | None) -> str:
     bias = round(float(error.mean()), 1) + 0.0  # no -0.0
     rows = [
         f"{len(pairs)} mixtures, {len(snr)} hops. In {loud.mean():.0%} of them somebody speaks: "
-        "the clean hop is at most 30 dB below the loudest. There `snr_db` is off by "
+        "the clean hop is at most 30 dB below the loudest. There `last_snr_db` is off by "
         f"{np.abs(error).mean():.1f} dB on average, {bias:+.1f} dB in the mean.",
         "",
-        "| `snr_db` above | with speech | without |",
+        "| `last_snr_db` above | with speech | without |",
         "|---|---|---|",
     ]
     for limit in (-10, -5, 0, 5):
@@ -508,7 +508,7 @@ def _main(arguments: list[str] | None) -> None:
         ("starts", "print what silence ahead of recordings costs"),
         ("levels", "print what quiet recordings cost"),
         ("compare", "print what int8 costs against float32"),
-        ("hops", "print how well snr_db tells speech from noise, hop by hop"),
+        ("hops", "print how well last_snr_db tells speech from noise, hop by hop"),
     ):
         telling = commands.add_parser(name, help=what)
         telling.add_argument("pairs", type=Path, help=pairs_help)
