@@ -30,6 +30,7 @@ from .containers import (
     AUDIO_SUFFIXES,
     BITS,
     FOREIGN_SUFFIXES,
+    LARGEST,
     RAW_SUFFIXES,
     check_encoder,
     target_format,
@@ -421,7 +422,8 @@ def _unwritable(dst: Path, error: BaseException) -> AudioError:
         reason = _reason(error)
         with contextlib.suppress(OSError, ValueError):  # soundfile only says "System error"
             limit = _file_size_limit()
-            if limit is not None and "System error" in reason:
+            # What an encoder for Ogg does not report shows at the end.
+            if limit is not None and re.search("System error|frames arrived", reason):
                 reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
             if not dst.parent.exists():
                 reason = "its folder is gone"
@@ -478,7 +480,7 @@ class _Sink:
         self.tags_left_out: list[str] = []
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
-        self._bits = BITS.get(subtype)
+        self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
         # Checksum of what is written, for a codec that damages some of it.
         self._crc = 0 if subtype.startswith("ALAC_") else None
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
@@ -524,6 +526,9 @@ class _Sink:
         if self._bits is not None:
             data, n_clipped = to_steps(block, self._bits)
             self.n_clipped += n_clipped
+        elif self._largest is not None:
+            data = np.clip(block, -self._largest, self._largest)
+            self.n_clipped += int(np.count_nonzero(data != block))
         if self._crc is not None:
             self._crc = zlib.crc32(data.data, self._crc)
         try:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import math
+import os
 import secrets
 import signal
 import time
@@ -54,6 +55,7 @@ class _Totals:
 
     reports: list[tuple[Job, FileReport]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    n_skipped: int = 0  # jobs whose output another program made in the meantime
 
 
 class _Worker:
@@ -129,7 +131,7 @@ def enhance_all(args: argparse.Namespace) -> int:
             code = 128 + signum
             line.clear()
             left = len(plan.jobs) - len(totals.reports) - len(totals.failures)
-            left += len(plan.failures)
+            left += len(plan.failures) - totals.n_skipped
             print_error(
                 f"{'interrupted' if signum == signal.SIGINT else 'terminated'} with "
                 f"{_files(left)} not done: complete outputs stay, run again with --resume for "
@@ -162,7 +164,7 @@ def _run_here(
             report = work(job, functools.partial(line.update, job))
         except Exception as error:
             origin = "".join(traceback.format_exception(error)) if args.verbose else ""
-            _record_failure(totals, line, job, sentence(error), origin)
+            _record_failure(args, totals, line, job, sentence(error), origin)
         else:
             _record(args, totals, line, job, report)
 
@@ -182,10 +184,18 @@ def _record(
 
 
 def _record_failure(
-    totals: _Totals, line: _ProgressLine, job: Job, message: str, origin: str = ""
+    args: argparse.Namespace,
+    totals: _Totals,
+    line: _ProgressLine,
+    job: Job,
+    message: str,
+    origin: str = "",
 ) -> None:
-    totals.failures.append((str(job.src), message))
     line.finish(job, 0.0)
+    if args.resume and os.path.lexists(job.dst):  # it was not there when the plan was made
+        totals.n_skipped += 1
+        return
+    totals.failures.append((str(job.src), message))
     line.clear()
     # Unlike our own messages, those of the system may lack the name.
     named = one_line(str(job.src)) in message
@@ -235,8 +245,8 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
         text += f", {duration(before)} of which went into loading and compiling"
     if seconds > 0.0 and busy > 0.0:
         text += f": real-time factor {busy / seconds:.3f} ({seconds / busy:.1f}x real time)"
-    if plan.n_skipped:
-        text += f"; {plan.n_skipped} skipped, already there"
+    if n_skipped := plan.n_skipped + totals.n_skipped:
+        text += f"; {n_skipped} skipped, already there"
     if plan.n_outputs:
         text += f"; {plan.n_outputs} left out, called like outputs of others"
     if n_failed:
@@ -371,7 +381,7 @@ def _run_workers(
                         )
                         if code == -9:  # SIGKILL, which Windows has no name for
                             message += ", perhaps for want of memory: try fewer --workers"
-                        _record_failure(totals, line, worker.job, message)
+                        _record_failure(args, totals, line, worker.job, message)
                         if waiting:
                             workers.append(_launch(args, first=False))
                     elif waiting and not workers:  # with other workers left, they do its share
@@ -386,7 +396,7 @@ def _run_workers(
                 if kind == "done" and worker.job is not None:
                     _record(args, totals, line, worker.job, content[0])
                 if kind == "failed" and worker.job is not None:
-                    _record_failure(totals, line, worker.job, *content)
+                    _record_failure(args, totals, line, worker.job, *content)
                 worker.job = waiting.pop() if waiting else None
                 if worker.job is None:
                     workers.remove(worker)

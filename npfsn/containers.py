@@ -9,7 +9,7 @@ import soundfile as sf
 from .errors import AudioError
 
 #: Bits per sample of integer subtypes. Companded and ADPCM codes stand for 16-bit samples. Subtypes
-#: not listed store floats or are lossy, and keep samples beyond full scale.
+#: not listed store floats or are lossy (`LARGEST`).
 BITS = {
     "PCM_S8": 8,
     "PCM_U8": 8,
@@ -31,6 +31,10 @@ BITS = {
         16,
     ),
 }
+
+#: Largest sample that a lossy encoder keeps. Larger ones cost Vorbis the sound around them; because
+#: of them LAME ends the process.
+LARGEST = {"OPUS": 1.0, "VORBIS": 1e3, "MPEG_LAYER_III": 1e3}
 
 # Suffix -> soundfile's name of the container, where the two differ.
 _ALIASES = {
@@ -77,6 +81,10 @@ _SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
 
 # Beyond these libsndfile does not refuse to write Vorbis: a segmentation fault ends the process.
 _VORBIS_HZ, _VORBIS_CHANNELS = 200_000, 255
+# Channels of which these encoders take the last for that of a surround set which holds low
+# frequencies alone, and cut the others off. Vorbis does so around the rates of films and discs.
+_WITH_BASS = {"OPUS": (6, 7, 8), "VORBIS": (6,)}
+_VORBIS_BASS_HZ = range(40_000, 50_001)
 
 
 def container_of(name: str) -> str | None:
@@ -130,8 +138,15 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
 
 
 def check_encoder(source: sf.SoundFile, subtype: str, dst: Path) -> None:
-    """Refuse what would crash an encoder."""
+    """Refuse what would crash an encoder, and a channel of which it would keep only the bass."""
     rate, channels = source.samplerate, source.channels
+    bass = subtype != "VORBIS" or rate in _VORBIS_BASS_HZ
+    if channels in _WITH_BASS.get(subtype, ()) and bass and source.subtype != subtype:
+        raise AudioError(
+            f"cannot write {dst} as {subtype.title()}: of the last of {channels} channels the "
+            "encoder would keep low frequencies only: choose another container, for instance with "
+            "--format flac"
+        )
     if subtype == "VORBIS" and (rate > _VORBIS_HZ or channels > _VORBIS_CHANNELS):
         raise AudioError(
             f"cannot write {dst} as Vorbis, channels: {channels}, {rate} Hz "

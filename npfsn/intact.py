@@ -36,14 +36,19 @@ _LENGTH_KEYS = {
 # Other formats log or declare the number of frames in words of their own, or log a truncation.
 _FRAMES_SAID = {
     "AVR": r"Frames\s*:\s*(\d+)",
+    "CAF": r"Valid frames\s*:\s*(\d+)",  # of packets: without their end the last one is dropped
+    "MAT5": r"Cols : (\d+)\s+Type : \d+\s+Size : \d+\s+Name : wavedata",
+    "MPC2K": r"Frames\s*:\s*(\d+)",
     "NIST": r"sample_count -i (\d+)",
     "WVE": r"Data length (\d+) should be",
 }
-_GONE = "Seems to be a truncated file"
+_GONE = ("Seems to be a truncated file", "File seems to be truncated")
 # In a VOC file libsndfile reads on, and takes the bytes between two recordings for audio.
 _SEGMENTS = "Seems to be a multi-segment file"
-# Headers that are off by a pad byte or by their own size are common and harmless.
+# Headers that are off by a pad byte or by their own size are common and harmless, but not where a
+# missing byte spoils a block of samples.
 _SLACK_BYTES = 64
+_IN_BLOCKS = re.compile("ADPCM|GSM|G72")
 # An unknown length is given as a larger number.
 _MOST_FRAMES = 1 << 62
 # A file without audio is a header, no longer than the first. Bytes after the last chunk are ignored
@@ -74,16 +79,17 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
     """
     key = _LENGTH_KEYS.get(source.format)
     if key is not None:
+        slack = 0 if _IN_BLOCKS.search(source.subtype) else _SLACK_BYTES
         pattern = rf"^\s*{key}\s*:\s*(\d+) \(should be (\d+)\)"
         for said, there in re.findall(pattern, source.extra_info, re.MULTILINE):
             missing = int(said) - int(there)
-            if _SLACK_BYTES < missing and int(said) < chunks.UNKNOWN_LENGTH:
+            if slack < missing and int(said) < chunks.UNKNOWN_LENGTH:
                 raise AudioError(
                     f"{src} is cut short: its header promises {said} bytes, {there} are there; "
                     "to enhance these, save the file anew with an audio editor first"
                 )
     promised = _frames_promised(source, src)
-    if _GONE in source.extra_info or promised > source.frames:
+    if any(said in source.extra_info for said in _GONE) or promised > source.frames:
         raise AudioError(
             f"{src} is cut short: its header promises more than the {source.frames} frames that "
             "are there; to enhance these, save the file anew with an audio editor first"
@@ -126,7 +132,7 @@ def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int, promised: int) ->
             raise AudioError(f"{src} {_SEVERAL}")
         if (
             rest
-            or promised in range(1, source.frames)
+            or (container != "CAF" and promised in range(1, source.frames))
             or (container == "MP3" and mp3.is_longer(file))
         ):
             raise AudioError(

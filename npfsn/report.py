@@ -19,7 +19,8 @@ class FileReport:
     channels, sample_rate : int
         The same for input and output.
     n_clipped : int
-        Output samples beyond full scale that an integer format could not hold.
+        Output samples beyond what their format can hold: full scale for integers and Opus, a
+        thousand times that for Vorbis and MP3.
     n_nonfinite : int
         Input samples that were NaN or infinite and were replaced by zero.
     wall_seconds : float

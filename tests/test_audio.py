@@ -631,6 +631,56 @@ def test_files_too_large_for_their_container_are_refused_at_once(delay, tmp_path
     enhance_file(src, tmp_path / "b.rf64")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "peak", "n_clipped"),
+    [("mp3", 3e38, 1), ("ogg", 3e38, 1), ("ogg", 900.0, 0), ("opus", 1.8, 1), ("mp3", 1.8, 0)],
+)
+def test_lossy_encoders_get_what_they_can_hold(delay, tmp_path, suffix, peak, n_clipped):
+    """LAME aborts the process, Vorbis loses the rest; of Opus samples beyond 1 are counted, too."""
+    x = 0.1 * np.sin(np.arange(32000) / 10)[:, None]
+    x[8000] = peak
+    src = write(tmp_path / "a.wav", x, subtype="FLOAT")
+    assert enhance_file(src, tmp_path / f"b.{suffix}").n_clipped == n_clipped
+    y, _ = read(tmp_path / f"b.{suffix}")
+    assert np.std(y[16000:31000] - x[16000:31000]) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("suffix", "channels", "rate", "fits"),
+    [
+        ("opus", 5, 48000, True),
+        ("opus", 6, 48000, False),
+        ("opus", 8, 16000, False),
+        ("ogg", 5, 48000, True),
+        ("ogg", 6, 48000, False),
+        ("ogg", 6, 44100, False),
+        ("ogg", 6, 32000, True),
+        ("ogg", 6, 96000, True),
+        ("ogg", 7, 48000, True),
+    ],
+)
+def test_no_channel_becomes_that_of_the_bass(delay, tmp_path, suffix, channels, rate, fits):
+    """Encoders that take the last channel for a subwoofer's are not given one of another kind."""
+    x = noise(2 * rate, channels)
+    src = write(tmp_path / "a.wav", x, rate, subtype="FLOAT")
+    dst = tmp_path / f"b.{suffix}"
+    if not fits:
+        with pytest.raises(AudioError, match=f"of the last of {channels} channels .* --format fl"):
+            enhance_file(src, dst)
+        with sf.SoundFile(
+            tmp_path / f"c.{suffix}", "w", rate, channels, format="OGG",
+            subtype="OPUS" if suffix == "opus" else "VORBIS",
+        ) as file:  # fmt: skip
+            for at in range(0, len(x), 4096):
+                file.write(x[at : at + 4096])
+        enhance_file(tmp_path / f"c.{suffix}", dst)  # its last channel is one
+        return
+    enhance_file(src, dst)
+    spectrum = np.abs(np.fft.rfft(read(dst)[0], axis=0)) ** 2
+    energy = spectrum[2000:6000].sum(axis=0)  # 1 to 3 kHz
+    assert energy.min() > 0.5 * energy.max()
+
+
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "opus"])
 def test_nothing_becomes_no_broken_file(delay, tmp_path, suffix):
     write(tmp_path / "a.wav", noise(0))

@@ -33,6 +33,9 @@ from npfsn.errors import AudioError
         ("SVX", "PCM_16"),
         ("VOC", "PCM_16"),
         ("AVR", "PCM_16"),
+        ("MAT4", "PCM_16"),
+        ("MAT5", "FLOAT"),
+        ("MPC2K", "PCM_16"),
     ],
 )
 def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
@@ -44,6 +47,28 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
     refuse(src, tmp_path / "b.x", "cut short|damaged")
     src.write_bytes(content)
     audio.enhance_file(src, tmp_path / f"b.{container.lower()}", delay)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "missing"),
+    [
+        ("CAF", "ALAC_16", 30),
+        ("WAV", "MS_ADPCM", 1),
+        ("WAV", "IMA_ADPCM", 1),
+        ("WAV", "GSM610", 2),  # a byte of padding, and one of sound
+        ("WAV", "NMS_ADPCM_16", 1),
+        ("W64", "MS_ADPCM", 1),
+        ("AIFF", "IMA_ADPCM", 1),
+    ],
+)
+def test_blocks_of_samples_lack_no_byte(delay, tmp_path, container, subtype, missing):
+    """Without it the last block is dropped, or noise."""
+    src = write(tmp_path / "a.x", noise(20_000), 8000, subtype=subtype, container=container)
+    content = src.read_bytes()
+    src.write_bytes(content[:-missing])
+    refuse(src, tmp_path / "b.wav", "cut short")
+    src.write_bytes(content)
+    audio.enhance_file(src, tmp_path / "b.wav", delay)
 
 
 # Where a header counts the bytes of the sound: so far behind a name, and how it is written.

@@ -269,15 +269,19 @@ def test_a_full_disk_leaves_nothing(delay, tmp_path, tiny_disk, container, subty
     assert os.listdir(tiny_disk) == []
 
 
-def test_a_limit_of_file_sizes_is_named(delay, tmp_path):
-    """Of which soundfile says "System error"."""
+@pytest.mark.parametrize(("suffix", "missing"), [("wav", 100_000), ("ogg", 300)])
+def test_a_limit_of_file_sizes_is_named(delay, tmp_path, suffix, missing):
+    """Of which soundfile says "System error" or, of the end of an Ogg file, nothing."""
     resource = pytest.importorskip("resource", reason="not a Unix")
-    src = write(tmp_path / "a.wav", noise(100_000))
+    src, dst = write(tmp_path / "a.wav", noise(100_000)), tmp_path / f"b.{suffix}"
+    enhance_file(src, dst)
+    limit = dst.stat().st_size - missing
+    dst.unlink()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(AudioError, match=r"larger than 20000 bytes \(ulimit -f\)"):
-            enhance_file(src, tmp_path / "b.wav")
+        with pytest.raises(AudioError, match=rf"larger than {limit} bytes \(ulimit -f\)"):
+            enhance_file(src, dst)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ["a.wav"]

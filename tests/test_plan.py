@@ -14,6 +14,8 @@ import soundfile as sf
 from needs import posix
 from sounds import recording, tree
 
+from npfsn import batch
+
 
 def test_output_lies_beside_the_input(npfsn):
     recording("noisy.wav", 2000)
@@ -358,6 +360,24 @@ def test_resume_does_only_the_rest(npfsn):
     assert Path("out/b_enhanced.wav").stat().st_mtime_ns == before
     out, _ = npfsn("enhance", "in", "-o", "out", "--resume")
     assert "0 files enhanced" in out and "3 skipped" in out
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_resume_counts_what_another_run_has_done_meanwhile(npfsn, monkeypatch, workers):
+    for name in "abc":
+        recording(f"in/{name}.wav")
+    make_plan = batch.make_plan
+
+    def late(args):
+        plan = make_plan(args)
+        Path("out").mkdir()
+        Path("out/b_enhanced.wav").write_bytes(b"of another run")
+        return plan
+
+    monkeypatch.setattr(batch, "make_plan", late)
+    out, err = npfsn("enhance", "in", "-o", "out", "--resume", "--workers", workers)
+    assert "2 files enhanced" in out and "1 skipped, already there" in out and "exists" not in err
+    assert Path("out/b_enhanced.wav").read_bytes() == b"of another run"
 
 
 def test_a_folder_without_audio_fails(npfsn):
