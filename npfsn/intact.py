@@ -54,6 +54,8 @@ _MOST_FRAMES = 1 << 62
 # A file without audio is a header, no longer than the first. Bytes after the last chunk are ignored
 # if there are no more than the second.
 _MAX_EMPTY_BYTES, _MAX_REST_BYTES = 1 << 14, 1 << 10
+# In these, libsndfile takes whatever follows the sound for sound, up to the end of the file.
+_TO_THE_END = {"W64": b"data", "SVX": b"BODY"}
 # First bytes of tags that players append to files.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
 # Start of a FLAC file: the marker and the header of STREAMINFO, always 34 bytes, maybe the last.
@@ -138,6 +140,11 @@ def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int, promised: int) ->
             raise AudioError(
                 f"{src} holds more sound than its header counts, which would be lost: repair it "
                 "first, for instance with an audio editor that imports raw samples"
+            )
+        if chunks.is_followed(file, container, n_bytes, _TO_THE_END.get(container)):
+            raise AudioError(
+                f"{src} has more behind its sound, which libsndfile would take for sound: save it "
+                "as WAV first, with the program that made it"
             )
 
 

@@ -217,8 +217,9 @@ class LiveStream(Alone):
         """Enhance samples; return n, with the input mixed in."""
         ready = np.concatenate((self._ready, self._stream.process(x)))
         dry = np.concatenate((self._dry, x))
-        self._ready, self._dry = ready[n:], dry[n:]
-        return mix_dry(dry[:n], dry_share(self._atten_lim_db), ready[:n])
+        # Copies: a slice would keep alive all that it is a part of.
+        self._ready, self._dry = ready[n:].copy(), dry[n:].copy()
+        return mix_dry(dry[:n], dry_share(self._atten_lim_db), ready[:n].copy())
 
     @alone(ended=True)
     def flush(self) -> Samples:

@@ -358,21 +358,21 @@ def test_time_codes_and_markers_are_kept(delay, tmp_path, subtype, n_frame):
     src = tmp_path / "a.wav"
     sf.write(src, noise(n_frame), 16000, subtype)
     plain = enhance_file(src, tmp_path / "plain.wav")
-    with_chunks(src, BEXT + chunk(b"JUNK", b"x" * 9), CUE + LABEL + SMPL + IXML)
+    with_chunks(src, BEXT + chunk(b"JUNK", b"x" * 9), CUE + LABEL + IXML + SMPL)
     report = enhance_file(src, tmp_path / "b.wav")
     # libsndfile writes the second into the PEAK chunk of a float file: version, time, peak.
     data, expected = (tmp_path / "b.wav").read_bytes(), (tmp_path / "plain.wav").read_bytes()
     if subtype == "FLOAT":
         at = expected.index(b"PEAK") + 12
         expected = expected[:at] + data[at : at + 4] + expected[at + 4 :]
-    assert data == enlarged(expected, BEXT + CUE + LABEL + SMPL + IXML)
+    assert data == enlarged(expected, BEXT + CUE + LABEL + IXML + SMPL)
     assert report.tags_left_out == plain.tags_left_out == ()
     enhance_file(tmp_path / "b.wav", tmp_path / "c.wav")  # nothing is lost or doubled
     for each in (BEXT, CUE, LABEL, IXML, SMPL):
         assert (tmp_path / "c.wav").read_bytes().count(each) == 1
     if n_frame and subtype != "FLOAT":
         report = enhance_file(src, tmp_path / "b.flac")
-        assert report.tags_left_out == ("bext", "cue", "adtl", "smpl", "iXML")
+        assert report.tags_left_out == ("bext", "cue", "adtl", "iXML", "smpl")
 
 
 def test_time_codes_and_markers_of_long_takes_are_kept(delay, tmp_path, monkeypatch):
@@ -400,6 +400,17 @@ def test_time_codes_and_markers_of_long_takes_are_kept(delay, tmp_path, monkeypa
     monkeypatch.setattr(chunks, "_LARGEST_FILE", 100)
     assert enhance_file(short, tmp_path / "f.wav").tags_left_out == ("bext",)
     assert enhance_file(short, tmp_path / "f.rf64").tags_left_out == ()
+
+
+def test_time_codes_of_the_other_byte_order_are_kept(delay, tmp_path):
+    src = tmp_path / "a.wav"
+    sf.write(src, noise(999), 16000, "PCM_16", "BIG")
+    note = chunk(b"bext", b"a recorder".ljust(602, b"\0"), "big")
+    data = src.read_bytes() + note
+    src.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "big") + data[8:])
+    assert enhance_file(src, tmp_path / "b.wav").tags_left_out == ()
+    data = (tmp_path / "b.wav").read_bytes()
+    assert data.endswith(note) and data[:8] == b"RIFX" + (len(data) - 8).to_bytes(4, "big")
 
 
 def test_the_size_of_a_long_take_counts_its_notes(tmp_path):

@@ -621,6 +621,7 @@ def damaged_states(good: dict[str, np.ndarray]) -> dict[str, tuple[object, str]]
         "bad of -1": (poked("n_nonfinite", -1), "counters"),
         "bad of 2^63 - 1": (poked("n_nonfinite", 2**63 - 1), "counters"),
         "hops of -1": (poked("clock", -1), "counters"),
+        "hops of -1 before any frame": (having(clock=np.array([-1, 0])), "counters"),
         "hops too few": (poked("clock", 0), "counters"),
         "frames too many": (poked("clock", int(good["clock"][1]) + 1, 1), "counters"),
         "clock of 2^63 - 1": (having(clock=np.array([2**63 - 1, 2**63 - 1])), "counters"),

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 from sounds import noise, read, refuse, write
 
-from npfsn import audio, chunks
+from npfsn import audio, chunks, intact
 from npfsn.audio import enhance_file
 from npfsn.containers import container_of
 from npfsn.errors import AudioError
@@ -123,6 +123,27 @@ def test_a_chunk_behind_an_odd_one_without_its_padding(delay, tmp_path):
         assert enhance_file(src, tmp_path / "b.wav", overwrite=True).samples == 2001
 
 
+def test_chunks_of_w64_files_are_padded_to_eight_bytes():
+    stream = io.BytesIO()
+    sf.write(stream, noise(2001), 16000, format="W64", subtype="PCM_16")
+    content = stream.getvalue()
+    name = content[content.index(b"data") :][:16].replace(b"data", b"junk")
+    content += bytes(-len(content) % 8) + name + struct.pack("<Q", 4_000) + b"\1" * 3_976
+    assert chunks.end(io.BytesIO(content), "W64", len(content) + 9) == len(content)
+
+
+def test_au_files_of_the_other_byte_order_and_of_unknown_length(delay, tmp_path):
+    src = tmp_path / "a.au"
+    sf.write(src, noise(20_000), 16000, "PCM_16", "LITTLE", "AU")
+    content = src.read_bytes()
+    assert content.startswith(b"dns.")
+    src.write_bytes(content[:8] + struct.pack("<I", 1_000) + content[12:])
+    refuse(src, tmp_path / "b.au", "holds more sound than its header counts")
+    for head, layout in ((b".snd", ">II"), (b"dns.", "<II")):  # from a pipe, more than 4 GiB
+        file = io.BytesIO(head + struct.pack(layout, 24, 0xFFFFFFFF))
+        assert chunks.end(file, "AU", 5 << 30) == 5 << 30
+
+
 def test_a_nist_header_that_counts_too_few(delay, tmp_path):
     src = write(tmp_path / "a.sph", noise(20_000), subtype="PCM_16", container="NIST")
     content = src.read_bytes()
@@ -142,15 +163,20 @@ def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
         src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
         with src.open("ab") as file:
             file.write(trailer)
-        enhance_file(src, tmp_path / "b.wav", delay, overwrite=True)
+        if container in ("SVX", "W64"):  # libsndfile takes all of it for sound
+            refuse(src, tmp_path / "c.wav", "more behind its sound|more sound than its header")
+        else:
+            report = enhance_file(src, tmp_path / "b.wav", delay, overwrite=True)
+            assert report.samples == 2_000
 
 
-def test_an_ogg_file_cut_between_two_pages_is_refused(delay, tmp_path):
-    """All of its pages are whole, but the last does not say that it is the last."""
+def test_an_ogg_file_without_its_end_is_refused(delay, tmp_path):
+    """Even if all of its pages are whole: the last does not say that it is the last."""
     src = write(tmp_path / "a.ogg", noise(50_000), subtype="VORBIS", container="OGG")
     content = src.read_bytes()
-    src.write_bytes(content[: content.rfind(b"OggS")])
-    refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
+    for end in (content.rfind(b"OggS"), -9):
+        src.write_bytes(content[:end])
+        refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
 
 
 def bit_changed(pages):
@@ -181,6 +207,17 @@ def test_a_damaged_page_of_an_ogg_file_is_no_silence(delay, tmp_path, subtype, d
     refuse(src, tmp_path / "b.ogg", "is damaged: a page of it is changed, missing or there twice")
     src.write_bytes(b"".join(pages) + b"TAG" + bytes(125))
     audio.enhance_file(src, tmp_path / "b.ogg", delay)
+
+
+def test_two_streams_of_one_ogg_recording_are_no_two_recordings(delay, tmp_path):
+    """Some programs add a skeleton, whose first page lies beside the sound's."""
+    src = write(tmp_path / "a.ogg", noise(20_000), subtype="VORBIS", container="OGG")
+    content = src.read_bytes()
+    end = content.index(b"OggS", 4)
+    page = b"OggS\0\2" + bytes(8) + b"bone" + bytes(8) + b"\1\x40" + b"fishead\0".ljust(64, b"\0")
+    page = page[:22] + intact._ogg_checksum(page) + page[26:]
+    src.write_bytes(content[:end] + page + content[end:])
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
 
 
 def test_a_length_off_by_the_header_is_no_damage(delay, tmp_path):

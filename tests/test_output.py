@@ -15,7 +15,7 @@ import soundfile as sf
 from needs import posix
 from sounds import noise, read, refuse, write
 
-from npfsn import audio
+from npfsn import audio, output
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError
 
@@ -157,6 +157,54 @@ def test_another_group_gets_no_access_that_it_had_not(delay, tmp_path, old, new)
     path.chmod(old)
     enhance_file(src, path, overwrite=True)
     assert stat.S_IMODE(path.stat().st_mode) == new and path.stat().st_uid == 0
+
+
+def test_an_error_names_the_output_and_not_the_unfinished_file(tmp_path):
+    path = tmp_path / "gone" / "a.wav"
+    with pytest.raises(FileNotFoundError) as caught, output.complete_or_absent(path, True):
+        pass
+    assert caught.value.filename == str(path)
+
+
+@posix
+def test_a_replaced_file_is_as_open_from_the_first(tmp_path, monkeypatch):
+    """Else whoever opened the new file in between could read all that is written to it."""
+    path, modes = tmp_path / "a.wav", []
+    path.touch(0o600)
+
+    def look(handle, replaced):
+        modes.append(stat.S_IMODE(os.fstat(handle).st_mode))
+
+    monkeypatch.setattr(output, "_limit_access", look)
+    umask = os.umask(0)
+    try:
+        with output.complete_or_absent(path, True):
+            pass
+    finally:
+        os.umask(umask)
+    assert modes == [0o600]
+
+
+def test_an_interrupt_while_it_cleans_up_leaves_nothing(tmp_path, monkeypatch):
+    unlink = os.unlink
+
+    def interrupt(path):
+        monkeypatch.setattr(os, "unlink", unlink)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), output.complete_or_absent(tmp_path / "a.wav", True):
+        monkeypatch.setattr(os, "unlink", interrupt)
+        raise ValueError
+    assert os.listdir(tmp_path) == []
+
+
+@posix
+def test_a_link_to_nothing_is_kept_too(tmp_path):
+    path = tmp_path / "a.wav"
+    path.symlink_to("nothing.wav")
+    with pytest.raises(FileExistsError), output.complete_or_absent(path, False):
+        pass
+    assert path.is_symlink() and os.listdir(tmp_path) == ["a.wav"]
 
 
 @posix

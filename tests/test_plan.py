@@ -326,6 +326,8 @@ def test_an_input_is_nobody_elses_output(npfsn):
     before = [Path(name).read_bytes() for name in ("y/a.wav", "b_enhanced.wav")]
     out, err = npfsn("enhance", "x/a.wav", "y/a.wav", "-o", "y", "--no-suffix", "--force", code=1)
     assert "x/a.wav would become y/a.wav, which is an input too" in err
+    out, err = npfsn("enhance", "y/a.wav", "x/a.wav", "-o", "y", "--no-suffix", "--force", code=1)
+    assert "y/a.wav is the input itself" in err
     out, err = npfsn("enhance", "b.wav", "b_enhanced.wav", "--force", code=1)
     assert "b.wav would become b_enhanced.wav, which is an input too" in err
     assert "0 files enhanced" in out and "1 left out" in out

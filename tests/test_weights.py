@@ -473,20 +473,23 @@ def test_a_deep_configuration_is_refused(tmp_path):
 def test_headers_that_are_none_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     tensors = dict(small_model().tensors)
+    good = str(members(small_model())["npfsn_header"])
     for header in (
         np.array("{"),
         np.array(""),
         np.array("[]"),
         np.array("[" * 60_000),
-        np.array('{"format": NaN}'),
+        np.array(good[:-1] + ', "note": NaN}'),
         np.array('{"format": ' + "9" * 10_000 + "}"),
         np.array(b"{}"),
         np.array(1.0),
         np.array(["{}", "{}"]),
-        np.array("{}" + " " * (1 << 16)),
+        np.array(good + " " * (1 << 16)),
     ):
         np.savez(path, npfsn_header=header, **tensors)
         refusal(path)
+    np.savez(path, npfsn_header=np.array(good), **tensors)
+    load_model(path)
     np.savez(path, **tensors)
     message = "not an npfsn model (no npfsn_header): convert a checkpoint with npfsn-convert"
     assert message in refusal(path)
@@ -592,6 +595,7 @@ def test_unfit_members_are_refused_with_their_reason(tmp_path):
         data.replace(b"False", b"eval("),
         data.replace(b"NUMPY\1", b"NUMPY\7"),
         data[:8] + b"\xff\xff" + data[10:],
+        data[:8] + (4_042 + data[8]).to_bytes(2, "little") + b"{" + b" " * 4_042 + data[11:],
         data.replace(b"'<f4'", b"'|O8'"),
         data.replace(b"'<f4'", b"'<f3'"),
         data.replace(b"(8, 3)", b"(" + b"9" * 4 + b")"),
