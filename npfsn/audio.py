@@ -314,8 +314,11 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
         ) from error
     with source, contextlib.ExitStack() as stack:
         if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
-            file = stack.enter_context(bytes_of(src))
-            view = mp3.with_frame_table(file)
+            try:  # not `bytes_of`, which would take the errors of callers for its own
+                file = stack.enter_context(open(src, "rb"))
+                view = mp3.with_frame_table(file)
+            except OSError as error:
+                raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
             if view is not None:
                 source = stack.enter_context(sf.SoundFile(view))
         check_intact(source, src, found.st_size)

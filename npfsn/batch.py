@@ -241,6 +241,8 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
         before = wall - busy
     else:  # workers load side by side
         before = max((report.compile_seconds for _, report in totals.reports), default=0.0)
+    if workers > 1:  # not all are busy until the end
+        busy = max(busy, wall - before)
     if n_done and before > 0.1 * wall:
         text += f", {duration(before)} of which went into loading and compiling"
     if seconds > 0.0 and busy > 0.0:

@@ -539,7 +539,7 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
             continue
         if said.get(field.name) is not None:
             where = "from recipe"
-        elif field.name.endswith("neighbors") or field.name.endswith("neighbor_freqs"):
+        elif field.name.endswith(("neighbors", "neighbor_freqs")):
             optional = field.name == config.optional_neighbors
             where = "from defaults" if optional else "from tensors"
         else:

@@ -51,8 +51,9 @@ class Enhancer(Alone):
         What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
         count them in `n_nonfinite`.
     norm_horizon : float, optional
-        Seconds that running norms remember, for rooms that change. None, as published: cumulative
-        norms remember all of the past, `forgetting_norm` 192 of its frames, and never more.
+        Seconds that running norms remember, a hop or more, for rooms that change. None, as
+        published: cumulative norms remember all of the past, `forgetting_norm` 192 of its frames,
+        and never more.
 
     Raises
     ------

@@ -22,7 +22,6 @@ MAX_CHANNELS = 32
 def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     """Return contiguous float32 samples, or raise for a wrong type or shape."""
     check_type(x, name)
-    x = np.asarray(x)  # a plain array, of a memmap or another subclass too
     if shape is not None and x.shape != shape:
         raise FrameError(
             f"{name} has shape {list(x.shape)}: expected {list(shape)}, one hop; process() takes "
@@ -84,6 +83,7 @@ def check_type(x: Any, name: str) -> None:
 def as_float32(x: npt.NDArray[Any]) -> Samples:
     """Cast samples. Values that float32 cannot hold become infinite or zero, without a warning.
 
+    The result is a plain array, also of a memmap or another subclass.
     Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
     would be compiled again, in mid-stream.
     """

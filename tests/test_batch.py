@@ -172,7 +172,16 @@ def test_workers_compile_side_by_side():
     job = Job(Path("a.wav"), Path("b.wav"), 0)
     reports = [(job, FileReport(10, 10.0, 1, 1, 0, 0, 1.0, wait)) for wait in (5.0, 6.0)]
     text = batch._summary(batch._Totals(reports), Plan(), 10.0, 2)
-    assert "6.0 s of which went into loading and compiling: real-time factor 0.050" in text
+    assert "6.0 s of which went into loading and compiling: real-time factor 0.200" in text
+
+
+def test_workers_that_have_ended_do_not_count_as_speed():
+    """Where one long file takes longer than all others, so does the run."""
+    job = Job(Path("a.wav"), Path("b.wav"), 1)
+    took = [(600.0, 60.0), *[(1.0, 0.1)] * 3]
+    reports = [(job, FileReport(1, seconds, 1, 1, 0, 0, wall)) for seconds, wall in took]
+    text = batch._summary(batch._Totals(reports), Plan(), 60.3, 4)
+    assert "real-time factor 0.100 (10.0x real time)" in text
 
 
 def test_a_worker_tells_where_if_it_is_asked_to(npfsn):

@@ -106,8 +106,9 @@ def test_too_little_sound_is_no_score(tmp_path: Path, seconds: float) -> None:
     assert evaluate.measure(noisy, clean)["stoi"] > 0.5
     clean[RATE // 4 :] = 0.0
     write_pair(tmp_path, clean, noisy)
-    with pytest.raises(SystemExit, match="clean/a_tap_snr0.wav has less than half a second of"):
-        main(["judge", str(tmp_path)])
+    for command in ("judge", "compare"):
+        with pytest.raises(SystemExit, match="clean/a_tap_snr0.wav has less than half a second of"):
+            main([command, str(tmp_path)])
 
 
 def test_a_score_that_stoi_warns_of_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +146,18 @@ def test_checkpoints_that_cannot_be_judged_are_named(tmp_path: Path, workers: st
             main(["judge", str(tmp_path), "-m", str(path), "--workers", workers])
         text = str(stopped.value)
         assert text.startswith(f"tools.evaluate: {path} {message}") and "\n" not in text
+
+
+def test_other_pairs_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    audio, out = tmp_path / "audio", tmp_path / "pairs"
+    audio.mkdir()
+    for name in ("speech_one", "noise_tap"):
+        soundfile.write(audio / f"{name}.wav", 0.1 * rng.normal(size=RATE), RATE)
+    assert mix(audio, out, (0,)) == mix(audio, out, (0,)) == 1
+    with pytest.raises(ValueError, match="pairs holds other pairs, which would be judged too"):
+        mix(audio, out, (5,))
+    assert len(find_pairs(out)) == 1
 
 
 def test_what_is_no_audio_is_named(tmp_path: Path) -> None:

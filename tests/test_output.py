@@ -240,17 +240,20 @@ def test_names_that_are_no_unicode(delay, tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("suffix", ["wav", "mp3"])
 @pytest.mark.parametrize("error", [BrokenPipeError(), FileExistsError(), OSError(errno.EIO, "x")])
-def test_errors_of_the_progress_are_not_those_of_the_output(delay, tmp_path, error):
+def test_errors_of_the_progress_are_not_those_of_the_files(delay, tmp_path, error, suffix):
     def progress(done, total):
         raise error
 
-    src, open_before = write(tmp_path / "a.wav", noise(1000)), open_files()
+    src = tmp_path / f"a.{suffix}"
+    sf.write(src, noise(1000), 16000)
+    open_before = open_files()
     with pytest.raises(OSError) as caught:
         enhance_file(src, tmp_path / "b.wav", progress=progress)
     assert caught.value is error
     assert open_files() == open_before  # though the traceback keeps everything alive
-    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert [path.name for path in tmp_path.iterdir()] == [src.name]
 
 
 def open_files():

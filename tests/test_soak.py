@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,25 @@ def test_less_than_a_minute_is_refused(capsys):
     with pytest.raises(SystemExit):
         soak.main(["--hours", "0.01"])
     assert "expected a minute" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--picture"])
+def test_silence_refuses_what_it_would_not_write(tmp_path, capsys, option):
+    if option == "--picture":
+        pytest.importorskip("matplotlib")
+    with pytest.raises(SystemExit):
+        soak.main(["--silence", option, str(tmp_path / "out")])
+    assert "--silence only prints" in capsys.readouterr().err
+
+
+def test_the_reference_knows_a_slope():
+    """Of PReLU, the one activation with a weight."""
+    model = small_model("fast_fullsubnet")
+    encoder = (*model.config.encoder[:-1], replace(model.config.encoder[-1], activation="PReLU"))
+    slope = {f"encoder.{len(encoder) - 1}.activate_function.weight": np.full(1, 0.25, np.float32)}
+    config = replace(model.config, encoder=encoder)
+    found = soak.soak(npfsn.Model(model.architecture, config, {**model.tensors, **slope}), 1.0, 5)
+    assert np.max(found.drift) < 1e-5
 
 
 def test_a_model_without_a_reference_is_refused_in_a_sentence(tmp_path, capsys):

@@ -195,6 +195,21 @@ def test_reset_is_a_fresh_stream(architecture: str, heard: int, flushed: bool) -
     np.testing.assert_array_equal(run(stream, noise(3000)), run(fresh, noise(3000)))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("n", [1, 255, 256, 511, 700])
+def test_a_short_signal_after_a_long_one_is_as_the_first(
+    architecture: str, n: int, x: np.ndarray
+) -> None:
+    """Blocks that the long one was taken in are too long for its few frames."""
+    model = causal(architecture)
+    used, fresh = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    used.process(np.tile(x, 3))
+    used.reset()
+    for part in np.split(x[:n], [256, 512]):
+        np.testing.assert_array_equal(used.process(part), fresh.process(part))
+    np.testing.assert_array_equal(used.flush(), fresh.flush())
+
+
 # ---------------------------------------------------------------------------------------------
 # Frames
 # ---------------------------------------------------------------------------------------------

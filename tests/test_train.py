@@ -423,6 +423,19 @@ def test_pools_survive_their_journey_as_ogg(work: Path, tmp_path: Path) -> None:
     assert {"folder-kitchen", "white"} <= sources
 
 
+def test_parts_of_older_and_of_other_pools_are_left_out(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(travel, "PART_SECONDS", 2)
+    pool, ogg = work / "pools/real.npy", tmp_path / "ogg"
+    travel.pack(pool, ogg, 0.9)
+    travel.pack(pool, ogg, 0.9, 4.0)
+    travel.pack(pool, ogg, 0.9, name="real-too")
+    travel.unpack(ogg, tmp_path / "pools")
+    whole, few = (Pool.load(tmp_path / f"pools/{name}.npy") for name in ("real-too", "real"))
+    assert whole.clips == Pool.load(pool).clips and 0 < few.seconds < whole.seconds
+
+
 @pytest.mark.parametrize(
     "options", ["--source nowhere", "--source nowhere --seconds 9", "--seconds 0.001"]
 )

@@ -184,6 +184,12 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = SNRS) -> int:
         raise ValueError(f"two noise_* under {audio} differ only in _ and -, or in their suffixes")
     for name in ("clean", "noisy"):
         (out / name).mkdir(parents=True, exist_ok=True)
+    files = {
+        f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
+        for (path, _), label, snr in itertools.product(found["speech"], noises, snrs)
+    }
+    if {path.name for path in (out / "noisy").glob("*.wav")} - files:
+        raise ValueError(f"{out} holds other pairs, which would be judged too: name a new folder")
     for index, (path, speech) in enumerate(found["speech"]):
         for label, noise in noises.items():
             # Each sentence is mixed with another part of the noise.
@@ -239,16 +245,21 @@ def load_checkpoint(path: Path) -> Enhance:
     return lambda audio: enhance(model, torch.from_numpy(audio)[None])[0].numpy()
 
 
+def _measured(pair: Pair, clean: np.ndarray, audio: np.ndarray) -> dict[str, float]:
+    """Score as `measure` does; an error names the clean recording."""
+    try:
+        return measure(audio, clean)
+    except ValueError as error:
+        raise ValueError(f"{pair.clean} has {error}") from None
+
+
 def _judge(pair: Pair, model: str | None) -> Score:
     clean, noisy = read_pair(pair)
     out = load_enhancer(model)(noisy)
     # Only during speech: this measures the level of the speech, not how much noise was removed.
     loud = np.abs(clean) > 0.1 * np.abs(clean).max()
     level = 10 * np.log10(np.mean(out[loud] ** 2) / np.mean(clean[loud] ** 2))
-    try:
-        before, after = measure(noisy, clean), measure(out, clean)
-    except ValueError as error:
-        raise ValueError(f"{pair.clean} has {error}") from None
+    before, after = (_measured(pair, clean, audio) for audio in (noisy, out))
     return Score(pair.speech, pair.noise, pair.snr, before, after, float(level))
 
 
@@ -412,7 +423,7 @@ def compare(pairs: list[Pair], model: str | None) -> str:
             npfsn.enhance(noisy, SAMPLE_RATE, loaded, precision=precision)
             for precision in ("float32", "int8")
         )
-        before, after = measure(exact, clean), measure(coarse, clean)
+        before, after = (_measured(pair, clean, audio) for audio in (exact, coarse))
         for name, values in gains.items():
             values.append(after[name] - before[name])
         apart.append(si_sdr(coarse, exact))

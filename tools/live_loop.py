@@ -33,7 +33,7 @@ RATE = 16_000
 RAW = ["--raw", "--format=s16le", "--channels=1", f"--rate={RATE}"]
 
 
-def server(folder: Path) -> subprocess.Popen[bytes]:
+def server() -> subprocess.Popen[bytes]:
     """Start a server with the devices "microphone" and "headphones"."""
     command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1"]
     command += ["-L", "module-native-protocol-unix"]
@@ -92,7 +92,7 @@ def main() -> None:
     sound = resample(signal[:, 0], rate, RATE)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_RUNTIME_DIR"] = folder
-        process = server(Path(folder))
+        process = server()
         try:
             heard = loop(sound, args.options)
         finally:

@@ -17,7 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
-from scipy.signal import butter, sosfilt
+
+try:
+    from scipy.signal import butter, sosfilt
+except ModuleNotFoundError:
+    raise SystemExit("tools.make_example needs SciPy: pip install -e '.[test]'") from None
 
 SAMPLE_RATE = 16000
 SEED = 20

@@ -125,7 +125,7 @@ class Stack:
             for i in range(spec.num_layers)
         ]
         self.states: list[Any] = [None] * spec.num_layers
-        self.linear = None
+        self.linear, self.slope = None, params.get(f"{prefix}.activate_function.weight")
         if spec.output_size:
             self.linear = [
                 params[f"{prefix}.fc_output_layer.{kind}"].astype(np.float64)
@@ -144,7 +144,7 @@ class Stack:
                 h = zeros if self.states[i] is None else self.states[i]
                 x = self.states[i] = ref.gru_step(x, h, *weights)
         if self.linear is not None:
-            x = ref.activate(ref.linear(x, *self.linear), self.activation)
+            x = ref.activate(ref.linear(x, *self.linear), self.activation, self.slope)
         return x
 
 
@@ -455,6 +455,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.hours >= 1 / 60:
         parser.error("--hours: expected a minute (0.0167) or more")
+    if args.silence and (args.json or args.picture):
+        parser.error("--silence only prints: leave --json and --picture out")
     if args.model:
         try:
             model = npfsn.load_model(args.model)

@@ -65,6 +65,8 @@ def pack(
     if not clips:
         raise ValueError(f"no clip of {path} is of these sources, or within these seconds")
     folder.mkdir(parents=True, exist_ok=True)
+    for old in _parts(folder, name):
+        old.unlink()
     placed: list[Clip] = []
     part, parts, at = [], 0, 0
     for index, clip in enumerate(clips):
@@ -76,8 +78,14 @@ def pack(
             _write(folder / f"{name}-{parts:03d}.ogg", np.concatenate(part), quality)
             part, parts = [], parts + 1
     write_list(folder / f"{name}.json", placed)
-    size = sum(file.stat().st_size for file in folder.glob(f"{name}[-.]*"))
+    files = [folder / f"{name}.json", *_parts(folder, name)]
+    size = sum(file.stat().st_size for file in files)
     print(f"{name}: {len(clips)} clips, {at / SAMPLE_RATE:.0f} s, {size} bytes")
+
+
+def _parts(folder: Path, name: str) -> list[Path]:
+    """List the parts of one packed pool: its name may begin another's."""
+    return sorted(folder.glob(f"{name}-[0-9][0-9][0-9].ogg"))
 
 
 def _write(path: Path, audio: np.ndarray, quality: float) -> None:
@@ -94,7 +102,7 @@ def unpack(folder: Path, pools: Path) -> None:
     if not listings:
         raise ValueError(f"there are no packed pools under {folder}")
     for listing in listings:
-        files = sorted(folder.glob(f"{listing.stem}-*.ogg"))
+        files = _parts(folder, listing.stem)
         audio = np.concatenate([*in_processes(_read, files, few=8)])
         clips = read_list(listing)
         if len(audio) != clips[-1].stop:
