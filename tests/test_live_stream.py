@@ -313,37 +313,24 @@ def test_copies_share_what_others_have_added(delay):
     assert other.lock is live.lock and other.log is live.log
 
 
-def test_an_interrupted_flush_is_noticed(monkeypatch):
+@pytest.mark.parametrize(
+    ("call", "part", "within"), [("flush", "_stream", "process"), ("reset", "_enhancer", "reset")]
+)
+def test_an_interrupted_call_is_noticed(monkeypatch, call, part, within):
     live = LiveStream(48000, 480, small_model("fast_fullsubnet"))
     live.process(np.zeros(480, np.float32))
 
-    def cut(x):
+    def cut(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(live._stream, "process", cut)
+        patch.setattr(getattr(live, part), within, cut)
         with pytest.raises(KeyboardInterrupt):
-            live.flush()
+            getattr(live, call)()
     with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
         live.process(np.zeros(480, np.float32))
     with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
         live.flush()
-    live.reset()
-    assert live.process(np.zeros(480, np.float32)).shape == (480,)
-
-
-def test_an_interrupted_reset_is_noticed(monkeypatch):
-    live = LiveStream(48000, 480, small_model("fast_fullsubnet"))
-
-    def cut():
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(live._enhancer, "reset", cut)
-        with pytest.raises(KeyboardInterrupt):
-            live.reset()
-    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
-        live.process(np.zeros(480, np.float32))
     live.reset()
     assert live.process(np.zeros(480, np.float32)).shape == (480,)
 

@@ -184,10 +184,12 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = SNRS) -> int:
         raise ValueError(f"two noise_* under {audio} differ only in _ and -, or in their suffixes")
     for name in ("clean", "noisy"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    files = {
-        f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
-        for (path, _), label, snr in itertools.product(found["speech"], noises, snrs)
-    }
+
+    def file_name(path: Path, label: str, snr: int) -> str:
+        return f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
+
+    speeches = [path for path, _ in found["speech"]]
+    files = {file_name(*which) for which in itertools.product(speeches, noises, snrs)}
     if {path.name for path in (out / "noisy").glob("*.wav")} - files:
         raise ValueError(f"{out} holds other pairs, which would be judged too: name a new folder")
     for index, (path, speech) in enumerate(found["speech"]):
@@ -201,7 +203,7 @@ def mix(audio: Path, out: Path, snrs: tuple[int, ...] = SNRS) -> int:
                 gain = np.sqrt(np.mean(speech**2) / np.mean(part**2)) * 10 ** (-snr / 20)
                 noisy = speech + gain * part
                 scale = min(1.0, 0.99 / np.abs(noisy).max())
-                file = f"{path.stem.removeprefix('speech_')}_{label}_snr{snr}.wav"
+                file = file_name(path, label, snr)
                 soundfile.write(out / "clean" / file, scale * speech, SAMPLE_RATE, "FLOAT")
                 soundfile.write(out / "noisy" / file, scale * noisy, SAMPLE_RATE, "FLOAT")
                 count += 1
