@@ -70,6 +70,13 @@ def test_json_holds_every_figure(path, capsys, precision):
     assert "timeline" not in result and "steps_ms" not in result
 
 
+def test_a_further_stream_is_its_state_and_scratch_without_the_weights():
+    model = npfsn.load_model()
+    state = sum(array.nbytes for array in npfsn.Enhancer(model).get_state().values()) / 1e6
+    weights = sum(array.nbytes for array in model.tensors.values()) / 1e6
+    assert state < measure._further_stream_mb(model, {}) < 10 * state < weights
+
+
 def test_what_is_named_is_measured(path, monkeypatch):
     measured = []
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from tools import evaluate
-from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table
+from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table, typical
 from tools.results import picture_file, result_file
 
 RATE = 16_000
@@ -193,12 +193,17 @@ def test_a_name_without_noise_and_snr_is_refused(tmp_path: Path) -> None:
         find_pairs(tmp_path)
 
 
-def test_the_table_averages_by_snr_and_noise() -> None:
-    def score(noise: str, snr: int, gain: float) -> Score:
-        before = {"pesq": 1.0, "stoi": 0.5, "si_sdr": float(snr)}
-        after = {"pesq": 1.0 + gain, "stoi": 0.5 + gain / 10, "si_sdr": snr + 10 * gain}
-        return Score("someone", noise, snr, before, after, -0.5)
+def score(noise: str, snr: int, gain: float) -> Score:
+    before = {"pesq": 1.0, "stoi": 0.5, "si_sdr": float(snr)}
+    after = {"pesq": 1.0 + gain, "stoi": 0.5 + gain / 10, "si_sdr": snr + 10 * gain}
+    return Score("someone", noise, snr, before, after, -0.5)
 
+
+def test_the_typical_pair_has_the_median_gain() -> None:
+    assert typical([score("tap", 5, gain) for gain in (0.9, -0.1, 0.3, 0.2, 0.8)]) == 2
+
+
+def test_the_table_averages_by_snr_and_noise() -> None:
     rows = table([score("tap", 0, 0.2), score("tap", 5, 0.4), score("car", 5, 0.6)]).splitlines()
     assert rows[2] == "| all | 3 | 1.40 | +0.40 | 0.540 | +0.040 | 7.3 | +4.0 |"
     assert any(row.startswith("| SNR 5 dB | 2 | 1.50 | +0.50 |") for row in rows)

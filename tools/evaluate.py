@@ -324,6 +324,12 @@ def fidelity(pairs: list[Pair], model: str | None, snr_db: float = 40.0) -> str:
     )
 
 
+def typical(scores: list[Score]) -> int:
+    """Return the index of the score whose gain in SI-SDR is the median of all."""
+    order = sorted(range(len(scores)), key=lambda i: scores[i].gain("si_sdr"))
+    return order[len(order) // 2]
+
+
 def picture(pair: Pair, model: str | None, path: Path) -> None:
     """Draw spectrograms of the noisy, enhanced and clean signals."""
     import matplotlib
@@ -515,7 +521,7 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument("--workers", type=every, default=1, help="processes (default: 1)")
     judging.add_argument("--every", type=every, default=1, help=few)
     judging.add_argument("--json", type=result_file, help="also write every score")
-    judging.add_argument("--picture", type=picture_file, help="also draw the middle pair")
+    judging.add_argument("--picture", type=picture_file, help="also draw the pair of median gain")
     tables = {"starts": starts, "levels": levels, "compare": compare, "hops": hops}
     for name, what in (
         ("starts", "print what silence ahead of recordings costs"),
@@ -541,7 +547,7 @@ def _main(arguments: list[str] | None) -> None:
     if options.json:
         options.json.write_text(json.dumps([asdict(score) for score in scores]))
     if options.picture:
-        picture(pairs[len(pairs) // 2], options.model, options.picture)
+        picture(pairs[typical(scores)], options.model, options.picture)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -94,5 +95,19 @@ def bench(
         with tempfile.TemporaryDirectory() as folder:
             result["cold_start"] = fresh_start(path, precision=precision, norm=norm, cache=folder)
     result["memory_mb"] = max(each["memory_mb"] for each in start)
+    result["further_stream_mb"] = _further_stream_mb(model, options)
     result["steps_ms"] = steps
     return result
+
+
+def _further_stream_mb(model: Model, options: dict[str, Any]) -> float:
+    """Return what one more stream takes, MB; all share the packed weights."""
+    tracing = tracemalloc.is_tracing()
+    streams = [Enhancer(model, **options)]
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    streams.append(Enhancer(model, **options))
+    after, _ = tracemalloc.get_traced_memory()
+    if not tracing:
+        tracemalloc.stop()
+    return (after - before) / 1e6

@@ -34,7 +34,10 @@ def page(result: dict[str, Any]) -> list[str]:
     for key in ("start", "cold_start"):
         if key in result:
             lines.append(_start_line(result[key]))
-    lines.append(f"{'peak memory':<22}{result['memory_mb']:.0f} MB")
+    lines.append(
+        f"{'peak memory':<22}{result['memory_mb']:.0f} MB, and "
+        f"{result['further_stream_mb']:.1f} MB for each further stream"
+    )
     return lines
 
 
