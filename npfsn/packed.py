@@ -1,8 +1,10 @@
-"""Packed networks of the models in use, which the streams of a model share."""
+"""What models in use keep ready: packed networks, which streams share, and a spare stream."""
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ from .weights import Model
 # The last few of each model are kept; packing one anew takes a tenth of a second.
 _networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
 _NETWORKS_KEPT = 4
+
+# The stream that enhanced the last whole signal of each model.
+_spare: weakref.WeakKeyDictionary[Model, Stream] = weakref.WeakKeyDictionary()
 
 
 def shared_network(model: Model, config: Any, precision: str) -> Network:
@@ -36,6 +41,20 @@ def shared_network(model: Model, config: Any, precision: str) -> Network:
         if len(known) > _NETWORKS_KEPT:
             del known[next(iter(known))]
         return network
+
+
+@contextlib.contextmanager
+def spare_stream(model: Model, config: Any, precision: str, horizon: float) -> Iterator[Stream]:
+    """Lend a stream, for whole signals: making one takes some milliseconds."""
+    network = shared_network(model, config, precision)
+    with weights.loading:
+        stream = _spare.pop(model, None)
+    if stream is None or stream.network is not network or stream.horizon != horizon:
+        stream = Stream(network, horizon)
+    yield stream
+    stream.reset()  # keep nobody's voice
+    with weights.loading:  # not after an error, which may have come in mid-stream
+        _spare[model] = stream
 
 
 def _warm_up(network: Network) -> None:

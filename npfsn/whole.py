@@ -17,7 +17,7 @@ from .options import (
     horizon_frames,
     whole_rate,
 )
-from .packed import shared_network
+from .packed import spare_stream
 from .resample import resample
 from .samples import AnySamples, Samples, as_audio, copy_finite, mix_dry
 from .stream import Stream
@@ -85,7 +85,6 @@ def enhance(
     check_progress(progress)
     audio = as_audio(audio)
     rate = whole_rate(sample_rate)
-    stream = Stream(shared_network(model, config, precision), horizon)
     out = np.empty_like(audio)
     channels = [*zip(np.atleast_2d(audio.T), np.atleast_2d(out.T), strict=True)]  # views
     n_done, seconds = 0, audio.shape[0] / rate
@@ -94,12 +93,13 @@ def enhance(
         if progress is not None:
             progress(seconds * (n_done + part) / len(channels), seconds)
 
-    for given, y in channels:
-        x = np.empty(audio.shape[0], np.float32)
-        copy_finite(np.ascontiguousarray(given), x, np.zeros(1, np.int64), on_nonfinite)
-        y[:] = _enhance_channel(stream, x, rate, share, tell)
-        n_done += 1
-        tell(0.0)
+    with spare_stream(model, config, precision, horizon) as stream:
+        for given, y in channels:
+            x = np.empty(audio.shape[0], np.float32)
+            copy_finite(np.ascontiguousarray(given), x, np.zeros(1, np.int64), on_nonfinite)
+            y[:] = _enhance_channel(stream, x, rate, share, tell)
+            n_done += 1
+            tell(0.0)
     return out
 
 

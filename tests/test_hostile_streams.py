@@ -30,6 +30,7 @@ from needs import posix
 from streams import in_hops, run, same_state
 
 import npfsn
+from npfsn import packed
 from npfsn import state as states
 from npfsn.alone import alone
 from npfsn.config import CAUSAL_NORMS
@@ -1020,10 +1021,54 @@ def test_models_that_are_dropped_are_freed():
     drawn = small_model("fullband")
     model = npfsn.Model(drawn.architecture, drawn.config, dict(drawn.tensors))
     npfsn.Enhancer(model).get_state()
+    npfsn.enhance(noise(HOP), 16_000, model)
     gone = weakref.ref(model)
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_whole_signals_take_turns_with_a_stream(monkeypatch):
+    """One after the other shares one; not within each other, nor with one that was left midway."""
+    made, drawn = [], small_model("fast_fullsubnet")
+    model = npfsn.Model(drawn.architecture, drawn.config, dict(drawn.tensors))
+    x, y = noise(20 * HOP), noise(20 * HOP + 100, seed=1)
+    expected = [npfsn.enhance(each, 16_000, drawn) for each in (x, y)]
+
+    class Counted(packed.Stream):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    npfsn.enhance(x[:HOP], 16_000, model)  # warmed up, with a stream of its own
+    packed._spare.clear()
+    monkeypatch.setattr(packed, "Stream", Counted)
+    for each in (x, y, x):
+        npfsn.enhance(each, 16_000, model)
+    assert len(made) == 1
+    assert not any(array.any() for array in made[0].state.values())
+
+    within = []
+    np.testing.assert_array_equal(
+        npfsn.enhance(
+            x, 16_000, model, progress=lambda *_: within.append(npfsn.enhance(y, 16_000, model))
+        ),
+        expected[0],
+    )
+    assert within and all((each == expected[1]).all() for each in within)
+    assert len(made) == 2
+
+    def leave(done, _):
+        if done:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        npfsn.enhance(np.stack([y, y], axis=1), 16_000, model, progress=leave)
+    np.testing.assert_array_equal(npfsn.enhance(x, 16_000, model), expected[0])
+    assert len(made) == 3
+    npfsn.enhance(x, 16_000, model, norm_horizon=10.0)
+    npfsn.enhance(x, 16_000, model)
+    assert len(made) == 5
 
 
 def test_a_horizon_is_one_of_the_model_at_any_rate():
