@@ -367,3 +367,17 @@ def test_a_quick_run_does_not_touch_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["tools.bench", "--render", str(file)])
     assert command.main() == 0
     assert kept.read_text().startswith("# Benchmark") and capsys.readouterr().out == ""
+
+
+def test_the_page_shows_its_picture(tmp_path, monkeypatch):
+    from tools.bench import __main__ as command
+
+    pytest.importorskip("matplotlib")
+    file, page, picture = (tmp_path / name for name in ("result.json", "page.md", "a/times.png"))
+    picture.parent.mkdir()
+    file.write_text(json.dumps(side_by_side()))
+    names = ["--render", file, "--page", page, "--picture", picture]
+    monkeypatch.setattr("sys.argv", ["tools.bench", *map(str, names)])
+    assert command.main() == 0
+    assert "](a/times.png)\n" in page.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")

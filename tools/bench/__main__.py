@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..results import result_file
+from ..results import picture_file, result_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "benchmark.md"
@@ -28,14 +28,26 @@ def main() -> int:
         type=result_file,
         help="default: docs/benchmark.md; of --quick none, it is printed",
     )
+    parser.add_argument(
+        "--picture",
+        metavar="FILE",
+        type=picture_file,
+        help="also draw the times of the contenders; the page shows it",
+    )
     args = parser.parse_args()
     if args.page is None and not args.quick:
         args.page = PAGE
+    place = None
+    if args.picture:
+        seen_from = args.page.parent if args.page else None
+        place = Path(os.path.relpath(args.picture, seen_from)).as_posix()
+    from .picture import draw
     from .report import render
 
     if args.render:
         try:
-            page = render(json.loads(Path(args.render).read_text()))
+            result = json.loads(Path(args.render).read_text())
+            page = render(result, place)
         except (OSError, ValueError, LookupError, TypeError) as error:
             parser.exit(1, f"{args.render} is no result of tools.bench: {error}\n")
     else:
@@ -51,7 +63,9 @@ def main() -> int:
         result["command"] = " ".join(["python -m tools.bench", *sys.argv[1:]])
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
-        page = render(result)
+        page = render(result, place)
+    if args.picture:
+        draw(result, args.picture)
     if args.page is None:
         print(page, end="")
     else:

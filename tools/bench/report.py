@@ -24,13 +24,15 @@ MEMORY_MB = 250.0
 DISTURBED = 0.15
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any], picture: str | None = None) -> str:
     """Return the page.
 
     Parameters
     ----------
     result : dict
         Of `measure.measure`, with the command that made it.
+    picture : str, optional
+        Where the page finds the picture of the same result.
 
     Returns
     -------
@@ -41,6 +43,7 @@ def render(result: dict[str, Any]) -> str:
         "\n".join(
             [
                 *_head(result),
+                *_picture(picture),
                 *_targets(result),
                 *_models(result),
                 *_alone(result),
@@ -93,6 +96,12 @@ def _head(result: dict[str, Any]) -> Iterator[str]:
         yield ""
     if result["quick"]:
         yield "**Quick**: this run only shows that the tool works; its figures mean nothing."
+        yield ""
+
+
+def _picture(place: str | None) -> Iterator[str]:
+    if place is not None:
+        yield f"![Milliseconds per frame of npfsn, ONNX Runtime and PyTorch]({place})"
         yield ""
 
 
