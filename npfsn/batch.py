@@ -449,7 +449,7 @@ def _end(workers: list[_Process]) -> None:
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-            worker.clean_up()
+        worker.clean_up()  # on Windows, terminate() is no signal to be heard: it kills
 
 
 def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:

@@ -36,7 +36,6 @@ from .terminal import (
     open_standard_streams,
     print_error,
     print_result,
-    to_stdout,
 )
 
 EXIT_OK = 0
@@ -617,8 +616,8 @@ def _bench(args: argparse.Namespace) -> int:
         drawings = {"steps_ms", "timeline"}
         figures = {name: value for name, value in result.items() if name not in drawings}
         text = json.dumps(figures, indent=1) if args.json else "\n".join(page(result))
-        with to_stdout():
-            print(text, flush=True)
+        for row in text.splitlines():
+            print_result(row)
 
     line = StatusLine(True)
     with contextlib.ExitStack() as stack:

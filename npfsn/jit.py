@@ -25,6 +25,7 @@ import os
 import pickle
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import Any
 from numba import int64, njit
 from numba.core import caching
 from numba.core import config as numba_config
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 from numba.core.types.misc import unliteral
@@ -41,16 +43,24 @@ from numba.core.types.misc import unliteral
 announce = os.environ.get("NPFSN_QUIET", "") in ("", "0")
 
 _compiles = [False]
-# Seconds that this process has waited for kernels so far; whether it is waiting for one now.
-_waited, _waiting = [0.0], [False]
 # Folders that kernels of this process were loaded from or kept in; how many could not be kept.
 _folders: set[str] = set()
 _unkept = [0]
 
 
+class _Wait(threading.local):
+    """Whether this thread waits for a kernel now, and for how many seconds it has so far."""
+
+    now = False
+    seconds = 0.0
+
+
+_wait = _Wait()
+
+
 def seconds_compiling() -> float:
-    """Return how long this process has waited for kernels, compiled or loaded, so far."""
-    return _waited[0]
+    """Return how long this thread has waited for kernels, compiled or loaded, so far."""
+    return _wait.seconds
 
 
 def has_compiled() -> bool:
@@ -314,12 +324,13 @@ def inlined(py_func: Callable[..., None]) -> Any:
 
 @contextlib.contextmanager
 def _enabled() -> Iterator[None]:
-    """Compile whatever NUMBA_DISABLE_JIT says."""
-    disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
-    try:
-        yield
-    finally:
-        numba_config.DISABLE_JIT = disabled
+    """Compile whatever NUMBA_DISABLE_JIT says; one thread at a time, as it concerns them all."""
+    with global_compiler_lock:
+        disabled, numba_config.DISABLE_JIT = numba_config.DISABLE_JIT, 0
+        try:
+            yield
+        finally:
+            numba_config.DISABLE_JIT = disabled
 
 
 def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
@@ -332,15 +343,15 @@ def _dispatcher(py_func: Callable[..., None], inline: str) -> Any:
         # A literal that one kernel passes to another has a type of its own in Numba, which would
         # compile the inner kernel, and all that it calls, once more for it.
         signature = tuple(unliteral(each) for each in signature)
-        if _waiting[0]:  # for a kernel that needs this one
+        if _wait.now:  # for a kernel that needs this one
             return compile_for(signature)
-        _waiting[0], started = True, time.perf_counter()
+        _wait.now, started = True, time.perf_counter()
         try:
             with _enabled():
                 return compile_for(signature)
         finally:
-            _waited[0] += time.perf_counter() - started
-            _waiting[0] = False
+            _wait.seconds += time.perf_counter() - started
+            _wait.now = False
 
     dispatcher.compile = compile_unliteral
     try:

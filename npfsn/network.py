@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,14 +30,6 @@ class Network:
     block_frames: ClassVar[int] = 32
     #: The kernel that multiplies the mask into spectra.
     apply_mask: ClassVar[str] = "apply_complex"
-
-    def __init__(
-        self,
-        config: Any,
-        tensors: Mapping[str, np.ndarray],
-        precision: str = "float32",
-    ) -> None:
-        raise NotImplementedError
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""

@@ -65,9 +65,8 @@ def _warm_up(network: Network) -> None:
     stream = Stream(network)
     stream.bind_blocks().bind_flow()
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
-    frames = stream.latency_hops + config.period + 1
-    for _ in range(frames):
-        spectrum.check_samples(x, x, np.zeros(1, np.int64))
+    spectrum.check_samples(x, x, np.zeros(1, np.int64))
+    for _ in range(stream.latency_hops + config.period + 1):
         stream.push(x, out)
-        line = np.zeros(config.latency_samples, np.float32)
-        spectrum.mix_dry(x, np.float32(0.5), line, config.hop_length, np.zeros(3), out)
+    line = np.zeros(config.latency_samples, np.float32)
+    spectrum.mix_dry(x, np.float32(0.5), line, config.hop_length, np.zeros(3), out)

@@ -94,7 +94,16 @@ class Stream:
         self.hop = config.hop_length
         self.half_hops = config.n_fft // 2 // self.hop  # P: hops in half a window
         self.latency_hops = config.latency_samples // self.hop
-        self.state = states.zeros({**self.fields(), **(more or {})})
+        self.state = states.zeros(
+            {
+                "clock": ((2,), np.int64),
+                "began": ((1,), np.int64),
+                "silent": ((1,), np.int64),
+                **Stft.fields(config),
+                **network.fields(),
+                **(more or {}),
+            }
+        )
         self._remembered = [self.state[name] for name in network.fields()]  # by the network
         # Hops received, frames transformed.
         self.clock = self.state["clock"]
@@ -118,16 +127,6 @@ class Stream:
         self._hop_program = self._take.then(analyse).then(self._one.program)
         self.fitted = self._one.network_pass.fitted
         self._one.network_pass.begin()
-
-    def fields(self) -> Fields:
-        """Entries of the state."""
-        return {
-            "clock": ((2,), np.int64),
-            "began": ((1,), np.int64),
-            "silent": ((1,), np.int64),
-            **Stft.fields(self.config),
-            **self.network.fields(),
-        }
 
     def check(self, state: State, ended: bool) -> None:
         """Refuse entries of a state that no stream can have left, ended or not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import sys
@@ -136,6 +137,15 @@ def test_page_reads_for_other_networks(architecture, sizes, tmp_path, capsys):
         assert words in page
 
 
+def test_a_page_needs_no_unicode(path, monkeypatch):
+    """The name of a virtual CPU, for one, is free text."""
+    heard = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(heard, "ascii"))
+    monkeypatch.setattr("npfsn.bench.machine.cpu_name", lambda: "CPU\xae")
+    assert run("-m", path, "--quick", "--seconds", 0.2) == 0
+    assert b"CPU\\xae" in heard.getvalue()
+
+
 def test_work_is_counted_from_the_layers():
     model = drawn_models.small_model("fast_fullsubnet")
     work = frame_work(npfsn.Enhancer(model))
@@ -221,7 +231,7 @@ def test_neither_figures_nor_picture_are_lost_with_the_other(path, tmp_path, mon
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def broken_pipe():
+    def broken_pipe(_):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     with monkeypatch.context() as patch:
@@ -230,11 +240,11 @@ def test_neither_figures_nor_picture_are_lost_with_the_other(path, tmp_path, mon
         out, err = capsys.readouterr()
         assert "p99" in out and f"{picture}: No space left" in err and not picture.exists()
         # Nor the error of one with that of the other: a closed pipe is no failure on its own.
-        patch.setattr(cli, "to_stdout", broken_pipe)
+        patch.setattr(cli, "print_result", broken_pipe)
         assert run("-m", path, *options, "--plot", picture) == 1
         assert "No space left" in capsys.readouterr().err and not picture.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "to_stdout", fail)
+        patch.setattr(cli, "print_result", fail)
         assert run("-m", path, *options, "--plot", picture) == 1
         assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -221,6 +221,48 @@ print(compiled_by_the_user(np.eye(3)))
 # ---------------------------------------------------------------------------------------------
 
 
+# Two threads need a kernel each; the second asks while the first is being compiled.
+THREADS = """
+import threading
+import numpy as np
+from tiny import jit
+
+def mean(x):
+    x[0] = np.mean(x)
+
+def total(x):
+    x[0] = np.sum(x)
+
+def call(kernel):
+    x = np.arange(3.0)
+    kernel(x)
+    results.append(x[0])
+
+results = []
+first, second = jit.kernel(mean), jit.kernel(total)
+other = threading.Thread(target=call, args=(second,))
+load = first._cache.load_overload
+
+def load_slowly(*args):
+    other.start()
+    other.join(1.0)
+    return load(*args)
+
+first._cache.load_overload = load_slowly
+call(first)
+own = jit.seconds_compiling()
+other.join()
+print(*results, jit.seconds_compiling() == own > 0)
+"""
+
+
+def test_threads_may_need_kernels_at_once(tiny: Tiny) -> None:
+    """Also under NUMBA_DISABLE_JIT; each is told of its own waiting alone."""
+    process = tiny.start(THREADS, NUMBA_DISABLE_JIT="1", NPFSN_QUIET="1")
+    out, err = process.communicate()
+    assert (out, err) == ("1.0 3.0 True\n", "")
+
+
 def test_a_cold_start_is_announced_once(warm: Tiny) -> None:
     """One line on stderr, however many kernels; none when nothing is compiled."""
     assert warm.said.startswith("npfsn: compiling")

@@ -48,23 +48,30 @@ def server() -> subprocess.Popen[bytes]:
     raise SystemExit("the PulseAudio server does not answer")
 
 
+def play(sound: np.ndarray, seconds: float, options: list[str]) -> int:
+    """Play `sound` to `npfsn live`; return its exit code."""
+    live = [sys.executable, "-m", "npfsn", "live", "-a", "0"]
+    live += ["--seconds", f"{seconds:.1f}", *options]
+    running = subprocess.Popen(live, env={**os.environ, "PULSE_SOURCE": "microphone.monitor",
+                                          "PULSE_SINK": "headphones"})  # fmt: skip
+    time.sleep(4.0)  # until it listens
+    # The server takes a moment to play steadily.
+    led_in = np.concatenate((np.zeros(2 * RATE, np.float32), sound))
+    steps = np.round(np.clip(led_in, -1.0, 1.0) * 32767).astype("<i2")
+    subprocess.run(["pacat", "-d", "microphone", *RAW], input=steps.tobytes(), check=True)
+    return running.wait()
+
+
 def loop(sound: np.ndarray, options: list[str]) -> np.ndarray:
     """Return what arrives at the headphones while `sound` is played, float32 at `RATE`."""
     seconds = len(sound) / RATE + 8.0
     with tempfile.TemporaryFile() as heard:
         recorder = subprocess.Popen(["parec", "-d", "headphones.monitor", *RAW], stdout=heard)
-        live = [sys.executable, "-m", "npfsn", "live", "-a", "0"]
-        live += ["--seconds", f"{seconds:.1f}", *options]
-        running = subprocess.Popen(live, env={**os.environ, "PULSE_SOURCE": "microphone.monitor",
-                                              "PULSE_SINK": "headphones"})  # fmt: skip
-        time.sleep(4.0)  # until it listens
-        # The server takes a moment to play steadily.
-        led_in = np.concatenate((np.zeros(2 * RATE, np.float32), sound))
-        steps = np.round(np.clip(led_in, -1.0, 1.0) * 32767).astype("<i2")
-        subprocess.run(["pacat", "-d", "microphone", *RAW], input=steps.tobytes(), check=True)
-        code = running.wait()
-        recorder.terminate()
-        recorder.wait()
+        try:
+            code = play(sound, seconds, options)
+        finally:
+            recorder.terminate()
+            recorder.wait()
         if code:
             raise SystemExit(f"npfsn live ended with exit code {code}")
         heard.seek(0)

@@ -350,8 +350,8 @@ def soak(
     return found
 
 
-def silence_cost(model: npfsn.Model, seed: int, minutes: float = 10.0) -> dict[str, list[float]]:
-    """Time steps on speech, then on as much digital silence, then on noise of 1e-40.
+def silence_cost(model: npfsn.Model, seed: int) -> dict[str, list[float]]:
+    """Time steps on ten minutes of speech, then of digital silence, then of noise of 1e-40.
 
     Returns
     -------
@@ -363,7 +363,7 @@ def silence_cost(model: npfsn.Model, seed: int, minutes: float = 10.0) -> dict[s
     hop = enhancer.frame_length
     found = {}
     for kind in ("speech", "silence", "faint"):
-        _, x = scene.block(int(minutes * 60 * enhancer.sample_rate) // hop * hop, kind)
+        _, x = scene.block(10 * 60 * enhancer.sample_rate // hop * hop, kind)
         times = []
         for at in range(0, len(x), hop):
             started = time.thread_time_ns()

@@ -17,6 +17,7 @@ from .speech import read_audio
 
 SOUND_FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 TICKS = 480
+CLIP_SECONDS = 16.0
 NYLON_GUITAR = 24
 # General MIDI programs. The nylon guitar is kept for validation.
 PROGRAMS = (25, 25, 25, 26, 27, 28, 29, 32, 0, 0, 4, 6, 11, 12, 16, 21, 40, 42, 46, 56, 65, 73, 105)
@@ -30,7 +31,7 @@ def available() -> bool:
 
 
 def played(
-    seconds: float, seed: int, programs: tuple[int, ...] = PROGRAMS, clip_seconds: float = 16.0
+    seconds: float, seed: int, programs: tuple[int, ...] = PROGRAMS
 ) -> Iterator[tuple[np.ndarray, Clip]]:
     """Compose pieces and render them.
 
@@ -41,13 +42,13 @@ def played(
     programs : tuple of int
         General MIDI instruments to choose from.
     """
-    for number in range(max(1, round(seconds / clip_seconds)) if available() else 0):
+    for number in range(max(1, round(seconds / CLIP_SECONDS)) if available() else 0):
         rng = np.random.default_rng([seed, 2000, number])
-        parts = [_part(rng, int(rng.choice(programs)), 0, clip_seconds)]
+        parts = [_part(rng, int(rng.choice(programs)), 0, CLIP_SECONDS)]
         if rng.random() < 0.3 and len(programs) > 1:
-            parts.append(_part(rng, int(rng.choice(programs)), 1, clip_seconds))
+            parts.append(_part(rng, int(rng.choice(programs)), 1, CLIP_SECONDS))
         audio = _render([event for part in parts for event in part])
-        samples = int(clip_seconds * SAMPLE_RATE)
+        samples = int(CLIP_SECONDS * SAMPLE_RATE)
         if len(audio) >= samples // 2:
             yield 0.1 * unit(audio[:samples]), Clip(0, 0, "instrument")
 

@@ -12,6 +12,9 @@ from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 from .pool import SAMPLE_RATE, Clip, Pool, in_processes
 from .speech import read_folder
 
+CLIP_SECONDS = 8.0
+RECORDED_CLIP_SECONDS = 15.0
+
 Rng = np.random.Generator
 Family = Callable[[Rng, int], np.ndarray]
 
@@ -491,7 +494,7 @@ FAMILIES: dict[str, tuple[float, Family]] = {
 """Each family with its share of the pool."""
 
 
-def made(seconds: float, seed: int, clip_seconds: float = 8.0) -> Iterator[tuple[np.ndarray, Clip]]:
+def made(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
     """Make noise of all families by their shares.
 
     Parameters
@@ -503,9 +506,9 @@ def made(seconds: float, seed: int, clip_seconds: float = 8.0) -> Iterator[tuple
     """
     total = sum(share for share, _ in FAMILIES.values())
     jobs = [
-        (name, [seed, index, clip], int(clip_seconds * SAMPLE_RATE))
+        (name, [seed, index, clip], int(CLIP_SECONDS * SAMPLE_RATE))
         for index, (name, (share, _)) in enumerate(FAMILIES.items())
-        for clip in range(max(1, round(seconds / clip_seconds * share / total)))
+        for clip in range(max(1, round(seconds / CLIP_SECONDS * share / total)))
     ]
     for (name, *_), audio in zip(jobs, in_processes(_made, jobs), strict=True):
         yield audio, Clip(0, 0, name)
@@ -517,11 +520,9 @@ def _made(job: tuple[str, list[int], int]) -> np.ndarray:
     return 0.1 * FAMILIES[name][1](np.random.default_rng(seed), samples)
 
 
-def recorded(
-    folder: Path, clip_seconds: float = 15.0, until: float = 1.0
-) -> Iterator[tuple[np.ndarray, Clip]]:
+def recorded(folder: Path, until: float = 1.0) -> Iterator[tuple[np.ndarray, Clip]]:
     """Cut the recordings of a folder into clips; ``until`` < 1 keeps each file's end back."""
-    samples = int(clip_seconds * SAMPLE_RATE)
+    samples = int(RECORDED_CLIP_SECONDS * SAMPLE_RATE)
     for _, audio in read_folder(folder):
         audio = audio[: int(len(audio) * until)]
         if len(audio) < SAMPLE_RATE // 2:
@@ -535,7 +536,6 @@ def babbles(
     seed: int,
     pool: Pool,
     vary: Callable[[Rng, np.ndarray], np.ndarray],
-    clip_seconds: float = 8.0,
 ) -> Iterator[tuple[np.ndarray, Clip]]:
     """Make clips of several talkers of a pool at once.
 
@@ -548,8 +548,8 @@ def babbles(
     vary : callable
         Changes a recording at random, so that no talker is heard twice alike.
     """
-    make = functools.partial(_babble, pool, int(clip_seconds * SAMPLE_RATE), vary)
-    seeds = [[seed, 1000, clip] for clip in range(max(1, round(seconds / clip_seconds)))]
+    make = functools.partial(_babble, pool, int(CLIP_SECONDS * SAMPLE_RATE), vary)
+    seeds = [[seed, 1000, clip] for clip in range(max(1, round(seconds / CLIP_SECONDS)))]
     for audio in in_processes(make, seeds):
         yield audio, Clip(0, 0, "babble")
 

@@ -182,11 +182,11 @@ def held_out(clip: Clip) -> bool:
     return zlib.crc32(clip.talker.encode()) % 16 == 0
 
 
-def sentences(rng: np.random.Generator, count: int) -> str:
-    """Make random sentences."""
+def sentences(rng: np.random.Generator) -> str:
+    """Make six random sentences."""
     picked = (
         f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(OBJECTS)} {rng.choice(ENDINGS)}"
-        for _ in range(count)
+        for _ in range(6)
     )
     return ". ".join(text[0].upper() + text[1:] for text in picked) + "."
 
@@ -216,11 +216,11 @@ def synthetic(seconds: float, seed: int) -> Iterator[tuple[np.ndarray, Clip]]:
     half = max(1, int(seconds / 2 / 18))
     for index in range(half if natural else 0):
         program, voice = natural[index % len(natural)]
-        jobs.append((program, voice, [], sentences(rng, 6)))
+        jobs.append((program, voice, [], sentences(rng)))
     for _ in range(half if _has("espeak-ng") else 0):
         voice = f"{rng.choice(ESPEAK_LANGUAGES)}+{rng.choice(ESPEAK_VARIANTS)}"
         options = ["-p", str(rng.integers(15, 85)), "-s", str(rng.integers(120, 210))]
-        jobs.append(("espeak", voice, options, sentences(rng, 6)))
+        jobs.append(("espeak", voice, options, sentences(rng)))
     with ThreadPoolExecutor(2) as workers:
         for (program, voice, *_), audio in zip(jobs, workers.map(_say, jobs), strict=True):
             if audio is not None and len(audio) > SAMPLE_RATE:

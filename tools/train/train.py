@@ -357,11 +357,11 @@ def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
     return float(10 * np.log10((clean @ clean + 1e-12) / (rest @ rest + 1e-12)))
 
 
-def validate(model: FastFullSubNet, mixer: Mixer, items: int, seconds: float) -> dict[str, float]:
+def validate(model: FastFullSubNet, mixer: Mixer, items: int) -> dict[str, float]:
     """Return the gain in SI-SDR on held-out talkers and the fidelity to clean speech; seeded."""
     gains, clean = [], []
     for number in range(items):
-        item = mixer.item(number, int(seconds * SAMPLE_RATE))
+        item = mixer.item(number, 4 * SAMPLE_RATE)
         if not item.talker:
             continue
         device = next(model.parameters()).device
@@ -486,7 +486,7 @@ def _train(
             print(json.dumps({"step": run.step} | row), flush=True)
             sums = {}
         if run.step % validate_every == 0 or run.step == config.steps:
-            score = validate(run.averaged(), judge, config.validation_items, 4.0)
+            score = validate(run.averaged(), judge, config.validation_items)
             print(json.dumps({"step": run.step, "validation": score}), flush=True)
             if score["gain"] >= run.best:
                 run.best = score["gain"]
