@@ -481,6 +481,7 @@ class _Sink:
         self.n_clipped = 0
         self._notes = notes
         self.tags_left_out: list[str] = []
+        self._tags: list[str] = []
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
@@ -517,6 +518,7 @@ class _Sink:
             if fits and readable:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
+                    self._tags.append(name)
                     continue
             self.tags_left_out.append(name)
 
@@ -549,6 +551,8 @@ class _Sink:
             self._keep_notes()
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written, rate = written.frames, written.samplerate
+                # libsndfile takes tags for a container that has no place for them, and drops them.
+                self.tags_left_out += [tag for tag in self._tags if not getattr(written, tag)]
                 crc = None if self._crc is None else _checksum(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
             if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them

@@ -71,10 +71,10 @@ examples:
   npfsn enhance -- -odd-name.wav               a name that begins with a dash
 
 Sample rate, channels, length, bit depth, container, level and tags are kept (title, artist, comment
-and such, of WAV and AIFF also time code and markers; no pictures), and the output is aligned with
-the input; the bit rates of MP3, Ogg and Opus are their encoders' own. Samples pass through 32-bit
-floats, with 24 bits each. A model for 16 kHz passes what lies below 8 kHz, whatever the rate of the
-file.
+and such, in MP3 those in ASCII, of WAV and AIFF also time code and markers; no pictures), and the
+output is aligned with the input; the bit rates of MP3, Ogg and Opus are their encoders' own.
+Samples pass through 32-bit floats, with 24 bits each. A model for 16 kHz passes what lies below
+8 kHz, whatever the rate of the file.
 Outputs appear under their names only when complete; until then they are called .npfsn-*.part, which
 may be deleted where a crash or kill -9 has left one. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.

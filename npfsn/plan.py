@@ -103,7 +103,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
             plan.n_skipped += 1
             continue
         if target in sources:  # not even with --force
-            message = f"{src} would become {dst}, which is an input too: choose another folder"
+            message = (
+                f"{src} would become {dst}, which is an input too: choose another folder, or leave "
+                "it with --resume"
+            )
             plan.failures.append((str(src), message))
             continue
         try:

@@ -311,6 +311,19 @@ def test_tags_are_kept(delay, tmp_path, suffix):
     assert tags(tmp_path / f"b.{suffix}") == tags(tmp_path / "c.flac") == given
 
 
+@pytest.mark.parametrize("suffix", "wav rf64 flac ogg opus mp3 aiff caf au".split())
+def test_tags_are_kept_or_named(delay, tmp_path, suffix):
+    """Libsndfile does not tell which ones it drops."""
+    names = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber",
+             "genre")  # fmt: skip
+    src = tagged(tmp_path / "a.flac", dict.fromkeys(names, "12"))
+    left_out = enhance_file(src, tmp_path / f"b.{suffix}").tags_left_out
+    found = tags(tmp_path / f"b.{suffix}")
+    assert {name for name in names if found.get(name)} == set(names) - set(left_out)
+    assert len(set(left_out)) == len(left_out)
+    assert ("license" in left_out) == (suffix in ("wav", "rf64", "mp3", "aiff", "au"))
+
+
 def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
     """AIFF fails with 16 KB of them; MP3 would get UTF-8 where it says Latin; none is a program."""
     names = ("title", "copyright", "artist", "comment", "date", "album", "license", "genre")

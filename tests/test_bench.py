@@ -75,7 +75,9 @@ def test_a_further_stream_is_its_state_and_scratch_without_the_weights():
     model = npfsn.load_model()
     state = sum(array.nbytes for array in npfsn.Enhancer(model).get_state().values()) / 1e6
     weights = sum(array.nbytes for array in model.tensors.values()) / 1e6
-    assert state < measure._further_stream_mb(model, {}) < 10 * state < weights
+    by_hop, by_two_hops = (measure._further_stream_mb(model, {}, hops) for hops in (1, 2))
+    assert state < by_hop < 10 * state < weights
+    assert 2 * by_hop < by_two_hops < weights  # scratch for blocks of hops
 
 
 def test_what_is_named_is_measured(path, monkeypatch):

@@ -461,6 +461,16 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
     np.testing.assert_array_equal(beside.pieces, entries)
 
 
+def test_tiles_of_two_types_see_to_nothing() -> None:
+    """They know one type of weights: recurrent ones and those of inputs have to share it."""
+    spec = Sequence("LSTM", 5, 48, 2)
+    tensors = draw_stack(spec, 19)
+    tensors["net.sequence_model.weight_ih_l1"] = np.ones((192, 48), np.float16)
+    stack = Recurrent(spec, tensors, "net", "float32")
+    bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
+    assert Beside.possible(bound) == (bool(products.PREFETCH) and not HAS_F16)
+
+
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
 def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
     """A queue that ends early, or tiles that do: any part of a product may be ready."""
@@ -539,7 +549,8 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     """An address says nothing of what lies there."""
-    for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32)):
+    odd = np.zeros(13, np.uint8)[1:].view(np.float32)
+    for wrong in (np.zeros(3), np.zeros((4, 4), np.float32)[:, ::2], np.zeros(3, np.int32), odd):
         with pytest.raises(TypeError, match="expected contiguous"):
             array_record(wrong)
     assert array_record(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3, 16)
@@ -698,6 +709,14 @@ def test_synthesis_of_absurd_spectra_is_finite() -> None:
     with np.errstate(over="ignore"):
         spectrum.synthesise(spec, hop, window, *fft_tables(n), np.zeros(n), np.zeros(n), out)
     np.testing.assert_array_equal(np.abs(out[1:]), np.float32(1e38))
+
+
+def test_synthesis_leaves_no_denormals() -> None:
+    n, hop, out = 16, 8, np.ones(24, np.float32)
+    spec = rng(4).normal(size=(3, 2, n // 2 + 1)) * 1e-40
+    window = reference.periodic_hann(n)
+    spectrum.synthesise(spec, hop, window, *fft_tables(n), np.zeros(n), np.zeros(n), out)
+    assert not out.any()
 
 
 @pytest.mark.parametrize(("n", "hop"), [(512, 256), (512, 128), (960, 480), (30, 5), (4, 1)])
@@ -937,6 +956,12 @@ def test_norm_of_what_never_changes() -> None:
         assert np.abs(got).max() < 0.1
 
 
+def test_norm_of_a_single_value() -> None:
+    """Which has no variance."""
+    norm = norms.Norm("offline_gaussian_norm", "n", 1, 1)
+    assert run_norm(norm, np.ones((1, 1, 1), np.float32)) == 0.0
+
+
 def test_epsilon_of_improved() -> None:
     """The one network with its own epsilon everywhere."""
     x = positive(20, 1, 9, seed=29) * np.float32(1e-6)
@@ -944,6 +969,13 @@ def test_epsilon_of_improved() -> None:
         want = by_reference(reference.NORMS[name], x, eps=reference.FLOAT32_EPS)
         got = run_norm(norms.Norm(name, "n", 1, 9, eps=reference.FLOAT32_EPS), x)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cumulative_laplace_norm", "forgetting_norm"])
+def test_norms_leave_no_denormals(name: str) -> None:
+    x = np.float32([1e12, 1e12, 1e-30]).reshape(3, 1, 1)
+    *loud, soft = run_norm(norms.Norm(name, "n", 1, 1), x)
+    assert min(loud) > 0.0 and soft == 0.0
 
 
 @pytest.mark.parametrize("name", ["cumulative_laplace_norm", "cumulative_section_norm"])

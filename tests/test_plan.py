@@ -331,6 +331,8 @@ def test_an_input_is_nobody_elses_output(npfsn):
     out, err = npfsn("enhance", "b.wav", "b_enhanced.wav", "--force", code=1)
     assert "b.wav would become b_enhanced.wav, which is an input too" in err
     assert "0 files enhanced" in out and "1 left out" in out
+    assert "leave it with --resume" in err
+    npfsn("enhance", "b.wav", "b_enhanced.wav", "--resume")
     assert [Path(name).read_bytes() for name in ("y/a.wav", "b_enhanced.wav")] == before
 
 

@@ -111,11 +111,12 @@ def test_arguments_are_checked() -> None:
     """A wrong array would be read as something else."""
     f32, f64 = np.zeros((2, 3), np.float32), np.zeros((2, 3))
     program = Program()
-    for x in (f64, f32[0], np.zeros((3, 2), np.float32).T, f32[:, :2]):
+    for x in (f64, f32[0], f32[None], np.zeros((3, 2), np.float32).T, f32[:, :2]):
         with pytest.raises(TypeError):
             program.add("power", x, 0.5, f32, stage="")
-    with pytest.raises(ValueError):
-        program.add("power", f32, f32, stage="")
+    for arguments in ((f32, f32), (f32, 0.5), (f32, 0.5, f32, f32)):
+        with pytest.raises(ValueError):
+            program.add("power", *arguments, stage="")
     with pytest.raises(KeyError):
         program.add("no_such_kernel", f32, stage="")
     assert len(program) == 0

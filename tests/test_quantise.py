@@ -89,6 +89,14 @@ def test_four_products_fit_into_sixteen_bits(n_in: int, size: float) -> None:
     assert np.all((fours(more).max(axis=1) > 254) | (most >= 127 - 3) | (scale == 0))
 
 
+def test_four_products_of_any_proportion_fit_into_sixteen_bits() -> None:
+    """Also where all four are rounded up."""
+    weight = np.zeros((5000, 8), np.float32)
+    weight[:, 0], weight[:, [1, 4, 5]] = 1.0, np.linspace(0.3, 1.0, 5000)[:, None]
+    levels, _ = quantise(weight, levels_with_room(weight))
+    assert fours(levels).max() * 127 < 2**15
+
+
 def as_int8(model: Model) -> Model:
     """Round a model as `npfsn-convert --precision int8` does."""
     tensors = {

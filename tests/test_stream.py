@@ -158,6 +158,16 @@ def test_any_chunks_give_the_same_bits(data: st.DataObject) -> None:
     )
 
 
+def test_more_look_ahead_than_a_block_has_frames() -> None:
+    """The hops before the first output are too many to be taken at once."""
+    model = causal("fullband", look_ahead=100)
+    stream, x = npfsn.Enhancer(model), noise(130 * 256)
+    assert stream._stream.latency_hops > stream._stream.network.block_frames
+    want = in_hops(stream, x)
+    stream.reset()
+    np.testing.assert_array_equal(stream.process(x), want)
+
+
 def test_flush_ends_the_stream(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
     """Twice is once; more samples are refused; reset starts again."""
     first = run(enhancer, x)
@@ -909,6 +919,13 @@ def test_a_sound_at_the_end_of_a_hop_starts_the_network_with_the_next(
     x = np.concatenate([np.zeros(silent_hops * 256 + at, np.float32), sound])
     enhancer.process(x)
     assert enhancer.get_state()["began"] == 1 + silent_hops + late
+
+
+@pytest.mark.parametrize("level", [0.01, -0.01])
+def test_a_sound_on_either_side_of_zero_is_one(level: float) -> None:
+    enhancer = npfsn.Enhancer(starting_at_sound("fullband"))
+    enhancer.process(np.repeat(np.float32([0.0, level]), 4 * 256))
+    assert enhancer.get_state()["began"] == 1 + 4
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 3, 7])

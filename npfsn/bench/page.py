@@ -34,9 +34,10 @@ def page(result: dict[str, Any]) -> list[str]:
     for key in ("start", "cold_start"):
         if key in result:
             lines.append(_start_line(result[key]))
+    further = result["further_stream_mb"]
     lines.append(
-        f"{'peak memory':<22}{result['memory_mb']:.0f} MB, and "
-        f"{result['further_stream_mb']:.1f} MB for each further stream"
+        f"{'peak memory':<22}{result['memory_mb']:.0f} MB, and {further['by_hop']:.1f} MB for each "
+        f"further stream, {further['by_two_hops']:.1f} MB where calls bring several hops"
     )
     return lines
 

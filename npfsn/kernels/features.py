@@ -182,7 +182,7 @@ def forgetting(x, eps, horizon, count, mu, out):
         mean = s / (n_unit * size)
         a = steady
         if count[0] < memory:
-            a = min((count[0] - 1.0) / (count[0] + 1.0), steady)
+            a = (count[0] - 1.0) / (count[0] + 1.0)
         count[0] += 1.0
         mu[0] = a * mu[0] + (1.0 - a) * mean
         if abs(mu[0]) < 1e-200:
