@@ -81,4 +81,4 @@ def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
         raise ValueError(
             f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.6f} s"
         )
-    return max(frames, 1.0)
+    return frames

@@ -114,7 +114,7 @@ class Resampler:
         self._kept = np.concatenate((self._kept, block))
         # Output m needs inputs up to floor((m * down - late + half) / up).
         ready = (self._n_in * self._up + self._late - self._half - 1) // self._down + 1
-        return self._advance(max(ready, self._n_out))
+        return self._advance(ready)
 
     def flush(self) -> Samples:
         """Return the rest, as if zeros followed, and be ready for a new signal.
@@ -144,7 +144,7 @@ class Resampler:
             out: Samples = np.clip(y, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
-        oldest = min(max(-((half + self._late - stop * down) // up), 0), self._n_in)
+        oldest = max(-((half + self._late - stop * down) // up), 0)
         if oldest > self._start:
             self._kept = self._kept[oldest - self._start :].copy()
             self._start = oldest

@@ -57,6 +57,7 @@ SUBTYPES = [
         "CAF": "PCM_16 PCM_24 FLOAT ALAC_16 ALAC_24",
         "FLAC": "PCM_S8 PCM_16 PCM_24",
         "NIST": "PCM_16",
+        "PAF": "PCM_S8 PCM_16 PCM_24",
     }.items()
     for subtype in subtypes.split()
     if container in sf.available_formats() and sf.check_format(container, subtype)
@@ -90,11 +91,11 @@ def test_every_frame_of_odd_channels_is_read(delay, tmp_path, channels):
         assert np.array_equal(file.read(dtype="int32", always_2d=True), expected)
 
 
-@pytest.mark.parametrize("suffix", ["wve", "xi"])
-def test_a_container_with_a_rate_of_its_own_is_refused(delay, tmp_path, suffix):
-    """It would play at another speed."""
-    src = write(tmp_path / "a.wav", noise(1000))
-    refuse(src, tmp_path / f"b.{suffix}", "cannot hold 16000 Hz, and would play at")
+@pytest.mark.parametrize(("suffix", "rate"), [("wve", 16000), ("xi", 16000), ("htk", 15900)])
+def test_a_container_with_a_rate_of_its_own_is_refused(delay, tmp_path, suffix, rate):
+    """It would play at another speed, if only by a thousandth."""
+    src = write(tmp_path / "a.wav", noise(1000), rate)
+    refuse(src, tmp_path / f"b.{suffix}", f"cannot hold {rate} Hz, and would play at")
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
@@ -247,8 +248,8 @@ def test_a_whole_signal_that_does_not_fit_is_told(delay, tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(audio, "_run_whole", fail)
-    src = write(tmp_path / "a.wav", noise(2_000))
-    with pytest.raises(AudioError, match="the whole signal at once, 0.0 GB and more; choose"):
+    src = write(tmp_path / "a.wav", np.zeros((25_000, 1000), np.int16))
+    with pytest.raises(AudioError, match="the whole signal at once, 0.1 GB and more; choose"):
         enhance_file(src, tmp_path / "b.wav", norm="offline_laplace_norm")
     assert not (tmp_path / "b.wav").exists()
 
@@ -854,3 +855,22 @@ def test_a_file_that_is_called_a_dash_is_a_file(delay, tmp_path, monkeypatch):
 def test_a_progress_that_is_no_function_is_refused_at_once(delay, tmp_path):
     with pytest.raises(TypeError, match="progress is 3: expected a function"):
         enhance_file(tmp_path / "a.wav", tmp_path / "b.wav", progress=3)
+
+
+def test_long_alac_is_no_damaged_alac(delay, tmp_path):
+    """Of more than one block; whole packets of 4096, which libsndfile writes well."""
+    x = noise(2 * audio.BLOCK_SAMPLES)
+    src = write(tmp_path / "a.caf", x, subtype="ALAC_16")
+    enhance_file(src, tmp_path / "b.caf")
+    assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
+
+
+def test_encoders_get_little_at_a_time(delay, tmp_path, monkeypatch):
+    """Lossy ones put what they get on the stack, which is small in threads."""
+    write_all, sizes = sf.SoundFile.write, []
+    src = write(tmp_path / "a.wav", noise(20_000))
+    monkeypatch.setattr(
+        sf.SoundFile, "write", lambda file, data: sizes.append(len(data)) or write_all(file, data)
+    )
+    enhance_file(src, tmp_path / "b.ogg")
+    assert sum(sizes) == 20_000 and max(sizes) <= 4096

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import re
 import sys
+import tracemalloc
 
 import drawn_models
 import numpy as np
@@ -16,10 +18,11 @@ import npfsn
 from npfsn import cli, output
 from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
+from npfsn.bench.machine import OtherLoad
 from npfsn.bench.page import _start_line
 from npfsn.bench.profile import profile
 from npfsn.bench.start import fresh_start
-from npfsn.bench.steps import summary, time_cases
+from npfsn.bench.steps import no_collection, summary, time_cases
 from npfsn.kernels import spectrum
 from npfsn.program import Program
 from tools.bench import report
@@ -78,6 +81,7 @@ def test_a_further_stream_is_its_state_and_scratch_without_the_weights():
     by_hop, by_two_hops = (measure._further_stream_mb(model, {}, hops) for hops in (1, 2))
     assert state < by_hop < 10 * state < weights
     assert 2 * by_hop < by_two_hops < weights  # scratch for blocks of hops
+    assert not tracemalloc.is_tracing()  # which slows all that follows
 
 
 def test_what_is_named_is_measured(path, monkeypatch):
@@ -129,13 +133,15 @@ def test_profile_leaves_no_trace(path):
     ("architecture", "sizes"),
     [("fullsubnet", {}), ("fullband", {"hop_length": 8}), ("fullband", {"look_ahead": 60})],
 )
-def test_page_reads_for_other_networks(architecture, sizes, tmp_path, capsys):
+def test_page_reads_for_other_networks(architecture, sizes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(OtherLoad, "share", lambda _: 0.7)
     path = tmp_path / "model.npz"
     npfsn.save_model(drawn_models.small_model(architecture, **sizes), path)
     assert run("-m", path, "--quick", "--seconds", 0.2, "--profile") == 0
     page = capsys.readouterr().out
     for words in ("median", "p99 of deadline", "speech", "silence after speech", "GB/s",
-                  "where it goes", "start, kernels cached", "peak memory"):  # fmt: skip
+                  "where it goes", "start, kernels cached", "peak memory",
+                  "note: other programs took 0.7 of the cores"):  # fmt: skip
         assert words in page
 
 
@@ -149,11 +155,11 @@ def test_a_page_needs_no_unicode(path, monkeypatch):
 
 
 def test_work_is_counted_from_the_layers():
-    model = drawn_models.small_model("fast_fullsubnet")
+    model = drawn_models.small_model("fast_fullsubnet", noisy_input_num_neighbors=3)
     work = frame_work(npfsn.Enhancer(model))
     (each,) = work.values()
-    # Bottleneck, every second frame: 9 units; gates of 16 padded units; 6 inputs, then 6 hidden.
-    assert each.operations == 0.5 * 2 * 9 * (64 * (6 + 6) + 64 * (6 + 6) + 16 * 6)
+    # Bottleneck, every second frame: 9 units; gates of 16 padded units; 8 inputs, then 6 hidden.
+    assert each.operations == 0.5 * 2 * 9 * (64 * (8 + 6) + 64 * (6 + 6) + 16 * 6)
     # Each row of weights has a bias. One unit reads recurrent ones once for two frames.
     encoder = 64 * (10 + 6 / 2) + 64 * (6 + 8 / 2) + 16 * 8
     decoder = 64 * (19 + 5 / 2) + 64 * (5 + 6 / 2) + 528 * 6
@@ -218,7 +224,7 @@ def test_plot_needs_matplotlib(path, monkeypatch, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_plot_is_drawn(path, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    picture = tmp_path / "steps.png"
+    picture = tmp_path / "steps.PNG"
     for _ in range(2):  # the second replaces the first
         assert run("-m", path, "--quick", "--seconds", 0.2, "--plot", picture) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -280,6 +286,34 @@ def test_seconds_are_checked(seconds, capsys):
     assert "number of seconds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("was", [True, False])
+def test_garbage_is_collected_again_afterwards(was):
+    (gc.enable if was else gc.disable)()
+    try:
+        with no_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled() is was
+    finally:
+        gc.enable()
+
+
+def test_a_start_is_told_in_seconds_and_its_first_output_in_milliseconds():
+    parts = {"import_s": 0.25, "load_s": 0.5, "prepare_s": 1.0, "first_output_s": 0.0125}
+    line = _start_line({"compiled": False, "total_s": 2.0, **parts})
+    assert line.endswith("2.00 s: import 0.25, load 0.50, prepare 1.00, first output 12.5 ms")
+
+
+def test_only_the_silent_part_of_silence_is_timed():
+    times = time_cases(drawn_models.small_model("fullband"), {}, 0.48, 1)
+    assert {name: len(each) for name, each in times.items()} == dict.fromkeys(times, 30)
+
+
+def test_its_own_work_is_no_other_load(monkeypatch):
+    now = iter([(5.0, 1.0, 10.0), (12.0, 5.0, 12.0)])  # busy, own, wall
+    monkeypatch.setattr(OtherLoad, "_now", lambda *_: next(now))
+    assert OtherLoad().share() == 1.5
+
+
 def test_a_start_says_whether_it_compiled(path, tmp_path):
     """The first one with an empty cache does; the next one does not."""
     starts = [fresh_start(path, cache=str(tmp_path / "cache"), steps=1) for _ in range(2)]
@@ -287,6 +321,14 @@ def test_a_start_says_whether_it_compiled(path, tmp_path):
     assert _start_line(starts[0]).startswith("start, compiling ")
     assert _start_line(starts[1]).startswith("start, kernels cached ")
     assert starts[0]["prepare_s"] > starts[1]["prepare_s"]
+
+
+def test_a_start_finds_what_this_process_finds(path, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os; open(os.environ['SEEN'], 'w').close()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    fresh_start(path, steps=1)
+    assert (tmp_path / "seen").exists()
 
 
 def test_a_failing_start_is_told(tmp_path):

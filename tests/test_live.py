@@ -15,7 +15,7 @@ from sounds import hiss
 
 import npfsn
 from npfsn import cli, live_stream
-from npfsn.live import FLOOR_DB, _Callback
+from npfsn.live import FLOOR_DB, _Callback, _standing
 
 LATENCY = Delay.latency_samples
 
@@ -324,3 +324,22 @@ def test_without_the_library(monkeypatch, tmp_path, capsys):
 def test_arguments_are_checked(live, argv):
     _, err = live(sound_system(hiss(0.1)), *argv, code=2)
     assert "is not a number above 0" in err
+
+
+def test_infinity_is_no_level():
+    callback = _Callback(types.SimpleNamespace(process=np.zeros_like), Exception)
+    x = np.array([[0.1], [np.inf], [-np.inf]], np.float32)
+    callback(x, np.zeros((3, 1), np.float32), 3, None, Status())
+    np.testing.assert_allclose(callback.take_peaks(), (-20.0, FLOOR_DB), atol=0.01)
+
+
+def test_the_load_is_the_share_of_the_time():
+    callback = _Callback(None, Exception)
+    callback.busy, callback.samples = 0.5, 32000
+    assert "load 25%" in _standing(callback, 16000, 2.0)
+
+
+def test_the_rate_of_a_device_comes_before_common_ones(live):
+    sd = sound_system(hiss(0.5), rates=(44100, 48000))
+    live(sd)
+    assert sd.opened["samplerate"] == 44100

@@ -34,7 +34,7 @@ def test_nothing_is_overwritten_unasked(delay, tmp_path):
 
 def test_an_output_that_appears_meanwhile_is_kept(delay, tmp_path):
     src = write(tmp_path / "a.wav", noise(1000))
-    with pytest.raises(AudioError, match="exists"):
+    with pytest.raises(AudioError, match="exists: choose another name"):
         enhance_file(
             src, tmp_path / "b.wav", progress=lambda *_: (tmp_path / "b.wav").write_text("mine")
         )
@@ -198,6 +198,13 @@ def test_an_interrupt_while_it_cleans_up_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_unfinished_files_of_others_stay(tmp_path):
+    for mark in ("one", "other"):
+        (tmp_path / f".npfsn-{mark}-00.part").touch()
+    output.remove_unfinished(tmp_path, "one")
+    assert os.listdir(tmp_path) == [".npfsn-other-00.part"]
+
+
 @posix
 def test_a_link_to_nothing_is_kept_too(tmp_path):
     path = tmp_path / "a.wav"
@@ -205,6 +212,13 @@ def test_a_link_to_nothing_is_kept_too(tmp_path):
     with pytest.raises(FileExistsError), output.complete_or_absent(path, False):
         pass
     assert path.is_symlink() and os.listdir(tmp_path) == ["a.wav"]
+
+
+@posix
+def test_a_link_to_nothing_is_told_before_the_work(delay, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_run", None)
+    (tmp_path / "b.wav").symlink_to("nothing.wav")
+    refuse(write(tmp_path / "a.wav", noise(1000)), tmp_path / "b.wav", "exists: choose another")
 
 
 @posix

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 import streams
-from commands import NPFSN, WITH_DELAY, run, spawn
+from commands import NPFSN, WITH_DELAY, environment, run, spawn
 from needs import full_device, posix
 from pure_delay import Delay
 from sounds import noise, speech
 
 from npfsn import chunks, cli, pipe
 from npfsn.enhancer import Enhancer
+from npfsn.errors import NpfsnError
 
 
 def pcm(x, format_):
@@ -134,14 +135,16 @@ def test_a_stream_is_no_recording_of_a_phone_or_a_browser(head, what):
     assert not out and err.count("\n") == 1 and f"is {what}" in err and "ffmpeg" in err
 
 
-@posix
-def test_a_sound_file_is_told_by_more_than_its_first_read():
-    process = spawn("stream", bufsize=0)
-    for part in (b"R", b"IF", b"F" + bytes(5000)):
-        process.stdin.write(part)
-        time.sleep(0.5)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and not out and b"a WAV file" in err
+@pytest.mark.parametrize(
+    ("head", "what"), [(b"RIFF", "a WAV file"), (b"\0\0\0 ftypM4A", "an MP4 or M4A file")]
+)
+@pytest.mark.parametrize("read", [1, 3, 5])
+def test_a_sound_file_is_told_by_more_than_its_first_read(
+    tmp_path, npfsn, monkeypatch, head, what, read
+):
+    monkeypatch.setattr(pipe, "READ_BYTES", read)
+    with pytest.raises(NpfsnError, match=f"standard input is {what}"):
+        stream_files(tmp_path, head + bytes(600))
 
 
 def test_a_stream_silences_what_is_not_finite():
@@ -270,6 +273,14 @@ def test_a_stream_wants_pipes():
     os.close(secondary)
 
 
+@posix
+def test_a_stream_wants_an_output():
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", *WITH_DELAY, "stream"]
+    pipes = {"input": bytes(100), "stderr": subprocess.PIPE}
+    done = subprocess.run(words, **pipes, env=environment(), check=False)
+    assert done.returncode == 2 and b"standard output is a terminal or closed" in done.stderr
+
+
 def test_streams_are_what_the_enhancer_gives(models):
     x = speech()[:10_007]
     whole = streams.run(Enhancer(models["fast"]), x)
@@ -331,13 +342,14 @@ def test_a_norm_that_cannot_stream(models):
 
 
 def test_a_stream_at_the_rate_of_its_model(models):
-    norm = "cumulative_laplace_norm"
+    x, norm = speech(48000), "cumulative_laplace_norm"
     out, err = run(
         *("stream", "-m", models["wide"], "--norm", norm, "--format", "f32le"),
         base=NPFSN,
-        data=speech(48000).tobytes(),
+        data=x.tobytes(),
     )
-    assert len(out) == 48000 * 4
+    enhancer = Enhancer(models["wide"], norm=norm)
+    assert out == streams.run(enhancer, x)[enhancer.latency_samples :].tobytes()
 
 
 def test_a_stream_counts_the_samples_of_all_reads_that_are_not_finite():

@@ -72,10 +72,16 @@ def test_resampling_survives_the_largest_floats():
     assert np.isfinite(resample(x, 8000, 48000)).all()
 
 
+def test_resampling_vanishes_quietly():
+    with np.errstate(all="raise"):
+        assert np.abs(resample(np.full(1000, 1e-44, np.float32), 8000, 48000)).max() < 1e-40
+
+
 @pytest.mark.parametrize("rate", [0, -1, MIN_RATE - 1, MAX_RATE + 1, 2**31 - 1, 16000.5])
 def test_impossible_rates_are_refused(rate):
     with pytest.raises(AudioError, match="sample rate is"):
         Resampler(rate, 16000)
+    assert Resampler(MIN_RATE, MAX_RATE).process(np.zeros(9, np.float32)).size == 0
 
 
 def test_high_rates_must_share_a_factor():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from needs import posix
 from sounds import recording
 
 from npfsn import batch
-from npfsn.stopping import Stopped, held_back, stoppable
+from npfsn.stopping import Interrupts, Stopped, held_back, stoppable
 
 
 @posix
@@ -82,3 +83,49 @@ def test_a_stray_control_c_before_anything_is_quiet(npfsn, monkeypatch):
     monkeypatch.setattr(batch, "make_plan", stop)
     _, err = npfsn("enhance", "a.wav", code=130)
     assert err == "npfsn: interrupted\n"
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
+def test_interrupts_that_are_ignored_or_a_callers_stay_so(handler):
+    """Whoever starts a program in the background ignores them for it."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with Interrupts().heard():
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_does_not_wait():
+    interrupts, reached = Interrupts(), []
+    with pytest.raises(KeyboardInterrupt), interrupts.heard():
+        for part in ("first", "second", "third"):
+            signal.raise_signal(signal.SIGINT)
+            reached.append(part)
+    assert reached == ["first"] and interrupts.asked
+
+
+def test_other_errors_of_finalisers_are_told(monkeypatch):
+    class Failing:
+        def __del__(self):
+            raise ValueError
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: told.append(raised.exc_type))
+    with stoppable():
+        Failing()
+    assert told == [ValueError]
+
+
+def test_in_a_thread_signals_are_left_alone():
+    """Python lets no other thread than the main one handle them."""
+    reached = []
+
+    def work():
+        with stoppable(), held_back(), Interrupts().heard():
+            reached.append("end")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert reached == ["end"]

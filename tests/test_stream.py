@@ -1498,7 +1498,8 @@ def test_a_mel_band_may_be_empty():
 
 
 @pytest.mark.parametrize(
-    ("call", "inside"), [("process", "push_many"), ("flush", "finish"), ("reset", "reset")]
+    ("call", "inside"),
+    [("process", "push_many"), ("flush", "finish"), ("reset", "reset"), ("set_state", "forget")],
 )
 def test_an_interrupt_of_any_call_is_not_hidden(
     enhancer: npfsn.Enhancer, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, call: str, inside: str
@@ -1507,10 +1508,11 @@ def test_an_interrupt_of_any_call_is_not_hidden(
         raise KeyboardInterrupt
 
     enhancer.process(x[:1000])
+    arguments = {"process": [x[1000:]], "set_state": [enhancer.get_state()]}
     with monkeypatch.context() as patch:
         patch.setattr(Stream, inside, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            getattr(enhancer, call)(*[x[1000:]] * (call == "process"))
+            getattr(enhancer, call)(*arguments.get(call, []))
     for again in (enhancer.flush, enhancer.get_state, lambda: enhancer.step(x[:256])):
         with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
             again()
@@ -1529,8 +1531,9 @@ def test_an_infinite_limit_is_none(kind: type) -> None:
 
 
 def test_many_channels_of_more_samples_are_no_transposed_signal() -> None:
-    audio = np.zeros((50, 40), np.float32)
-    assert npfsn.enhance(audio, 16000, small_model("fullband")).shape == (50, 40)
+    for shape in ((50, 40), (0, 40)):
+        audio = np.zeros(shape, np.float32)
+        assert npfsn.enhance(audio, 16000, small_model("fullband")).shape == shape
 
 
 def test_a_limit_beyond_all_measure_is_none() -> None:

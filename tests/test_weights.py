@@ -127,6 +127,10 @@ def test_a_file_says_what_its_tensors_are(tmp_path, said):
     model = Model(model.architecture, model.config, model.tensors, {"precision": said})
     save_model(model, tmp_path / "m.npz")
     assert load_model(tmp_path / "m.npz").info["precision"] == "float32"
+    name = next(iter(model.tensors))
+    mixed = {**model.tensors, name: model.tensors[name].astype(np.float16)}
+    save_model(Model(model.architecture, model.config, mixed), tmp_path / "m.npz")
+    assert load_model(tmp_path / "m.npz").info["precision"] == "float32"
 
 
 def test_a_saved_model_keeps_its_precision_and_source(tmp_path):
@@ -342,6 +346,13 @@ def test_damaged_headers_are_refused_with_their_reason(tmp_path):
     assert "config" in refusal(with_header(path, config=None))
     assert "config" in refusal(with_header(path, config=[]))
     assert "source" in refusal(with_header(path, source="best.tar"))
+
+
+def test_what_a_file_says_of_its_origin_is_printable(tmp_path):
+    said = "\x1b[2J" + "x" * 1000
+    model = load_model(with_header(tmp_path / "m.npz", converter=said, source={"name": said}))
+    for text in (model.info["converter"], model.info["source"]["name"]):
+        assert text.isprintable() and len(text) <= 200
 
 
 def test_unknown_keys_of_the_header_are_tolerated(tmp_path):
@@ -935,3 +946,14 @@ def test_a_model_keeps_the_name_of_its_converter(tmp_path):
     assert load_model(path).info["converter"] == "npfsn 0.0.1"
     save_model(load_model(path), path)
     assert load_model(path).info["converter"] == "npfsn 0.0.1"
+
+
+def test_eight_bits_keep_rows_of_zeros_and_what_is_fixed(tmp_path):
+    model, dead = drawn_models.small_model("fast_fullsubnet"), "encoder.1.fc_output_layer.weight"
+    tensors = dict(model.tensors)
+    tensors[dead] = np.zeros_like(tensors[dead])
+    model = dataclasses.replace(model, tensors=tensors, info={"precision": "int8"})
+    save_model(model, tmp_path / "a")
+    found = load_model(tmp_path / "a").tensors
+    for name in (dead, "mel_scale.fb"):
+        np.testing.assert_array_equal(found[name], tensors[name])
