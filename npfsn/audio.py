@@ -136,12 +136,14 @@ def enhance_file(
         check_encoder(source, subtype, dst)
         _make_folder(dst)
         with bytes_of(src) as file:
-            notes = chunks.notes(file, source.format, os.fstat(file.fileno()).st_size)
+            where = file, source.format, os.fstat(file.fileno()).st_size
+            notes = chunks.notes(*where)
+            tags = source.copy_metadata() | chunks.tags(*where)
         try:
             with (
                 complete_or_absent(dst, overwrite) as partial,
                 contextlib.closing(
-                    _Sink(partial, dst, source, container, subtype, endian, notes)
+                    _Sink(partial, dst, source, container, subtype, endian, tags, notes)
                 ) as sink,
             ):
                 try:
@@ -461,9 +463,11 @@ class _Sink:
     partial, dst : Path
         The temporary file, and the name to use in messages.
     source : soundfile.SoundFile
-        The input: its rate, channels and tags are used.
+        The input: its rate, channels and loudspeakers are used.
     container, subtype, endian : str
         In soundfile's terms.
+    tags : dict of str to str
+        Those of the input.
     notes : list of Note
         Other chunks of the input to keep.
     """
@@ -476,6 +480,7 @@ class _Sink:
         container: str,
         subtype: str,
         endian: str,
+        tags: dict[str, str],
         notes: list[chunks.Note],
     ) -> None:
         self.n_clipped = 0
@@ -510,7 +515,7 @@ class _Sink:
         # Tags come before the first sample: most containers have them in front. Left out are tags
         # that this container cannot hold, texts that make some containers fail, and those that
         # libsndfile would write into an MP3 in the wrong encoding.
-        for name, text in source.copy_metadata().items():
+        for name, text in tags.items():
             if not text or name == "software":  # the program that wrote the input
                 continue
             fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())

@@ -30,6 +30,8 @@ _NOTES = {
 _RIFF_HEADS = (b"RIFF", b"RF64")
 # Most bytes kept of these chunks, and the overhead counted for each: this bounds the memory used.
 _MOST_NOTES, _NOTE_COST = 4 << 20, 1 << 10
+# Most bytes read of a text.
+_MOST_TEXT = 1 << 14
 _LARGEST_FILE = (1 << 32) - 1024
 
 
@@ -137,6 +139,28 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
         key = kind, chunk.start if content is not None else -1
         found[key] = Note(head, chunk.name, kind.decode().strip(), content)
     return [*found.values()]
+
+
+def tags(file: BinaryIO, container: str, n_bytes: int) -> dict[str, str]:
+    """Return the tags that libsndfile would read otherwise than they are.
+
+    Of the copyright of an AIFF file it keeps only what is ASCII; a character that is not UTF-8
+    comes back as U+FFFD.
+
+    Parameters
+    ----------
+    file, container, n_bytes
+        As of `end`.
+    """
+    if container != "AIFF":
+        return {}
+    found = {}
+    for chunk in _chunks(file, container, n_bytes):
+        if chunk.name == b"(c) ":
+            file.seek(chunk.start)
+            text = file.read(min(chunk.size, _MOST_TEXT)).rstrip(b"\0")
+            found["copyright"] = text.decode(errors="replace")
+    return found
 
 
 def append(file: BinaryIO, found: list[Note]) -> list[Note]:

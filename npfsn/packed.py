@@ -52,7 +52,6 @@ def spare_stream(model: Model, config: Any, precision: str, horizon: float) -> I
     if stream is None or stream.network is not network or stream.horizon != horizon:
         stream = Stream(network, horizon)
     yield stream
-    stream.reset()  # keep nobody's voice
     with weights.loading:  # not after an error, which may have come in mid-stream
         _spare[model] = stream
 

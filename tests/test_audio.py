@@ -325,6 +325,17 @@ def test_tags_are_kept_or_named(delay, tmp_path, suffix):
     assert ("license" in left_out) == (suffix in ("wav", "rf64", "mp3", "aiff", "au"))
 
 
+@pytest.mark.parametrize("suffix", ["aiff", "flac"])
+def test_a_copyright_may_have_its_sign(delay, tmp_path, suffix):
+    """Libsndfile reads that of an AIFF file as ASCII, with dots for the rest."""
+    given = {"title": "Grüße", "copyright": "© 2020 Müller"}
+    src = tagged(tmp_path / "a.aiff", given)
+    assert enhance_file(src, tmp_path / f"b.{suffix}").tags_left_out == ()
+    assert given["copyright"].encode() in (tmp_path / f"b.{suffix}").read_bytes()
+    src.write_bytes(src.read_bytes().replace("ü".encode(), b"\xfc "))  # Latin-1
+    assert "copyright" in enhance_file(src, tmp_path / f"c.{suffix}").tags_left_out
+
+
 def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
     """AIFF fails with 16 KB of them; MP3 would get UTF-8 where it says Latin; none is a program."""
     names = ("title", "copyright", "artist", "comment", "date", "album", "license", "genre")

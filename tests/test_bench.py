@@ -19,7 +19,7 @@ from npfsn import cli, output
 from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
 from npfsn.bench.machine import OtherLoad
-from npfsn.bench.page import _start_line
+from npfsn.bench.page import _memory_line, _start_line
 from npfsn.bench.profile import profile
 from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import no_collection, summary, time_cases
@@ -71,6 +71,8 @@ def test_json_holds_every_figure(path, capsys, precision):
     assert all(start[name] > 0 for name in ("import_s", "load_s", "prepare_s", "first_output_s"))
     assert start["total_s"] > start["import_s"] and not start["compiled"]
     assert result["memory_mb"] > 0
+    further = result["further_stream_mb"]
+    assert 0 < further["by_hop"] < further["by_two_hops"]
     assert "timeline" not in result and "steps_ms" not in result
 
 
@@ -303,6 +305,14 @@ def test_a_start_is_told_in_seconds_and_its_first_output_in_milliseconds():
     assert line.endswith("2.00 s: import 0.25, load 0.50, prepare 1.00, first output 12.5 ms")
 
 
+def test_memory_is_told_of_the_process_and_of_further_streams():
+    further = {"by_hop": 1.25, "by_two_hops": 6.0}
+    line = _memory_line({"memory_mb": 177.4, "further_stream_mb": further})
+    assert line.endswith(
+        "177 MB, and 1.2 MB for each further stream, 6.0 MB where calls bring several hops"
+    )
+
+
 def test_only_the_silent_part_of_silence_is_timed():
     times = time_cases(drawn_models.small_model("fullband"), {}, 0.48, 1)
     assert {name: len(each) for name, each in times.items()} == dict.fromkeys(times, 30)
@@ -435,3 +445,8 @@ def test_the_page_shows_its_picture(tmp_path, monkeypatch):
     assert command.main() == 0
     assert "](a/times.png)\n" in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
+    page.unlink()
+    with pytest.raises(NotADirectoryError):  # a picture that fails does not take the page along
+        monkeypatch.setattr("tools.bench.picture.draw", lambda *_: (file / "x").touch())
+        command.main()
+    assert page.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import types
 import warnings
@@ -200,7 +201,7 @@ def score(noise: str, snr: int, gain: float) -> Score:
 
 
 def test_the_typical_pair_has_the_median_gain() -> None:
-    assert typical([score("tap", 5, gain) for gain in (0.9, -0.1, 0.3, 0.2, 0.8)]) == 2
+    assert typical([score("tap", 5, gain) for gain in (0.3, -0.1, 0.9, 0.2, 0.8)]) == 0
 
 
 def test_the_table_averages_by_snr_and_noise() -> None:
@@ -264,3 +265,19 @@ def test_pictures_are_refused_before_the_work_where_nothing_draws_them(
     assert "need matplotlib" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert picture_file(name) == tmp_path / "x.png"
+    for wrong in ("x", "x.md", "x.xyz"):
+        with pytest.raises(argparse.ArgumentTypeError, match="ends in .png"):
+            picture_file(str(tmp_path / wrong))
+
+
+def test_the_picture_is_of_the_typical_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, drawn = ["a", "b", "c"], []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(evaluate, "find_pairs", lambda *_: pairs)
+    monkeypatch.setattr(evaluate, "judge", lambda *_: [score("tap", 0, g) for g in (0.2, 0.1, 0.3)])
+    monkeypatch.setattr(evaluate, "fidelity", lambda *_: "")
+    monkeypatch.setattr(evaluate, "picture", lambda pair, *_: drawn.append(pair))
+    main(["judge", str(tmp_path), "--picture", str(tmp_path / "x.png")])
+    assert drawn == ["a"]

@@ -1056,7 +1056,6 @@ def test_whole_signals_take_turns_with_a_stream(monkeypatch):
     for each in (x, y, x):
         npfsn.enhance(each, 16_000, model)
     assert len(made) == 1
-    assert not any(array.any() for array in made[0].state.values())
 
     within = []
     np.testing.assert_array_equal(

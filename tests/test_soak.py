@@ -87,7 +87,7 @@ def test_silence_refuses_what_it_would_not_write(tmp_path, capsys, option):
     if option == "--picture":
         pytest.importorskip("matplotlib")
     with pytest.raises(SystemExit):
-        soak.main(["--silence", option, str(tmp_path / "out")])
+        soak.main(["--silence", option, str(tmp_path / "out.png")])
     assert "--silence only prints" in capsys.readouterr().err
 
 

@@ -22,4 +22,6 @@ def picture_file(text: str) -> Path:
     """Check the name of a picture to be drawn; a type for argparse."""
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("pictures need matplotlib: pip install matplotlib")
+    if Path(text).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in .png, .svg or .pdf")
     return result_file(text)

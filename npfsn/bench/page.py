@@ -34,11 +34,7 @@ def page(result: dict[str, Any]) -> list[str]:
     for key in ("start", "cold_start"):
         if key in result:
             lines.append(_start_line(result[key]))
-    further = result["further_stream_mb"]
-    lines.append(
-        f"{'peak memory':<22}{result['memory_mb']:.0f} MB, and {further['by_hop']:.1f} MB for each "
-        f"further stream, {further['by_two_hops']:.1f} MB where calls bring several hops"
-    )
+    lines.append(_memory_line(result))
     return lines
 
 
@@ -91,4 +87,12 @@ def _start_line(start: dict[str, Any]) -> str:
         f"{name:<22}{start['total_s']:.2f} s: import {start['import_s']:.2f}, load "
         f"{start['load_s']:.2f}, prepare {start['prepare_s']:.2f}, first output "
         f"{start['first_output_s'] * 1e3:.1f} ms"
+    )
+
+
+def _memory_line(result: dict[str, Any]) -> str:
+    further = result["further_stream_mb"]
+    return (
+        f"{'peak memory':<22}{result['memory_mb']:.0f} MB, and {further['by_hop']:.1f} MB for each "
+        f"further stream, {further['by_two_hops']:.1f} MB where calls bring several hops"
     )

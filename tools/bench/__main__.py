@@ -64,12 +64,12 @@ def main() -> int:
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
         page = render(result, place)
-    if args.picture:
-        draw(result, args.picture)
     if args.page is None:
         print(page, end="")
     else:
         args.page.write_text(page)
+    if args.picture:
+        draw(result, args.picture)
     return 0
 
 
