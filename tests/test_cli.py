@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 from commands import NPFSN, ROOT, run, spawn
+from drawn_models import small_model
 from needs import posix
 from sounds import lag, noise, recording, speech, tree
 
-from npfsn import cli, pipe
+from npfsn import cli, describe, pipe
 from npfsn.models import ARCHITECTURES
 from npfsn.weights import load_model
 from npfsn.whole import enhance
@@ -409,6 +410,21 @@ def test_info_tells_what_a_model_adds_to_the_published_arithmetic(engine, models
     added = f"as published, with start_at_sound = True, quiet_level = {config.quiet_level}\n"
     assert engine("info")[0].count(added) == 1
     assert "arithmetic   as published\n" in engine("info", models["wide"])[0]
+
+
+def test_info_tells_how_a_model_streams_and_starts():
+    """And what helps one that does not: its own norm, if only that of its sections is to blame."""
+    norm = "forgetting_norm"
+    config = small_model("improved_fullsubnet", norm_type=norm, start_at_sound=True).config
+    assert describe.streaming(config).endswith(f"with `--norm {norm}` it streams")
+    assert describe.starts(config) == "at the first sound, once a causal norm is chosen"
+    assert describe.latency(config).startswith("the whole signal; with a causal norm 256 samples")
+    config = config.with_norm(norm)
+    assert describe.streaming(config) == "yes"
+    assert describe.starts(config) == "at the first sound"
+    assert describe.latency(config).startswith("256 samples")
+    assert describe.norm_in_words(config, {}) == config.norms
+    assert describe.starts(small_model("fullband").config) == "with the first sample"
 
 
 def test_info_takes_a_model_by_either_name(npfsn, models):

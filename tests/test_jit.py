@@ -6,6 +6,7 @@ The tests run a package of two kernels that has the `jit.py` of npfsn, each time
 from __future__ import annotations
 
 import compileall
+import io
 import os
 import shutil
 import subprocess
@@ -270,10 +271,31 @@ def test_a_cold_start_is_announced_once(warm: Tiny) -> None:
     assert warm.run()[1] == ""
 
 
-@pytest.mark.parametrize(("value", "lines"), [("1", 0), ("0", 1)])
+@pytest.mark.parametrize(("value", "lines"), [("1", 0), ("0", 1), ("", 1)])
 def test_npfsn_quiet_silences_the_announcement(tiny: Tiny, value: str, lines: int) -> None:
     """NPFSN_QUIET silences it."""
     assert tiny.run(NPFSN_QUIET=value)[1].count("\n") == lines
+
+
+@pytest.mark.parametrize(("terminal", "start"), [(True, "\r"), (False, "")])
+def test_a_terminal_may_show_progress_already(
+    terminal: bool, start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The announcement is written over it; a file gets the line alone."""
+    monkeypatch.setattr(jit, "_compiles", [False])
+    monkeypatch.setattr(jit, "announce", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    jit._say_compiling(cached=True)
+    assert capsys.readouterr().err.startswith(f"{start}npfsn: compiling")
+
+
+def test_a_stderr_that_has_been_closed_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_compiles", [False])
+    monkeypatch.setattr(jit, "announce", True)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.close()
+    jit._say_compiling(cached=True)
+    assert jit.has_compiled()
 
 
 def packed(tiny: Tiny, how: str) -> str:

@@ -136,6 +136,19 @@ def test_a_read_only_installation_uses_a_home_or_a_folder_it_is_given(read_only,
 
 
 @posix
+def test_a_folder_that_cannot_be_written_does_not_stand_in_for_the_home(read_only, tmp_path):
+    """Such as the one beside the kernels where Python keeps its own code."""
+    package, prefix = read_only
+    kernels = package / "kernels"
+    kernels.chmod(0o755)
+    (kernels / "__pycache__").mkdir(mode=0o555)
+    kernels.chmod(0o555)
+    env = environment(package, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / ".cache"))
+    assert len(last_lines(python(COLD, before=prefix, env=env)[1])) == 1
+    assert python(COLD, before=prefix, env=env) == ("right 1\n", "")
+
+
+@posix
 @pytest.mark.parametrize(
     ("where", "home"),
     [
@@ -176,6 +189,21 @@ def test_only_code_of_trusted_owners_is_read(monkeypatch):
     assert found == {"mine": True, "root's": True, "the installer's": True, "another's": False}
     monkeypatch.undo()
     assert not jit._is_trusted("/nowhere/at/all")
+
+
+def test_a_packed_program_trusts_its_user(monkeypatch, tmp_path):
+    """No file of its code has an owner: the program itself has."""
+    monkeypatch.setattr(jit, "__file__", "npfsn/jit.pyc")  # as PyInstaller says
+    assert jit._is_trusted(str(tmp_path))
+
+
+def test_code_of_others_is_left_alone(cache, filled, monkeypatch):
+    """In a folder that can only be read, whoever may have filled it."""
+    shutil.copytree(filled, cache, dirs_exist_ok=True)
+    monkeypatch.setattr(jit._Places, "_locator_classes", jit._READABLE)
+    assert compile_one() == (1, 0)
+    monkeypatch.setattr(jit, "_is_trusted", lambda folder: False)
+    assert compile_one() == (0, 1)
 
 
 @posix
@@ -268,6 +296,12 @@ def test_a_damaged_cache_file_is_made_anew(cache, filled, suffix, kind):
     assert compile_one() == (1, 0)
 
 
+def test_waits_for_kernels_add_up(cache, monkeypatch):
+    monkeypatch.setattr(jit._wait, "seconds", 100.0)
+    compile_one()
+    assert jit.seconds_compiling() > 100.0
+
+
 @posix
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("kind", ["folder", "dangling link", "gone"])
@@ -301,6 +335,14 @@ def test_an_index_that_leads_to_the_wrong_code_is_not_followed(cache, monkeypatc
     assert compile_one() == (0, 1)
     (code,) = cache.rglob("*.nbc")
     code.write_bytes(old)
+    assert compile_one() == (0, 1)
+    assert compile_one() == (1, 0)
+
+
+def test_an_upgrade_of_numba_runs_its_own_code(cache, filled, monkeypatch):
+    shutil.copytree(filled, cache, dirs_exist_ok=True)
+    assert compile_one() == (1, 0)
+    monkeypatch.setattr(numba, "__version__", "another")
     assert compile_one() == (0, 1)
     assert compile_one() == (1, 0)
 
@@ -363,6 +405,12 @@ def test_a_folder_that_is_gone_can_be_worked_in(expected):
     if numpy.returncode:
         pytest.skip("NumPy cannot be imported in such a folder, as with Python 3.13.0")
     assert python(leave + WARM)[0] == expected
+
+
+def test_what_numba_was_told_holds_for_all_others(cache, monkeypatch):
+    monkeypatch.setattr(numba.core.config, "DISABLE_JIT", 1)
+    assert compile_one() == (0, 1)
+    assert numba.core.config.DISABLE_JIT == 1
 
 
 def test_without_docstrings_and_assertions(tmp_path):

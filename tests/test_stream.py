@@ -426,6 +426,18 @@ def test_state_resumes_to_the_bit(architecture: str, cut: int, tmp_path: Path) -
     np.testing.assert_array_equal(run(second, x[cut:], 300), run(first, x[cut:]))
 
 
+@pytest.mark.parametrize("starts", [False, True])
+@pytest.mark.parametrize("n_fft_in_hops", [2, 4])
+def test_every_hop_leaves_a_state_that_is_taken(n_fft_in_hops: int, starts: bool) -> None:
+    """Also while no frame is complete yet, though the network has begun with the sound."""
+    config = {"n_fft": n_fft_in_hops * 16, "hop_length": 16, "start_at_sound": starts}
+    first, second = (npfsn.Enhancer(small_model("fullband", **config)) for _ in range(2))
+    for _ in range(6):
+        first.process(noise(16))
+        second.set_state(first.get_state())
+        assert same_state(second.get_state(), first.get_state())
+
+
 def test_state_of_a_flushed_stream(enhancer: npfsn.Enhancer, x: np.ndarray) -> None:
     """It is a flushed stream again."""
     run(enhancer, x)
