@@ -428,7 +428,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     pickles = [n for n in archive.entries if n == "data.pkl" or n.endswith("/data.pkl")]
     if len(pickles) != 1:
         if any(name.endswith(".npy") for name in archive.entries):
-            raise ReadError("it is a NumPy archive: a model file must be called .npz")
+            raise ReadError("it is a NumPy archive, and no model of npfsn's")
         if any(name.endswith((".pt", ".pth", ".tar", ".ckpt")) for name in archive.entries):
             raise ReadError("it is a zip archive of other files: unpack it first")
         raise ReadError("it is a zip archive, but has no data.pkl")

@@ -48,6 +48,7 @@ from .weights import (
     check_finite,
     check_tensors,
     gives_mask,
+    is_model_file,
     is_quantised,
     load_model,
     save_model,
@@ -69,8 +70,8 @@ def convert(
     Parameters
     ----------
     checkpoint_path : path-like
-        A file that `torch.save` wrote: a training state or a state dict. Or a model file, `.npz`,
-        which needs neither recipe nor network.
+        A file that `torch.save` wrote: a training state or a state dict. Or a model file, whatever
+        its name, which needs neither recipe nor network.
     recipe : path-like or mapping, optional
         The train.toml that the model was trained with, as a path or as a parsed mapping.
     norm : str, optional
@@ -171,7 +172,7 @@ def _convert(
             raise TypeError(f"{name} is of type {type(given).__name__}: expected {expected}")
     if precision is not None and precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
-    if Path(checkpoint_path).suffix.lower() == ".npz":
+    if is_model_file(checkpoint_path):
         for option, value in (("recipe", recipe), ("network", network)):
             if value is not None:
                 raise ModelError(

@@ -408,6 +408,18 @@ def _precision(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
 # Reading.
 
 
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is, by its name or its content, to be read as a model file."""
+    if Path(path).suffix.lower() == ".npz":
+        return True
+    try:
+        file, size = open_regular(Path(path))
+        with file:
+            return f"{_HEADER}.npy" in Archive(file, size, max_ratio=math.inf).entries
+    except (ReadError, OSError):  # whatever it is: its reader will tell
+        return False
+
+
 def _read(file: BinaryIO, size: int) -> Model:
     """Read an open `.npz` file."""
     archive = Archive(file, size, max_ratio=MAX_RATIO)

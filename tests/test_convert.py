@@ -704,6 +704,14 @@ def test_an_existing_output_needs_force_and_impossible_ones_are_refused(checkpoi
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
 
 
+@pytest.mark.parametrize("name", ["model", "best.tar", "x.onnx"])
+def test_a_model_file_converts_whatever_its_name(checkpoint, recipe, name):
+    assert main([str(checkpoint), "-C", str(recipe), "-o", "x.npz"]) == 0
+    os.rename("x.npz", name)
+    assert main([name, "--precision", "int8", "-o", "y.npz"]) == 0
+    assert load_model("y.npz").info["precision"] == "int8"
+
+
 def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, capsys):
     """Through float32 from any precision; what has been rounded stays so."""
     arguments = [str(checkpoint), "-C", str(recipe), "-q", "--precision"]
