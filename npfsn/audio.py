@@ -486,7 +486,8 @@ class _Sink:
         self.n_clipped = 0
         self._notes = notes
         self.tags_left_out: list[str] = []
-        self._tags: list[str] = []
+        # Without the program that wrote the input.
+        self._tags = [name for name, text in tags.items() if text and name != "software"]
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
@@ -515,17 +516,13 @@ class _Sink:
         # Tags come before the first sample: most containers have them in front. Left out are tags
         # that this container cannot hold, texts that make some containers fail, and those that
         # libsndfile would write into an MP3 in the wrong encoding.
-        for name, text in tags.items():
-            if not text or name == "software":  # the program that wrote the input
-                continue
+        for name in self._tags:
+            text = tags[name]
             fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
             readable = "\ufffd" not in text  # else the text was not UTF-8
             if fits and readable:
                 with contextlib.suppress(sf.SoundFileError, RuntimeError):
                     setattr(self._file, name, text)
-                    self._tags.append(name)
-                    continue
-            self.tags_left_out.append(name)
 
     def write(self, channels: list[Samples]) -> None:
         """Append one block, given channel by channel."""
@@ -556,8 +553,9 @@ class _Sink:
             self._keep_notes()
             with sf.SoundFile(_native(self._partial)) as written:
                 n_written, rate = written.frames, written.samplerate
-                # libsndfile takes tags for a container that has no place for them, and drops them.
-                self.tags_left_out += [tag for tag in self._tags if not getattr(written, tag)]
+                # libsndfile also drops tags without a word, for which a container has no place.
+                lost = [tag for tag in self._tags if not getattr(written, tag)]
+                self.tags_left_out = lost + self.tags_left_out
                 crc = None if self._crc is None else _checksum(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
             if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
