@@ -21,7 +21,16 @@ from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
 from .arrays import ARRAY, address_of, call, f32_2d, pointer, record
-from .products import PANELS, PANELS_ONE_ROW, PIECE, PRODUCT, QUEUE, product, quantise_if_int8
+from .products import (
+    PANELS,
+    PANELS_ONE_ROW,
+    PIECE,
+    PRODUCT,
+    QUEUE,
+    prefetch_lines,
+    product,
+    quantise_if_int8,
+)
 from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: Panels of units that are computed together: whole tiles of gates, which are still in the nearest
@@ -30,6 +39,9 @@ CELL_PANELS = PANELS
 # For a layer with one unit: the fewest panels whose gates fill whole strides through the weights.
 ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
 ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
+
+#: Units, of many, whose states are on their way from a far cache while others' cells run.
+UNITS_AHEAD = 6
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
@@ -166,6 +178,25 @@ def _cells(gates, p, p_at, r, r_at, h, c, at, y, y_at, n_panel):
 
 
 @inlined
+def _prefetch_unit(gates, r, r_row, r_panel, few, h, c, unit, y, y_row, at, n_panel):
+    """Prefetch what `n_panel` panels of a unit's cell read and write, from panel `at` on.
+
+    gates  int        4: LSTM, 3: GRU
+    r      f32[?, ?]  recurrent product, from panel `r_panel` of row `r_row` on
+    few    bool       whether r is small and in a near cache anyway
+    h, c   f32[U, H]  state, in row `unit`
+    y      f32[?, H]  new hidden states, in row `y_row`
+    """
+    size = n_panel * PANEL
+    if not few:
+        prefetch_lines(r, r_row * r.shape[1] + r_panel * PANEL, gates * size, 0, 1)
+    prefetch_lines(h, unit * h.shape[1] + at * PANEL, size, 0, 1)
+    if gates == 4:
+        prefetch_lines(c, unit * c.shape[1] + at * PANEL, size, 0, 1)
+    prefetch_lines(y, y_row * y.shape[1] + at * PANEL, size, 0, 1)
+
+
+@inlined
 def _project(x, n_frame, layer, stack):
     """Compute the input product of a layer with one unit, for all frames at once.
 
@@ -261,17 +292,25 @@ def recur(x, frame, layer, stack, y):
                 at = (n_step - 1 - i if n_unit == 1 and t % 2 == 1 else i) * step
                 end = min(at + step, n_panel)
                 p_row, p_panel = t, at
-                if n_unit > 1:
-                    product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
-                    p_row, p_panel = 0, 0
                 # Where nothing is done, a small r keeps these panels, too, in a near cache.
                 few = n_unit > 1 and ahead == 0
                 r_now, r_panel = (r_few, 0) if few else (r, gates * at)
+                if n_unit > 1:
+                    # A unit has a few lines of every array, which no hardware foresees.
+                    for b in range(UNITS_AHEAD):
+                        _prefetch_unit(gates, r_now, b, r_panel, few, h, c, first + b, y, row + b,
+                                       at, end - at)  # fmt: skip
+                    product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
+                    p_row, p_panel = 0, 0
                 left = max(gates * at, ahead)
                 if left < gates * end:
                     to = r_panel + left - gates * at
                     product(h, first, n, w_hh, left, gates * end, r_now, 0, to)
                 for b in range(n):
+                    if n_unit > 1:
+                        then = b + UNITS_AHEAD
+                        _prefetch_unit(gates, r_now, then, r_panel, few, h, c, first + then, y,
+                                       row + then, at, end - at)  # fmt: skip
                     p_at = (p_row + b) * p_ld + gates * p_panel * PANEL
                     r_at = b * r_now.shape[1] + r_panel * PANEL
                     h_at = ((first + b) * n_panel + at) * PANEL

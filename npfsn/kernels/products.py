@@ -277,7 +277,7 @@ def _tile_f32(
 
 
 @intrinsic
-def _prefetch(typingctx, w, at, size, turn, turns):
+def prefetch_lines(typingctx, w, at, size, turn, turns):
     """Prefetch one share, number `turn` of `turns`, of the cache lines of w[at : at + size]."""
     n = types.int64
     sig = types.void(w, n, n, n, n)
@@ -381,7 +381,9 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
                             if piece.then != 0:
                                 call(piece.then, (piece.argument, piece.count))
                 else:
-                    _prefetch(w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS)
+                    prefetch_lines(
+                        w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS
+                    )
                 if at < k_end:
                     _tile_f32(ROWS, PANELS, PREFETCH, at, k_end, x, x_at, x_ld, row, w, p, size,
                               ahead, bias, out, out_at, ld, ())  # fmt: skip
@@ -605,14 +607,14 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
             for row in range(n_row):
                 if n_row >= ROWS_SMALL:  # as in `product_f32`
                     at = (p + PANELS_ONE_ROW) * size
-                    _prefetch(w, at, PANELS_ONE_ROW * size, row, n_row)
+                    prefetch_lines(w, at, PANELS_ONE_ROW * size, row, n_row)
                 _tile_i8(1, PANELS_ONE_ROW, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
                          bias, out, out_at, ld)  # fmt: skip
             p += PANELS_ONE_ROW
         if ROWS_I8 == 1 and p + 3 == last:  # the gates of a GRU
             for row in range(n_row):
                 if n_row >= ROWS_SMALL:
-                    _prefetch(w, last * size, 3 * size, row, n_row)
+                    prefetch_lines(w, last * size, 3 * size, row, n_row)
                 _tile_i8(1, 3, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
                          bias, out, out_at, ld)  # fmt: skip
             return
@@ -628,7 +630,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
             if not PREFETCH:  # as in `product_f32`
-                _prefetch(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
+                prefetch_lines(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
             _tile_i8(ROWS_I8, PANELS, n_deep, q, x_ld, x_scale, row, w, p, ahead, w_scale, shift,
                      bias, out, out_at, ld)  # fmt: skip
             row += ROWS_I8
