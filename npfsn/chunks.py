@@ -7,6 +7,7 @@ of the audio is ignored with it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
@@ -75,6 +76,16 @@ _LAYOUTS = {
 }
 
 
+def behind_tag(file: BinaryIO) -> int:
+    """Return where an ID3 tag at the start of a sound file ends: the file proper begins there."""
+    file.seek(0)
+    tag = file.read(10)
+    if not tag.startswith(b"ID3"):
+        return 0
+    # Its size is stored in seven bits per byte.
+    return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
+
+
 def end(file: BinaryIO, container: str, n_bytes: int) -> int:
     """Return where the last chunk ends, or the audio of an AU file.
 
@@ -92,15 +103,16 @@ def end(file: BinaryIO, container: str, n_bytes: int) -> int:
         `n_bytes` if nothing follows, if the last chunk claims more than the file holds, and for all
         other containers.
     """
+    first = behind_tag(file)
     if container == "AU":
-        file.seek(0)
+        file.seek(first)
         head = file.read(12)
         order: Literal["little", "big"] = "little" if head.startswith(b"dns.") else "big"
         start, size = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
-        return n_bytes if size >= UNKNOWN_LENGTH else min(start + size, n_bytes)
+        return n_bytes if size >= UNKNOWN_LENGTH else min(first + start + size, n_bytes)
     if container not in _LAYOUTS:
         return n_bytes
-    at = _LAYOUTS[container].first
+    at = first + _LAYOUTS[container].first
     for chunk in _chunks(file, container, n_bytes):
         at = chunk.end
     return min(at, n_bytes)
@@ -124,7 +136,7 @@ def notes(file: BinaryIO, container: str, n_bytes: int) -> list[Note]:
     """
     if container not in _NOTES:
         return []
-    file.seek(0)
+    file.seek(behind_tag(file))
     head, found, room = file.read(4), dict[tuple[bytes, int], Note](), _MOST_NOTES
     for chunk in _chunks(file, container, n_bytes):
         file.seek(chunk.start)
@@ -193,9 +205,10 @@ def append(file: BinaryIO, found: list[Note]) -> list[Note]:
 
 def _chunks(file: BinaryIO, container: str, n_bytes: int) -> Iterator[_Chunk]:
     """Yield the chunks up to the first that is damaged or none."""
-    file.seek(0)
+    first = behind_tag(file)
+    file.seek(first)
     layout = _IFF if file.read(4) == b"RIFX" else _LAYOUTS[container]
-    at, long = layout.first, None
+    at, long = first + layout.first, None
     head = layout.name + layout.size
     while at + head <= n_bytes:
         file.seek(at)

@@ -114,6 +114,7 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
 def check_single(src: Path, n_bytes: int) -> None:
     """Raise AudioError if libsndfile cannot open a file because a second one follows in it."""
     with bytes_of(src) as file:
+        file.seek(chunks.behind_tag(file))
         container = {b"RIFF": "WAV", b"FORM": "AIFF"}.get(file.read(4), "")
         file.seek(chunks.end(file, container, n_bytes))
         if file.read(4) in chunks.WHOLE:

@@ -8,10 +8,11 @@ libsndfile reads a view of the file that begins with a table.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from typing import BinaryIO, NamedTuple
+
+from .chunks import behind_tag
 
 # Layer III, by the version bits of the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
@@ -50,16 +51,6 @@ def _frame(header: bytes) -> _Frame | None:
     return _Frame(version, hertz, 1 if header[3] >> 6 == _MONO else 2, size)
 
 
-def _behind_tag(file: BinaryIO) -> int:
-    """Return where a tag at the start of a file ends."""
-    file.seek(0)
-    tag = file.read(10)
-    if not tag.startswith(b"ID3"):
-        return 0
-    # Its size is stored in seven bits per byte.
-    return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 127, tag[6:], 0)
-
-
 def _next(file: BinaryIO, at: int, alike: _Frame | None = None) -> int | None:
     """Find the next frame, in the format of `alike`, within `_SEARCHED` bytes from `at`."""
     file.seek(at)
@@ -89,7 +80,7 @@ class _Start(NamedTuple):
 
 def _start(file: BinaryIO) -> _Start | None:
     """Find the first frame, if there is one."""
-    tag = _behind_tag(file)
+    tag = behind_tag(file)
     first = _next(file, tag)
     frame = None if first is None else _read(file, first)
     if first is None or frame is None:

@@ -268,6 +268,31 @@ def test_damaged_files_are_refused_or_read(delay, tmp_path):
             assert os.listdir(tmp_path) == ["a.x"]
 
 
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "FLAC"])
+def test_a_tag_in_front_is_no_damage(delay, tmp_path, container):
+    """Some programs write ID3 tags as in MP3; libsndfile reads what begins behind them."""
+    tag = b"ID3\3\0\0" + bytes([0, 0, 15, 127]) + bytes(2047)  # seven bits of its size in a byte
+    src = write(tmp_path / "a.x", noise(20_000), subtype="PCM_16", container=container)
+    content, suffix = src.read_bytes(), container.lower()
+    src.write_bytes(tag + content)
+    assert enhance_file(src, tmp_path / f"b.{suffix}", delay).samples == 20_000
+    if container in ("WAV", "AIFF"):
+        order = "<I" if container == "WAV" else ">I"
+        name = b"bext" if container == "WAV" else b"MARK"
+        note = name + struct.pack(order, 602) + bytes(602)
+        head = content[:4] + struct.pack(order, len(content) + len(note) - 8)
+        src.write_bytes(tag + head + content[8:] + note)
+        enhance_file(src, tmp_path / f"c.{suffix}", delay)
+        assert note in (tmp_path / f"c.{suffix}").read_bytes()
+    src.write_bytes(tag + content + content)
+    refuse(src, tmp_path / "b.x", "several recordings one after the other")
+    if container == "AU":
+        src.write_bytes(tag + content[:8] + struct.pack(">I", 38_000) + content[12:])
+        refuse(src, tmp_path / "b.x", "holds more sound than its header counts")
+    src.write_bytes((tag + content)[: len(content) // 2])
+    refuse(src, tmp_path / "b.x", "cut short|damaged")
+
+
 @pytest.mark.parametrize(
     "name", "a.ogg a.opus a.mp3 a.flac a.wav a.aiff a.svx a.au a.caf a.rf64 a.w64 a.voc".split()
 )
