@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import os
 import sys
 import warnings
@@ -37,7 +36,7 @@ from .errors import (
     printable,
 )
 from .quantise import dequantise, quantise, to_float16
-from .recipe import ABSENT_NORM, Arguments, Recipe, read_recipe
+from .recipe import ABSENT_NORM, Arguments, Recipe, look_alike, read_recipe
 from .stopping import Stopped, ended, stoppable
 from .terminal import open_standard_streams, print_error, print_report
 from .weights import (
@@ -563,9 +562,9 @@ def _misspelt(origins: _Origins) -> Iterator[str]:
     named = {*recipe.args, *(["norm_type"] if recipe.norm is not None else [])}
     lacking = sorted(origins.asked - named)
     for key in _ignored(origins):
-        for meant in difflib.get_close_matches(key, lacking, 1, 0.8):
+        if (meant := look_alike(key, lacking)) is not None:
             yield f"the recipe has {key}, which is not known here: is {meant} meant?"
-    for section in difflib.get_close_matches("acoustics", recipe.sections, 1, 0.8):
+    if (section := look_alike("acoustics", recipe.sections)) is not None:
         yield f"the recipe has [{printable(section)}]: is [acoustics] meant?"
 
 

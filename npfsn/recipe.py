@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,13 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
     return _interpret(f"the recipe {path}", document)
 
 
+def look_alike(name: str, others: Iterable[str]) -> str | None:
+    """Return the one of `others` that may be a slip for `name`, or for which `name` may be one."""
+    in_small = {str(other).lower(): other for other in others}
+    found = difflib.get_close_matches(name.lower(), in_small, 1, 0.8)
+    return in_small[found[0]] if found else None
+
+
 def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     model = document.get("model")
     args = model.get("args") if isinstance(model, Mapping) else None
@@ -159,8 +166,8 @@ def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, An
 
     A recipe without one means a norm that cannot stream, which no slip should lead to.
     """
-    if near := difflib.get_close_matches("norm_type", args, 1, 0.8):
-        raise RecipeError(f"{name} has {printable(near[0])}, but no norm_type: is that meant?")
+    if (near := look_alike("norm_type", args)) is not None:
+        raise RecipeError(f"{name} has {printable(near)}, but no norm_type: is that meant?")
     tables = [("[model.args]", args), ("no section", document)]
     tables += [(f"[{key}]", table) for key, table in document.items()]
     for where, table in tables:

@@ -546,7 +546,7 @@ def test_a_hop_that_nobody_has_said_is_asked_for(tmp_path):
         convert(path, norm=NORM)
 
 
-@pytest.mark.parametrize("key", ["norm_typ", "normtype", "Norm_type"])
+@pytest.mark.parametrize("key", ["norm_typ", "normtype", "Norm_type", "NORM_TYPE"])
 def test_a_misspelt_norm_is_refused(checkpoint, recipe, capsys, key):
     """It decides what the network computes; without it, recipes mean one that cannot stream."""
     recipe.write_text(recipe.read_text().replace("norm_type", key))
@@ -585,6 +585,8 @@ def test_a_misplaced_norm_is_refused(checkpoint, recipe, capsys, place, line):
     [
         ("hop_length", "hop_len", "has hop_len, which is not known here: is hop_length meant"),
         ("[acoustics]", "[accoustics]", "has [accoustics]: is [acoustics] meant"),
+        ("hop_length", "HOP_LENGTH", "has HOP_LENGTH, which is not known here: is hop_length"),
+        ("[acoustics]", "[ACOUSTICS]", "has [ACOUSTICS]: is [acoustics] meant"),
     ],
 )
 def test_misspelt_acoustics_show(checkpoint, recipe, capsys, old, new, warning):
