@@ -86,7 +86,7 @@ def enhance_file(
         None: the weights that come with npfsn.
     precision, norm, atten_lim_db, norm_horizon
         As in `Enhancer`. A model with an offline norm is run on the whole signal: memory then
-        grows with the length of the file, and `norm_horizon` has no effect.
+        grows with the length of the file. Offline norms ignore `norm_horizon`.
     overwrite : bool
         Replace `dst` if it exists.
     progress : callable
@@ -100,8 +100,9 @@ def enhance_file(
     Raises
     ------
     AudioError
-        If `src` cannot be read, is damaged or has a rate that is not supported, if `dst` exists, is
-        `src`, cannot be written or has a suffix of no known container.
+        If `src` cannot be read, is damaged, is written to meanwhile or has a rate that is not
+        supported, if `dst` exists, is `src`, cannot be written or has a suffix of no known
+        container.
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
@@ -130,7 +131,7 @@ def enhance_file(
     check_progress(progress)
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
-    with _open_source(src) as source:
+    with _open_source(src) as (source, found):
         _check_destination(src, dst, overwrite)
         container, subtype, endian = target_format(source, src, dst)
         check_encoder(source, subtype, dst)
@@ -147,7 +148,9 @@ def enhance_file(
                 ) as sink,
             ):
                 try:
-                    heard, ready = _run(source, sink, src, model, options, atten_lim_db, progress)
+                    heard, ready = _run(
+                        source, sink, src, found, model, options, atten_lim_db, progress
+                    )
                 except BaseException as error:
                     lost = error
                     raise
@@ -199,6 +202,7 @@ def _run(
     source: sf.SoundFile,
     sink: _Sink,
     src: Path,
+    found: os.stat_result,
     model: StrPath | Model | None,
     options: dict[str, Any],
     atten_lim_db: float | None,
@@ -214,7 +218,7 @@ def _run(
     if not config.streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
-            return _run_whole(source, sink, src, model, limited, progress)
+            return _run_whole(source, sink, src, found, model, limited, progress)
         except MemoryError:
             gigabytes = source.frames * source.channels * 4 / 1e9
             raise AudioError(
@@ -228,7 +232,7 @@ def _run(
         for enhancer in enhancers
     ]
     ready, heard = _working_time(), _Heard()
-    for block in _blocks(source, src, heard):
+    for block in _blocks(source, src, found, heard):
         sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
         if progress is not None:
             rate = source.samplerate
@@ -241,6 +245,7 @@ def _run_whole(
     source: sf.SoundFile,
     sink: _Sink,
     src: Path,
+    found: os.stat_result,
     model: Model,
     options: dict[str, Any],
     progress: Progress | None,
@@ -251,7 +256,7 @@ def _run_whole(
     # Check the options and load what is needed before reading the file.
     enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
     ready, heard = _working_time(), _Heard()
-    blocks = list(_blocks(source, src, heard))
+    blocks = list(_blocks(source, src, found, heard))
     signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
     blocks.clear()
     # One by one, and in place: a short file may have more channels than samples.
@@ -290,8 +295,8 @@ def _expected(src: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_source(src: Path) -> Iterator[sf.SoundFile]:
-    """Open a sound file and check it, or raise AudioError with the reason."""
+def _open_source(src: Path) -> Iterator[tuple[sf.SoundFile, os.stat_result]]:
+    """Open a sound file, check it and yield it with its status, or raise AudioError."""
     try:
         found = os.stat(src)
         if stat.S_ISREG(found.st_mode):
@@ -329,7 +334,7 @@ def _open_source(src: Path) -> Iterator[sf.SoundFile]:
                 f"cannot read {src}: libsndfile decodes some ALAC of 32 bits wrongly; save it as "
                 "WAV or in 24 bits first, with the program that made it"
             )
-        yield source
+        yield source, found
 
 
 def _native(path: Path) -> str | bytes:
@@ -355,7 +360,9 @@ def _check_rate(src: Path, rate: int) -> None:
         raise AudioError(f"{src}: {error}") from None
 
 
-def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]:
+def _blocks(
+    source: sf.SoundFile, src: Path, found: os.stat_result, heard: _Heard
+) -> Iterator[Samples]:
     """Yield blocks, float32 [frames, channels], and update the statistics in `heard`."""
     step = max(1, BLOCK_SAMPLES // source.channels)
     # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits, unless they have 1, 2, 4 or
@@ -380,10 +387,25 @@ def _blocks(source: sf.SoundFile, src: Path, heard: _Heard) -> Iterator[Samples]
         heard.n_nonfinite += silence_nonfinite(block)
         heard.peak = max(heard.peak, float(block.max()), -float(block.min()))
         yield block
+    _check_unchanged(src, found)
     if heard.n_frames < source.frames:
         raise AudioError(
             f"{src} is cut short: its header promises {source.frames} frames, {heard.n_frames} "
             "could be read; to enhance these, save the file anew with an audio editor first"
+        )
+
+
+def _check_unchanged(src: Path, found: os.stat_result) -> None:
+    """Raise AudioError for a file that was written to since it was opened."""
+    try:
+        now = os.stat(src)
+    except OSError:
+        return  # deleted: what was opened could be read all the same
+    if not os.path.samestat(now, found):
+        return  # so it was if another file has taken the name
+    if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+        raise AudioError(
+            f"{src} was changed while it was read: wait until nothing writes to it, and try again"
         )
 
 

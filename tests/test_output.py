@@ -121,6 +121,45 @@ def test_an_input_deleted_meanwhile_does_no_harm(delay, tmp_path):
     assert os.listdir(tmp_path) == ["b.wav"]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("change", ["overwritten", "continued"])
+def test_an_input_that_is_written_to_meanwhile_is_refused(
+    delay, tmp_path, monkeypatch, change, whole
+):
+    """A part would be of another file, in the wrong format perhaps, or the rest be left out."""
+    src = write(tmp_path / "a.wav", noise(200_000), subtype="PCM_16")
+    other = write(tmp_path / "other.wav", noise(200_000), subtype="PCM_24").read_bytes()
+
+    def write_to(*_):
+        if change == "overwritten":
+            src.write_bytes(other)
+        else:
+            with sf.SoundFile(src, "r+") as file:
+                file.seek(0, sf.SEEK_END)
+                file.write(noise(1000))
+
+    given = audio.silence_nonfinite  # called for every block that has been read
+    if whole:  # this does not tell progress while it reads
+        monkeypatch.setattr(audio, "silence_nonfinite", lambda x: write_to() or given(x))
+    options = {"norm": "offline_laplace_norm"} if whole else {"progress": write_to}
+    with pytest.raises(AudioError, match="was changed while it was read"):
+        enhance_file(src, tmp_path / "b.wav", **options)
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "other.wav"]
+
+
+@posix
+def test_an_input_replaced_meanwhile_is_read_to_its_end(delay, tmp_path):
+    src = write(tmp_path / "a.wav", noise(200_000))
+    write(tmp_path / "same.wav", noise(200_000))
+    enhance_file(tmp_path / "same.wav", tmp_path / "expected.wav")
+
+    def replace(*_):
+        os.replace(write(tmp_path / "new.wav", noise(100)), src)
+
+    enhance_file(src, tmp_path / "b.wav", progress=replace)
+    assert (read(tmp_path / "b.wav")[0] == read(tmp_path / "expected.wav")[0]).all()
+
+
 def test_permissions_follow_the_umask(delay, tmp_path):
     src = write(tmp_path / "a.wav", noise(1000))
     enhance_file(src, tmp_path / "b.wav")
