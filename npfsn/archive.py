@@ -3,8 +3,8 @@
 Both file formats npfsn reads (`.npz` and torch's) are zip archives. The standard library's reader
 is lenient and allocates memory as it reads; this one accepts only what NumPy and torch write, and
 checks every size against the file's before it allocates memory: names are unique, members do not
-overlap, nothing precedes or follows the archive, checksums hold, and all members together are at
-most `max_ratio` times as large as the file (and 1 MiB more).
+overlap, offsets are those in the file, nothing follows the archive, checksums hold, and all members
+together are at most `max_ratio` times as large as the file (and 1 MiB more).
 """
 
 from __future__ import annotations

@@ -132,10 +132,11 @@ def enhance_all(args: argparse.Namespace) -> int:
             line.clear()
             left = len(plan.jobs) - len(totals.reports) - len(totals.failures)
             left += len(plan.failures) - totals.n_skipped
+            # After --force, --resume would take outputs of earlier runs for those of this one.
+            again = "--force" if args.force else "--resume for the rest"
             print_error(
                 f"{'interrupted' if signum == signal.SIGINT else 'terminated'} with "
-                f"{_files(left)} not done: complete outputs stay, run again with --resume for "
-                "the rest"
+                f"{_files(left)} not done: complete outputs stay, run again with {again}"
             )
         finally:
             line.clear()
@@ -466,22 +467,19 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
             last = now
             pipe.send(("progress", done, total))
 
-    with contextlib.suppress(Stopped, EOFError, ConnectionError), stoppable():
-        with libraries_silenced():
+    with contextlib.suppress(Stopped, EOFError, ConnectionError), stoppable(), libraries_silenced():
+        try:
+            work = _Worker(args)
+        except Exception as error:
+            pipe.send(("fatal", sentence(error)))
+            return
+        pipe.send(("ready",))
+        while True:
+            job = pipe.recv()
             try:
-                work = _Worker(args)
+                report = work(job, progress)
             except Exception as error:
-                pipe.send(("fatal", sentence(error)))
-                return
-            pipe.send(("ready",))
-            while True:
-                job = pipe.recv()
-                try:
-                    report = work(job, progress)
-                except BrokenPipeError:
-                    raise
-                except Exception as error:
-                    origin = "".join(traceback.format_exception(error)) if args.verbose else ""
-                    pipe.send(("failed", sentence(error), origin))
-                else:
-                    pipe.send(("done", report))
+                origin = "".join(traceback.format_exception(error)) if args.verbose else ""
+                pipe.send(("failed", sentence(error), origin))
+            else:
+                pipe.send(("done", report))

@@ -241,8 +241,7 @@ class _Tensor:
 class _Storages:
     """The storages of a file, whose raw bytes are read on demand."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    def __init__(self) -> None:
         self.seen: dict[str, _Storage] = {}
         self.big_endian = False
 
@@ -290,8 +289,8 @@ class _Dtype:
 class _ZipStorages(_Storages):
     """Storages that are members of an archive."""
 
-    def __init__(self, file: BinaryIO, archive: Archive, prefix: str) -> None:
-        super().__init__(file)
+    def __init__(self, archive: Archive, prefix: str) -> None:
+        super().__init__()
         self.archive = archive
         self.prefix = prefix
         order = archive.entries.get(f"{prefix}byteorder")
@@ -319,7 +318,8 @@ class _LegacyStorages(_Storages):
     """Storages that follow the pickles, each preceded by the number of its elements."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
+        super().__init__()
+        self.file = file
         self.offsets: dict[str, int] = {}
 
     def view(self, storage: _Storage, window: object) -> _Storage:
@@ -334,7 +334,7 @@ class _LegacyStorages(_Storages):
 
     def locate(self, keys: object, start: int, file_size: int) -> None:
         """Locate the storages, in the order of `keys`; check that they fill the file exactly."""
-        if type(keys) is not list or len(keys) > len(self.seen):
+        if type(keys) is not list:
             raise PickleError("its list of storages is damaged")
         position = start
         for key in keys:
@@ -439,7 +439,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[object, _Storages]:
     if entry.size > MAX_BYTES:
         raise ReadError(_too_large(f"{entry.size:,}"))
     data = archive.read(entry).tobytes()
-    storages = _ZipStorages(file, archive, prefix)
+    storages = _ZipStorages(archive, prefix)
     state, end = load(data, 0, _NAMES, storages.register)
     if end != len(data):
         raise PickleError(f"{len(data) - end:,} bytes follow its pickle")

@@ -79,7 +79,7 @@ Outputs appear under their names only when complete; until then they are called 
 may be deleted where a crash or kill -9 has left one. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
-exit codes: 0 all files enhanced, 1 some failed (a line for each), 2 wrong arguments,
+exit codes: 0 all files enhanced, 1 some failed, 2 wrong arguments,
 130 interrupted, 143 terminated, 129 the terminal is gone.
 """
 
@@ -466,7 +466,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if slip := _single_dash(known.get(command, ()), arguments):
                 print_error(f"error: {slip}: did you mean -{slip}?")
                 return EXIT_USAGE
-            meant = f"npfsn enhance {command}" if command and os.path.exists(command) else None
+            meant = None
+            if command and os.path.exists(command):
+                is_model = command.lower().endswith(".npz")
+                meant = f"npfsn {'info' if is_model else 'enhance'} {command}"
             meant = "npfsn-convert" if command == "convert" else meant
             if command not in known and meant:
                 print_error(f"error: {command} is no command; did you mean: {meant}")
@@ -541,12 +544,12 @@ def _info(args: argparse.Namespace) -> int:
     model = load_model(args.model)
     config = model.config
     path = Path(args.model) if args.model else default_path()
-    source = model.info.get("source") or {}
+    source = model.info["source"]
     rows = [
         ("model", model.architecture),
         ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
         ("parameters", f"{model.n_parameters:,}"),
-        ("stored as", str(model.info.get("precision", "unknown"))),
+        ("stored as", model.info["precision"]),
         ("sample rate", f"{config.sample_rate} Hz"),
         ("window, hop", f"{config.n_fft}, {config.hop_length} samples"),
         ("look-ahead", f"{config.look_ahead} frames"),
@@ -555,10 +558,10 @@ def _info(args: argparse.Namespace) -> int:
         ("latency", latency(config)),
         ("starts", starts(config)),
         ("arithmetic", arithmetic(config)),
-        ("made from", str(source.get("name", "unknown"))),
-        ("its sha-256", str(source.get("sha256", "unknown"))),
-        ("converter", str(model.info.get("converter", "unknown"))),
-        ("file format", str(model.info.get("format", "unknown"))),
+        ("made from", source.get("name", "unknown")),
+        ("its sha-256", source.get("sha256", "unknown")),
+        ("converter", model.info["converter"]),
+        ("file format", str(model.info["format"])),
     ]
     if args.verbose:
         rows += [

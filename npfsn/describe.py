@@ -13,7 +13,7 @@ def streaming(config: BaseConfig) -> str:
     if config.streams:
         return "yes"
     norm = config.norm_type if config.norm_type in CAUSAL_NORMS else CAUSAL_NORMS[0]
-    return f"no: its {config.obstacle} needs the whole signal; with `--norm {norm}` it streams"
+    return f"no: its {config.obstacle} needs the whole signal; run with `--norm {norm}` it streams"
 
 
 def norm_in_words(config: BaseConfig, source: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Reads a training recipe (`train.toml`) for what a checkpoint's tensors cannot tell.
 
-Only `[model.args]` and `[acoustics]` are used. Everything about training is ignored.
+Only `[model] path`, `[model.args]` and `[acoustics]` are used. What is about training is ignored.
 """
 
 from __future__ import annotations

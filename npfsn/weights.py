@@ -409,15 +409,13 @@ def _precision(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is, by its name or its content, to be read as a model file."""
-    if Path(path).suffix.lower() == ".npz":
-        return True
+    """Tell whether a file is to be read as a model file: by its content, or else by its name."""
     try:
         file, size = open_regular(Path(path))
         with file:
             return f"{_HEADER}.npy" in Archive(file, size, max_ratio=math.inf).entries
-    except (ReadError, OSError):  # whatever it is: its reader will tell
-        return False
+    except ReadError:  # whatever it is: its reader will tell
+        return Path(path).suffix.lower() == ".npz"
 
 
 def _read(file: BinaryIO, size: int) -> Model:
@@ -490,14 +488,12 @@ class _Npy:
         self._archive = archive
         self._entry = entry
         name = printable(entry.name)
-        head = archive.head(entry, 10)
-        version = head[6:8]
-        if head[:6] != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0", b"\3\0"):
+        head = archive.head(entry, 12)
+        count = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(head[6:8])  # bytes of the length
+        if head[:6] != b"\x93NUMPY" or count is None or len(head) < 8 + count:
             raise ModelError(f"its member {name} is no NumPy array")
-        count = 2 if version == b"\1\0" else 4
-        head = archive.head(entry, 8 + count)
-        length = int.from_bytes(head[8:], "little")
-        if len(head) != 8 + count or length > 4096:
+        length = int.from_bytes(head[8 : 8 + count], "little")
+        if length > 4096:
             raise ModelError(f"its member {name} is no NumPy array")
         self._data_offset = 8 + count + length
         text = archive.head(entry, self._data_offset)[8 + count :].decode("latin1")

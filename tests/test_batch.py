@@ -319,7 +319,10 @@ def test_workers_with_the_engine(tmp_path, models):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch):
+@pytest.mark.parametrize(
+    ("option", "again"), [((), "--resume for the rest"), (("--force",), "--force")]
+)
+def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch, option, again):
     """What could not be found was no file to be done."""
 
     def stop(*_, **__):
@@ -329,8 +332,9 @@ def test_an_interrupted_batch_counts_what_it_leaves(npfsn, monkeypatch):
         recording(f"{name}.wav")
     Path("empty").mkdir()
     monkeypatch.setattr("npfsn.audio.enhance_file", stop)
-    _, err = npfsn("enhance", "a.wav", "b.wav", "empty", code=130)
+    _, err = npfsn("enhance", "a.wav", "b.wav", "empty", *option, code=130)
     assert "interrupted with 2 files not done" in err
+    assert f"run again with {again}\n" in err
 
 
 def test_digital_silence_is_not_called_quiet(npfsn):

@@ -273,6 +273,12 @@ def test_what_is_no_weight_beside_the_weights_is_passed_over(tmp_path):
         assert found.left_out == []
 
 
+def test_more_networks_than_any_program_saves_are_refused(tmp_path):
+    one = tf.tensor(np.ones((4, 4), np.float32))
+    state = {f"n{i}.fb_model.sequence_model.weight_ih_l0": one for i in range(17)}
+    assert "more than 16 networks" in refusal(tmp_path, tf.zip_bytes(state))
+
+
 def with_prefix(prefix, state):
     return {prefix + name: value for name, value in state.items()}
 
@@ -919,6 +925,33 @@ def test_one_storage_described_in_two_ways_is_refused(tmp_path):
         assert "two ways" in refusal(tmp_path, tf.fix_crcs(data))
 
 
+@pytest.mark.parametrize(
+    ("written", "instead", "reason"),
+    [
+        (tf.text("0") + tf.text("cpu"), b"]" + tf.text("cpu"), "without a proper name"),
+        (tf.text("0") + tf.text("cpu"), tf.text("") + tf.text("cpu"), "without a proper name"),
+        (b"tQ", b"(" + tf.text("part") + b"K\x01K\x02ttQ", "a storage within a storage"),
+        (tf.name("torch.storage", "UntypedStorage"), tf.text("x"), "a storage of unknown type"),
+        (tf.name("torch", "float32"), tf.text("float32"), "a tensor of unknown type"),
+        (b"tR\x88", b"tR0K\x01\x88", "a parameter that is no tensor"),
+    ],
+)
+def test_tensors_that_torch_writes_otherwise_are_refused(tmp_path, written, instead, reason):
+    storage = tf.Storage(bytes(16), "UntypedStorage", 1)
+    state = {"x": tf.Tensor(storage, (4,), dtype="float32", parameter=True)}
+    code = tf.Writer().pickle(state)
+    assert code.count(written) == 1
+    assert reason in refusal(tmp_path, tf.pickle_file(code.replace(written, instead)))
+
+
+def test_a_list_of_storages_that_is_none_is_refused(tmp_path):
+    data = tf.legacy_bytes({"x": tf.Tensor(FOUR, (4,))})
+    keys = tf.Writer().pickle(["94000000000000"])
+    assert data.count(keys) == 1
+    for other in (b"\x80\x02N.", b"\x80\x02}."):
+        assert "list of storages is damaged" in refusal(tmp_path, data.replace(keys, other))
+
+
 # Archives.
 
 
@@ -1022,6 +1055,18 @@ def test_records_with_64_bit_sizes_are_read(tmp_path, monkeypatch):
         damaged = bytearray(wide)
         damaged[position + offset] ^= 0x40
         refusal(tmp_path, bytes(damaged))
+
+
+def test_folders_of_an_archive_may_have_letters_of_their_own(tmp_path):
+    """Torch calls the folder like the file."""
+    value = np.ones(4, np.float32)
+    with (
+        zipfile.ZipFile(io.BytesIO(tf.zip_bytes({"x": tf.tensor(value)}))) as plain,
+        zipfile.ZipFile(tmp_path / "a.tar", "w") as archive,
+    ):
+        for name in plain.namelist():
+            archive.writestr(name.replace("archive/", "modèle/"), plain.read(name))
+    assert_same(read_checkpoint(tmp_path / "a.tar").tensors, {"x": value})
 
 
 def test_nothing_may_lie_before_or_behind_an_archive(tmp_path):

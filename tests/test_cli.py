@@ -174,10 +174,12 @@ def test_a_file_that_begins_with_a_dash(npfsn):
         (("stream", "b.wav"), "b.wav\n"),  # which is not there
         (("convert", "a.wav"), "convert is no command; did you mean: npfsn-convert"),
         (("a.wav",), "a.wav is no command; did you mean: npfsn enhance a.wav"),
+        (("a.npz",), "a.npz is no command; did you mean: npfsn info a.npz"),
     ],
 )
 def test_what_a_command_does_not_take(npfsn, argv, hint):
     recording("a.wav")
+    Path("a.npz").touch()
     _, err = npfsn(*argv, code=2)
     assert hint in err
 
@@ -414,6 +416,8 @@ def test_info_tells_what_a_model_adds_to_the_published_arithmetic(engine, models
 
 def test_info_tells_how_a_model_streams_and_starts():
     """And what helps one that does not: its own norm, if only that of its sections is to blame."""
+    offline = small_model("fullband", norm_type="offline_laplace_norm").config
+    assert describe.streaming(offline).endswith("with `--norm cumulative_laplace_norm` it streams")
     norm = "forgetting_norm"
     config = small_model("improved_fullsubnet", norm_type=norm, start_at_sound=True).config
     assert describe.streaming(config).endswith(f"with `--norm {norm}` it streams")
@@ -487,6 +491,16 @@ def test_warmup_compiles_all_there_is(tmp_path, models):
                 args = ("stream", "-m", models[name], "--precision", precision)
                 _, err = run(*args, *options, base=NPFSN, env=env, data=bytes(20_000))
                 assert err == ""
+
+
+@pytest.mark.slow
+def test_warmup_compiles_what_a_model_needs(tmp_path, models):
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    sf.write(tmp_path / "a.wav", speech(), 16000, "FLOAT")
+    run("warmup", models["full"], base=NPFSN, env=env)
+    args = ("enhance", "a.wav", "-m", models["full"])
+    _, err = run(*args, base=NPFSN, env=env, cwd=tmp_path)
+    assert err == ""
 
 
 @pytest.mark.slow

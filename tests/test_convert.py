@@ -714,6 +714,14 @@ def test_a_model_file_converts_whatever_its_name(checkpoint, recipe, name):
     assert load_model("y.npz").info["precision"] == "int8"
 
 
+def test_a_checkpoint_converts_whatever_its_name(checkpoint, recipe, capsys):
+    os.rename(checkpoint, "best.npz")
+    assert main(["best.npz", "-C", str(recipe), "-o", "x.npz"]) == 0
+    np.savez("best.npz", weight=np.zeros(3))
+    assert main(["best.npz", "-C", str(recipe), "-o", "y.npz"]) == 1
+    assert "it is a NumPy archive, and no model of npfsn's" in capsys.readouterr().err
+
+
 def test_a_model_file_converts_to_what_its_checkpoint_would(checkpoint, recipe, capsys):
     """Through float32 from any precision; what has been rounded stays so."""
     arguments = [str(checkpoint), "-C", str(recipe), "-q", "--precision"]
