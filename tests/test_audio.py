@@ -562,7 +562,9 @@ def test_a_file_without_a_sample(delay, tmp_path, name):
     if name in ("a.flac", "a.mp3"):
         refuse(src, tmp_path / name, "there is no sound in the input.*--format wav")
     else:
-        assert enhance_file(src, tmp_path / name).samples == len(read(tmp_path / name)[0]) == 0
+        report = enhance_file(src, tmp_path / name)
+        assert report.samples == len(read(tmp_path / name)[0]) == 0
+        assert report.seconds == report.rtf == report.peak == 0.0
 
 
 @posix

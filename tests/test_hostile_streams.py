@@ -938,6 +938,19 @@ def test_no_interrupt_leaves_a_claim_behind(interrupts):
         assert not enhancer._claim
 
 
+def test_an_interrupt_before_the_claim_is_that_interrupt():
+    """And no KeyError: there is nothing to take back yet."""
+
+    class Interrupted(dict):
+        def setdefault(self, *claim):
+            raise Interrupt
+
+    enhancer = any_stream()
+    enhancer._claim = Interrupted()
+    with pytest.raises(Interrupt):
+        enhancer.step(np.zeros(HOP, np.float32))
+
+
 @posix
 def test_a_stream_survives_fork():
     enhancer = npfsn.Enhancer(golden_model("full_lstm_cum"))

@@ -22,6 +22,7 @@ from npfsn.errors import AudioError
     [
         ("WAV", "PCM_16"),
         ("WAV", "FLOAT"),
+        ("WAVEX", "PCM_16"),
         ("AIFF", "PCM_16"),
         ("AU", "PCM_16"),
         ("W64", "PCM_16"),
@@ -36,6 +37,7 @@ from npfsn.errors import AudioError
         ("MAT4", "PCM_16"),
         ("MAT5", "FLOAT"),
         ("MPC2K", "PCM_16"),
+        ("WVE", "ALAW"),
     ],
 )
 def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
@@ -59,6 +61,8 @@ def test_truncated_files_are_refused(delay, tmp_path, container, subtype):
         ("WAV", "NMS_ADPCM_16", 1),
         ("W64", "MS_ADPCM", 1),
         ("AIFF", "IMA_ADPCM", 1),
+        ("WAV", "G721_32", 1),
+        ("AU", "G723_24", 1),
     ],
 )
 def test_blocks_of_samples_lack_no_byte(delay, tmp_path, container, subtype, missing):
@@ -157,7 +161,8 @@ def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
     """Tags, room that a recorder took for itself, a checksum without a name; chunks of a name."""
     order = ">I" if container in ("AIFF", "SVX") else "<I"
     chunk = b"LIST" + struct.pack(order, 40_000) + b"INFO" + bytes(range(1, 251)) * 160
-    trailers = [b"TAG" + bytes(125), bytes(40_000), b"ID3" + bytes(range(256)) * 8, b"\xff" * 500]
+    trailers = [b"TAG" + bytes(125), bytes(40_000), b"\xff" * 1_000]
+    trailers += [name + bytes(range(256)) * 8 for name in (b"ID3", b"APETAGEX", b"LYRICSBEGIN")]
     trailers += [chunk[:40_008]] if container in ("WAV", "AIFF", "SVX", "RF64") else []
     for trailer in trailers:
         src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
@@ -170,6 +175,22 @@ def test_what_follows_the_sound_is_no_damage(delay, tmp_path, container):
             assert report.samples == 2_000
 
 
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "AU", "CAF"])
+def test_more_than_a_thousand_bytes_behind_the_sound_may_be_sound(delay, tmp_path, container):
+    src = write(tmp_path / "a.x", noise(2_000), subtype="PCM_16", container=container)
+    with src.open("ab") as file:
+        file.write(b"\xff" * 1_100)
+    refuse(src, tmp_path / "b.x", "holds more sound than its header counts")
+
+
+def test_sound_behind_much_silence_is_sound(delay, tmp_path):
+    """Room that a recorder reserved holds nothing to its end."""
+    src = write(tmp_path / "a.wav", noise(2_000), subtype="PCM_16")
+    with src.open("ab") as file:
+        file.write(bytes(1 << 16) + b"\xff" * 9)
+    refuse(src, tmp_path / "b.wav", "holds more sound than its header counts")
+
+
 def test_an_ogg_file_without_its_end_is_refused(delay, tmp_path):
     """Even if all of its pages are whole: the last does not say that it is the last."""
     src = write(tmp_path / "a.ogg", noise(50_000), subtype="VORBIS", container="OGG")
@@ -177,6 +198,14 @@ def test_an_ogg_file_without_its_end_is_refused(delay, tmp_path):
     for end in (content.rfind(b"OggS"), -9):
         src.write_bytes(content[:end])
         refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
+
+
+def test_a_second_ogg_recording_that_is_cut_off_is_refused(delay, tmp_path):
+    """Within its first page, which has no end."""
+    src = write(tmp_path / "a.ogg", noise(20_000), subtype="VORBIS", container="OGG")
+    content = src.read_bytes()
+    src.write_bytes(content + content[:50])
+    refuse(src, tmp_path / "b.ogg", "cut short: its last page is missing")
 
 
 def bit_changed(pages):
@@ -193,8 +222,9 @@ def bit_changed(pages):
         lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :],
         lambda pages: pages[: len(pages) // 2] + pages[len(pages) // 2 - 1 :],
         lambda pages: [*pages[:-2], pages[-2][:-9], pages[-1]],
+        lambda pages: [*pages[:4], b"Oggs" + pages[4][4:], *pages[5:]],
     ],
-    ids=["changed", "missing", "twice", "shorter"],
+    ids=["changed", "missing", "twice", "shorter", "unnamed"],
 )
 def test_a_damaged_page_of_an_ogg_file_is_no_silence(delay, tmp_path, subtype, damage):
     """It would be left out: a second is gone, what follows comes early, and none says so."""
@@ -229,7 +259,17 @@ def test_a_length_off_by_the_header_is_no_damage(delay, tmp_path):
     assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_more_than_a_header_is_missing(delay, tmp_path):
+    """Thirty-two samples may be the header's; one more is sound."""
+    src = write(tmp_path / "a.wav", noise(20_000))
+    content = src.read_bytes()
+    src.write_bytes(content[:-64])
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000 - 32
+    src.write_bytes(content[:-66])
+    refuse(src, tmp_path / "c.wav", "cut short")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x7FFF0000])
 def test_a_length_unknown_to_its_writer_is_no_damage(delay, tmp_path, size):
     src = write(tmp_path / "a.wav", noise(20_000))
     content = bytearray(src.read_bytes())
@@ -239,12 +279,32 @@ def test_a_length_unknown_to_its_writer_is_no_damage(delay, tmp_path, size):
     assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
 
 
-def test_a_recording_that_was_never_closed_is_refused(delay, tmp_path):
-    src = write(tmp_path / "a.wav", noise(20_000))
+def test_a_table_of_packets_that_counts_too_few(delay, tmp_path):
+    """All that can be decoded is read: nothing is lost."""
+    src = write(tmp_path / "a.caf", noise(20_000), subtype="ALAC_16", container="CAF")
+    content = src.read_bytes()
+    at = content.index(struct.pack(">q", 20_000), content.index(b"pakt"))
+    src.write_bytes(content[:at] + struct.pack(">q", 10_000) + content[at + 8 :])
+    assert enhance_file(src, tmp_path / "b.wav").samples == 20_000
+
+
+@pytest.mark.parametrize("n", [8_200, 20_000])
+def test_a_recording_that_was_never_closed_is_refused(delay, tmp_path, n):
+    src = write(tmp_path / "a.wav", noise(n))
     content = bytearray(src.read_bytes())
     content[40:44] = bytes(4)
     src.write_bytes(content)
     refuse(src, tmp_path / "b.wav", "never closed")
+
+
+def test_a_long_header_without_sound_is_no_damage(delay, tmp_path):
+    """Recorders reserve room in it."""
+    src = write(tmp_path / "a.wav", noise(0))
+    content = src.read_bytes()
+    room = b"JUNK" + struct.pack("<I", 8_192) + bytes(8_192)
+    size = struct.pack("<I", len(content) + len(room) - 8)
+    src.write_bytes(content[:4] + size + content[8:12] + room + content[12:])
+    assert enhance_file(src, tmp_path / "b.wav").samples == 0
 
 
 def test_damaged_files_are_refused_or_read(delay, tmp_path):

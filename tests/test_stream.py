@@ -810,6 +810,18 @@ def test_a_whole_signal_tells_its_progress(
         npfsn.enhance(x, rate, model, progress=3)
 
 
+def test_the_progress_of_a_whole_signal_is_in_seconds_of_it() -> None:
+    """At any rate; and nobody waits half a minute for a word."""
+    model = small_model("fullband")
+    for rate, seconds in ((8000, 1.0), (48000, 1.0), (16000, 34.0)):
+        seen: list[tuple[float, float]] = []
+        x = noise(int(rate * seconds))
+        npfsn.enhance(x, rate, model, progress=lambda *told, seen=seen: seen.append(told))
+        done, total = zip(*seen, strict=True)
+        assert {*total} == {seconds} and done[-1] == seconds
+        assert max(np.diff(done)) <= 20.0
+
+
 # --- a start in silence -----------------------------------------------------------------------
 
 
@@ -1287,6 +1299,15 @@ def test_output_is_aligned_with_the_input(rate: int) -> None:
     np.testing.assert_allclose(np.std(y), np.std(x), rtol=0.02)
 
 
+@pytest.mark.parametrize("rate", [44100, 48000, 96000])
+def test_signals_of_any_length_are_aligned(rate: int) -> None:
+    """Resampled there and back they are longer by some samples, at their end."""
+    tone = np.sin(2 * np.pi * 1000 / rate * np.arange(9606)).astype(np.float32)
+    for n in range(9600, 9606):
+        y = npfsn.enhance(tone[:n], rate, identity_model("fullband"))
+        np.testing.assert_allclose(y[2000:-2000], tone[2000 : n - 2000], atol=0.01)
+
+
 def test_shipped_weights_are_aligned_and_quieter() -> None:
     """On the example, the cross-correlation peaks at lag 0, and the pauses are cleaner."""
     x, rate = soundfile.read(HERE.parent / "examples" / "noisy.wav", dtype="float32")
@@ -1427,6 +1448,13 @@ def test_unfit_rates_are_refused(rate: object) -> None:
     """A rate is a whole number of Hz."""
     with pytest.raises((TypeError, npfsn.AudioError), match="sample.rate"):
         npfsn.enhance(np.zeros(10, np.float32), rate, small_model("fullband"))
+
+
+@pytest.mark.parametrize("rate", [1000, 768_000])
+def test_the_lowest_and_the_highest_rate_are_rates(rate: int) -> None:
+    """As documented: 1,000 to 768,000 Hz."""
+    y = npfsn.enhance(noise(500), rate, small_model("fullband"))
+    assert y.shape == (500,) and np.isfinite(y).all()
 
 
 def test_rates_as_sound_systems_tell_them() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import io
 import json
 import os
 import pickle
@@ -28,10 +29,11 @@ import torch_files as tf
 from needs import posix
 
 from npfsn import Enhancer, weights
-from npfsn.archive import _widen
+from npfsn.archive import Archive, _widen
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
 from npfsn.models import ARCHITECTURES
+from npfsn.reading import ReadError
 from npfsn.weights import MAX_RATIO, Model, load_model, save_model
 
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
@@ -643,6 +645,24 @@ def test_a_bomb_that_claims_to_be_empty_is_refused(tmp_path):
     assert limited(path, room=1 << 20)
 
 
+def test_a_member_that_unpacks_to_more_than_it_claims_takes_no_memory(tmp_path):
+    """Nor if it fills all that it claims and then goes on."""
+    path = tmp_path / "m.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x", bytes(64 << 20))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"PK\1\2") + 24
+    data[at : at + 4] = (4096).to_bytes(4, "little")
+    archive = Archive(io.BytesIO(data), len(data), max_ratio=1000.0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ReadError, match="is damaged"):
+            archive.read(archive.entries["x"])
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_compressed_members_that_grow_too_large_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     parts = members(small_model())
@@ -938,6 +958,18 @@ def test_archives_that_contradict_themselves_are_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match=said):
             load_model(path)
+
+
+@pytest.mark.parametrize(("at", "change"), [(0, 1), (28, -1), (28, 1), (30, 1), (32, 1)])
+def test_a_directory_that_does_not_end_with_its_last_entry_is_damaged(tmp_path, at, change):
+    """Its signature, and the sizes of its name, of what follows and of its comment."""
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    data = bytearray(path.read_bytes())
+    data[data.rfind(b"PK\1\2") + at] += change
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="its directory is damaged"):
+        load_model(path)
 
 
 def test_a_model_keeps_the_name_of_its_converter(tmp_path):
