@@ -131,30 +131,29 @@ def enhance_file(
     check_progress(progress)
     src, dst = Path(src), Path(dst)
     lost: BaseException | None = None
-    with _open_source(src) as (source, found):
+    with _open_source(src) as source:
+        sound = source.file
         _check_destination(src, dst, overwrite)
-        container, subtype, endian = target_format(source, src, dst)
-        check_encoder(source, subtype, dst)
+        container, subtype, endian = target_format(sound, src, dst)
+        check_encoder(sound, subtype, dst)
         _make_folder(dst)
         with bytes_of(src) as file:
-            where = file, source.format, os.fstat(file.fileno()).st_size
+            where = file, sound.format, os.fstat(file.fileno()).st_size
             notes = chunks.notes(*where)
-            tags = source.copy_metadata() | chunks.tags(*where)
+            tags = sound.copy_metadata() | chunks.tags(*where)
         try:
             with (
                 complete_or_absent(dst, overwrite) as partial,
                 contextlib.closing(
-                    _Sink(partial, dst, source, container, subtype, endian, tags, notes)
+                    _Sink(partial, dst, sound, container, subtype, endian, tags, notes)
                 ) as sink,
             ):
                 try:
-                    heard, ready = _run(
-                        source, sink, src, found, model, options, atten_lim_db, progress
-                    )
+                    ready = _run(source, sink, model, options, atten_lim_db, progress)
                 except BaseException as error:
                     lost = error
                     raise
-                sink.finish(heard.n_frames)
+                sink.finish(source.n_frames)
         except OSError as error:
             if error is lost:  # from `progress`, for instance, not from writing
                 raise
@@ -163,34 +162,90 @@ def enhance_file(
             raise _unwritable(dst, error) from error
     wall = _working_time() - ready
     return FileReport(
-        samples=heard.n_frames,
-        seconds=heard.n_frames / source.samplerate,
-        channels=source.channels,
-        sample_rate=source.samplerate,
+        samples=source.n_frames,
+        seconds=source.n_frames / sound.samplerate,
+        channels=sound.channels,
+        sample_rate=sound.samplerate,
         n_clipped=sink.n_clipped,
-        n_nonfinite=heard.n_nonfinite,
+        n_nonfinite=source.n_nonfinite,
         wall_seconds=wall,
         compile_seconds=time.perf_counter() - started - wall,
-        peak=heard.peak,
+        peak=source.peak,
         tags_left_out=tuple(sink.tags_left_out),
     )
 
 
 @dataclass
-class _Heard:
-    """Statistics of the samples read so far.
+class _Source:
+    """A sound file that is read once, in blocks, and statistics of the samples read so far.
 
     Attributes
     ----------
+    path : Path
+    found : os.stat_result
+        Its status before it was opened.
+    file : soundfile.SoundFile
     n_frames, n_nonfinite : int
         Frames, and samples that were not finite.
     peak : float
         Largest magnitude of a finite sample.
     """
 
+    path: Path
+    found: os.stat_result
+    file: sf.SoundFile
     n_frames: int = 0
     n_nonfinite: int = 0
     peak: float = 0.0
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield blocks, float32 [frames, channels]."""
+        src, file = self.path, self.file
+        step = max(1, BLOCK_SAMPLES // file.channels)
+        # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits, unless they have 1, 2,
+        # 4 or 8 channels.
+        as_integers = (file.format, file.subtype) == ("PAF", "PCM_24")
+        while True:
+            try:
+                block = file.read(step, dtype="int32" if as_integers else "float32", always_2d=True)
+            except (sf.SoundFileError, RuntimeError, AssertionError) as error:
+                first, last = (
+                    min(at, file.frames) / file.samplerate
+                    for at in (self.n_frames, self.n_frames + step)
+                )
+                raise AudioError(
+                    f"{src} is damaged between {first:.1f} and {last:.1f} s ({_reason(error)})"
+                ) from error
+            if not len(block):
+                break
+            if as_integers:
+                block = block.astype(np.float32) / np.float32(1 << 31)
+            self.n_frames += len(block)
+            self.n_nonfinite += silence_nonfinite(block)
+            self.peak = max(self.peak, float(block.max()), -float(block.min()))
+            yield block
+        self._check_unchanged()
+        if self.n_frames < file.frames:
+            raise AudioError(
+                f"{src} is cut short: its header promises {file.frames} frames, "
+                f"{self.n_frames} could be read; to enhance these, save the file anew with an "
+                "audio editor first"
+            )
+
+    def _check_unchanged(self) -> None:
+        """Raise AudioError for a file that was written to since it was opened."""
+        src, found = self.path, self.found
+        try:
+            now = os.stat(src)
+        except OSError:
+            return  # deleted: what was opened could be read all the same
+        if not os.path.samestat(now, found):
+            return  # so it was if another file has taken the name
+        if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+            raise AudioError(
+                f"{src} was changed while it was read: wait until nothing writes to it, and try "
+                "again"
+            )
 
 
 def _working_time() -> float:
@@ -199,79 +254,73 @@ def _working_time() -> float:
 
 
 def _run(
-    source: sf.SoundFile,
+    source: _Source,
     sink: _Sink,
-    src: Path,
-    found: os.stat_result,
     model: StrPath | Model | None,
     options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
-) -> tuple[_Heard, float]:
-    """Enhance `source` into `sink`; return statistics and the time of the first sample."""
+) -> float:
+    """Enhance `source` into `sink`; return the time of the first sample."""
     from .enhancer import Enhancer
     from .weights import load_model
 
     model = load_model(model)  # loaded once for all channels
     config = model.config.with_norm(options["norm"])
-    _check_rate(src, source.samplerate)
+    channels, rate = source.file.channels, source.file.samplerate
+    try:
+        whole_rate(rate)
+    except AudioError as error:
+        raise AudioError(f"{source.path}: {error}") from None
     if not config.streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}
-            return _run_whole(source, sink, src, found, model, limited, progress)
+            return _run_whole(source, sink, model, limited, progress)
         except MemoryError:
-            gigabytes = source.frames * source.channels * 4 / 1e9
+            gigabytes = source.file.frames * channels * 4 / 1e9
             raise AudioError(
-                f"{src} is too long for this machine's memory: an offline norm needs the whole "
-                f"signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut the file"
+                f"{source.path} is too long for this machine's memory: an offline norm needs the "
+                f"whole signal at once, {gigabytes:.1f} GB and more; choose a causal norm or cut "
+                "the file"
             ) from None
 
-    enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(source.channels)]
-    streams = [
-        AlignedStream(enhancer, source.samplerate, atten_lim_db=atten_lim_db)
-        for enhancer in enhancers
-    ]
-    ready, heard = _working_time(), _Heard()
-    for block in _blocks(source, src, found, heard):
+    enhancers = [Enhancer(model, **options, on_nonfinite="zero") for _ in range(channels)]
+    streams = [AlignedStream(each, rate, atten_lim_db=atten_lim_db) for each in enhancers]
+    ready = _working_time()
+    for block in source.blocks():
         sink.write([s.process(block[:, c]) for c, s in enumerate(streams)])
         if progress is not None:
-            rate = source.samplerate
-            progress(heard.n_frames / rate, max(source.frames, heard.n_frames) / rate)
+            progress(source.n_frames / rate, max(source.file.frames, source.n_frames) / rate)
     sink.write([stream.flush() for stream in streams])
-    return heard, ready
+    return ready
 
 
 def _run_whole(
-    source: sf.SoundFile,
-    sink: _Sink,
-    src: Path,
-    found: os.stat_result,
-    model: Model,
-    options: dict[str, Any],
-    progress: Progress | None,
-) -> tuple[_Heard, float]:
+    source: _Source, sink: _Sink, model: Model, options: dict[str, Any], progress: Progress | None
+) -> float:
     """Do the same as `_run` with the whole signal in memory, for offline norms."""
     from .whole import enhance
 
     # Check the options and load what is needed before reading the file.
-    enhance(np.zeros(0, np.float32), source.samplerate, model, **options)
-    ready, heard = _working_time(), _Heard()
-    blocks = list(_blocks(source, src, found, heard))
-    signal = np.concatenate(blocks) if blocks else np.zeros((0, source.channels), np.float32)
+    channels, rate = source.file.channels, source.file.samplerate
+    enhance(np.zeros(0, np.float32), rate, model, **options)
+    ready = _working_time()
+    blocks = list(source.blocks())
+    signal = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
     blocks.clear()
     # One by one, and in place: a short file may have more channels than samples.
-    for c in range(source.channels):
+    for c in range(channels):
         signal[:, c] = enhance(
             np.ascontiguousarray(signal[:, c]),
-            source.samplerate,
+            rate,
             model,
             **options,
-            progress=_of_channel(progress, c, source.channels),
+            progress=_of_channel(progress, c, channels),
         )
-    step = max(1, BLOCK_SAMPLES // source.channels)
+    step = max(1, BLOCK_SAMPLES // channels)
     for start in range(0, len(signal), step):
         sink.write(list(signal[start : start + step].T))
-    return heard, ready
+    return ready
 
 
 def _of_channel(progress: Progress | None, channel: int, n_channel: int) -> Progress | None:
@@ -295,8 +344,8 @@ def _expected(src: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_source(src: Path) -> Iterator[tuple[sf.SoundFile, os.stat_result]]:
-    """Open a sound file, check it and yield it with its status, or raise AudioError."""
+def _open_source(src: Path) -> Iterator[_Source]:
+    """Open a sound file, check it and yield it, or raise AudioError."""
     try:
         found = os.stat(src)
         if stat.S_ISREG(found.st_mode):
@@ -334,7 +383,7 @@ def _open_source(src: Path) -> Iterator[tuple[sf.SoundFile, os.stat_result]]:
                 f"cannot read {src}: libsndfile decodes some ALAC of 32 bits wrongly; save it as "
                 "WAV or in 24 bits first, with the program that made it"
             )
-        yield source, found
+        yield _Source(src, found, source)
 
 
 def _native(path: Path) -> str | bytes:
@@ -350,63 +399,6 @@ def _reason(error: BaseException) -> str:
     if "does not exist" in text:  # the file does exist, but holds no MP3
         return "nothing that decodes"
     return text.rstrip(".") or type(error).__name__
-
-
-def _check_rate(src: Path, rate: int) -> None:
-    """Refuse a sample rate that cannot be resampled to the model's."""
-    try:
-        whole_rate(rate)
-    except AudioError as error:
-        raise AudioError(f"{src}: {error}") from None
-
-
-def _blocks(
-    source: sf.SoundFile, src: Path, found: os.stat_result, heard: _Heard
-) -> Iterator[Samples]:
-    """Yield blocks, float32 [frames, channels], and update the statistics in `heard`."""
-    step = max(1, BLOCK_SAMPLES // source.channels)
-    # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits, unless they have 1, 2, 4 or
-    # 8 channels.
-    as_integers = (source.format, source.subtype) == ("PAF", "PCM_24")
-    while True:
-        try:
-            block = source.read(step, dtype="int32" if as_integers else "float32", always_2d=True)
-        except (sf.SoundFileError, RuntimeError, AssertionError) as error:
-            first, last = (
-                min(at, source.frames) / source.samplerate
-                for at in (heard.n_frames, heard.n_frames + step)
-            )
-            raise AudioError(
-                f"{src} is damaged between {first:.1f} and {last:.1f} s ({_reason(error)})"
-            ) from error
-        if not len(block):
-            break
-        if as_integers:
-            block = block.astype(np.float32) / np.float32(1 << 31)
-        heard.n_frames += len(block)
-        heard.n_nonfinite += silence_nonfinite(block)
-        heard.peak = max(heard.peak, float(block.max()), -float(block.min()))
-        yield block
-    _check_unchanged(src, found)
-    if heard.n_frames < source.frames:
-        raise AudioError(
-            f"{src} is cut short: its header promises {source.frames} frames, {heard.n_frames} "
-            "could be read; to enhance these, save the file anew with an audio editor first"
-        )
-
-
-def _check_unchanged(src: Path, found: os.stat_result) -> None:
-    """Raise AudioError for a file that was written to since it was opened."""
-    try:
-        now = os.stat(src)
-    except OSError:
-        return  # deleted: what was opened could be read all the same
-    if not os.path.samestat(now, found):
-        return  # so it was if another file has taken the name
-    if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
-        raise AudioError(
-            f"{src} was changed while it was read: wait until nothing writes to it, and try again"
-        )
 
 
 def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:

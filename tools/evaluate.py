@@ -332,14 +332,12 @@ def typical(scores: list[Score]) -> int:
 
 def picture(pair: Pair, model: str | None, path: Path) -> None:
     """Draw spectrograms of the noisy, enhanced and clean signals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     clean, noisy = read_pair(pair)
     rows = {"noisy": noisy, "enhanced": load_enhancer(model)(noisy), "clean": clean}
-    figure, axes = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
     for axis, (title, audio) in zip(axes, rows.items(), strict=True):
         axis.specgram(
             audio + 1e-9,
@@ -353,7 +351,6 @@ def picture(pair: Pair, model: str | None, path: Path) -> None:
         axis.set(title=title, ylabel="Hz")
     axes[-1].set_xlabel(f"seconds: {pair.speech}, {pair.noise}, {pair.snr} dB")
     figure.savefig(path, dpi=60)
-    pyplot.close(figure)
 
 
 def starts(pairs: list[Pair], model: str | None) -> str:

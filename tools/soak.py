@@ -412,12 +412,10 @@ def _change(first: float, last: float) -> str:
 
 def draw(found: Soak, path: str | Path) -> None:
     """Draw drift, time and memory over the minutes."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(3, 1, sharex=True, figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
     minutes = np.arange(1, len(found.rss) + 1)
     if found.drift:
         axes[0].semilogy(minutes, np.maximum(found.drift, 1e-12))

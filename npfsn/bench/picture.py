@@ -13,10 +13,8 @@ from .profile import CONDUCTING
 
 def picture_kind(path: str) -> str:
     """Return the image format that a file name stands for; refuse names that cannot be written."""
-    figure = _pyplot().figure()
     # Without formats that are no pictures, or that need programs few have.
-    kinds = sorted({*figure.canvas.get_supported_filetypes()} - {"pgf", "raw", "rgba"})
-    _pyplot().close(figure)
+    kinds = sorted({*_figure().canvas.get_supported_filetypes()} - {"pgf", "raw", "rgba"})
     place = Path(path)
     kind = place.suffix[1:].lower()
     if kind not in kinds:
@@ -30,27 +28,26 @@ def picture_kind(path: str) -> str:
     return kind
 
 
-def _pyplot() -> Any:
+def _figure(**options: Any) -> Any:
     try:
-        import matplotlib
+        import matplotlib.figure
     except ImportError:
         raise NpfsnError(
             "--plot needs matplotlib, which is not installed: pip install matplotlib"
         ) from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return matplotlib.figure.Figure(**options)
 
 
 def draw(result: dict[str, Any], path: Path, kind: str) -> None:
     """Draw a few frames call by call, and every step of every case against the deadline."""
-    plt = _pyplot()
+    from matplotlib import colormaps
+
     hop_ms = result["model"]["hop_ms"]
     timeline = result["timeline"]
-    figure, (frames, steps) = plt.subplots(2, 1, figsize=(11, 7), layout="constrained")
+    figure = _figure(figsize=(11, 7), layout="constrained")
+    frames, steps = figure.subplots(2, 1)
     ranked = [row["stage"] for row in result["profile"]["stages"] if row["stage"] != CONDUCTING]
-    colours = {stage: plt.get_cmap("tab20")(i % 20) for i, stage in enumerate(ranked)}
+    colours = {stage: colormaps["tab20"](i % 20) for i, stage in enumerate(ranked)}
     for i, frame in enumerate(timeline):
         frames.barh(i, frame["step_us"] / 1e3, color="0.85", height=0.8)
         for stage, start, end in frame["parts"]:
@@ -75,4 +72,3 @@ def draw(result: dict[str, Any], path: Path, kind: str) -> None:
         f"{result['versions']['npfsn']}"
     )
     figure.savefig(path, format=kind)
-    plt.close(figure)

@@ -21,17 +21,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     path : path-like
         The suffix tells what kind of picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     models = result["models"]
     heights = [len(model["steps"]) for model in models.values()]
-    figure, panels = plt.subplots(
-        len(models), 1, sharex=True, figsize=(9, 1.2 + 0.36 * sum(heights)), layout="constrained",
-        height_ratios=heights,
-    )  # fmt: skip
+    figure = Figure(figsize=(9, 1.2 + 0.36 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(models), 1, sharex=True, height_ratios=heights)
     for panel, (name, model) in zip(panels, models.items(), strict=True):
         for row, (who, steps) in enumerate(model["steps"].items()):
             colour = next(colour for maker, colour in _COLOURS.items() if who.startswith(maker))
@@ -51,4 +46,3 @@ def draw(result: dict[str, Any], path: Path) -> None:
         size=9,
     )
     figure.savefig(path, dpi=80)
-    plt.close(figure)
