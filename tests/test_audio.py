@@ -20,7 +20,7 @@ from needs import posix
 from pure_delay import Delay
 from sounds import RATES, lag, noise, read, refuse, tagged, tags, tree, write
 
-from npfsn import audio, chunks, containers
+from npfsn import audio, chunks, containers, sink, source
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError, NormError
 from npfsn.resample import resample
@@ -117,7 +117,7 @@ def test_sound_that_alac_would_damage_is_refused(delay, tmp_path, monkeypatch, s
             assert re.search(why, str(error))
         else:
             assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
-    monkeypatch.setattr(audio, "_checksum", lambda file: 1)
+    monkeypatch.setattr(sink, "_checksum", lambda file: 1)
     refuse(src, tmp_path / "c.caf", why)
     enhance_file(src, tmp_path / "c.wav")
 
@@ -211,7 +211,7 @@ def test_output_does_not_depend_on_the_blocks(delay, tmp_path, rate, monkeypatch
     enhance_file(src, tmp_path / "whole.wav")
     expected, _ = read(tmp_path / "whole.wav")
     for size in (2 * 997, 2 * 8192):
-        monkeypatch.setattr(audio, "BLOCK_SAMPLES", size)
+        monkeypatch.setattr(source, "BLOCK_SAMPLES", size)
         enhance_file(src, tmp_path / "b.wav", overwrite=True)
         assert np.array_equal(read(tmp_path / "b.wav")[0], expected)
 
@@ -227,7 +227,7 @@ def test_channels_do_not_mix(delay, tmp_path):
 @pytest.mark.parametrize("limit, n", [(700 * 100, 300), (600, 3)])
 def test_many_channels_take_small_blocks(delay, tmp_path, monkeypatch, limit, n):
     """Memory is for samples of all channels; a block has a frame at least."""
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", limit)
+    monkeypatch.setattr(source, "BLOCK_SAMPLES", limit)
     src = write(tmp_path / "a.wav", noise(n, 700))
     seen, frames = [], max(limit // 700, 1)
     report = enhance_file(src, tmp_path / "b.wav", progress=lambda *seconds: seen.append(seconds))
@@ -799,9 +799,9 @@ def test_paths_may_be_text(delay, tmp_path):
 
 def test_samples_of_all_blocks_are_counted(delay, tmp_path):
     """Clipped ones and those that are not finite."""
-    x = np.zeros(2 * audio.BLOCK_SAMPLES + 100, np.float32)
+    x = np.zeros(2 * source.BLOCK_SAMPLES + 100, np.float32)
     for value, suffix in ((1.5, ".flac"), (np.nan, ".wav")):
-        x[[10, audio.BLOCK_SAMPLES + 10]] = value
+        x[[10, source.BLOCK_SAMPLES + 10]] = value
         sf.write(tmp_path / "a.wav", x, 16000, "FLOAT")
         report = enhance_file(tmp_path / "a.wav", tmp_path / f"b{suffix}")
         assert report.n_clipped + report.n_nonfinite == 2
@@ -872,7 +872,7 @@ def test_a_progress_that_is_no_function_is_refused_at_once(delay, tmp_path):
 
 def test_long_alac_is_no_damaged_alac(delay, tmp_path):
     """Of more than one block; whole packets of 4096, which libsndfile writes well."""
-    x = noise(2 * audio.BLOCK_SAMPLES)
+    x = noise(2 * source.BLOCK_SAMPLES)
     src = write(tmp_path / "a.caf", x, subtype="ALAC_16")
     enhance_file(src, tmp_path / "b.caf")
     assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])

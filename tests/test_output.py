@@ -15,7 +15,7 @@ import soundfile as sf
 from needs import posix
 from sounds import noise, read, refuse, write
 
-from npfsn import audio, output
+from npfsn import audio, output, sink, source
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError
 
@@ -105,7 +105,7 @@ def test_folders_are_made_and_forbidden_ones_named(delay, tmp_path, monkeypatch)
     assert (tmp_path / "new" / "deep" / "b.wav").exists()
     (tmp_path / "file").write_text("no folder")
     # /proc and /sys have no space either, but that is not what is wrong there.
-    monkeypatch.setattr(audio.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
+    monkeypatch.setattr(sink.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
     with pytest.raises(AudioError, match="cannot write .*: .* is a file, not a folder"):
         enhance_file(src, tmp_path / "file" / "b.wav")
     if hasattr(os, "geteuid") and os.geteuid() != 0:
@@ -138,9 +138,9 @@ def test_an_input_that_is_written_to_meanwhile_is_refused(
                 file.seek(0, sf.SEEK_END)
                 file.write(noise(1000))
 
-    given = audio.silence_nonfinite  # called for every block that has been read
+    given = source.silence_nonfinite  # called for every block that has been read
     if whole:  # this does not tell progress while it reads
-        monkeypatch.setattr(audio, "silence_nonfinite", lambda x: write_to() or given(x))
+        monkeypatch.setattr(source, "silence_nonfinite", lambda x: write_to() or given(x))
     options = {"norm": "offline_laplace_norm"} if whole else {"progress": write_to}
     with pytest.raises(AudioError, match="was changed while it was read"):
         enhance_file(src, tmp_path / "b.wav", **options)
@@ -421,7 +421,7 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
     elif failing == "write":
         monkeypatch.setattr(sf.SoundFile, "write", fail)
     elif failing == "close":
-        monkeypatch.setattr(audio._Sink, "finish", fail)
+        monkeypatch.setattr(sink.Sink, "finish", fail)
     else:
         monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):

@@ -1,0 +1,211 @@
+"""The sound file that is written: under a temporary name, checked before it is given its own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile as sf
+
+from . import chunks
+from .containers import BITS, LARGEST
+from .errors import AudioError
+from .samples import Samples, to_steps
+from .source import BLOCK_SAMPLES, native, reason_of
+
+# The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
+_TAG_BYTES = 1024
+
+
+class Sink:
+    """The output file under its temporary name.
+
+    Parameters
+    ----------
+    partial, dst : Path
+        The temporary file, and the name to use in messages.
+    source : soundfile.SoundFile
+        The input: its rate, channels and loudspeakers are used.
+    container, subtype, endian : str
+        In soundfile's terms.
+    tags : dict of str to str
+        Those of the input.
+    notes : list of Note
+        Other chunks of the input to keep.
+    """
+
+    def __init__(
+        self,
+        partial: Path,
+        dst: Path,
+        source: sf.SoundFile,
+        container: str,
+        subtype: str,
+        endian: str,
+        tags: dict[str, str],
+        notes: list[chunks.Note],
+    ) -> None:
+        self.n_clipped = 0
+        self._notes = notes
+        self.tags_left_out: list[str] = []
+        # Without the program that wrote the input.
+        self._tags = [name for name, text in tags.items() if text and name != "software"]
+        self._partial, self._dst = partial, dst
+        self._rate = source.samplerate  # an XI file that is written names its own
+        self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
+        # Checksum of what is written, for a codec that damages some of it.
+        self._crc = 0 if subtype.startswith("ALAC_") else None
+        said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
+        self._channel_mask = None if said is None else int(said[1], 16)
+        try:
+            self._file = sf.SoundFile(
+                native(partial),
+                "w",
+                source.samplerate,
+                source.channels,
+                subtype,
+                endian,
+                container,
+            )
+        except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+            if "System error" in reason_of(error):  # soundfile's word for a full disk, among others
+                partial.write_bytes(bytes(4096))
+            raise AudioError(
+                f"cannot write {dst} as {container} with {subtype} samples, channels: "
+                f"{source.channels}, {source.samplerate} Hz ({reason_of(error)}): choose another "
+                "container, for instance with --format wav"
+            ) from error
+        # Tags come before the first sample: most containers have them in front. Left out are tags
+        # that this container cannot hold, texts that make some containers fail, and those that
+        # libsndfile would write into an MP3 in the wrong encoding.
+        for name in self._tags:
+            text = tags[name]
+            fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
+            readable = "\ufffd" not in text  # else the text was not UTF-8
+            if fits and readable:
+                with contextlib.suppress(sf.SoundFileError, RuntimeError):
+                    setattr(self._file, name, text)
+
+    def write(self, channels: list[Samples]) -> None:
+        """Append one block, given channel by channel."""
+        block = np.stack(channels, axis=1)  # [frames, channels]
+        if not len(block):
+            return
+        data: npt.NDArray[Any] = block
+        if self._bits is not None:
+            data, n_clipped = to_steps(block, self._bits)
+            self.n_clipped += n_clipped
+        elif self._largest is not None:
+            data = np.clip(block, -self._largest, self._largest)
+            self.n_clipped += int(np.count_nonzero(data != block))
+        if self._crc is not None:
+            self._crc = zlib.crc32(data.data, self._crc)
+        try:
+            # Lossy encoders put what they are given on the stack: write little at a time.
+            for start in range(0, len(data), 4096):
+                self._file.write(data[start : start + 4096])
+        except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
+            raise unwritable(self._dst, error) from error
+
+    def finish(self, n_frames: int) -> None:
+        """Close the file and check that all frames were written, at the rate of the input."""
+        try:
+            self._file.close()
+            self._keep_channel_mask()
+            self._keep_notes()
+            with sf.SoundFile(native(self._partial)) as written:
+                n_written, rate = written.frames, written.samplerate
+                # libsndfile also drops tags without a word, for which a container has no place.
+                lost = [tag for tag in self._tags if not getattr(written, tag)]
+                self.tags_left_out = lost + self.tags_left_out
+                crc = None if self._crc is None else _checksum(written)
+        except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+            if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
+                raise AudioError(
+                    f"cannot write {self._dst}: there is no sound in the input, and this container "
+                    "cannot hold none; --format wav can"
+                ) from error
+            raise unwritable(self._dst, error) from error
+        # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: block codecs
+        # pad the last block.
+        if n_written < n_frames:
+            raise unwritable(
+                self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
+            )
+        # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
+        subtype = self._file.subtype
+        if abs(rate - self._rate) > 2e-4 * self._rate:
+            raise AudioError(
+                f"cannot write {self._dst}: with {subtype} samples this container cannot hold "
+                f"{self._rate} Hz, and would play at {rate} Hz: choose another, for instance with "
+                "--format wav"
+            )
+        if crc != self._crc:
+            raise AudioError(
+                f"cannot write {self._dst}: libsndfile damages this sound as {subtype}: "
+                "choose another container, for instance with --format wav"
+            )
+
+    def _keep_channel_mask(self) -> None:
+        """Copy the channel mask (loudspeaker positions) of the input, which soundfile does not."""
+        if self._channel_mask is None:
+            return
+        with open(self._partial, "r+b") as file:
+            head = file.read(512)
+            at = head.find(b"fmt ") + 8  # after name and size
+            if at >= 8 and head[at : at + 2] == b"\xfe\xff":  # WAVE_FORMAT_EXTENSIBLE
+                file.seek(at + 20)
+                file.write(self._channel_mask.to_bytes(4, "little"))
+
+    def _keep_notes(self) -> None:
+        """Append time code, markers and such of the input, if the output is of the same kind."""
+        if self._notes:
+            with open(self._partial, "r+b") as file:
+                left = chunks.append(file, self._notes)
+            self.tags_left_out += [note.kind for note in left]
+
+    def close(self) -> None:
+        """Close the file in any state: Windows cannot remove an open file."""
+        with contextlib.suppress(sf.SoundFileError, RuntimeError, OSError):
+            self._file.close()
+
+
+def unwritable(dst: Path, error: BaseException) -> AudioError:
+    """Return what to say if `dst` cannot be written: the reason, as far as it can be told."""
+    reason = getattr(error, "strerror", None)
+    if reason is None:
+        reason = reason_of(error)
+        with contextlib.suppress(OSError, ValueError):  # soundfile only says "System error"
+            limit = _file_size_limit()
+            # What an encoder for Ogg does not report shows at the end.
+            if limit is not None and re.search("System error|frames arrived", reason):
+                reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
+            if not dst.parent.exists():
+                reason = "its folder is gone"
+            elif shutil.disk_usage(dst.parent).free < 1 << 16:
+                reason = "no space left on the disk"
+    return AudioError(f"cannot write {dst}: {reason}")
+
+
+def _file_size_limit() -> int | None:
+    """Return the limit on the size of files, bytes, or None if there is none."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _checksum(file: sf.SoundFile) -> int:
+    """Return the CRC of all samples as 32-bit integers."""
+    crc = 0
+    for block in file.blocks(BLOCK_SAMPLES // file.channels, dtype="int32", always_2d=True):
+        crc = zlib.crc32(block, crc)
+    return crc

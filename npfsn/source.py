@@ -1,0 +1,173 @@
+"""The sound file that is enhanced: opened, checked, and read once, in blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+
+from . import mp3
+from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
+from .errors import AudioError
+from .intact import check_intact, check_single
+from .samples import Samples, silence_nonfinite
+
+#: Samples (frames x channels) per block: few enough for any machine's memory, and enough to make up
+#: for the overhead of a block's matrix products.
+BLOCK_SAMPLES = 1 << 16
+
+
+@dataclass
+class Source:
+    """A sound file that is read once, and statistics of the samples read so far.
+
+    Attributes
+    ----------
+    path : Path
+    found : os.stat_result
+        Its status before it was opened.
+    file : soundfile.SoundFile
+    n_frames, n_nonfinite : int
+        Frames, and samples that were not finite.
+    peak : float
+        Largest magnitude of a finite sample.
+    """
+
+    path: Path
+    found: os.stat_result
+    file: sf.SoundFile
+    n_frames: int = 0
+    n_nonfinite: int = 0
+    peak: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Frames per block."""
+        return max(1, BLOCK_SAMPLES // self.file.channels)
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield blocks, float32 [frames, channels]."""
+        src, file, step = self.path, self.file, self.step
+        # As floats, libsndfile 1.2.2 loses frames of PAF files of 24 bits, unless they have 1, 2,
+        # 4 or 8 channels.
+        as_integers = (file.format, file.subtype) == ("PAF", "PCM_24")
+        while True:
+            try:
+                block = file.read(step, dtype="int32" if as_integers else "float32", always_2d=True)
+            except (sf.SoundFileError, RuntimeError, AssertionError) as error:
+                first, last = (
+                    min(at, file.frames) / file.samplerate
+                    for at in (self.n_frames, self.n_frames + step)
+                )
+                raise AudioError(
+                    f"{src} is damaged between {first:.1f} and {last:.1f} s ({reason_of(error)})"
+                ) from error
+            if not len(block):
+                break
+            if as_integers:
+                block = block.astype(np.float32) / np.float32(1 << 31)
+            self.n_frames += len(block)
+            self.n_nonfinite += silence_nonfinite(block)
+            self.peak = max(self.peak, float(block.max()), -float(block.min()))
+            yield block
+        self._check_unchanged()
+        if self.n_frames < file.frames:
+            raise AudioError(
+                f"{src} is cut short: its header promises {file.frames} frames, "
+                f"{self.n_frames} could be read; to enhance these, save the file anew with an "
+                "audio editor first"
+            )
+
+    def _check_unchanged(self) -> None:
+        """Raise AudioError for a file that was written to since it was opened."""
+        src, found = self.path, self.found
+        try:
+            now = os.stat(src)
+        except OSError:
+            return  # deleted: what was opened could be read all the same
+        if not os.path.samestat(now, found):
+            return  # so it was if another file has taken the name
+        if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+            raise AudioError(
+                f"{src} was changed while it was read: wait until nothing writes to it, and try "
+                "again"
+            )
+
+
+@contextlib.contextmanager
+def open_source(src: Path) -> Iterator[Source]:
+    """Open a sound file, check it and yield it, or raise AudioError."""
+    try:
+        found = os.stat(src)
+        if stat.S_ISREG(found.st_mode):
+            with open(src, "rb"):  # soundfile calls every failure "System error"
+                pass
+    except OSError as error:
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+    except ValueError as error:  # a null character in the name
+        raise AudioError(f"cannot read {str(src)!r}: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise AudioError(f"{src} is a folder: expected a sound file")
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
+    if found.st_size == 0:
+        raise AudioError(f"{src} is empty: expected a sound file, found 0 bytes")
+    try:
+        source = sf.SoundFile(native(src))
+    except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+        check_single(src, found.st_size)
+        raise AudioError(
+            f"cannot read {src} as audio ({reason_of(error)}): {_expected(src)}"
+        ) from error
+    with source, contextlib.ExitStack() as stack:
+        if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
+            try:  # not `bytes_of`, which would take the errors of callers for its own
+                file = stack.enter_context(open(src, "rb"))
+                view = mp3.with_frame_table(file)
+            except OSError as error:
+                raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+            if view is not None:
+                source = stack.enter_context(sf.SoundFile(view))
+        check_intact(source, src, found.st_size)
+        if source.subtype == "ALAC_32":  # libsndfile 1.2.2, even where it wrote the file itself
+            raise AudioError(
+                f"cannot read {src}: libsndfile decodes some ALAC of 32 bits wrongly; save it as "
+                "WAV or in 24 bits first, with the program that made it"
+            )
+        yield Source(src, found, source)
+
+
+def _expected(src: Path) -> str:
+    """Return a hint on what can be read or, for other formats, on how to convert them."""
+    if src.suffix.lower() in RAW_SUFFIXES:
+        return "samples without a header are for `npfsn stream`"
+    if src.suffix.lower() in FOREIGN_SUFFIXES:
+        words = ["ffmpeg", "-i", str(src), str(src.with_suffix(".wav"))]
+        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        return f"convert it first, for instance with: {command}"
+    if src.suffix.lower() in AUDIO_SUFFIXES:
+        return "it is damaged, or of another kind than its name says"
+    return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"
+
+
+def native(path: Path) -> str | bytes:
+    """Return a path as libsndfile takes it; on POSIX also one that is not valid Unicode."""
+    if str(path) == "-":  # libsndfile takes it for standard input or output
+        path = Path.cwd() / path
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return libsndfile's error message without the file name."""
+    text = str(getattr(error, "error_string", error)).strip()
+    if "does not exist" in text:  # the file does exist, but holds no MP3
+        return "nothing that decodes"
+    return text.rstrip(".") or type(error).__name__
