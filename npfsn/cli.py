@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, pipe
 from .bench import QUICK_SECONDS, SECONDS
 from .config import MAX_RATE, MIN_RATE
 from .describe import arithmetic, latency, norm_in_words, starts, streaming
 from .errors import NpfsnError
-from .pipe import SAMPLE_TYPES
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     StatusLine,
@@ -296,7 +295,7 @@ def _add_stream(commands: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=tuple(SAMPLE_TYPES),
+        choices=tuple(pipe.SAMPLE_TYPES),
         default="s16le",
         help="of the samples, in and out (default: %(default)s)",
     )
@@ -523,8 +522,6 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from . import pipe
-
     return pipe.main(args, _options(args))
 
 

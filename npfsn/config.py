@@ -60,11 +60,11 @@ def check_units(n_unit: int, n_feature: int) -> None:
         )
 
 
-def check_equal(name: str, said: object, found: object, where: str) -> None:
+def check_equal(name: str, said: object, found: object, tensor: str) -> None:
     """Raise ModelError if the recipe says one thing and the tensors another."""
     if said is not None and said != found:
         raise ModelError(
-            f"the recipe says {name} = {shown(said)}, but {where} says {shown(found)}: "
+            f"the recipe says {name} = {shown(said)}, but tensor {tensor} says {shown(found)}: "
             "this is not the recipe of this checkpoint"
         )
 
@@ -72,7 +72,7 @@ def check_equal(name: str, said: object, found: object, where: str) -> None:
 def check_recipe(args: Mapping[str, Any], found: Mapping[str, tuple[object, str]]) -> None:
     """Raise ModelError if a recipe contradicts `found`: name -> (value, tensor that says it)."""
     for name, (value, tensor) in found.items():
-        check_equal(name, args.get(name), value, f"tensor {tensor}")
+        check_equal(name, args.get(name), value, tensor)
 
 
 def activation(value: object) -> str | None:
@@ -162,7 +162,7 @@ class Sequence:
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
             if args.get(recipe_key) is not None:  # false counts, too: no activation
-                check_equal(recipe_key, said or False, "PReLU", f"tensor {slope}")
+                check_equal(recipe_key, said or False, "PReLU", slope)
             kind = "PReLU"
         return cls(cells[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
 
@@ -272,11 +272,6 @@ def _check_layers(shapes: Shapes, prefix: str, last: int, linear: bool) -> None:
             )
 
 
-def begins(shapes: Shapes, prefix: str) -> bool:
-    """Whether the name of any tensor begins with `prefix`."""
-    return any(name.startswith(prefix) for name in shapes)
-
-
 def sequence(value: Sequence | Mapping[str, Any]) -> Sequence:
     """Restore a `Sequence` from its JSON form."""
     return value if isinstance(value, Sequence) else Sequence(**value)
@@ -322,6 +317,8 @@ class BaseConfig:
 
     #: The part of a recipe's `[model] path` that identifies this architecture.
     recipe_name: ClassVar[str]
+    #: What names of its tensors, and of no other architecture's, begin with.
+    tensor_prefix: ClassVar[str]
     #: Tensors that are part of a checkpoint, but not trained and never quantised.
     fixed: ClassVar[frozenset[str]] = frozenset()
     #: Fields read from tensors, whatever a recipe says; of activations, only PReLU has a tensor.
@@ -400,10 +397,10 @@ class BaseConfig:
         """Prefixes of the stacks whose outputs are the mask."""
         raise NotImplementedError
 
-    @staticmethod
-    def recognises(shapes: Shapes) -> bool:
+    @classmethod
+    def recognises(cls, shapes: Shapes) -> bool:
         """Whether these tensors are this architecture's."""
-        raise NotImplementedError
+        return any(name.startswith(cls.tensor_prefix) for name in shapes)
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> BaseConfig:

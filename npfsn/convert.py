@@ -537,13 +537,12 @@ def _values(model: Model, origins: _Origins) -> dict[str, list[str]]:
                     else f"{key} = {names[0]}"
                 )
             continue
+        where = "from defaults"
         if said.get(field.name) is not None:
             where = "from recipe"
         elif field.name.endswith(("neighbors", "neighbor_freqs")):
-            optional = field.name == config.optional_neighbors
-            where = "from defaults" if optional else "from tensors"
-        else:
-            where = "from defaults"
+            if field.name != config.optional_neighbors:
+                where = "from tensors"
         found[where].append(f"{field.name} = {_describe(value)}")
     return found
 

@@ -17,7 +17,6 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
-    begins,
     check_recipe,
     check_size,
     check_units,
@@ -65,6 +64,7 @@ class Config(BaseConfig):
     quiet_level: float = 0.0
 
     recipe_name = "fast_fullsubnet"
+    tensor_prefix = "bottleneck.sequence_model."
     fixed = frozenset({"mel_scale.fb"})
     fields_from_shapes = frozenset({"n_fft", "num_mels", "encoder", "bottleneck", "decoder"})
     activations = {"encoder": None, "bottleneck": None}
@@ -135,11 +135,6 @@ class Config(BaseConfig):
             decoder=(Sequence("LSTM", 8, 4, 1), Sequence("LSTM", 4, 4, 1, 18)),
             quiet_level=1.0,
         )
-
-    @staticmethod
-    def recognises(shapes: Shapes) -> bool:
-        """Whether these tensors are a Fast FullSubNet's."""
-        return begins(shapes, "bottleneck.sequence_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import network
-from .config import BaseConfig, Sequence, Shapes, acoustics, begins, check_recipe, sequence
+from .config import BaseConfig, Sequence, Shapes, acoustics, check_recipe, sequence
 from .errors import ModelError
 from .layers import Recurrent
 from .norms import Norm
@@ -30,6 +30,7 @@ class Config(BaseConfig):
     fullband_model: Sequence = Sequence("LSTM", 257, 512, 3, 514)
 
     recipe_name = "fullband_baseline"
+    tensor_prefix = "fullband_model."
     fields_from_shapes = frozenset({"n_fft", "fullband_model"})
     activations = {"fullband_model": "output_activate_function"}
 
@@ -53,11 +54,6 @@ class Config(BaseConfig):
             hop_length=8,
             fullband_model=Sequence("LSTM", 9, 4, 2, 18),
         )
-
-    @staticmethod
-    def recognises(shapes: Shapes) -> bool:
-        """Whether these tensors are a full-band baseline's."""
-        return begins(shapes, "fullband_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

@@ -14,7 +14,6 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
-    begins,
     check_recipe,
     check_size,
     check_units,
@@ -46,6 +45,7 @@ class Config(BaseConfig):
     sb_model: Sequence = Sequence("LSTM", 32, 384, 2, 2)
 
     recipe_name = "fullsubnet"
+    tensor_prefix = "sb_model.sequence_model."
     fields_from_shapes = frozenset({"n_fft", "fb_model", "sb_model"})
     activations = {
         "fb_model": "fb_output_activate_function",
@@ -85,11 +85,6 @@ class Config(BaseConfig):
             fb_model=Sequence("LSTM", 9, 4, 2, 9, "ReLU"),
             sb_model=Sequence("LSTM", 4, 4, 2, 2),
         )
-
-    @staticmethod
-    def recognises(shapes: Shapes) -> bool:
-        """Whether these tensors are a FullSubNet's."""
-        return begins(shapes, "sb_model.sequence_model.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

@@ -15,7 +15,6 @@ from .config import (
     Sequence,
     Shapes,
     acoustics,
-    begins,
     check_recipe,
     check_size,
     check_units,
@@ -68,6 +67,7 @@ class Config(BaseConfig):
     section_norm: str = PUBLISHED_SECTION_NORM
 
     recipe_name = "improved_fullsubnet"
+    tensor_prefix = "sb_model.sb_models."
     fields_from_shapes = frozenset(
         {"n_fft", "fb_model", "sb_models", "sb_num_center_freqs", "fb_num_center_freqs"}
     )
@@ -176,11 +176,6 @@ class Config(BaseConfig):
             fb_model=Sequence("LSTM", 8, 4, 2, 8),
             sb_models=(Sequence("LSTM", 6, 4, 2, 2), Sequence("LSTM", 8, 4, 2, 4)),
         )
-
-    @staticmethod
-    def recognises(shapes: Shapes) -> bool:
-        """Whether these tensors are an Improved FullSubNet's."""
-        return begins(shapes, "sb_model.sb_models.")
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

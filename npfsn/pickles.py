@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import NpfsnError, printable
@@ -33,6 +34,7 @@ class CutOff(PickleError):
     """A pickle goes on after the end of the data, which may be only part of a file."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Name:
     """What a name in a file stands for: a function, a value or neither.
 
@@ -44,11 +46,8 @@ class Name:
         What the name stands for as an argument, for such callables to recognise.
     """
 
-    __slots__ = ("call", "value")
-
-    def __init__(self, call: Callable[..., object] | None = None, value: object = None) -> None:
-        self.call = call
-        self.value = value
+    call: Callable[..., object] | None = None
+    value: object = None
 
 
 class Opaque:
@@ -115,24 +114,18 @@ def described(value: object) -> str:
     return printable(value, 30) if type(value) is int else f"of type {type(value).__name__}"
 
 
+@dataclass
 class _Machine:
     """Stack, memo and position of one run."""
 
-    def __init__(
-        self,
-        data: bytes,
-        start: int,
-        names: Mapping[str, Name],
-        persistent: Callable[[object], object],
-    ) -> None:
-        self.data = data
-        self.position = start
-        self.names = names
-        self.persistent = persistent
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # the stacks below each open mark
-        self.memo: list[Any] = []
-        self.texts = 0  # bytes in memory
+    data: bytes
+    position: int
+    names: Mapping[str, Name]
+    persistent: Callable[[object], object]
+    stack: list[Any] = field(default_factory=list)
+    outer: list[list[Any]] = field(default_factory=list)  # the stacks below each open mark
+    memo: list[Any] = field(default_factory=list)
+    texts: int = 0  # bytes in memory
 
     def run(self) -> tuple[Any, int]:
         for _ in range(MAX_STEPS):

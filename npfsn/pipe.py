@@ -125,7 +125,7 @@ def enhance_stream(
             steps, n_beyond = to_steps(y, 16)
             n_clipped += n_beyond
             y = steps >> 16
-        data = memoryview(y.astype(dtype)).cast("B") if y.size else memoryview(b"")
+        data = y.astype(dtype).tobytes()
         while data:
             try:
                 with to_stdout():

@@ -67,13 +67,13 @@ class Resampler:
     """
 
     def __init__(self, rate_in: int, rate_out: int, latency: int = 0) -> None:
-        self._rate_in, self._rate_out = whole_rate(rate_in), whole_rate(rate_out)
-        divisor = math.gcd(self._rate_in, self._rate_out)
-        self._up, self._down = self._rate_out // divisor, self._rate_in // divisor
+        rate_in, rate_out = whole_rate(rate_in), whole_rate(rate_out)
+        divisor = math.gcd(rate_in, rate_out)
+        self._up, self._down = rate_out // divisor, rate_in // divisor
         if max(self._up, self._down) > MAX_STEP:
             raise AudioError(
-                f"{self._rate_in} Hz cannot be resampled to {self._rate_out} Hz: above {MAX_STEP} "
-                "Hz expected rates with a common factor, such as 384000; convert it first"
+                f"{rate_in} Hz cannot be resampled to {rate_out} Hz: above {MAX_STEP} Hz expected "
+                "rates with a common factor, such as 384000; convert it first"
             )
         self._half = HALF_CROSSINGS * max(self._up, self._down)
         self.lag = -(-latency * self._up // self._down)

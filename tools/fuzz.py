@@ -135,10 +135,9 @@ def models() -> dict[str, bytes]:
             with np.load(path, allow_pickle=False) as archive:
                 np.savez_compressed(path, **archive)
             files[f"{name}-compressed"] = path.read_bytes()
-        for precision in ("float16", "int8"):
+        for precision, dtype in (("float16", np.float16), ("int8", np.float32)):
             path = Path(folder, f"{precision}.npz")
             model = drawn_models.small_model("fullsubnet")
-            dtype = np.float16 if precision == "float16" else np.float32
             tensors = {name: value.astype(dtype) for name, value in model.tensors.items()}
             save_model(
                 Model(model.architecture, model.config, tensors, {"precision": precision}), path

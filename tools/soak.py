@@ -192,18 +192,15 @@ class Reference:
 
     def push(self, x: np.ndarray) -> np.ndarray:
         """Take a hop and return one, with the latency of the engine."""
-        x = x.astype(np.float64)
         hop = self.config.hop_length
-        if self.before is None:
-            self.before = x
+        before, self.before = self.before, x.astype(np.float64)
+        if before is None:
             return np.zeros(hop)
-        out = np.zeros(hop)
+        samples = np.concatenate([before, self.before])
         if self.frame == 0:  # the first frame is reflected about sample 0
-            first = np.concatenate([self.before, x])
-            self._run(np.concatenate([first[hop:0:-1], first[:hop]]))
-        done = self._run(np.concatenate([self.before, x]))
-        self.before = x
-        return out if done is None else done
+            self._run(np.concatenate([samples[hop:0:-1], before]))
+        done = self._run(samples)
+        return np.zeros(hop) if done is None else done
 
     def _run(self, samples: np.ndarray) -> np.ndarray | None:
         """Run a frame; return a hop once there is one."""

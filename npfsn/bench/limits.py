@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..enhancer import Enhancer
-from ..layers import PRODUCTS, BoundProduct, Product
+from ..layers import PRODUCTS, Product
 
 
 @dataclass
@@ -112,20 +112,20 @@ def read_bandwidth(n_bytes: int, repeats: int) -> float:
 
 def tile_peak(kind: type[Product], repeats: int) -> float:
     """Return the operations per second of a kind of product with all data in the nearest caches."""
-    best = 0.0
-    for rows, n_in, n_out in ((48, 256, 192), (96, 384, 192), (64, 384, 1536)):
-        product = kind(np.ones((n_out, n_in), np.float32), np.zeros(n_out, np.float32))
-        x, out = np.ones((rows, n_in), np.float32), np.zeros((rows, n_out), np.float32)
-        bound = product.bind(rows, n_in)
-        calls = 1 + int(2e7 / (rows * n_in * n_out))
+    sizes = ((48, 256, 192), (96, 384, 192), (64, 384, 1536))
+    return max(_throughput(kind, *size, repeats) for size in sizes)
 
-        def run(
-            bound: BoundProduct = bound, x: Any = x, out: Any = out, rows: int = rows,
-            calls: int = calls,
-        ) -> None:  # fmt: skip
-            for _ in range(calls):
-                bound(x, out, rows)
 
-        run()
-        best = max(best, calls * 2.0 * rows * n_in * n_out / _fastest(run, repeats))
-    return best
+def _throughput(kind: type[Product], rows: int, n_in: int, n_out: int, repeats: int) -> float:
+    """Return the operations per second of a product of that size."""
+    product = kind(np.ones((n_out, n_in), np.float32), np.zeros(n_out, np.float32))
+    x, out = np.ones((rows, n_in), np.float32), np.zeros((rows, n_out), np.float32)
+    bound = product.bind(rows, n_in)
+    calls = 1 + int(2e7 / (rows * n_in * n_out))
+
+    def run() -> None:
+        for _ in range(calls):
+            bound(x, out, rows)
+
+    run()
+    return calls * 2.0 * rows * n_in * n_out / _fastest(run, repeats)

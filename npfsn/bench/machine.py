@@ -28,12 +28,13 @@ SIMD = (
 
 def machine() -> dict[str, Any]:
     """Describe the machine and software: CPU, features in use, versions, threads, commit."""
+    unused = () if HAS_TILES else ("amx-int8",)  # the operating system may not have enabled it
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
-        "simd": [name for name in SIMD if name in host_features() and _in_use(name)],
+        "simd": [name for name in SIMD if name in host_features() and name not in unused],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": 1,
@@ -45,11 +46,6 @@ def machine() -> dict[str, Any]:
             "llvmlite": llvmlite.__version__,
         },
     }
-
-
-def _in_use(feature: str) -> bool:
-    """Whether kernels use a CPU feature: the operating system may not have enabled it."""
-    return feature != "amx-int8" or HAS_TILES
 
 
 def cpu_name() -> str:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -351,8 +352,8 @@ def _whole_files(setting: Setting, seconds: float, rounds: int) -> dict[str, Any
     peer = torch_peer(setting.name, setting.tensors)
     runs: dict[str, Callable[[], Any]] = {}
     for which in setting.ours:
-        runs[f"npfsn {which}"] = lambda which=which: setting.enhance(which, signal)  # type: ignore[misc]
-    runs["PyTorch float32, whole utterance"] = lambda: peer.whole(mags)
+        runs[f"npfsn {which}"] = partial(setting.enhance, which, signal)
+    runs["PyTorch float32, whole utterance"] = partial(peer.whole, mags)
     times: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -379,16 +380,14 @@ def _starts(
     """Start fresh processes in turns; keep the quickest start and the most memory of each."""
     starts: dict[str, Callable[[], dict[str, Any]]] = {}
     for which, (_, path, precision) in setting.ours.items():
-        starts[f"npfsn {which}"] = lambda path=path, precision=precision: fresh_start(  # type: ignore[misc]
-            path, precision=precision, steps=START_STEPS
+        starts[f"npfsn {which}"] = partial(
+            fresh_start, path, precision=precision, steps=START_STEPS
         )
     for precision, cells in onnx_cells.items():
-        place = setting.onnx(precision, cells)
-        starts[f"ONNX Runtime {precision}"] = lambda place=place: _start_peer(  # type: ignore[misc]
-            "onnx", setting.name, place
-        )
-    place = setting.folder / f"{setting.name}-torch"
-    starts["PyTorch float32"] = lambda: _start_peer("torch", setting.name, place)
+        graphs = setting.onnx(precision, cells)
+        starts[f"ONNX Runtime {precision}"] = partial(_start_peer, "onnx", setting.name, graphs)
+    weights = setting.folder / f"{setting.name}-torch"
+    starts["PyTorch float32"] = partial(_start_peer, "torch", setting.name, weights)
     rounds = 1 if quick else 3
     say(f"{setting.name}: {rounds} rounds of starts")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
