@@ -20,7 +20,7 @@ from .containers import check_encoder, target_format
 from .errors import AudioError
 from .intact import bytes_of
 from .options import Precision, Progress, check_progress, dry_share, whole_rate
-from .output import complete_or_absent
+from .output import complete_or_absent, is_folder
 from .report import FileReport
 from .sink import Sink, unwritable
 from .source import Source, open_source
@@ -105,11 +105,11 @@ def enhance_file(
         if os.fspath(path) in ("", b""):
             raise AudioError(f"{name} is empty: expected the path of a sound file")
     check_progress(progress)
-    src, dst = Path(src), Path(dst)
+    named, src, dst = dst, Path(src), Path(dst)
     lost: BaseException | None = None
     with open_source(src) as source:
         sound = source.file
-        _check_destination(src, dst, overwrite)
+        _check_destination(src, named, overwrite)
         container, subtype, endian = target_format(sound, src, dst)
         check_encoder(sound, subtype, dst)
         _make_folder(dst)
@@ -232,8 +232,9 @@ def _of_channel(progress: Progress | None, channel: int, n_channel: int) -> Prog
     return lambda done, total: progress((channel * total + done) / n_channel, total)
 
 
-def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
+def _check_destination(src: Path, named: StrPath, overwrite: bool) -> None:
     """Refuse to replace the source, a folder, or another file without `overwrite`."""
+    dst = Path(named)
     try:
         if "\0" in os.fspath(dst):
             raise ValueError("no name may hold a null character")
@@ -243,6 +244,8 @@ def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
             )
         if dst.is_dir():
             raise AudioError(f"cannot write {dst}: there is a folder of this name")
+        if is_folder(named):
+            raise AudioError(f"cannot write {named}: only names of folders end so")
         if not overwrite and os.path.lexists(dst):
             raise _exists(dst)
     except (OSError, ValueError) as error:

@@ -35,6 +35,7 @@ from .errors import (
     listed,
     printable,
 )
+from .output import is_folder
 from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, look_alike, read_recipe
 from .stopping import Stopped, ended, stoppable
@@ -411,7 +412,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     source = Path(options.checkpoint)
-    output = Path(f"{source.stem}.npz" if options.output is None else options.output)
+    named = f"{source.stem}.npz" if options.output is None else options.output
+    output = Path(named)
     try:
         with stoppable():
             for name in ("checkpoint", "output", "config"):
@@ -419,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     what = {"config": "recipe"}.get(name, name)
                     raise CheckpointError(f"no {what} is named: the name is empty")
             with _writing(output):
-                _check_output(output, source, options.config, options.force)
+                _check_output(named, source, options.config, options.force)
             model, report, misspelt = _convert(
                 source,
                 recipe=options.config,
@@ -451,12 +453,13 @@ def _writing(output: Path) -> Iterator[None]:
         raise ModelError(f"cannot write {output}: {error.strerror or error}") from error
 
 
-def _check_output(output: Path, source: Path, recipe: str | None, force: bool) -> None:
+def _check_output(named: str, source: Path, recipe: str | None, force: bool) -> None:
     """Refuse an output that cannot be written or would replace something, before any work."""
+    output = Path(named)
     if str(output) == "-":
         raise ModelError("a model is not written to standard output: name a file with -o")
-    if output.is_dir():
-        raise ModelError(f"{output} is a folder: name a file with -o")
+    if is_folder(named):
+        raise ModelError(f"{named} is a folder: name a file with -o")
     if output.exists() and not output.is_file():
         raise ModelError(f"{output} is a pipe or device: name a file with -o")
     if not output.parent.is_dir():

@@ -24,6 +24,14 @@ def remove_unfinished(folder: Path, mark: str) -> None:
         _remove(partial)
 
 
+def is_folder(name: str | os.PathLike[str]) -> bool:
+    """Return whether a name is that of a folder: there is one, or the name ends as only theirs do.
+
+    `Path` drops the separator at the end, and would name a file.
+    """
+    return os.fspath(name).endswith(("/", os.sep)) or os.path.isdir(name)
+
+
 @contextlib.contextmanager
 def complete_or_absent(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield the path of an empty file in the same folder, which is renamed to `path` at the end.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, container_of
 from .errors import listed
+from .output import is_folder
 from .terminal import UsageError
 
 # Most bytes of a list of paths, and of one path on any system.
@@ -160,7 +161,7 @@ def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
 
 def _is_file_name(name: str, inputs: list[str]) -> bool:
     """Whether -o names a sound file and not a folder."""
-    if name.endswith(("/", os.sep)) or os.path.isdir(name):
+    if is_folder(name):
         return False
     suffix = Path(name).suffix.lower()
     if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | RAW_SUFFIXES:

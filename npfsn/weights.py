@@ -17,6 +17,7 @@ then take four times their size as float32.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -37,7 +38,7 @@ from . import __version__
 from .archive import Archive, Entry
 from .config import BaseConfig, Sequence
 from .errors import ModelError, NpfsnError, listed, printable, shown
-from .output import complete_or_absent
+from .output import complete_or_absent, is_folder
 from .quantise import dequantise, quantise
 from .reading import ReadError, open_regular
 
@@ -350,6 +351,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         )
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path is of type {type(path).__name__}: expected that of a model file")
+    if is_folder(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file", os.fspath(path))
     header = {
         "format": FORMAT,
         "architecture": model.architecture,

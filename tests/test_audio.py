@@ -752,6 +752,9 @@ def test_a_refused_container_leaves_no_folder(delay, tmp_path):
     (tmp_path / "out").mkdir()  # and what is there already is told first
     with pytest.raises(AudioError, match="there is a folder of this name"):
         enhance_file(src, tmp_path / "out")
+    with pytest.raises(AudioError, match=r"cannot write .*new\.wav/: only names of folders end so"):
+        enhance_file(src, f"{tmp_path}/new.wav/")
+    assert tree(tmp_path) == ["a.wav"]
 
 
 def test_read_only_containers_name_a_way_out(delay, tmp_path):

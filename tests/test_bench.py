@@ -176,6 +176,7 @@ def test_work_is_counted_from_the_layers():
         ("", "no kind of picture.*[.]png"),
         ("nowhere/steps.png", "there is no folder"),
         ("folder.png", "is a folder"),
+        ("none.png/", "is a folder"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_measuring(

@@ -697,12 +697,15 @@ def test_an_existing_output_needs_force_and_impossible_ones_are_refused(checkpoi
     for output, reason in (
         ("missing/x.npz", "does not exist"),
         (".", "folder"),
+        ("models/", "models/ is a folder: name a file with -o"),
+        ("other.npz/", "other.npz/ is a folder: name a file with -o"),  # there is a file so named
         (str(checkpoint), "is the input itself"),
     ):
         assert main([*arguments, "--force", "-o", output]) == 1
         captured = capsys.readouterr()
         assert reason in captured.err and captured.err.count("\n") == 1
     assert checkpoint.read_bytes() == tf.zip_bytes(state(load_case("full_lstm_cum")))
+    assert Path("other.npz").read_bytes() == before
     assert sorted(os.listdir()) == ["best_model.npz", "best_model.tar", "other.npz"]
 
 

@@ -310,6 +310,15 @@ def test_a_file_that_is_there_is_kept_and_a_new_one_is_as_open_as_others(tmp_pat
         assert mode == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
+@pytest.mark.parametrize("name", ["models/", "m.npz/"])
+def test_the_name_of_a_folder_makes_no_file(tmp_path, name):
+    (tmp_path / "m.npz").write_bytes(b"another's")
+    with pytest.raises(IsADirectoryError, match="it is a folder: name a file.*" + name):
+        save_model(small_model(), f"{tmp_path}/{name}")
+    assert os.listdir(tmp_path) == ["m.npz"]
+    assert (tmp_path / "m.npz").read_bytes() == b"another's"
+
+
 def test_what_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     path = tmp_path / "m.npz"
     write_array = np.lib.format.write_array

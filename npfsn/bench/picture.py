@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NpfsnError
+from ..output import is_folder
 from .profile import CONDUCTING
 
 
@@ -22,8 +23,8 @@ def picture_kind(path: str) -> str:
             f"--plot {path}: no kind of picture that can be drawn; expected a name that ends in "
             f"one of .{', .'.join(kinds)}"
         )
-    if place.is_dir() or not place.parent.is_dir():
-        what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
+    if is_folder(path) or not place.parent.is_dir():
+        what = "is a folder" if is_folder(path) else f"there is no folder {place.parent}"
         raise NpfsnError(f"--plot {path}: {what}; expected the name of a file to be written")
     return kind
 
