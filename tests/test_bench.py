@@ -20,7 +20,8 @@ from npfsn.bench import measure
 from npfsn.bench.limits import frame_work
 from npfsn.bench.machine import OtherLoad
 from npfsn.bench.page import _memory_line, _start_line
-from npfsn.bench.profile import profile
+from npfsn.bench.picture import draw
+from npfsn.bench.profile import CONDUCTING, profile
 from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import no_collection, summary, time_cases
 from npfsn.kernels import spectrum
@@ -232,6 +233,33 @@ def test_plot_is_drawn(path, tmp_path, capsys):
         assert run("-m", path, "--quick", "--seconds", 0.2, "--plot", picture) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_the_plot_names_every_stage_and_hides_none(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    stages = [f"stage {i}" for i in range(14)]
+    result = {
+        "model": {"hop_ms": 16.0, "architecture": "x", "precision": "float32"},
+        "cpu": "of a test",
+        "versions": {"npfsn": "0"},
+        "timeline": [{"step_us": 1000, "parts": [[s, 70 * i, 70 * i + 60] for i, s in
+                                                 enumerate(stages)]}] * 8,
+        "profile": {"stages": [{"stage": s} for s in (*stages, "never run", CONDUCTING)]},
+        "steps_ms": {"speech": np.geomspace(0.1, 16.0, 30), "noise": np.full(30, 1.0)},
+    }  # fmt: skip
+    drawn = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k))
+    )
+    draw(result, tmp_path / "x.png", "png")
+    for axes in drawn[0].axes:
+        legend = axes.get_legend()
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    names = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert names == [*stages, CONDUCTING]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -56,17 +56,20 @@ def draw(result: dict[str, Any], path: Path, kind: str) -> None:
                 i, (end - start) / 1e3, left=start / 1e3, height=0.8,
                 color=colours.get(stage, "0.6"),
             )  # fmt: skip
-    for stage in ranked[:12]:
-        frames.barh(0, 0, color=colours[stage], label=stage)
+    drawn = {stage for frame in timeline for stage, _, _ in frame["parts"]}
+    for stage in ranked:
+        if stage in drawn:
+            frames.barh(0, 0, color=colours[stage], label=stage)
     frames.barh(0, 0, color="0.85", label=CONDUCTING)
     frames.invert_yaxis()
     frames.set(xlabel=f"ms of {hop_ms:g}", ylabel="frame", title="Consecutive frames, call by call")
-    frames.legend(fontsize="small", ncol=2, loc="lower right")
+    beside = {"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    frames.legend(**beside)
     for name, times in result["steps_ms"].items():
         steps.plot(np.arange(times.shape[0]) * hop_ms / 1e3, times, ".", markersize=3, label=name)
     steps.axhline(hop_ms, color="tab:red", linewidth=1, label="deadline")
     steps.set(xlabel="s of signal", ylabel="ms per step", yscale="log", title="Every step")
-    steps.legend(fontsize="small")
+    steps.legend(**beside)
     model = result["model"]
     figure.suptitle(
         f"{model['architecture']}, {model['precision']}, {result['cpu']}, npfsn "
