@@ -123,7 +123,7 @@ def _sounddevice() -> Any:
 
 def _channels(sd: Any, device: int | str | None) -> int:
     """Return how many channels the output gets: two if it has them, else one."""
-    return int(min(2, max(1, sd.query_devices(device, "output")["max_output_channels"])))
+    return int(min(2, sd.query_devices(device, "output")["max_output_channels"]))
 
 
 def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:

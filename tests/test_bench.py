@@ -6,9 +6,13 @@ import errno
 import gc
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import drawn_models
 import numpy as np
@@ -16,14 +20,15 @@ import pytest
 
 import npfsn
 from npfsn import cli, output
-from npfsn.bench import measure
+from npfsn.bench import limits, machine, measure, steps
+from npfsn.bench import profile as profiling
 from npfsn.bench.limits import frame_work
 from npfsn.bench.machine import OtherLoad
-from npfsn.bench.page import _memory_line, _start_line
+from npfsn.bench.page import _memory_line, _start_line, page
 from npfsn.bench.picture import draw
 from npfsn.bench.profile import CONDUCTING, profile
 from npfsn.bench.start import fresh_start
-from npfsn.bench.steps import no_collection, summary, time_cases
+from npfsn.bench.steps import no_collection, summary, time_cases, time_steps
 from npfsn.kernels import spectrum
 from npfsn.program import Program
 from tools.bench import report
@@ -347,10 +352,166 @@ def test_only_the_silent_part_of_silence_is_timed():
     assert {name: len(each) for name, each in times.items()} == dict.fromkeys(times, 30)
 
 
+def test_the_silence_is_one():
+    """A faint sound would be another case."""
+    x = steps.signals(1.0, 16000)["silence after speech"]
+    assert x.shape == (24000,) and x[:8000].any() and not x[8000:].any()
+
+
+def test_tiles_that_the_system_does_not_grant_are_not_told(monkeypatch):
+    monkeypatch.setattr(machine, "host_features", lambda: {"amx-int8", "avx2", "sse3"})
+    for granted in (True, False):
+        monkeypatch.setattr(machine, "HAS_TILES", granted)
+        assert machine.machine()["simd"] == ["avx2", "amx-int8"][: 1 + granted]
+
+
 def test_its_own_work_is_no_other_load(monkeypatch):
     now = iter([(5.0, 1.0, 10.0), (12.0, 5.0, 12.0)])  # busy, own, wall
     monkeypatch.setattr(OtherLoad, "_now", lambda *_: next(now))
     assert OtherLoad().share() == 1.5
+
+
+def test_other_load_is_all_that_was_neither_idle_nor_waiting_nor_of_children(monkeypatch):
+    monkeypatch.setattr(
+        machine, "open", lambda _: io.StringIO("cpu 100 10 50 1000 500 5 3 2 9 9\ncpu0 1\n"), False
+    )
+    monkeypatch.setattr(machine.os, "sysconf", lambda _: 100, False)
+    monkeypatch.setattr(machine.os, "times", lambda: (1.0, 2.0, 3.0, 4.0, 1e6))
+    assert OtherLoad._now()[:2] == (1.7, 10.0)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_says_whether_the_package_has_changed(tmp_path, monkeypatch):
+    place = tmp_path / "npfsn" / "bench" / "machine.py"
+    place.parent.mkdir(parents=True)
+    monkeypatch.setattr(machine, "__file__", str(place))
+    assert machine.commit() is None
+
+    def git(*words):
+        name = ("-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    assert machine.commit() is None  # there is none yet
+    for path in (place, tmp_path / "README.md"):
+        path.write_text("before")
+    git("add", ".")
+    git("commit", "-m", "x")
+    (tmp_path / "README.md").write_text("after")
+    before = machine.commit()
+    assert re.fullmatch("[0-9a-f]{10}", before)
+    place.write_text("after")
+    assert machine.commit() == f"{before}+"
+    # Nor is it that of whatever the package was installed into.
+    (tmp_path / "site").mkdir()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "site" / "npfsn" / "bench" / "m.py"))
+    assert machine.commit() is None
+
+
+def test_a_run_is_put_together_from_its_parts(path, monkeypatch):
+    """The fastest of three starts, of the model and with the options that were asked for."""
+    model, asked, given = npfsn.load_model(path), [], []
+    times = {"speech": np.full(9, 2.0), "noise": np.full(9, 1.0)}
+    starts = iter([3.0, 1.0, 2.0, 9.0])
+
+    def start(*place, cache=None, **options):
+        asked.append((*place, options))
+        assert (cache is not None) == (len(asked) == 4)
+        assert cache is None or not os.listdir(cache)
+        total = next(starts)
+        return {"total_s": total, "memory_mb": 10 * total}
+
+    monkeypatch.setattr(measure, "time_cases", lambda *_: times)
+    monkeypatch.setattr(measure, "limits", lambda _, mean, quick: given.append((mean, quick)))
+    monkeypatch.setattr(measure, "fresh_start", start)
+    monkeypatch.setattr(measure, "_further_stream_mb", lambda _model, _options, hops: hops / 2)
+    result = measure.bench(
+        model, path, precision="int8", norm="forgetting_norm", seconds=None, profile=False,
+        cold=True, quick=False, progress=lambda _: None,
+    )  # fmt: skip
+    assert asked == [(path, {"precision": "int8", "norm": "forgetting_norm"})] * 4
+    assert given == [(2.0, False)]
+    assert result["start"]["total_s"] == 1.0 and result["cold_start"]["total_s"] == 9.0
+    assert result["further_stream_mb"] == {"by_hop": 0.5, "by_two_hops": 1.0}
+    assert result["memory_mb"] == 30.0 and result["model"]["file"] == str(path)
+
+
+def test_the_columns_of_the_page():
+    case = {f"{name}_ms": i + 0.5 for i, name in enumerate(("median", "p95", "p99", "max", "mean"))}
+    rates = {"bandwidth_gb_s": 10.0, "memory_bandwidth_gb_s": 5.0, "share_of_limit": 0.75}
+    limits = {
+        "bytes_per_frame": 3e6, "bytes_read_once": 2e6, "operations_per_frame": 4e6,
+        "read_ms": 0.25, "compute_ms": 0.5, "limit_ms": 0.75, "mean_ms": 1.0,
+        "peak_gop_s": {}, **rates,
+    }  # fmt: skip
+    start = {
+        "compiled": False,
+        **dict.fromkeys(("total_s", "import_s", "load_s", "prepare_s"), 1.0),
+    }
+    result = {
+        "versions": dict.fromkeys(("npfsn", "python", "numpy", "numba"), "1"), "commit": None,
+        "cpu": "CPU", "simd": [], "other_load": 0.1, "limits": limits, "memory_mb": 100.0,
+        "model": {"architecture": "fullband", "parameters": 1e6, "precision": "float32",
+                  "norm": "forgetting_norm", "hop_ms": 16.0},
+        "cases": {"speech": {**case, "deadline_share": 0.125, "real_time_factor": 0.0625}},
+        "start": {**start, "first_output_s": 0.01},
+        "further_stream_mb": {"by_hop": 1.0, "by_two_hops": 2.0},
+    }  # fmt: skip
+    lines = page(result)
+    assert lines[1] == "CPU, no vector features, 1 thread"
+    assert lines[3] == ""  # no note of other load, of which there is next to none
+    assert lines[4].split()[3:8] == ["median", "p95", "p99", "max", "mean"]
+    assert lines[5].split() == [
+        "speech",
+        "0.500",
+        "1.500",
+        "2.500",
+        "3.500",
+        "4.500",
+        "12.5%",
+        "0.062",
+    ]
+    assert not any("operations" in line for line in lines)  # no layer has many units
+    assert lines[8].strip() == "together 0.75 ms, 75% of the mean step's 1.00 ms"
+
+
+def test_the_profile_is_of_the_faster_half():
+    """What timers cost is taken from the time between kernels, so that the rest adds up."""
+    spans = [(100_000 * i, 100_000 * i + 10_000 * (i + 1)) for i in range(4)]
+    recorder = profiling._Recorder()
+    for i, (start, _) in enumerate(spans):
+        recorder.events.append((i, "layers", "recur", start + 1, start + 1 + 4000 * (i + 1)))
+    table = profiling._table(recorder, np.zeros(4, int), 1, spans, [12.0])
+    assert table["step_us"]["mean_us"] == 15.0 and table["unprofiled_us"] == 12.0
+    found = {row["stage"]: (row["mean_us"], row["share"]) for row in table["stages"]}
+    expected = {"layers": (6.0, 0.4), "Python": (6.0, 0.4), "(timers)": (3.0, 0.2)}
+    assert found == {stage: pytest.approx(pair) for stage, pair in expected.items()}
+
+
+def test_the_picture_shows_frames_that_follow_each_other():
+    """Between turns there are others, without timers."""
+    lengths = np.full(40, 10_000)
+    lengths[14:26] = 1000  # the fastest eight would be of two turns
+    spans = [(50_000 * i, 50_000 * i + int(length)) for i, length in enumerate(lengths)]
+    shown = profiling._timeline(profiling._Recorder(), spans)
+    assert [frame["step_us"] for frame in shown] == [10.0] * 2 + [1.0] * 6
+
+
+def test_steps_are_timed_in_milliseconds(monkeypatch):
+    now = SimpleNamespace(ns=0)
+
+    def step(frame, out):
+        now.ns += int(frame[0])
+
+    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter_ns=lambda: now.ns))
+    found = time_steps(step, np.array([[1e6, 0.0], [2.5e6, 0.0]]))
+    np.testing.assert_array_equal(found, [1.0, 2.5])
+
+
+def test_what_other_programs_disturbed_is_no_peak(monkeypatch):
+    now = iter([0.0, 3.0, 3.0, 4.0, 4.0, 9.0])
+    monkeypatch.setattr(limits, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    assert limits._fastest(lambda: None, 3) == 1.0
 
 
 def test_a_start_says_whether_it_compiled(path, tmp_path):

@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import decimal
+import errno
 import fractions
 import hashlib
 import io
@@ -34,7 +35,7 @@ from needs import posix
 from npfsn import pickles
 from npfsn.checkpoint import MAX_RATIO, read_checkpoint
 from npfsn.errors import CheckpointError, printable
-from npfsn.reading import ReadError, read_into
+from npfsn.reading import ReadError, read_at, read_into
 
 # More cases on request: NPFSN_FUZZ=100 runs a hundred times as many.
 FUZZ = int(os.environ.get("NPFSN_FUZZ", "1"))
@@ -1019,6 +1020,19 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
             read_checkpoint(path)
 
 
+@posix
+def test_what_is_no_file_is_closed_again(tmp_path):
+    """A program that tries a thousand folders would run out of descriptors."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(CheckpointError, match="expected a file"):
+            read_checkpoint(path)
+    following = os.open(os.devnull, os.O_RDONLY)
+    os.close(following)
+    assert following == lowest
+
+
 def test_members_must_be_unique_and_apart(tmp_path):
     good = tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))})
     assert "x" in read(tmp_path, good).tensors
@@ -1069,6 +1083,16 @@ def test_folders_of_an_archive_may_have_letters_of_their_own(tmp_path):
     assert_same(read_checkpoint(tmp_path / "a.tar").tensors, {"x": value})
 
 
+def test_names_of_members_are_of_the_old_code_page_unless_they_say_so(tmp_path):
+    value = np.ones(4, np.float32)
+    plain = tf.zip_bytes({"x": tf.tensor(value)})
+    data = bytearray(plain.replace(b"archive/", b"mod\x8alex/"))
+    assert len(data) == len(plain) and data != plain
+    assert_same(read(tmp_path, bytes(data)).tensors, {"x": value})
+    data[data.find(b"PK\1\2") + 9] |= 8
+    assert "the name of one of its members is damaged" in refusal(tmp_path, bytes(data))
+
+
 def test_nothing_may_lie_before_or_behind_an_archive(tmp_path):
     good = tf.zip_bytes({"x": tf.tensor(np.ones(4, np.float32))})
     refusal(tmp_path, b"PK" + good)
@@ -1100,6 +1124,15 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused():
     """What is missing must not be whatever was in memory."""
     with pytest.raises(ReadError, match="became shorter"):
         read_into(io.BytesIO(bytes(10)), 0, np.zeros(11, np.uint8))
+
+
+def test_a_disk_that_fails_is_told():
+    class Disk(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(ReadError, match=r"^it cannot be read \(Input/output error\)$"):
+        read_at(Disk(bytes(10)), 0, 4)
 
 
 def test_legacy_lists_of_storages_must_match(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -18,7 +19,8 @@ from drawn_models import small_model
 from needs import posix
 from sounds import lag, noise, recording, speech, tree
 
-from npfsn import cli, describe, pipe
+from npfsn import cli, describe, pipe, warmup
+from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
 from npfsn.models import ARCHITECTURES
 from npfsn.weights import load_model
 from npfsn.whole import enhance
@@ -464,6 +466,19 @@ def test_a_warmup_that_could_not_keep_all_kernels_fails(npfsn, monkeypatch):
     for options in ([], ["-q"]):
         _, err = npfsn("warmup", *options, code=1)
         assert "not all kernels could be kept (3 not)" in err and "NUMBA_CACHE_DIR" in err
+
+
+def test_warmup_knows_every_architecture_with_every_norm():
+    pairs = [(model.architecture, model.config.norm_type) for model in warmup.smallest_models()]
+    expected = itertools.product(ARCHITECTURES, [*CAUSAL_NORMS, *OFFLINE_NORMS])
+    assert sorted(pairs) == sorted(expected)
+
+
+def test_warmup_of_one_model_is_of_that_one(models):
+    told = []
+    warmup.warm_up(models["full"], progress=lambda *each: told.append(each))
+    ((name, seconds),) = told
+    assert name == "fullsubnet" and seconds > 0.0
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from drawn_models import small_model
 
+import npfsn
 from tools import evaluate
 from tools.evaluate import Score, find_pairs, main, mix, si_sdr, table, typical
 from tools.results import picture_file, result_file
@@ -281,3 +283,170 @@ def test_the_picture_is_of_the_typical_pair(
     monkeypatch.setattr(evaluate, "picture", lambda pair, *_: drawn.append(pair))
     main(["judge", str(tmp_path), "--picture", str(tmp_path / "x.png")])
     assert drawn == ["a"]
+
+
+def test_si_sdr_ignores_an_offset() -> None:
+    clean, noise = np.random.default_rng(4).normal(size=(2, RATE))
+    expected = si_sdr(clean + 0.1 * noise, clean)
+    assert si_sdr(clean + 0.1 * noise + 0.5, clean - 0.2) == pytest.approx(expected)
+
+
+def test_no_speech_found_is_the_worst_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PESQ then returns -1, which is no score at all."""
+    packages = {
+        "pesq": {"pesq": lambda *_, **__: -1, "PesqError": types.SimpleNamespace(RETURN_VALUES=0)},
+        "pystoi": {"stoi": lambda *_: 0.5},
+    }
+    for name, content in packages.items():
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**content))
+    clean, noise, _ = tones()
+    found = evaluate.measure(clean + 0.1 * noise, clean)
+    assert (found["pesq"], found["stoi"]) == (1.0, 0.5)
+
+
+def tones(seconds: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return three signals of one level that have nothing in common."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    a, b, c = (np.sin(2 * np.pi * hertz * t) for hertz in (200.0, 500.0, 1100.0))
+    return a, b, c
+
+
+def test_a_score_tells_before_from_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level is that of speech, whatever becomes of its pauses."""
+    clean, noise, _ = tones()
+    clean[RATE // 2 :] = 0.0
+    write_pair(tmp_path, clean, clean + 0.1 * noise)
+    monkeypatch.setattr(evaluate, "measure", lambda x, clean: {"si_sdr": si_sdr(x, clean)})
+
+    def half_as_loud(noisy: np.ndarray) -> np.ndarray:
+        assert noisy.dtype == np.float32
+        return np.where(np.arange(noisy.size) < RATE // 2, 0.05 * clean, 0.02 * noise)
+
+    monkeypatch.setattr(evaluate, "load_enhancer", lambda model: half_as_loud)
+    (found,) = evaluate.judge(find_pairs(tmp_path), None)
+    assert found.before["si_sdr"] == pytest.approx(17.0, abs=0.1)
+    assert found.after["si_sdr"] == pytest.approx(8.0, abs=0.1)
+    assert found.gain("si_sdr") == pytest.approx(-9.0, abs=0.2)
+    assert found.level_db == pytest.approx(-6.02, abs=0.01)
+
+
+def test_the_least_gains_are_named() -> None:
+    scores = [score(f"n{i}", 0, i / 10) for i in (3, 1, 2, 9, 5, 4, 8)]
+    last = table(scores).splitlines()[-1]
+    expected = ", ".join(f"someone n{i} 0 dB +{i}.0" for i in (1, 2, 3, 4, 5))
+    assert last.endswith(f"Least SI-SDR gain: {expected}.")
+
+
+def test_every_other_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(evaluate, "find_pairs", lambda _: list(range(5)))
+    monkeypatch.setattr(evaluate, "hops", lambda pairs, _: seen.append(pairs))
+    main(["hops", str(tmp_path), "--every", "2"])
+    assert seen == [[0, 2, 4]]
+
+
+def test_loud_mixtures_are_turned_down_together_with_the_speech(tmp_path: Path) -> None:
+    """And each sentence has another part of the noise."""
+    rng = np.random.default_rng(3)
+    audio, out = tmp_path / "audio", tmp_path / "pairs"
+    audio.mkdir()
+    speech, noise = 0.9 * np.sign(tones()[0]), 0.1 * rng.normal(size=10 * RATE)
+    for name, samples in (("speech_a", speech), ("speech_b", speech), ("noise_n", noise)):
+        soundfile.write(audio / f"{name}.wav", samples, RATE, "FLOAT")
+    assert mix(audio, out, (10,)) == 2
+    parts = []
+    for pair in find_pairs(out):
+        clean, noisy = (soundfile.read(path)[0] for path in (pair.clean, pair.noisy))
+        assert np.abs(noisy).max() == pytest.approx(0.99, abs=1e-6)
+        assert np.abs(clean).max() < 0.8
+        gain = np.abs(clean).max() / 0.9
+        parts.append((noisy - clean) / gain)
+    assert abs(np.corrcoef(parts)[0, 1]) < 0.1
+
+
+def test_clean_speech_and_silence_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recording once, however many mixtures there are of it."""
+    clean, noise, _ = tones()
+    write_pair(tmp_path, clean, clean + noise)
+    pairs = find_pairs(tmp_path) * 2
+    given = []
+
+    def half(noisy: np.ndarray) -> np.ndarray:
+        given.append(noisy.size)
+        return 0.5 * noisy + 1e-3
+
+    monkeypatch.setattr(evaluate, "load_enhancer", lambda model: half)
+    said = evaluate.fidelity(pairs, None)
+    assert given == [RATE, 5 * RATE]
+    assert said.startswith("Clean speech (1 recordings, 40 dB): SI-SDR mean 40.0, least 40.0 dB")
+    assert "level mean -6.02, furthest -6.02 dB. Silence: peak 1.0e-03" in said
+
+
+@pytest.fixture
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Write a pair; enhance it perfectly with an option on, not at all without; tell what came."""
+    clean, noise, _ = tones(0.5)
+    write_pair(tmp_path, clean, clean + 0.1 * noise)
+    heard = []
+
+    def enhance(audio: np.ndarray, rate: int, model: npfsn.Model) -> np.ndarray:
+        heard.append(audio)
+        out = audio.copy()
+        if model.config.start_at_sound or model.config.quiet_level:
+            out[-clean.size :] = clean
+        return out
+
+    monkeypatch.setattr(evaluate.npfsn, "enhance", enhance)
+    return heard
+
+
+def test_what_silence_costs_is_told(
+    tmp_path: Path, oracle: list[np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    npfsn.save_model(small_model("fast_fullsubnet"), tmp_path / "m.npz")
+    main(["starts", str(tmp_path), "-m", str(tmp_path / "m.npz")])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "| ahead | without | `start_at_sound` |" and len(rows) == 11
+    for row in rows[2:]:
+        without, having = (float(cell.split()[0]) for cell in row.split("|")[2:4])
+        assert without == 0.0 and having > 60.0
+    n = RATE // 2
+    before = [0, 256, n, n, 5 * RATE, 5 * RATE, *(n + s * RATE for s in (2, 10, 60))]
+    assert [x.size - n for x in oracle] == [size for size in before for _ in range(2)]
+    np.testing.assert_array_equal(oracle[-1][:n], oracle[-1][-n:])
+
+
+def test_what_a_low_level_costs_is_told(
+    tmp_path: Path, oracle: list[np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    npfsn.save_model(small_model("fast_fullsubnet", quiet_level=100.0), tmp_path / "m.npz")
+    main(["levels", str(tmp_path), "-m", str(tmp_path / "m.npz")])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "| peak | without | `quiet_level` |"
+    peaks = [float(row.split()[1]) for row in rows[2:]]
+    told = [20 * np.log10(np.abs(x).max()) for x in oracle]
+    np.testing.assert_allclose(told, np.repeat(peaks, 2), atol=0.01)
+    assert [*peaks] == [-10, -30, -40, -45, -50, -55, -60, -65, -70]
+
+
+def test_eight_bits_are_compared_with_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, noise, other = tones()
+    write_pair(tmp_path, clean, clean + noise)
+
+    def enhance(noisy: np.ndarray, rate: int, model: object, *, precision: str) -> np.ndarray:
+        return clean + 0.01 * noise + {"float32": 0.0, "int8": 0.1}[precision] * other
+
+    def measured(audio: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+        found = si_sdr(audio, clean)
+        return {"pesq": found / 10, "stoi": found / 100, "si_sdr": found}
+
+    monkeypatch.setattr(evaluate.npfsn, "load_model", lambda model: model)
+    monkeypatch.setattr(evaluate.npfsn, "enhance", enhance)
+    monkeypatch.setattr(evaluate, "measure", measured)
+    main(["compare", str(tmp_path)])
+    assert capsys.readouterr().out == (
+        "int8 against float32, 1 mixtures: WB-PESQ -2.004, STOI -0.2004, SI-SDR -20.04 dB; "
+        "SI-SDR between the two outputs mean 20.0, least 20.0 dB.\n"
+    )

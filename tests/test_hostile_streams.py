@@ -800,6 +800,38 @@ def test_a_state_resumes_in_another_process(tmp_path):
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("name", [None, "fullsubnet", "fullband"])
+def test_a_stream_that_is_made_waits_for_no_kernel(name, precision):
+    """A hop lasts 16 ms; loading a kernel, let alone compiling it, may take longer."""
+    program = f"""
+import numpy as np, npfsn, drawn_models
+from npfsn.jit import seconds_compiling
+model = drawn_models.small_model({name!r}) if {name!r} else npfsn.load_model()
+e = npfsn.Enhancer(model, precision={precision!r})
+live = npfsn.LiveStream(48000, 480, model, precision={precision!r})
+made, x = seconds_compiling(), drawn_models.noise(40_007)
+assert made > 0
+e.step(x[:256])
+for at in range(256, 5120, 256):
+    e.step(x[at : at + 256])
+e.atten_lim_db = 6.0
+e.process(x[:1280])
+e.process(x)
+other = e.copy()
+other.set_state(e.get_state())
+e.flush()
+e.reset()
+e.process(np.concatenate([np.zeros(3000, np.float32), x]))
+live.process(x[:9600])
+live.flush()
+for audio in (x, np.stack([x, -x], axis=1)):
+    npfsn.enhance(audio, 16000, model, precision={precision!r})
+assert seconds_compiling() == made
+"""
+    in_another_process(program)
+
+
 def test_copies_share_nothing_but_the_model():
     enhancer = any_stream(atten_lim_db=20.0, on_nonfinite="zero", norm_horizon=1.0)
     enhancer.process(noise(3000))
@@ -1091,6 +1123,17 @@ def test_whole_signals_take_turns_with_a_stream(monkeypatch):
     npfsn.enhance(x, 16_000, model, norm_horizon=10.0)
     npfsn.enhance(x, 16_000, model)
     assert len(made) == 5
+
+
+def test_a_whole_signal_runs_as_it_is_asked_to_now():
+    """Not as the one before, whose stream it takes over."""
+    drawn, x = small_model("fast_fullsubnet"), noise(20 * HOP)
+    cases = [{}, {"precision": "int8"}, {}, {"norm": "forgetting_norm"}, {"norm_horizon": 0.05}, {}]
+    found = [npfsn.enhance(x, 16_000, drawn, **options) for options in cases]
+    for options, y in zip(cases, found, strict=True):
+        anew = npfsn.Model(drawn.architecture, drawn.config, dict(drawn.tensors))
+        np.testing.assert_array_equal(y, npfsn.enhance(x, 16_000, anew, **options))
+    assert len({y.tobytes() for y in found}) == 4
 
 
 def test_a_horizon_is_one_of_the_model_at_any_rate():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import platform
 import sys
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -530,6 +532,22 @@ def test_tiles_take_rows_along(kind: str, cell: str) -> None:
     assert len(reached) > 4
 
 
+@pytest.mark.skipif(not products.PREFETCH, reason="tiles have no room for more here")
+def test_what_tiles_see_to_lives_as_long_as_the_pieces() -> None:
+    """These hold addresses, which keep nothing alive."""
+    (host, _), (later, taken) = host_and_follower("float32")
+    beside, x = Beside(host), np.zeros((1, 20), np.float32)
+    beside.ahead([later])
+    beside.block(taken, x)
+    kept = [weakref.ref(each) for each in (later, taken, x)]
+    del later, taken, x
+    gc.collect()
+    assert all(each() is not None for each in kept)
+    del beside
+    gc.collect()
+    assert all(each() is None for each in kept)
+
+
 def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
@@ -800,6 +818,16 @@ def test_power_equals_numpys(fdrc: float) -> None:
     np.testing.assert_allclose(out, mag[:, :16].astype("d") ** fdrc, rtol=2 * EPS)
 
 
+@pytest.mark.parametrize("fdrc", [1.5, 4.0])
+def test_power_leaves_no_denormals(fdrc: float) -> None:
+    """What a steep compression makes of faint sound."""
+    wanted = np.array([[0.0, 1e-44, 1e-35, 1e-31, 1e-20]])
+    out = np.full(wanted.shape, np.nan, np.float32)
+    features.power((wanted ** (1 / fdrc)).astype(np.float32), fdrc, out)
+    assert not out[0, :4].any()
+    np.testing.assert_allclose(out[0, 4], 1e-20, rtol=10 * EPS)
+
+
 @pytest.mark.parametrize(
     ("n_freq", "first", "last", "center", "below"),
     [
@@ -829,6 +857,15 @@ def splits(n_frame: int, seed: int) -> list[int]:
     """Cut `n_frame` frames into blocks of random sizes."""
     cuts = np.sort(rng(seed).choice(np.arange(1, n_frame), n_frame // 4, replace=False))
     return np.diff([0, *cuts, n_frame]).tolist()
+
+
+def test_a_level_leaves_no_denormals() -> None:
+    """What the encoder makes of input that is all but silent."""
+    mel, normed = np.full((1, 2), 1e-25, np.float32), np.ones((1, 2), np.float32)
+    level, out = np.zeros(1), np.full((1, 2), np.nan, np.float32)
+    features.follow_level(mel, normed, 1.0, level, np.float32([[0.5, 1e-6]]), out)
+    assert level[0] == pytest.approx(1e-25)
+    assert out[0, 0] == pytest.approx(5e-26) and out[0, 1] == 0.0
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 3, 5])
@@ -954,6 +991,24 @@ def test_norm_of_what_never_changes() -> None:
         x = np.full((250, 1, 7), level)
         got = run_norm(norms.Norm("offline_gaussian_norm", "n", 1, 7), x)
         assert np.abs(got).max() < 0.1
+
+
+def test_norm_of_what_hardly_ever_changed() -> None:
+    """Nor may a running variance have no root: whatever came next would be nothing."""
+    for level in np.geomspace(0.1, 1e9, 200, dtype=np.float32):
+        x = np.full((250, 1, 7), level)
+        x[-1, 0, 0] = np.nextafter(level, np.float32(np.inf))
+        assert run_norm(norms.Norm("cumulative_layer_norm", "n", 1, 7), x)[-1, 0, 0] > 0.0
+
+
+def test_a_forgotten_mean_is_zero() -> None:
+    """After twelve minutes of silence: a denormal one would never be."""
+    norm = norms.Norm("forgetting_norm", "n", 1, 1)
+    own = state.zeros(norm.fields())
+    own["n.count"][:], own["n.mu"][:] = 1000, 1e-199
+    x = np.zeros((300, 1, 1), np.float32)
+    apply_norm(norm.bind(own), x, np.empty_like(x))
+    assert own["n.mu"][0] == 0.0
 
 
 def test_norm_of_a_single_value() -> None:

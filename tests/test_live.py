@@ -343,3 +343,38 @@ def test_the_rate_of_a_device_comes_before_common_ones(live):
     sd = sound_system(hiss(0.5), rates=(44100, 48000))
     live(sd)
     assert sd.opened["samplerate"] == 44100
+
+
+def test_a_rate_that_only_the_microphone_takes(live):
+    sd = sound_system(hiss(0.5))
+
+    def check(device=None, *, samplerate, **options):
+        if samplerate != 44100:
+            raise sd.PortAudioError(f"Invalid sample rate {samplerate}")
+
+    sd.check_input_settings = lambda device=None, **options: None
+    sd.check_output_settings = check
+    live(sd)
+    assert sd.opened["samplerate"] == 44100
+
+
+def test_a_quiet_one_prints_nothing(live, monkeypatch):
+    monkeypatch.setattr("npfsn.jit.announce", True)
+    assert live(sound_system(hiss(0.5)), "-q") == ("", "")
+    assert not npfsn.jit.announce
+
+
+def test_without_a_time_it_does_not_end(live, monkeypatch):
+    sd = sound_system(hiss(0.5))
+    monkeypatch.setitem(sys.modules, "sounddevice", sd)
+    timer, started = threading.Timer(0.5, interrupt_main), time.monotonic()
+    timer.start()
+    assert cli.main(["live", "-q"]) == 0
+    timer.cancel()
+    assert time.monotonic() - started > 0.4
+
+
+def test_a_machine_without_sound(live):
+    sd = sound_system(hiss(0.1))
+    sd.query_devices = lambda: ""
+    assert live(sd, "-l")[0] == "no sound devices\n"

@@ -350,6 +350,13 @@ def test_a_block_length_is_no_truth_value():
         LiveStream(16000, True)
 
 
+def test_a_block_length_may_be_one_of_numpys(delay):
+    """Products with it must not be in its own sixteen bits."""
+    live = LiveStream(48000, np.int16(480))
+    assert type(live.block_length) is int
+    assert live.latency_samples == LiveStream(48000, 480).latency_samples
+
+
 def test_a_live_stream_and_its_copy_may_run_at_the_same_time(monkeypatch):
     live = LiveStream(48000, 480, small_model("fast_fullsubnet"))
     other, enhance_some, given = live.copy(), npfsn.Enhancer.process, []

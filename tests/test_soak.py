@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,9 +78,10 @@ def test_the_scene_is_drawn_from_its_seed():
         assert kind == other and np.array_equal(x, y) and np.abs(x).max() <= 1.0
 
 
-def test_less_than_a_minute_is_refused(capsys):
+@pytest.mark.parametrize("hours", ["0.01", "nan"])
+def test_less_than_a_minute_is_refused(capsys, hours):
     with pytest.raises(SystemExit):
-        soak.main(["--hours", "0.01"])
+        soak.main(["--hours", hours])
     assert "expected a minute" in capsys.readouterr().err
 
 
@@ -132,3 +135,67 @@ def test_the_picture_and_the_words(tmp_path):
     pytest.importorskip("matplotlib")
     soak.draw(found, str(tmp_path / "soak.png"))
     assert (tmp_path / "soak.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let steps take as many nanoseconds as `clock.cost(x)` says, half of them CPU time."""
+    clock = SimpleNamespace(now=0, cost=lambda x: 10_000)
+
+    def step(enhancer, x, out=None):
+        clock.now += clock.cost(x)
+
+    times = SimpleNamespace(
+        perf_counter_ns=lambda: clock.now, thread_time_ns=lambda: clock.now // 2
+    )
+    monkeypatch.setattr(soak, "time", times)
+    monkeypatch.setattr(npfsn.Enhancer, "step", step)
+    return clock
+
+
+def test_times_are_those_of_the_first_and_of_the_last_part(tmp_path, clock):
+    """And of each kind of sound."""
+    hops = itertools.count()
+    clock.cost = lambda x: (1 if next(hops) < 3750 else 3) * (20_000 if x.any() else 8_000)
+    path = tmp_path / "soak.json"
+    assert soak.main(["--hours", str(2 / 60), "--no-reference", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert (found["minutes"], len(found["rss"]), found["drift"]) == (2.0, 2, [])
+    assert (found["p50"], found["p99"], found["cpu_p99"]) == ([20, 60], [20, 60], [10, 30])
+    assert (found["first_p99"], found["last_p99"]) == (20, 60)
+    assert (found["first_cpu_p99"], found["last_cpu_p99"]) == (10, 30)
+    assert found["kinds"]["silence"][1] <= 12 < found["kinds"]["speech"][1] == 30
+
+
+def test_what_silence_costs_is_a_share_of_speech(monkeypatch, clock, capsys):
+    levels = {"speech": 4, "silence": 2, "faint": 1}
+    hops = np.ones((10, 256), np.float32)
+    hops[3] = 3.0  # one hop in ten takes three times as long
+    monkeypatch.setattr(
+        soak.Scene, "block", lambda scene, n, kind: (kind, levels[kind] * hops.reshape(-1))
+    )
+    clock.cost = lambda x: int(1000 * x[0])
+    assert soak.main(["--silence"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "speech: median 2.0 us (1.00 of speech), p99 5.6 us (1.00)",
+        "silence: median 1.0 us (0.50 of speech), p99 2.8 us (0.50)",
+        "faint: median 0.5 us (0.25 of speech), p99 1.4 us (0.25)",
+    ]
+
+
+def test_the_words_of_a_long_run():
+    found = soak.Soak(
+        minutes=20.0, drift=[1e-7, 3e-7, 2e-7], rss=[50 << 20, 60 << 20, (60 << 20) + 3072],
+        kinds={"noise": [100.0, 200.0]}, first_p99=100.0, last_p99=150.0, first_cpu_p99=90.0,
+        last_cpu_p99=81.0, peak=0.5,
+    )  # fmt: skip
+    assert soak.report(found).splitlines() == [
+        "20 minutes of sound",
+        "drift: largest difference 3.00e-07 of full scale (output peaks at 0.50); first minute "
+        "1.00e-07, last 2.00e-07",
+        "memory: 50.00 MiB after one minute, 60.00 at the end, most 60.00; growth after the "
+        "second minute 3 KiB",
+        "p99 of a step: first ten minutes 100.0 us, last ten minutes 150.0 (+50.0%); CPU time 90.0 "
+        "and 81.0 us (-10.0%)",
+        "  noise: CPU time median 100.0 us, p99 200.0 us",
+    ]

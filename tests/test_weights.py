@@ -956,6 +956,115 @@ def test_sizes_of_large_archives_may_follow_other_fields():
     assert _widen(extra, 0xFFFFFFFF, 0xFFFFFFFF, 9) == (7, 8, 9)
 
 
+def test_the_extra_field_holds_only_the_sizes_that_did_not_fit():
+    """In their order, whichever they are."""
+    full = 0xFFFFFFFF
+    one, two = struct.pack("<HHQ", 1, 8, 7 << 32), struct.pack("<HH2Q", 1, 16, 7 << 32, 8)
+    assert _widen(one, 1, 2, full) == (1, 2, 7 << 32)
+    assert _widen(one, full, 2, 3) == (7 << 32, 2, 3)
+    assert _widen(two, 1, full, full) == (1, 7 << 32, 8)
+    assert _widen(b"what ever", 1, 2, 3) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"",
+        b"\1\0\20",  # a part of a field's head
+        struct.pack("<HHQ", 1, 8, 7),  # one size where two are missing
+        struct.pack("<HHQ", 1, 16, 7),  # cut off
+        struct.pack("<HH2Q", 2, 16, 7, 8),  # of another kind
+        struct.pack("<HH2Q", 2, 99, 7, 8),
+    ],
+)
+def test_sizes_that_are_nowhere_are_damage(extra):
+    with pytest.raises(ReadError, match="64-bit sizes"):
+        _widen(extra, 0xFFFFFFFF, 0xFFFFFFFF, 9)
+
+
+@pytest.mark.parametrize("at", [12, 16])
+def test_directory_records_of_two_widths_agree(tmp_path, monkeypatch, at):
+    """Size and offset of the directory; the narrow record may leave them to the wide one."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "b.npz", "w") as wide:
+        for name in plain.namelist():
+            wide.writestr(name, plain.read(name))
+    data = (tmp_path / "b.npz").read_bytes()
+    (own,) = struct.unpack_from("<L", data, len(data) - 22 + at)
+    assert b"PK\6\6" in data and own != 0xFFFFFFFF
+    for value in (own, 0xFFFFFFFF, own + 1):
+        changed = bytearray(data)
+        struct.pack_into("<L", changed, len(data) - 22 + at, value)
+        path.write_bytes(changed)
+        if value == own + 1:
+            with pytest.raises(ModelError, match="records contradict each other"):
+                load_model(path)
+        else:
+            assert_same(load_model(path), small_model())
+
+
+def test_a_wide_record_lies_before_its_locator(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as wide:
+        for name in "abc":
+            wide.writestr(name, b"")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"PK\6\7", b"junkPK\6\7"))
+    with pytest.raises(ModelError, match="64-bit record"):
+        load_model(path)
+
+
+def test_no_directory_is_larger_than_that_of_any_model(tmp_path):
+    """It would be read at once, however large the file is."""
+    size = 6_000_000
+    path = tmp_path / "a.npz"
+    path.write_bytes(bytes(size) + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
+    with pytest.raises(ModelError, match="its directory has 6,000,000 bytes, more than any model"):
+        load_model(path)
+
+
+def test_an_archive_of_nothing_is_no_model(tmp_path):
+    path = tmp_path / "a.npz"
+    zipfile.ZipFile(path, "w").close()
+    assert path.stat().st_size == 22
+    with pytest.raises(ModelError) as refused:
+        load_model(path)
+    assert "cannot be read" not in str(refused.value)
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_part_of_an_archive_in_several_files_is_called_so(tmp_path, at):
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) - 22 + at] = 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="one part of an archive in several files"):
+        load_model(path)
+
+
+def test_a_member_in_another_file_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    data = bytearray(path.read_bytes())
+    data[data.rfind(b"PK\1\2") + 34] = 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="in another file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("comment", [b"of mine", b"PK\5\6 and so on, longer than a record"])
+def test_an_archive_may_have_a_comment(tmp_path, comment):
+    path = tmp_path / "a.npz"
+    save_model(small_model(), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment
+    assert_same(load_model(path), small_model())
+
+
 def test_archives_that_contradict_themselves_are_refused(tmp_path):
     """How many members there are; how one is packed."""
     path = tmp_path / "a.npz"
