@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -652,6 +653,19 @@ def test_a_bomb_that_claims_to_be_empty_is_refused(tmp_path):
     data[at : at + 4] = bytes(4)
     path.write_bytes(data)
     assert limited(path, room=1 << 20)
+
+
+@pytest.mark.parametrize("kind", ["noise", "zeros"])
+def test_a_large_compressed_member_is_read_whole(tmp_path, kind):
+    """In pieces of a megabyte: more go in, or come out, than one."""
+    values = np.random.default_rng(1).integers(256, size=(5 << 20) + 3).astype(np.uint8)
+    values *= kind == "noise"
+    path = tmp_path / "m.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x", values.data)
+    with path.open("rb") as file:
+        opened = Archive(file, path.stat().st_size, max_ratio=math.inf)
+        assert np.array_equal(opened.read(opened.entries["x"]), values)
 
 
 def test_a_member_that_unpacks_to_more_than_it_claims_takes_no_memory(tmp_path):
