@@ -39,6 +39,7 @@ class Beside:
 
     def __init__(self, host: RecurrentPass) -> None:
         self.queue = np.zeros(1, products.QUEUE)
+        host.kept.append(self.queue)  # for its tiles, should an interrupt leave nothing else
         self._pieces: list[tuple[int, ...]] = []  # of products.PIECE
         self._table = np.zeros(0, products.PIECE)
         self._weight = _weights(host)[0]

@@ -289,6 +289,8 @@ class RecurrentPass:
     layers, stack : array of `kernels.LAYER`, array of `kernels.STACK`
         How kernels see all of it.
     linear : BoundProduct or None
+    kept : list
+        What else `layers` points to: tables keep nothing alive (`npfsn.beside`).
     r : list of float32 array, shape (n, G H)
         Recurrent product of each layer, as far as it is done ahead of time.
     p, r_few : float32 array
@@ -302,6 +304,7 @@ class RecurrentPass:
     ) -> None:
         self.weights, self.units = weights, units
         self.every = 1
+        self.kept: list[Any] = []
         spec = weights.spec
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, group = frames * units, _group_size(units, weights.layers[0].recurrent.tile)

@@ -1,8 +1,8 @@
 """What a stream remembers: a flat dict of arrays, all zeros at the start.
 
-Each part of a network declares its own entries (`fields`); nothing else makes state. Resetting,
-saving, restoring and copying a stream are loops over the dict, so a new entry cannot be forgotten.
-`checked` validates one that a caller passes.
+Each part of a network declares its own entries (`fields`), `Stream` and `Enhancer` a few more;
+nothing else makes state. Resetting, saving, restoring and copying a stream are loops over the dict,
+so a new entry cannot be forgotten. `checked` validates one that a caller passes.
 """
 
 from __future__ import annotations

@@ -333,6 +333,16 @@ def test_silence_leaves_no_denormal_anywhere(pair):
         assert not denormals(enhancer)
 
 
+@pytest.mark.parametrize("norm", CAUSAL_NORMS)
+def test_running_sums_that_fade_arrive_at_zero(norm):
+    """With a horizon they fade by a share in each frame of silence, and would stay denormal."""
+    enhancer = npfsn.Enhancer(small_model("fullsubnet"), norm=norm, norm_horizon=0.1)
+    enhancer.process(speech(40 * HOP))
+    for _ in range(20):
+        enhancer.process(np.zeros(300 * HOP, np.float32))
+        assert not denormals(enhancer)
+
+
 def test_nothing_but_zeros_is_left_behind_very_soft_sound():
     """No rounding errors, which are denormal there, nor in the last samples under one window."""
     x = noise(20 * HOP + 100, level=1e-24)

@@ -17,7 +17,7 @@ from drawn_models import apply_norm, small_model
 
 from npfsn import fast_fullsubnet, layers, norms, state
 from npfsn.beside import Beside
-from npfsn.config import Sequence
+from npfsn.config import DIVIDING_NORMS, Sequence
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.kernels import amx, features, products, spectrum
 from npfsn.kernels import layers as kernels
@@ -1026,7 +1026,7 @@ def test_epsilon_of_improved() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cumulative_laplace_norm", "forgetting_norm"])
+@pytest.mark.parametrize("name", DIVIDING_NORMS)
 def test_norms_leave_no_denormals(name: str) -> None:
     x = np.float32([1e12, 1e12, 1e-30]).reshape(3, 1, 1)
     *loud, soft = run_norm(norms.Norm(name, "n", 1, 1), x)

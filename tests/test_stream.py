@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -691,6 +694,29 @@ def test_an_interrupt_between_blocks_leaves_nothing_behind(
     for enhancer in (broken, fresh):
         enhancer.reset()
     np.testing.assert_array_equal(run(broken, x), run(fresh, x))
+
+
+@pytest.mark.skipif(not PREFETCH, reason="tiles have no room for more here")
+def test_an_interrupt_while_blocks_are_bound_leaves_a_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tiles have its address: it must not be freed before them."""
+    model, x = small_model("fast_fullsubnet", num_mels=40), noise(100 * 256)
+    broken, fresh, queues = npfsn.Enhancer(model), npfsn.Enhancer(model), []
+
+    def interrupted(beside: Beside) -> None:
+        queues.append(weakref.ref(beside.queue))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Beside, "divide", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        broken.process(x)
+    monkeypatch.undo()
+    gc.collect()
+    assert [queue() is not None for queue in queues] == [True]
+    broken.reset()
+    for n in (5000, 100 * 256):  # without blocks under way, then with them
+        np.testing.assert_array_equal(broken.process(x[:n]), fresh.process(x[:n]))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -20,6 +20,8 @@ FLOAT32_EPS = float(np.finfo(np.float32).eps)
 MAX_COMPRESSED = 1e36
 #: A plain mask beyond this is a broken network's; it must not break the stream.
 GAIN_LIMIT = np.float32(1e6)
+# A running sum this small is nothing, and soon a denormal number.
+_LEAST_SUM = 1e-200
 #: Frames that `forgetting_norm` remembers.
 MEMORY = 192
 #: The compressed mask is clipped to this before it is expanded; float32, as in the published code.
@@ -52,6 +54,20 @@ ROOT_HALF = int(np.float64(math.sqrt(0.5)).view(np.int64))
 def _flush(value):
     """Return an f32, or zero for one smaller than `SMALLEST` in size."""
     return value if abs(value) >= SMALLEST else np.float32(0.0)
+
+
+@inlined
+def _fade(sums, share):
+    """Keep a share of running sums; those that fade to nothing become zero.
+
+    sums   f64[U]
+    share  f64
+
+    Updates: sums.
+    """
+    for u in range(sums.shape[0]):
+        value = sums[u] * share
+        sums[u] = value if abs(value) >= _LEAST_SUM else 0.0
 
 
 @inlined
@@ -104,9 +120,7 @@ def cumulative_laplace(x, horizon, count, total, out):
     n_unit, size = x.shape[1], x.shape[2]
     for t in range(x.shape[0]):
         if count[0] + 1.0 > horizon:
-            fade = (horizon - 1.0) / count[0]
-            for u in range(n_unit):
-                total[u] *= fade
+            _fade(total, (horizon - 1.0) / count[0])
             count[0] = horizon - 1.0
         count[0] += 1.0
         for u in range(n_unit):
@@ -135,9 +149,8 @@ def cumulative_layer(x, horizon, count, total, square, out):
     for t in range(x.shape[0]):
         if count[0] + 1.0 > horizon:
             fade = (horizon - 1.0) / count[0]
-            for u in range(n_unit):
-                total[u] *= fade
-                square[u] *= fade
+            _fade(total, fade)
+            _fade(square, fade)
             count[0] = horizon - 1.0
         count[0] += 1.0
         for u in range(n_unit):
@@ -185,7 +198,7 @@ def forgetting(x, eps, horizon, count, mu, out):
             a = (count[0] - 1.0) / (count[0] + 1.0)
         count[0] += 1.0
         mu[0] = a * mu[0] + (1.0 - a) * mean
-        if abs(mu[0]) < 1e-200:
+        if abs(mu[0]) < _LEAST_SUM:
             mu[0] = 0.0
         scale = np.float32(mu[0] + eps)
         for u in range(n_unit):
@@ -224,7 +237,7 @@ def scale_fixed(x, shift, scale, out):
     for t in range(x.shape[0]):
         for u in range(x.shape[1]):
             for i in range(x.shape[2]):
-                out[t, u, i] = (x[t, u, i] - shift) / scale
+                out[t, u, i] = _flush((x[t, u, i] - shift) / scale)
 
 
 @kernel
