@@ -34,6 +34,7 @@ from .terminal import (
     number,
     open_standard_streams,
     print_error,
+    print_raw_error,
     print_result,
 )
 
@@ -494,10 +495,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     hint = f" (did you mean {near}?)"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:
-                parser.print_help(sys.stderr)
+                print_raw_error(parser.format_help())
                 return EXIT_USAGE
             return int(args.run(args))
     except SystemExit as stop:  # argparse has printed the error
+        print_raw_error("")
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)

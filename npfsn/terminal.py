@@ -33,9 +33,14 @@ def sentence(error: BaseException) -> str:
 
 
 def print_raw_error(text: str) -> None:
-    """Print text, such as a traceback, to standard error as it is."""
-    with contextlib.suppress(OSError):
+    """Print text, such as a traceback, to standard error as it is; what cannot be said is dropped.
+
+    Without text, drop only what argparse has printed before in vain.
+    """
+    try:
         write_now(sys.stderr, text)
+    except OSError:
+        _forget(sys.stderr)
 
 
 def columns(text: str) -> int:
@@ -88,8 +93,12 @@ def to_stdout() -> Iterator[None]:
 
 def print_result(text: str) -> None:
     """Print one line of result."""
-    with to_stdout():
-        write_now(sys.stdout, one_line(text) + "\n")
+    try:
+        with to_stdout():
+            write_now(sys.stdout, one_line(text) + "\n")
+    except NpfsnError:
+        forget_stdout()
+        raise
 
 
 def print_report(text: str) -> None:
@@ -106,10 +115,15 @@ def print_error(text: str, program: str = "npfsn") -> None:
 
 
 def forget_stdout() -> None:
-    """Point standard output at the null device, so that the flush at exit does not fail."""
+    """Drop what standard output could not take: Python tries again at exit, and ends with 120."""
+    _forget(sys.stdout)
+
+
+def _forget(stream: TextIO) -> None:
+    """Point a standard stream at the null device, so that the flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 

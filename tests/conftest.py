@@ -25,6 +25,11 @@ from npfsn.jit import host_features
 hypothesis.settings.register_profile("npfsn", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("npfsn")
 
+# A shell with one of these, as of some containers, would not show what others have to cope with:
+# output that waits in Python's buffers, and a terminal's own width.
+for name in ("PYTHONUNBUFFERED", "COLUMNS"):
+    os.environ.pop(name, None)
+
 # Whoever starts the tests in the background ignores SIGINT for them and all their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -941,7 +941,9 @@ def test_it_hears_sigterm(checkpoint, capsys, monkeypatch):
 def test_outputs_that_take_nothing_stop_nothing(checkpoint, way):
     command = f'exec "$0" -m npfsn.convert "$1" --norm {NORM} {way}'
     found = subprocess.run(
-        ["/bin/sh", "-c", command, sys.executable, str(checkpoint)], capture_output=True
+        ["/bin/sh", "-c", command, sys.executable, str(checkpoint)],
+        capture_output=True,
+        env=environment(),
     )
     assert found.returncode == 0 and b"Traceback" not in found.stderr
     assert load_model("best_model.npz").norm == NORM

@@ -366,6 +366,20 @@ def test_a_stream_counts_the_clipped_samples_of_all_reads(tmp_path, npfsn, monke
     assert "20000 samples beyond full scale were clipped" in capsys.readouterr().err
 
 
+def test_an_empty_pipe_is_waited_for(tmp_path, npfsn, monkeypatch):
+    read_some, refusals, waits = os.read, [BlockingIOError()] * 3, []
+
+    def read_later(source, size):
+        if refusals:
+            raise refusals.pop()
+        return read_some(source, size)
+
+    monkeypatch.setattr(os, "read", read_later)
+    monkeypatch.setattr(pipe.select, "select", lambda *descriptors: waits.append(descriptors))
+    assert stream_files(tmp_path, bytes(600)) == bytes(600)
+    assert len(waits) == 3
+
+
 def test_a_full_pipe_is_waited_for(tmp_path, npfsn, monkeypatch):
     write_some, refusals, waits = os.write, [BlockingIOError()] * 3, []
 

@@ -6,6 +6,7 @@ Compiling everything takes half a minute, so the cold starts here compile two sm
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -226,7 +227,7 @@ def test_a_cache_folder_that_is_none_costs_only_time(kind, read_only, tmp_path):
 @posix
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no mount namespaces")
 def test_a_full_disk_costs_only_time(tmp_path):
-    script = f'mount -t tmpfs -o size=64k none {tmp_path} && exec "$0" "$@"'
+    script = f'mount -t tmpfs -o size=64k none {shlex.quote(str(tmp_path))} && exec "$0" "$@"'
     before = ["unshare", "-m", "sh", "-c", script]
     if subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("may not mount")

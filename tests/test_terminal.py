@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
-from commands import WITH_DELAY, run, spawn
+from commands import WITH_DELAY, environment, run, spawn
 from needs import full_device, posix
 from sounds import recording, tree
 
@@ -183,6 +183,28 @@ def test_an_origin_of_errors_that_nobody_reads_stops_nothing(tmp_path, redirect,
     )
     assert done.returncode == 1 and b"1 file enhanced" in done.stdout
     assert tree(tmp_path / "out") == ["a_enhanced.wav"]
+
+
+@full_device
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("npfsn enhance a.wav --bogus", 2),
+        ("npfsn enhance --workers none a.wav", 2),
+        ("npfsn enhance", 2),
+        ("npfsn", 2),
+        ("npfsn info missing.npz", 1),
+        ("npfsn.convert missing.tar", 1),
+        ("npfsn.convert", 2),
+    ],
+)
+def test_an_error_that_a_full_disk_swallows_is_still_a_code(tmp_path, command, code):
+    """And not Python's 120, for text that is left in its buffers."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m {command} 2>/dev/full"],
+        cwd=tmp_path, capture_output=True, timeout=60, env=environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, b"")
 
 
 def test_what_is_said_is_seen_at_once():

@@ -7,6 +7,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -277,7 +278,7 @@ def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, *command.split(), "--batch-seconds", "4", "--work", tmp_path,
          *options_of(work)],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=False,
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("tools.train: ")
@@ -380,7 +381,7 @@ def test_checkpoints_that_cannot_be_used_are_told_in_one_line_before_any_work(
         assert "move it away to start anew" in message
         best = path.with_name("best_model.tar")
         best.write_bytes(whole)
-        with pytest.raises(SystemExit, match=f"for example with --start-from {best}"):
+        with pytest.raises(SystemExit, match=re.escape(f"for example with --start-from {best}")):
             main(command)
     assert not (tmp_path / "pools").exists()
 
@@ -709,9 +710,11 @@ def test_the_silent_end_of_a_recording_is_no_noise(work: Path) -> None:
 @pytest.mark.slow
 def test_one_command_runs_the_recipe(work: Path, tmp_path: Path) -> None:
     main(
-        f"--work {tmp_path} --speech {work / 'speech'} --synthetic-seconds 0 --noise-seconds 30 "
-        "--rooms 2 --bottleneck 4 --ranks 2 --validation-items 3 "
-        "--steps 2 --decay-steps 1 --batch-seconds 4".split()
+        ["--work", str(tmp_path), "--speech", str(work / "speech")]
+        + (
+            "--synthetic-seconds 0 --noise-seconds 30 --rooms 2 --bottleneck 4 --ranks 2 "
+            "--validation-items 3 --steps 2 --decay-steps 1 --batch-seconds 4"
+        ).split()
     )
     best = torch.load(tmp_path / "checkpoints/best_model.tar", weights_only=True)
     assert best["epoch"] == 2
