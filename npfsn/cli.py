@@ -498,14 +498,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print_raw_error(parser.format_help())
                 return EXIT_USAGE
             return int(args.run(args))
-    except SystemExit as stop:  # argparse has printed the error
-        print_raw_error("")
-        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
         print_error(f"error: {error}")
         return EXIT_USAGE
-    except (Exception, KeyboardInterrupt, Stopped) as error:
+    except (Exception, SystemExit, KeyboardInterrupt, Stopped) as error:
         return ended(error, verbose=getattr(args, "verbose", False))
 
 

@@ -39,7 +39,7 @@ from .output import is_folder
 from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, look_alike, read_recipe
 from .stopping import Stopped, ended, stoppable
-from .terminal import open_standard_streams, print_error, print_raw_error, print_report
+from .terminal import open_standard_streams, print_error, print_report
 from .weights import (
     FORMAT,
     PRECISIONS,
@@ -412,9 +412,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         options = parser.parse_args(argv)
-    except SystemExit:  # argparse has printed the error
-        print_raw_error("")
-        raise
+    except SystemExit as stop:
+        raise SystemExit(ended(stop, "npfsn-convert")) from None
     source = Path(options.checkpoint)
     named = f"{source.stem}.npz" if options.output is None else options.output
     output = Path(named)

@@ -33,10 +33,7 @@ def sentence(error: BaseException) -> str:
 
 
 def print_raw_error(text: str) -> None:
-    """Print text, such as a traceback, to standard error as it is; what cannot be said is dropped.
-
-    Without text, drop only what argparse has printed before in vain.
-    """
+    """Print text, such as a traceback, to standard error as it is; drop it where that fails."""
     try:
         write_now(sys.stderr, text)
     except OSError:
@@ -93,12 +90,22 @@ def to_stdout() -> Iterator[None]:
 
 def print_result(text: str) -> None:
     """Print one line of result."""
+    _print_raw_result(one_line(text) + "\n")
+
+
+def _print_raw_result(text: str) -> None:
     try:
         with to_stdout():
-            write_now(sys.stdout, one_line(text) + "\n")
+            write_now(sys.stdout, text)
     except NpfsnError:
         forget_stdout()
         raise
+
+
+def send_off() -> None:
+    """Send off what argparse has printed, rather than at exit, where failure is Python's 120."""
+    print_raw_error("")
+    _print_raw_result("")
 
 
 def print_report(text: str) -> None:

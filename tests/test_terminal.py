@@ -207,6 +207,21 @@ def test_an_error_that_a_full_disk_swallows_is_still_a_code(tmp_path, command, c
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+@full_device
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [("npfsn --help", "npfsn"), ("npfsn info --help", "npfsn"), ("npfsn --version", "npfsn"),
+     ("npfsn.convert --help", "npfsn-convert")],
+)  # fmt: skip
+def test_help_that_a_full_disk_swallows_is_an_error(command, program):
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m {command} >/dev/full"],
+        capture_output=True, timeout=60, env=environment(),
+    )  # fmt: skip
+    said = f"{program}: error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, said)
+
+
 def test_what_is_said_is_seen_at_once():
     """A line that will be drawn anew has no end that would send it off."""
     screen = io.BytesIO()
