@@ -26,6 +26,7 @@ from .describe import arithmetic, latency, norm_in_words, starts, streaming
 from .errors import NpfsnError
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
+    ArgumentParser,
     StatusLine,
     UsageError,
     duration,
@@ -34,7 +35,6 @@ from .terminal import (
     number,
     open_standard_streams,
     print_error,
-    print_raw_error,
     print_result,
 )
 
@@ -141,7 +141,7 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="npfsn",
         description="Speech enhancement with the FullSubNet family, on files and live streams.",
         epilog=_MAIN_EPILOG,
@@ -495,14 +495,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                     hint = f" (did you mean {near}?)"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")
             if args.command is None:
-                print_raw_error(parser.format_help())
+                parser.print_help(sys.stderr)
                 return EXIT_USAGE
             return int(args.run(args))
+    except SystemExit as stop:  # argparse has printed the error
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     except UsageError as error:
         args.parser.print_usage(sys.stderr)
         print_error(f"error: {error}")
         return EXIT_USAGE
-    except (Exception, SystemExit, KeyboardInterrupt, Stopped) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         return ended(error, verbose=getattr(args, "verbose", False))
 
 

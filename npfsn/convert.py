@@ -31,6 +31,7 @@ from .errors import (
     CheckpointError,
     ModelError,
     NormError,
+    NpfsnError,
     RecipeError,
     listed,
     printable,
@@ -39,7 +40,7 @@ from .output import is_folder
 from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, look_alike, read_recipe
 from .stopping import Stopped, ended, stoppable
-from .terminal import open_standard_streams, print_error, print_report
+from .terminal import ArgumentParser, open_standard_streams, print_error, print_report
 from .weights import (
     FORMAT,
     PRECISIONS,
@@ -349,7 +350,7 @@ file is left behind.
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="npfsn-convert",
         description="Convert a PyTorch checkpoint of the FullSubNet family to a model file for "
         "npfsn, or a model file to another precision or norm. PyTorch is not needed, and nothing "
@@ -412,8 +413,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         options = parser.parse_args(argv)
-    except SystemExit as stop:
-        raise SystemExit(ended(stop, "npfsn-convert")) from None
+    except (NpfsnError, BrokenPipeError) as error:  # the help finds no room, or no reader
+        return ended(error, "npfsn-convert")
     source = Path(options.checkpoint)
     named = f"{source.stem}.npz" if options.output is None else options.output
     output = Path(named)

@@ -11,8 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from .errors import NpfsnError
-from .terminal import forget_stdout, print_error, print_raw_error, send_off, sentence
+from .terminal import forget_stdout, print_error, print_raw_error, sentence
 
 
 class Stopped(BaseException):
@@ -25,12 +24,6 @@ class Stopped(BaseException):
 
 def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -> int:
     """Print why a command ended early, with a traceback if `verbose`; return the exit code."""
-    if isinstance(error, SystemExit):  # argparse has printed help, or what is wrong
-        try:
-            send_off()
-        except (NpfsnError, OSError) as unwritten:
-            return ended(unwritten, program)
-        return int(error.code or 0)
     if isinstance(error, BrokenPipeError):
         # The reader closed the pipe. Nothing more can be written, not even at exit.
         forget_stdout()

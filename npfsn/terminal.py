@@ -102,12 +102,6 @@ def _print_raw_result(text: str) -> None:
         raise
 
 
-def send_off() -> None:
-    """Send off what argparse has printed, rather than at exit, where failure is Python's 120."""
-    print_raw_error("")
-    _print_raw_result("")
-
-
 def print_report(text: str) -> None:
     """Print a line that is not worth failing for: a closed pipe or a full disk is ignored."""
     try:
@@ -266,6 +260,19 @@ def norm_name(text: str) -> str:
         return check_norm(text)
     except NormError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose help and errors take the way of everything else that is printed.
+
+    Its own fail where a stream takes nothing, at once or, with Python's code 120, at exit.
+    """
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        if file is sys.stdout:
+            _print_raw_result(message)
+        else:
+            print_raw_error(message)
 
 
 class UsageError(Exception):
