@@ -366,29 +366,16 @@ def test_a_stream_counts_the_clipped_samples_of_all_reads(tmp_path, npfsn, monke
     assert "20000 samples beyond full scale were clipped" in capsys.readouterr().err
 
 
-def test_an_empty_pipe_is_waited_for(tmp_path, npfsn, monkeypatch):
-    read_some, refusals, waits = os.read, [BlockingIOError()] * 3, []
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_an_empty_and_a_full_pipe_are_waited_for(tmp_path, npfsn, monkeypatch, call):
+    do_some, refusals, waits = getattr(os, call), [BlockingIOError()] * 3, []
 
-    def read_later(source, size):
+    def do_later(descriptor, what):
         if refusals:
             raise refusals.pop()
-        return read_some(source, size)
+        return do_some(descriptor, what)
 
-    monkeypatch.setattr(os, "read", read_later)
-    monkeypatch.setattr(pipe.select, "select", lambda *descriptors: waits.append(descriptors))
-    assert stream_files(tmp_path, bytes(600)) == bytes(600)
-    assert len(waits) == 3
-
-
-def test_a_full_pipe_is_waited_for(tmp_path, npfsn, monkeypatch):
-    write_some, refusals, waits = os.write, [BlockingIOError()] * 3, []
-
-    def write_later(sink, data):
-        if refusals:
-            raise refusals.pop()
-        return write_some(sink, data)
-
-    monkeypatch.setattr(os, "write", write_later)
+    monkeypatch.setattr(os, call, do_later)
     monkeypatch.setattr(pipe.select, "select", lambda *descriptors: waits.append(descriptors))
     assert stream_files(tmp_path, bytes(600)) == bytes(600)
     assert len(waits) == 3
