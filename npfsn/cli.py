@@ -35,6 +35,7 @@ from .terminal import (
     number,
     open_standard_streams,
     print_error,
+    print_raw_error,
     print_result,
 )
 
@@ -506,6 +507,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (Exception, KeyboardInterrupt, Stopped) as error:
         return ended(error, verbose=getattr(args, "verbose", False))
+    finally:
+        print_raw_error("")  # sends off, or drops, what others could not print
 
 
 # --- npfsn stream, live, info, warmup, bench ---------------------------------------------------

@@ -97,17 +97,15 @@ def _print_raw_result(text: str) -> None:
     try:
         with to_stdout():
             write_now(sys.stdout, text)
-    except NpfsnError:
+    except (OSError, NpfsnError):
         forget_stdout()
         raise
 
 
 def print_report(text: str) -> None:
     """Print a line that is not worth failing for: a closed pipe or a full disk is ignored."""
-    try:
+    with contextlib.suppress(OSError, NpfsnError):
         print_result(text)
-    except (OSError, NpfsnError):
-        forget_stdout()
 
 
 def print_error(text: str, program: str = "npfsn") -> None:

@@ -208,6 +208,22 @@ def test_an_error_that_a_full_disk_swallows_is_still_a_code(tmp_path, command, c
 
 
 @full_device
+def test_what_others_cannot_print_is_no_failure():
+    """Such as the word that kernels are being compiled."""
+    code = (
+        "import contextlib, sys, npfsn.cli\n"
+        "with contextlib.suppress(OSError):\n"
+        "    print('a word', file=sys.stderr, flush=True)\n"
+        "sys.exit(npfsn.cli.main(['info']))\n"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, env=environment()
+        )
+    assert done.returncode == 0 and b"fast_fullsubnet" in done.stdout
+
+
+@full_device
 @pytest.mark.parametrize(
     ("command", "program"),
     [("npfsn --help", "npfsn"), ("npfsn info --help", "npfsn"), ("npfsn --version", "npfsn"),
