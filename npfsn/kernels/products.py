@@ -220,11 +220,24 @@ def _tile_f32(
             v_panels = [builder.gep(v, [builder.mul(v_stride, const(p))]) for p in range(n_beside)]
         from_bias = builder.icmp_signed("==", first, const(0))
         bias_row = builder.gep(bias, [bias_at])
-        starts = [builder.select(from_bias, bias_row, row) for row in out_rows]
-        start = [
-            [emit.load(row, const(vector.count * p), vector) for p in range(n_part)]
-            for row in starts
-        ]
+
+        def load_row(at: ir.Value) -> list[ir.Value]:
+            return [emit.load(at, const(vector.count * p), vector) for p in range(n_part)]
+
+        if n_row > 1 and n_panel > 1:
+            # All rows start alike: loads of their own would cost a large tile more than its branch.
+            with builder.if_else(from_bias) as (alike, onward):
+                with alike:
+                    at_bias, alike_block = [load_row(bias_row)] * n_row, builder.block
+                with onward:
+                    at_out, onward_block = [load_row(row) for row in out_rows], builder.block
+            start = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
+            for r in range(n_row):
+                for p in range(n_part):
+                    start[r][p].add_incoming(at_bias[r][p], alike_block)
+                    start[r][p].add_incoming(at_out[r][p], onward_block)
+        else:
+            start = [load_row(builder.select(from_bias, bias_row, row)) for row in out_rows]
         start_beside = [emit.load(sums, const(PANEL * p), f32_panel) for p in range(n_beside)]
 
         k, before = emit.begin_loop(first)
