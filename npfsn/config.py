@@ -383,6 +383,11 @@ class BaseConfig:
         return self.start_at_sound and self.streams
 
     @property
+    def additions(self) -> dict[str, Any]:
+        """Those of `unpublished` that change what it computes, with the norm that it has."""
+        return {"start_at_sound": True} if self.restarts_at_sound else {}
+
+    @property
     def latency_samples(self) -> int:
         """Samples by which a stream's output lags its input (the hop itself not counted)."""
         return self.n_fft - self.hop_length + self.look_ahead * self.hop_length

@@ -31,11 +31,7 @@ def starts(config: BaseConfig) -> str:
 
 def arithmetic(config: BaseConfig) -> str:
     """Say what the network adds to the published arithmetic."""
-    added = [
-        f"{name} = {getattr(config, name)}"
-        for name, published in config.unpublished.items()
-        if getattr(config, name) != published
-    ]
+    added = [f"{name} = {value}" for name, value in config.additions.items()]
     return "as published" + (f", with {', '.join(added)}" if added else "")
 
 

@@ -97,7 +97,7 @@ class Enhancer(Alone):
                 "signals with npfsn.enhance or `npfsn enhance`"
             )
         check_nonfinite(on_nonfinite)
-        self._dry_share, self._atten_lim_db = dry_share(atten_lim_db), atten_lim_db
+        self.atten_lim_db = atten_lim_db
         horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
         self._norm_horizon: float | None = None
         if norm_horizon is not None and math.isfinite(horizon):

@@ -120,6 +120,17 @@ class Config(BaseConfig):
         """Frames after which the work of a stream repeats: the bottleneck runs once per period."""
         return self.shrink_size
 
+    @property
+    def follows_level(self) -> bool:
+        """Whether quiet input scales the encoder's output down: if the norm divides by a mean."""
+        return self.quiet_level > 0 and self.norm_type in DIVIDING_NORMS
+
+    @property
+    def additions(self) -> dict[str, Any]:
+        """As in `BaseConfig`."""
+        level = {"quiet_level": self.quiet_level} if self.follows_level else {}
+        return super().additions | level
+
     @classmethod
     def smallest(cls, norm: str) -> Config:
         """Return the config of a tiny network that needs every kernel (`warmup`)."""
@@ -240,14 +251,9 @@ class Network(network.Network):
             fields |= stack.fields(1)
         fields["shrink.sum"] = ((2, n_mel), np.float32)
         fields["shrink.held"] = ((n_mel,), np.float32)
-        if self.follows_level:
+        if self.config.follows_level:
             fields["shrink.level"] = ((1,), np.float64)
         return fields
-
-    @property
-    def follows_level(self) -> bool:
-        """Whether quiet input scales the encoder's output down: if the norm divides by a mean."""
-        return self.config.quiet_level > 0 and self.config.norm_type in DIVIDING_NORMS
 
     def bind(self, state: State, frames: int) -> Pass:
         """Return the network as a function of blocks of `frames` frames."""
@@ -304,7 +310,7 @@ class Pass(network.Pass):
 
         # A unit: a mel band with its neighbours, then the encoder's output, at 1 / s of the rate.
         stage, units, seen = "neighbours", self.units, enc
-        if net.follows_level:
+        if config.follows_level:
             seen, level = np.zeros_like(enc), (config.quiet_level, state["shrink.level"])
             gather.add("follow_level", mel, fb_in, *level, enc, seen, stage=stage)
         how = *self.neighbors, shrink, self.sum

@@ -88,7 +88,10 @@ class Config(BaseConfig):
             "fb_num_neighbor_freqs",
         )
         for name in ("freq_cutoffs", *per_section):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ModelError(f"{name} is {shown(value)}: expected a list of whole numbers")
+            object.__setattr__(self, name, tuple(value))
         if isinstance(self.fdrc, bool) or not isinstance(self.fdrc, (int, float)):
             raise ModelError(f"fdrc is {shown(self.fdrc)}: expected a number")
         if not 0.0 < self.fdrc <= 4.0:
@@ -183,6 +186,8 @@ class Config(BaseConfig):
         fb_model = Sequence.from_shapes(
             shapes, "fb_model", None, args, "fb_output_activate_function"
         )
+        sb = "sb_model.sb_models.0.sequence_model.weight"
+        matrix(shapes, f"{sb}_ih_l0")  # the first section, if no other
         sb_models: list[Sequence] = []
         while f"sb_model.sb_models.{len(sb_models)}.sequence_model.weight_ih_l0" in shapes:
             name = f"sb_model.sb_models.{len(sb_models)}"
@@ -192,7 +197,6 @@ class Config(BaseConfig):
             )
         n_fft = 2 * fb_model.input_size
         fb = "fb_model.sequence_model.weight"
-        sb = "sb_model.sb_models.0.sequence_model.weight"
         check_recipe(
             args,
             {

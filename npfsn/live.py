@@ -185,7 +185,8 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
     if callback.error is not None:
         raise callback.error
     if not args.quiet:
-        _tell(callback, live, held_back_ms=1e3 * max(stream.latency))
+        # A sound system may report less than it was asked for, or 0.
+        _tell(callback, live, held_back_ms=max(1e3 * max(stream.latency), args.latency or 1.0))
     if gave_up:
         raise AudioError(
             "the sound system ended the stream: is the device in use by another program, or gone?"

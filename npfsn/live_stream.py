@@ -90,7 +90,8 @@ class LiveStream(Alone):
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
         self._rate = own if sample_rate is None else whole_rate(sample_rate)
         self._stream = self._aligned()
-        block = -(-hop * self._rate // own) if block_length is None else block_length
+        self._hop = -(-hop * self._rate // own)  # at this rate, rounded up
+        block = self._hop if block_length is None else block_length
         if isinstance(block, bool) or not isinstance(block, (int, np.integer)):
             raise TypeError(f"block_length is {block!r}: expected a whole number of samples")
         if block < 1:
@@ -243,8 +244,7 @@ class LiveStream(Alone):
         # latency and a hop are enough.
         latency = self.latency_samples
         blocks = -(-latency // self._block)
-        hop = -(-self._enhancer.frame_length * self._rate // self._enhancer.sample_rate)
-        some = min(blocks * self._block, latency + hop)
+        some = min(blocks * self._block, latency + self._hop)
         out = self._answer(np.zeros(some, np.float32), latency)
         self._flushed, self._torn = True, False
         return out

@@ -90,6 +90,8 @@ def test_a_second_name_is_no_output(npfsn):
     _, err = npfsn("enhance", "a.wav", "b.wav", code=1)
     said = "cannot read b.wav: No such file or directory (an output is named with -o b.wav)"
     assert said in err and Path("a_enhanced.wav").exists()
+    _, err = npfsn("enhance", "a.wav", "./b.wav", "--force", code=1)
+    assert said in err
     _, err = npfsn("enhance", "b.wav", "a.wav", "--force", code=1)
     assert "an output is named" not in err
     _, err = npfsn("enhance", "a.wav", "b.wav", "-o", "out", code=1)
@@ -414,6 +416,12 @@ def test_info_tells_what_a_model_adds_to_the_published_arithmetic(engine, models
     added = f"as published, with start_at_sound = True, quiet_level = {config.quiet_level}\n"
     assert engine("info")[0].count(added) == 1
     assert "arithmetic   as published\n" in engine("info", models["wide"])[0]
+    # Only what it does with this norm.
+    layer, whole = (config.with_norm(n) for n in ("cumulative_layer_norm", "offline_gaussian_norm"))
+    assert describe.arithmetic(layer) == "as published, with start_at_sound = True"
+    assert describe.arithmetic(whole) == "as published"
+    whole = config.with_norm("offline_laplace_norm")
+    assert describe.arithmetic(whole) == f"as published, with quiet_level = {config.quiet_level}"
 
 
 def test_info_tells_how_a_model_streams_and_starts():

@@ -413,6 +413,25 @@ def test_a_section_without_its_linear_layer_is_refused(tmp_path):
         convert(path, recipe=recipe_of(case))
 
 
+def test_a_checkpoint_without_its_first_section_is_refused(tmp_path):
+    case = load_case("improved_16k")
+    lost = "sb_model.sb_models.0."
+    path = written(tmp_path, {k: v for k, v in case.params.items() if not k.startswith(lost)})
+    missing = f"tensor {lost}sequence_model.weight_ih_l0 is missing"
+    with pytest.raises(ModelError, match=re.escape(missing)):
+        convert(path, recipe=recipe_of(case))
+
+
+@pytest.mark.parametrize("value", [20, "20, 80"])
+def test_bounds_of_sections_are_a_list(tmp_path, value):
+    case = load_case("improved_16k")
+    recipe = recipe_of(case)
+    recipe["model"]["args"]["freq_cutoffs"] = value
+    message = f"freq_cutoffs is {value!r}: expected a list of whole numbers"
+    with pytest.raises(ModelError, match=message):
+        convert(saved(case, tmp_path), recipe=recipe)
+
+
 def test_a_recipe_of_another_architecture_is_refused(checkpoint):
     with pytest.raises(
         RecipeError, match="is for fast_fullsubnet, but best_model.tar holds fullsubnet"

@@ -207,6 +207,16 @@ def test_dropouts_are_counted(live):
     assert "--latency 40 may help" in err  # twice what it holds back
 
 
+def test_more_latency_is_advised_than_was_asked_for(live):
+    """Whatever the sound system says that it holds back, which may be nothing."""
+    sd = sound_system(hiss(0.5), statuses={1: Status(output_underflow=True)})
+    _, err = live(sd, "--latency", 100)
+    assert "--latency 200 may help" in err
+    sd.Stream.latency = (0.0, 0.0)
+    _, err = live(sd)
+    assert "--latency 20 may help" in err
+
+
 def test_not_a_number_is_silence(live):
     sound = hiss(0.5)
     sound[1000:1010] = np.nan
