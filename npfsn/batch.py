@@ -48,6 +48,10 @@ WORKER_GRACE_SECONDS = 10.0
 # Networks take voices with a lower peak for noise: not all of their features are normalised.
 _QUIET = 10.0 ** (-60 / 20)
 
+# A cumulative norm takes minutes and more to forget a sample this far beyond speech. Floats in the
+# scale of 16-bit integers are smaller.
+_LOUD = 1e5
+
 
 @dataclass
 class _Totals:
@@ -213,6 +217,12 @@ def _report_losses(totals: _Totals) -> None:
             f"full scale: {listed(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
             "-af volume=30dB OUT.wav"
         )
+    loud = [str(job.src) for job, report in totals.reports if report.peak > _LOUD]
+    if loud:
+        print_error(
+            f"warning: samples {_LOUD:,.0f} times as large as full scale and more: {listed(loud)}; "
+            "if they are damage, speech after them may be lost: mend such files first"
+        )
     tags = [
         f"{', '.join(report.tags_left_out)} of {job.src}"
         for job, report in totals.reports
@@ -237,12 +247,14 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
     seconds = sum(report.seconds for _, report in totals.reports)
     text = f"{_files(n_done)} enhanced, {duration(seconds)} of audio in {duration(wall)}"
     # Loading and compiling do not count towards the speed.
+    complete = n_done >= len(plan.jobs)  # time spent on other files is in no report
+    workers = min(workers, n_done) or 1
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
     if workers == 1 and n_done == len(plan.jobs):
         before = wall - busy
     else:  # workers load side by side
         before = max((report.compile_seconds for _, report in totals.reports), default=0.0)
-    if workers > 1:  # not all are busy until the end
+    if workers > 1 and complete:  # not all are busy until the end
         busy = max(busy, wall - before)
     if n_done and before > 0.1 * wall:
         text += f", {duration(before)} of which went into loading and compiling"

@@ -226,7 +226,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_enhance(commands: Any) -> None:
     parser = _add(commands, "enhance", _enhance, "Enhance sound files.", _ENHANCE_EPILOG)
     parser.add_argument(
-        "inputs", nargs="*", metavar="FILE", help="files, folders, or @LIST of one path a line"
+        "inputs",
+        nargs="*",
+        metavar="FILE",
+        help="files, folders (no names in them that begin with a dot), or @LIST of one path a line",
     )
     parser.add_argument(
         "-i", "--noisy-dir", metavar="DIR", action="append", default=[], help="a folder of files"

@@ -79,6 +79,6 @@ def horizon_frames(seconds: float | None, sample_rate: int, hop: int) -> float:
     frames = number * sample_rate / hop
     if not frames >= 1.0 - 1e-9:  # a hop is seldom a round number of seconds
         raise ValueError(
-            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.6f} s"
+            f"norm_horizon is {seconds} s: expected at least one hop, {hop / sample_rate:.10g} s"
         )
     return frames

@@ -271,8 +271,9 @@ def _find(
                 continue
             yield src, relative
         if not found and len(plan.failures) == n_failed:
-            hint = "" if args.recursive else " (-r also looks into the folders inside)"
-            message = f"{path} holds no sound files{hint}"
+            hint = "names that begin with a dot do not count"
+            hint += "" if args.recursive else "; -r also looks into the folders inside"
+            message = f"{path} holds no sound files ({hint})"
             plan.failures.append((str(path), message))
 
 

@@ -177,6 +177,14 @@ def test_workers_compile_side_by_side():
     assert "6.0 s of which went into loading and compiling: real-time factor 0.200" in text
 
 
+def test_files_that_were_not_finished_do_not_count_as_speed():
+    jobs = [Job(Path(name), Path(name), 1) for name in ("a.wav", "b.wav")]
+    report = FileReport(320000, 20.0, 1, 16000, 0, 0, 2.0, 0.0)
+    for failures in ([("b.wav", "bad")], []):  # it failed, or an interrupt came first
+        totals = batch._Totals([(jobs[0], report)], failures)
+        assert "real-time factor 0.100" in batch._summary(totals, Plan(jobs), 60.0, 2)
+
+
 def test_workers_that_have_ended_do_not_count_as_speed():
     """Where one long file takes longer than all others, so does the run."""
     job = Job(Path("a.wav"), Path("b.wav"), 1)

@@ -58,6 +58,16 @@ def test_what_gets_lost_is_told(npfsn):
     assert err == ""
 
 
+def test_a_sample_beyond_all_speech_is_told(npfsn):
+    """What comes after it is lost, until the norm has forgotten it."""
+    x = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    sf.write("scaled.wav", 32768.0 * x, 16000, subtype="FLOAT")  # as integers count
+    x[1000] = 1e6
+    sf.write("burst.wav", x, 16000, subtype="FLOAT")
+    _, err = npfsn("enhance", "scaled.wav", "burst.wav")
+    assert "samples 100,000 times as large as full scale and more: burst.wav; " in err
+
+
 def test_options_have_the_names_that_others_give_them(npfsn):
     recording("a.wav")
     npfsn("enhance", "a.wav", "--atten-lim-db", "0", "--output", "b.wav")

@@ -244,7 +244,7 @@ def test_an_interrupted_live_stream_says_so(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             live.process(sound[:480])
     for call in (lambda: live.process(sound[:480]), live.flush, live.copy):
-        with pytest.raises(npfsn.StreamEndedError, match="call reset"):
+        with pytest.raises(npfsn.StreamEndedError, match="call reset.* to start a new one$"):
             call()
     live.reset()
     np.testing.assert_array_equal(live.process(sound), expected)

@@ -390,6 +390,13 @@ def test_a_folder_without_audio_fails(npfsn):
     assert "holds no sound files" in err and "-r" in err
 
 
+def test_a_folder_with_only_hidden_files_fails_and_says_why(npfsn):
+    recording("in/.hidden.wav")
+    recording("in/.trash/a.wav")
+    _, err = npfsn("enhance", "in", "-r", code=1)
+    assert "in holds no sound files (names that begin with a dot do not count)" in err
+
+
 def test_a_folder_that_cannot_be_read_is_named(npfsn, monkeypatch):
     """It is a failure, not a folder without sound files."""
     recording("in/a.wav")

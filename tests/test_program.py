@@ -107,6 +107,17 @@ def test_what_a_program_works_on_lives_as_long_as_it() -> None:
     assert all(owner() is None for owner in owners)
 
 
+def test_calls_are_named_in_their_order() -> None:
+    """A profile names the times of calls by it."""
+    x, programs = np.ones((1, 1), np.float32), (Program(), Program())
+    for program, stages in zip(programs, ("ab", "c"), strict=True):
+        for stage in stages:
+            program.add("power", x, 1.0, x, stage=stage, owner=stage)
+    both = programs[0].then(programs[1])
+    assert both.stages == [("a", "power"), ("b", "power"), ("c", "power")]
+    assert both.owners == ["a", "b", "c"]
+
+
 def test_arguments_are_checked() -> None:
     """A wrong array would be read as something else."""
     f32, f64 = np.zeros((2, 3), np.float32), np.zeros((2, 3))

@@ -60,6 +60,15 @@ def test_equal_rates_touch_nothing():
     assert resample(x, 44100, 44100) is x
 
 
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_samples_of_any_type_become_float32(rate):
+    x = np.random.default_rng(0).normal(size=1000)
+    expected = resample(x.astype("f4"), 16000, rate)
+    for found in (resample(x, 16000, rate), run(Resampler(16000, rate), x)):
+        assert found.dtype == np.float32
+        assert np.array_equal(found, expected)
+
+
 def test_resampling_keeps_little():
     resampler = Resampler(44100, 16000)
     for _ in range(50):
@@ -81,6 +90,8 @@ def test_resampling_vanishes_quietly():
 def test_impossible_rates_are_refused(rate):
     with pytest.raises(AudioError, match="sample rate is"):
         Resampler(rate, 16000)
+    with pytest.raises(AudioError, match="sample rate is"):
+        resample(np.zeros(9, np.float32), rate, rate)
     assert Resampler(MIN_RATE, MAX_RATE).process(np.zeros(9, np.float32)).size == 0
 
 
@@ -151,3 +162,21 @@ def test_the_largest_step_is_one(monkeypatch):
 def test_a_resampler_takes_one_dimension(rate):
     with pytest.raises(ValueError, match=r"shape \(N,\), got shape \(10, 2\)"):
         Resampler(16000, rate).process(np.zeros((10, 2)))
+
+
+@pytest.mark.parametrize("rates", [(48000, 16000), (44100, 16000), (16000, 44100)])
+@pytest.mark.parametrize("latency", [0, 768])
+def test_lookahead_is_the_longest_that_an_output_waits(rates, latency):
+    rate_in, rate_out = rates
+    resampler, waits = Resampler(*rates, latency), []
+    for newest in range(2000):
+        for _ in resampler.process(np.zeros(1, np.float32)):
+            steps = (len(waits) - resampler.lag) * rate_in + latency * rate_out
+            waits.append(newest - steps // rate_out)
+    assert max(waits) == resampler.lookahead
+
+
+def test_a_rate_that_takes_pages_is_cut_short():
+    with pytest.raises(AudioError) as caught:
+        Resampler(10**400, 16000)
+    assert len(str(caught.value)) < 200

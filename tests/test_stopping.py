@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -58,6 +59,26 @@ def test_signals_wait_while_libraries_are_imported(signum, error):
 
 
 @posix
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_first_signal_that_waited_counts(ignored):
+    """So a closed terminal does; but one that nohup ignores hides no other."""
+    names = (signal.SIGHUP, signal.SIGTERM)
+    found = {n: signal.signal(n, signal.SIG_DFL) for n in names}
+    reached = []
+    try:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stoppable(), pytest.raises(Stopped) as caught, held_back():
+            for signum in names:
+                signal.raise_signal(signum)
+                reached.append(signum)
+        assert reached == [*names] and caught.value.signum == names[ignored]
+    finally:
+        for signum, handler in found.items():
+            signal.signal(signum, handler)
+
+
+@posix
 def test_signals_that_end_a_program_are_exceptions_while_it_runs():
     """So is SIGHUP, of a terminal that is closed; but what is ignored, as by nohup, stays so."""
     found = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
@@ -103,6 +124,23 @@ def test_a_second_interrupt_does_not_wait():
             signal.raise_signal(signal.SIGINT)
             reached.append(part)
     assert reached == ["first"] and interrupts.asked
+
+
+def test_an_interrupt_cuts_what_may_be_cut_and_no_more():
+    interrupts, reached = Interrupts(), []
+    with interrupts.heard():
+        with interrupts.may_cut():
+            reached.append("a wait")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+            reached.append("work")
+        with pytest.raises(KeyboardInterrupt), interrupts.may_cut():
+            reached.append("a wait too many")
+    interrupts = Interrupts()
+    with pytest.raises(KeyboardInterrupt), interrupts.heard(), interrupts.may_cut():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the rest of a wait")
+    assert reached == ["a wait", "work"]
 
 
 def test_other_errors_of_finalisers_are_told(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import math
 import re
 import threading
@@ -659,6 +660,18 @@ def test_weights_of_two_types_in_one_model(halves: str) -> None:
     want = in_hops(enhancer, x)
     enhancer.reset()
     np.testing.assert_array_equal(enhancer.process(x), want)
+
+
+def test_one_block_alone_under_way_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk begins shortly before the sound, at hop 130, that ends a long silence."""
+    monkeypatch.setattr(engine, "_LONG_SILENCE_SECONDS", 0.4)
+    model, x = small_model("fast_fullsubnet", num_mels=40, start_at_sound=True), long_signal()
+    enhancer, plain = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    x = x[: x.size // 256 * 256]
+    y = np.full_like(x, np.nan)
+    for part in (slice(0, 125 * 256), slice(125 * 256, None)):
+        enhancer._stream.push_many(x[part], y[part])
+    np.testing.assert_array_equal(y, in_hops(plain, x))
 
 
 @pytest.mark.parametrize("norm", OFFLINE_NORMS)
@@ -1446,7 +1459,7 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
         ({"precision": "float64"}, ValueError, "float64.*float32"),
         ({"on_nonfinite": "ignore"}, ValueError, "ignore.*raise.*zero"),
         ({"norm_horizon": 0}, ValueError, "norm_horizon is 0"),
-        ({"norm_horizon": 0.0159}, ValueError, "norm_horizon is 0.0159"),
+        ({"norm_horizon": 0.0159}, ValueError, "norm_horizon is 0.0159.*one hop, 0.016 s"),
         ({"norm_horizon": float("nan")}, ValueError, "norm_horizon is nan"),
         ({"norm_horizon": True}, TypeError, "norm_horizon is True"),
         ({"norm_horizon": "1"}, TypeError, "norm_horizon is '1'"),
@@ -1580,11 +1593,36 @@ def test_an_interrupt_of_any_call_is_not_hidden(
         with pytest.raises(KeyboardInterrupt):
             getattr(enhancer, call)(*arguments.get(call, []))
     for again in (enhancer.flush, enhancer.get_state, lambda: enhancer.step(x[:256])):
-        with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        with pytest.raises(npfsn.StreamEndedError, match=r"interrupted.* reset.* set_state\(\)"):
             again()
     enhancer.reset()
     fresh = npfsn.Enhancer(enhancer.model)
     np.testing.assert_array_equal(run(enhancer, x), run(fresh, x))
+
+
+@pytest.mark.parametrize("kind", [npfsn.Enhancer, npfsn.LiveStream])
+def test_an_interrupted_reset_is_not_hidden_by_a_flush(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stream = kind(model=small_model("fullband"))
+    stream.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "reset", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            stream.reset()
+    with pytest.raises(npfsn.StreamEndedError, match="interrupted"):
+        stream.flush()
+
+
+@pytest.mark.parametrize("kind", [npfsn.Enhancer, npfsn.LiveStream])
+def test_methods_keep_their_names_and_help(kind: type) -> None:
+    for name in ("process", "flush", "reset", "copy"):
+        method = getattr(kind, name)
+        assert method.__name__ == name and method.__doc__
+        assert "kwargs" not in inspect.signature(method).parameters
 
 
 @pytest.mark.parametrize("kind", [npfsn.Enhancer, npfsn.LiveStream])
