@@ -250,7 +250,7 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
     complete = n_done >= len(plan.jobs)  # time spent on other files is in no report
     workers = min(workers, n_done) or 1
     busy = sum(report.wall_seconds for _, report in totals.reports) / workers
-    if workers == 1 and n_done == len(plan.jobs):
+    if workers == 1 and complete:
         before = wall - busy
     else:  # workers load side by side
         before = max((report.compile_seconds for _, report in totals.reports), default=0.0)

@@ -177,9 +177,9 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
 
 def _is_meant_as_output(args: argparse.Namespace, inputs: list[str], src: Path) -> bool:
     """Whether an input is probably meant as the output: the second of two names, and no file."""
-    named = [Path(name) for name in inputs[1:]] if inputs[1:] == args.inputs[1:] else []
-    second = not args.output_dir and named == [src]
-    return second and src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src)
+    second = not args.output_dir and len(inputs) == 2 and inputs[1:] == args.inputs[1:]
+    named = second and Path(inputs[1]) == src
+    return named and src.suffix.lower() in AUDIO_SUFFIXES and not os.path.lexists(src)
 
 
 def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
