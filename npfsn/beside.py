@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from .jit import address
+from .kernels import floats, products
 from .kernels import layers as kernels
-from .kernels import products
 from .kernels.arrays import array_record
-from .kernels.products import AHEAD_PANELS
+from .kernels.floats import AHEAD_PANELS
 from .kernels.vector import PANEL
 from .layers import RecurrentPass
 from .program import Program
 
-_NOTHING = dict.fromkeys(products.PIECE.names or (), 0)
+_NOTHING = dict.fromkeys(floats.PIECE.names or (), 0)
 _DONE = dict(kernels.LAYER.fields or {})["done"][1]  # its offset in a LAYER
 _PANEL_BYTES = 4 * PANEL
 
@@ -38,10 +38,10 @@ class Beside:
     """
 
     def __init__(self, host: RecurrentPass) -> None:
-        self.queue = np.zeros(1, products.QUEUE)
+        self.queue = np.zeros(1, floats.QUEUE)
         host.kept.append(self.queue)  # for its tiles, should an interrupt leave nothing else
-        self._pieces: list[tuple[int, ...]] = []  # of products.PIECE
-        self._table = np.zeros(0, products.PIECE)
+        self._pieces: list[tuple[int, ...]] = []  # of floats.PIECE
+        self._table = np.zeros(0, floats.PIECE)
         self._weight = _weights(host)[0]
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
         self._products = host.layers["recurrent"], host.layers["input"][1:]
@@ -62,9 +62,9 @@ class Beside:
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
-        floats, halves = {np.dtype(np.float32)}, {np.dtype(products.F16_BITS)}
-        fits = own in (floats, halves) and (others <= own or (own == floats and others == halves))
-        return bool(products.PREFETCH) and fits
+        wide, half = {np.dtype(np.float32)}, {np.dtype(floats.F16_BITS)}
+        fits = own in (wide, half) and (others <= own or (own == wide and others == half))
+        return bool(floats.PREFETCH) and fits
 
     def __len__(self) -> int:
         """Count the pieces."""
@@ -72,9 +72,9 @@ class Beside:
 
     @property
     def pieces(self) -> np.ndarray:
-        """All pieces as kernels see them: array of `products.PIECE`."""
+        """All pieces as kernels see them: array of `floats.PIECE`."""
         if len(self._table) != len(self):
-            self._table = np.array(self._pieces, products.PIECE)
+            self._table = np.array(self._pieces, floats.PIECE)
             self.queue["pieces"] = self._table.ctypes.data
         return self._table
 
@@ -88,8 +88,8 @@ class Beside:
         for stack in stacks:
             for i, packed in enumerate(_weights(stack)):
                 layer = stack.layers[i:].ctypes.data
-                for first in range(0, len(packed), products.PANELS_ONE_ROW):
-                    stride = packed[first : first + products.PANELS_ONE_ROW]
+                for first in range(0, len(packed), floats.PANELS_ONE_ROW):
+                    stride = packed[first : first + floats.PANELS_ONE_ROW]
                     count = first + len(stride)
                     then = address(kernels.work_ahead)
                     self._prefetch(stride, then=then, argument=layer, count=count)
@@ -117,8 +117,9 @@ class Beside:
         self._kept.append(stack)
         address(kernels.finish_queue)  # compiled now, not in mid-stream
         if _weights(stack)[0].dtype != self._weight.dtype:
+            kernel = products.beside_f16(self._host.recurrent[0].product.inputs)
             for table in self._products:
-                table["kernel"] = address(products.product_widened)
+                table["kernel"] = kernel
         for i, y in enumerate(stack.outputs):
             layer = stack.layers[i:].ctypes.data
             line = self._line(stack, x, y, layer)

@@ -233,7 +233,9 @@ class Network(network.Network):
             Recurrent(spec, tensors, f"encoder.{i}", precision, floats_in=i == 0)
             for i, spec in enumerate(config.encoder)
         ]
-        self.bottleneck = Recurrent(config.bottleneck, tensors, "bottleneck", precision)
+        self.bottleneck = Recurrent(
+            config.bottleneck, tensors, "bottleneck", precision, units=config.num_mels
+        )
         decoder = {f"decoder_lstm.{i}": spec for i, spec in enumerate(config.decoder)}
         self.decoder = [
             Recurrent(

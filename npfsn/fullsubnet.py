@@ -148,7 +148,13 @@ class Network(network.Network):
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)
         # `floats_in=False` although these are features: for 257 units, floats would make int8 slow.
         self.sb_model = Recurrent(
-            config.sb_model, tensors, "sb_model", precision, floats_in=False, floats_out=True
+            config.sb_model,
+            tensors,
+            "sb_model",
+            precision,
+            floats_in=False,
+            floats_out=True,
+            units=n_freq,
         )
 
     def fields(self) -> Fields:

@@ -293,7 +293,7 @@ class Section:
         key = f"sb_model.sb_models.{index}"
         self.norm = Norm(config.section_norm, f"{key}.norm", self.units, self.size, eps=FLOAT32_EPS)
         model = config.sb_models[index]
-        self.model = Recurrent(model, tensors, key, precision, floats_out=True)
+        self.model = Recurrent(model, tensors, key, precision, floats_out=True, units=self.units)
 
     def write(
         self,

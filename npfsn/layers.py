@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .config import GATES, Sequence
+from .kernels import floats, products, strassen
 from .kernels import layers as kernels
-from .kernels import products
 from .kernels.arrays import array_record
-from .kernels.products import pack_f32, pack_i8, padded
+from .kernels.floats import pack_f32, padded
+from .kernels.int8 import pack_i8
 from .kernels.vector import F16_IS_SLOW, HAS_BYTE_PRODUCT, PANEL, aligned
 from .program import Program
 from .quantise import to_float16
@@ -27,6 +28,8 @@ _CODES = {
     "Tanh": (kernels.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
+# Types of a product's arrays that are not float32, other than the weights.
+_TYPES: dict[str, Any] = {"shift": np.int32, "q": np.uint8}
 # About this many units at most are worked on together, so that their gates stay in the caches.
 _GROUP = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
@@ -55,6 +58,12 @@ class Product:
 
     Attributes
     ----------
+    precision : str
+        Its arithmetic, one of `PRODUCTS`.
+    inputs : int
+        What becomes of inputs first, a code of `kernels.products`.
+    fields : tuple of str
+        Fields of a `products.PRODUCT` for `weights`, then for scratch.
     tile : int
         Rows that the kernel works on at once.
     own_work : float
@@ -63,7 +72,10 @@ class Product:
         Fast FullSubNet of the paper's size take the same time.
     """
 
-    tile = products.ROWS
+    precision = "float32"
+    inputs = products.AS_THEY_ARE
+    fields: tuple[str, ...] = ("weight",)
+    tile = floats.ROWS
     own_work = 3 / 5
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
@@ -96,6 +108,10 @@ class Product:
         """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
         return ()
 
+    def operations(self, rows: int, n_in: int) -> float:
+        """Count the multiplications and additions of `rows` rows of `n_in` inputs."""
+        return 2.0 * rows * n_in * self.width
+
     @property
     def panels(self) -> int:
         """Panels of outputs."""
@@ -112,6 +128,9 @@ class Int8Product(Product):
     Inputs come in whole panels, padded with zeros.
     """
 
+    precision = "int8"
+    inputs = products.QUANTISED
+    fields = "weight", "scale", "shift", "q", "q_scale"
     tile = products.BLOCK_I8
     # Where one instruction does byte products, they weigh less beside the cells.
     own_work = 6 / 7 if HAS_BYTE_PRODUCT else 4 / 5
@@ -123,6 +142,51 @@ class Int8Product(Product):
         """Return quantised inputs and their scales."""
         whole_tiles = -(-rows // self.tile) * self.tile
         return aligned((whole_tiles, columns), np.uint8), np.zeros(rows, np.float32)
+
+
+class StrassenProduct(Product):
+    """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm.
+
+    Its sums of weights are floats, whatever the file's precision.
+    """
+
+    inputs = products.SUMMED
+    fields = "weight", "sums", "partial"
+    tile = 2 * floats.ROWS  # rows have partners
+
+    @staticmethod
+    def suits(units: int, spec: Sequence, tensors: Mapping[str, np.ndarray], prefix: str) -> bool:
+        """Whether it takes the place of `Product` for the hidden states of a stack.
+
+        It is faster for large layers, and as exact where no weight stands out.
+        """
+        n_in = spec.hidden_size
+        large = units >= strassen.LEAST_ROWS and n_in >= strassen.LEAST_INPUTS
+        if not (strassen.POSSIBLE and large and spec.cell == "LSTM" and n_in % (2 * PANEL) == 0):
+            return False
+        names = [f"weight_hh_l{i}" for i in range(spec.num_layers)]
+        names += [f"weight_ih_l{i}" for i in range(1, spec.num_layers)]
+        weights = (tensors[f"{prefix}.sequence_model.{name}"] for name in names)
+        return all(np.abs(weight).max() <= strassen.LARGEST_WEIGHT for weight in weights)
+
+    def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (strassen.pack_strassen(weight),)
+
+    def for_rows(self, rows: int) -> Product:
+        """Return this one: its weights are floats."""
+        return self
+
+    def operations(self, rows: int, n_in: int) -> float:
+        """Count as `Product` does: an eighth less for rows that have a partner."""
+        return super().operations(rows, n_in) - super().operations(rows // 2 * 2, n_in) / 8.0
+
+    def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+        """Return sums of inputs, and partial results."""
+        upper, panels = (rows + 1) // 2, strassen.GROUP_PANELS // 2
+        return (
+            aligned((strassen.PRODUCTS, upper, columns // 2), np.float32),
+            aligned((2, upper, panels * PANEL), np.float32),
+        )
 
 
 class BoundProduct:
@@ -144,13 +208,11 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, products.PRODUCT)
         packed = product.weights[0]
-        self.table["kernel"] = products.product_kernel(packed)
-        self.table["quantised"] = len(scratch) > 0
+        self.table["kernel"] = products.product_kernel(packed, product.inputs)
+        self.table["inputs"] = product.inputs
         self.table["bias"] = array_record(product.bias)
-        fields = ("weight", "scale", "shift", "q", "q_scale")
-        types = (packed.dtype, np.float32, np.int32, np.uint8, np.float32)
-        arrays = (*product.weights, *scratch)
-        for field, dtype, array in zip(fields, types, arrays, strict=False):
+        for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):
+            dtype = packed.dtype if field == "weight" else _TYPES.get(field, np.float32)
             self.table[field] = array_record(array, dtype)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
@@ -182,6 +244,7 @@ class RecurrentLayer:
         cell: str,
         precision: str,
         floats_in: bool,
+        inner: type[Product],
     ) -> None:
         gates = GATES[cell]
         w_ih, w_hh, b_ih, b_hh = (
@@ -192,10 +255,11 @@ class RecurrentLayer:
         if cell == "LSTM":  # an LSTM only needs the sum of both biases
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         # Inputs of int8 products are whole panels: hidden states are, features need not be.
-        in_floats = layer == 0 and (floats_in or w_ih.shape[1] % PANEL > 0)
+        in_floats = floats_in or w_ih.shape[1] % PANEL > 0
         w_ih, w_hh, b_ih, b_hh = (_gates_in_panels(x, gates) for x in (w_ih, w_hh, b_ih, b_hh))
-        self.input = _product(w_ih, b_ih, precision, in_floats)
-        self.recurrent = _product(w_hh, b_hh, precision)
+        # From the second layer on, inputs are hidden states, too.
+        self.input = inner(w_ih, b_ih) if layer else _product(w_ih, b_ih, precision, in_floats)
+        self.recurrent = inner(w_hh, b_hh)
 
 
 class Recurrent:
@@ -214,6 +278,8 @@ class Recurrent:
         dynamic range of a spectrum.
     floats_out : bool
         Whether the linear layer's product does: for outputs that are the mask.
+    units : int
+        How many units share the weights.
     """
 
     def __init__(
@@ -224,10 +290,14 @@ class Recurrent:
         precision: str,
         floats_in: bool = True,
         floats_out: bool = False,
+        units: int = 1,
     ) -> None:
         self.spec, self.key = spec, prefix
+        inner = PRODUCTS[precision]  # what multiplies hidden states
+        if precision == "float32" and StrassenProduct.suits(units, spec, tensors, prefix):
+            inner = StrassenProduct
         self.layers = [
-            RecurrentLayer(tensors, prefix, i, spec.cell, precision, floats_in)
+            RecurrentLayer(tensors, prefix, i, spec.cell, precision, floats_in, inner)
             for i in range(spec.num_layers)
         ]
         self.linear = None

@@ -9,8 +9,8 @@ import numpy as np
 from .kernels import program as kernels
 from .kernels.arrays import array_record
 from .kernels.features import NORM
+from .kernels.floats import QUEUE
 from .kernels.layers import LAYER, STACK
-from .kernels.products import QUEUE
 
 # Kinds of arrays: type, dimensions.
 _ARRAYS = {

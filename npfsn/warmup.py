@@ -10,8 +10,9 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
+from .kernels.strassen import POSSIBLE
 from .kernels.vector import PANEL
-from .layers import PRODUCTS
+from .layers import PRODUCTS, StrassenProduct
 from .models import ARCHITECTURES
 from .resample import Resampler
 from .weights import Model, load_model
@@ -41,6 +42,8 @@ def warm_up(
     ):  # fmt: skip
         product = PRODUCTS[precision](weight, one[0, :1]).bind(*weight.shape)
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
+    if POSSIBLE:  # no small model has enough units and inputs
+        StrassenProduct(np.zeros((2 * PANEL, 2 * PANEL)), one[0]).bind(2, 2 * PANEL)
     Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()

@@ -65,7 +65,8 @@ def small_model(architecture: str, cell: str = "LSTM", **config: Any) -> Model:
         A key of `npfsn.models.ARCHITECTURES`.
     cell : {"LSTM", "GRU"}
     **config
-        Of the `Config`: norm, acoustics, look-ahead.
+        Of the `Config`: norm, acoustics, look-ahead. Besides units_hidden_size: of the layers of a
+        FullSubNet or Fast FullSubNet that have many units.
     """
     return _build(architecture, cell, config, lambda name, tensor: tensor)
 
@@ -98,6 +99,7 @@ def _build(
     """Lay out a small network, draw its tensors, and let `change` replace some."""
     options = {"norm_type": "cumulative_laplace_norm", **options}
     n_freq = options.get("n_fft", 512) // 2 + 1
+    size = options.pop("units_hidden_size", None)
     if architecture == "fast_fullsubnet":
         n_mel = options.setdefault("num_mels", 9)
         options.setdefault("noisy_input_num_neighbors", 2)
@@ -107,7 +109,7 @@ def _build(
                 Sequence(cell, 5, 7, 1, n_mel, "ReLU"),
             ),
             "bottleneck": Sequence(
-                cell, 2 * options["noisy_input_num_neighbors"] + 2, 6, 2, 1, "ReLU"
+                cell, 2 * options["noisy_input_num_neighbors"] + 2, size or 6, 2, 1, "ReLU"
             ),
             "decoder": (Sequence(cell, 2 * n_mel, 4, 1), Sequence(cell, 4, 5, 1, 2 * n_freq)),
         }
@@ -115,7 +117,7 @@ def _build(
         options |= {
             "sb_num_neighbors": 1,
             "fb_model": Sequence(cell, n_freq, 5, 1, n_freq, "ReLU"),
-            "sb_model": Sequence(cell, 4, 3, 1, 2),
+            "sb_model": Sequence(cell, 4, size or 3, 2 if size else 1, 2),
         }
     elif architecture == "fullband":
         options |= {"fullband_model": Sequence(cell, n_freq, 7, 1, 2 * n_freq)}

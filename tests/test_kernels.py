@@ -19,11 +19,11 @@ from npfsn import fast_fullsubnet, layers, norms, state
 from npfsn.beside import Beside
 from npfsn.config import DIVIDING_NORMS, Sequence
 from npfsn.fast_fullsubnet import MelBands
-from npfsn.kernels import amx, features, products, spectrum
+from npfsn.kernels import amx, features, floats, int8, products, spectrum, strassen
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.arrays import array_record
 from npfsn.kernels.vector import HAS_F16, MAX_INPUT, PANEL
-from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass
+from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass, StrassenProduct
 from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
@@ -95,7 +95,7 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
     weight.reshape(-1)[:8] = np.resize([65504, -6e-8, 6e-5, 0.0, -0.0, 3e-6, 1.0, -1e-7], 8)[
         : weight.size
     ]
-    packed = products.pack_f32(weight)
+    packed = floats.pack_f32(weight)
     assert packed.dtype == (np.uint16 if HAS_F16 else np.float32)
     assert packed.ctypes.data % 64 == 0
     for n_row in range(1, 21):
@@ -142,11 +142,11 @@ def test_tile_registers_give_the_bits_of_vectors() -> None:
         x = normal(n_row, n_in, seed=n_row)
         q, scale = product.scratch(n_row, n_in)
         q[:] = 255  # nothing may depend on what is in the rows that are not there
-        products.quantise_rows(x, 0, n_row, q, scale)
+        int8.quantise_rows(x, 0, n_row, q, scale)
         arguments = (n_row, *product.weights, q, scale, product.bias, first, last)
         got, want = (np.full((n_row + 2, 19 * PANEL), 5.0, np.float32) for _ in range(2))
         amx.product_amx(*arguments, got, 1, 1)
-        products.product_i8(*arguments, want, 1, 1)
+        int8.product_i8(*arguments, want, 1, 1)
         np.testing.assert_array_equal(got, want)
         assert (want != 5.0).sum() == n_row * (last - first) * PANEL
 
@@ -182,7 +182,7 @@ def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
 
 def test_packed_weights_lie_on_cache_lines() -> None:
     """A load across two lines costs twice."""
-    packed = products.pack_f32(normal(40, 7))
+    packed = floats.pack_f32(normal(40, 7))
     assert packed.shape == (3, 7, PANEL)
     assert packed.ctypes.data % 64 == 0
     np.testing.assert_array_equal(packed[2, :, :8], normal(40, 7)[32:].T)
@@ -393,24 +393,31 @@ def lines_of(array: np.ndarray) -> range:
 
 
 def host_and_follower(
-    kind: str, cell: str = "LSTM"
+    kind: str, cell: str = "LSTM", size: int = 48
 ) -> tuple[list[RecurrentPass], list[RecurrentPass]]:
     """Return a stack of 64 units twice, and one of one unit that follows it, twice."""
-    spec, after = Sequence(cell, 5, 48, 2), Sequence(cell, 20, 70, 2, 33)
+    spec, after = Sequence(cell, 5, size, 2), Sequence(cell, 20, 70, 2, 33)
     dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
     units, one = [
-        Recurrent(s, {k: v.astype(dtype) for k, v in draw_stack(s, 19).items()}, "net", precision)
-        for s in (spec, after)
+        Recurrent(
+            s,
+            {k: v.astype(dtype) for k, v in draw_stack(s, 19).items()},
+            "net",
+            precision,
+            units=n,
+        )
+        for s, n in ((spec, 64), (after, 1))
     ]
     hosts = [units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2)]
     return hosts, [one.bind(state.zeros(one.fields(1)), 1, 1) for _ in range(2)]
 
 
+@pytest.mark.parametrize("size", [48, 192])  # 192: products of quarters
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
-def test_tiles_see_to_what_follows(kind: str) -> None:
+def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     """From the start in every frame, as far as there is time; both compute what they would."""
-    (bound, plain), (later, alone) = host_and_follower(kind)
-    assert Beside.possible(bound) == (bool(products.PREFETCH) and kind != "int8")
+    (bound, plain), (later, alone) = host_and_follower(kind, size=size)
+    assert Beside.possible(bound) == (bool(floats.PREFETCH) and kind != "int8")
     if not Beside.possible(bound):
         return
     program, beside = Program(), Beside(bound)
@@ -422,14 +429,15 @@ def test_tiles_see_to_what_follows(kind: str) -> None:
     assert bound.layers["recurrent"]["queue"].tolist() == [place_of_queue] * 2
     assert bound.layers["input"]["queue"].tolist() == [0, place_of_queue]
     entries = beside.pieces.copy()
-    assert not entries["weight"].any() and (entries["steps"] == 48).all()
-    step = 48 * PANEL * products.AHEAD_PANELS * (2 if kind == "float16" and HAS_F16 else 4)
+    steps, half = (48, kind == "float16" and HAS_F16) if size == 48 else (size // 2, False)
+    assert not entries["weight"].any() and (entries["steps"] == steps).all()
+    step = steps * PANEL * floats.AHEAD_PANELS * (2 if half else 4)
     near: set[int] = set()
     work: list[tuple[int, int]] = []
     wanted = [
-        (i, panel, part.product.weights[0][panel : panel + products.PANELS_ONE_ROW])
+        (i, panel, part.product.weights[0][panel : panel + floats.PANELS_ONE_ROW])
         for i, part in enumerate(later.recurrent)
-        for panel in range(0, part.product.panels, products.PANELS_ONE_ROW)
+        for panel in range(0, part.product.panels, floats.PANELS_ONE_ROW)
     ]
     for piece in entries:
         start = int(piece["prefetch"])
@@ -470,7 +478,7 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     tensors["net.sequence_model.weight_ih_l1"] = np.ones((192, 48), np.float16)
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
-    assert Beside.possible(bound) == (bool(products.PREFETCH) and not HAS_F16)
+    assert Beside.possible(bound) == (bool(floats.PREFETCH) and not HAS_F16)
 
 
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
@@ -488,22 +496,23 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
         np.testing.assert_array_equal(play(later, y), play(alone, y))
 
 
-@pytest.mark.skipif(not products.PREFETCH, reason="tiles have no room for more here")
+@pytest.mark.skipif(not floats.PREFETCH, reason="tiles have no room for more here")
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("size", [48, 192])  # 192: of an LSTM, products of quarters
 @pytest.mark.parametrize("kind", ["float32", "float16", "widened"])
-def test_tiles_take_rows_along(kind: str, cell: str) -> None:
+def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     """Both stacks compute what they would; pieces end in mid-tile, and at any place of a queue.
 
     "widened": tiles of floats, rows that meet halves (`F16_IS_SLOW`).
     """
-    frames = 16
+    frames = 16 if size == 48 else 256  # more than a host has time for
     spec = Sequence(cell, 20, 70, 1, 33)  # of a GRU, an odd number of panels
     dtype = np.float32 if kind == "float32" else np.float16
     tensors = {name: value.astype(dtype) for name, value in draw_stack(spec, 5).items()}
     one = Recurrent(spec, tensors, "net", "float32")
     stacks = [one.bind(state.zeros(one.fields(1)), 1, frames) for _ in range(4)]
     (behind, before), alone = stacks[:2], stacks[2:]
-    (host, plain), _ = host_and_follower("float32" if kind == "widened" else kind, cell)
+    (host, plain), _ = host_and_follower("float32" if kind == "widened" else kind, cell, size)
     assert Beside.possible(host, behind, before)
     beside, program = Beside(host), Program()
     x, ys = np.zeros((64, 5), np.float32), np.zeros((2, frames, 20), np.float32)
@@ -513,7 +522,7 @@ def test_tiles_take_rows_along(kind: str, cell: str) -> None:
     result = host.write(program, x)
     reached = set()
     drawn = rng(19).integers(0, frames + 1, (40, 2)).tolist()
-    for t, both in enumerate([(0, 5), (16, 3), (1, 16), (11, 0), (16, 16), (0, 0), *drawn]):
+    for t, both in enumerate([(0, 5), (16, 3), (1, 16), (11, 0), (frames, frames), (0, 0), *drawn]):
         x[:], ys[:] = normal(64, 5, seed=20 + t), normal(2, frames, 20, seed=50 + t)
         beside.begin(*both)
         for step in range(t % 4):  # the host may be faster or slower than what goes with it
@@ -532,7 +541,7 @@ def test_tiles_take_rows_along(kind: str, cell: str) -> None:
     assert len(reached) > 4
 
 
-@pytest.mark.skipif(not products.PREFETCH, reason="tiles have no room for more here")
+@pytest.mark.skipif(not floats.PREFETCH, reason="tiles have no room for more here")
 def test_what_tiles_see_to_lives_as_long_as_the_pieces() -> None:
     """These hold addresses, which keep nothing alive."""
     (host, _), (later, taken) = host_and_follower("float32")
@@ -552,16 +561,16 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
-    for frames, count in ((1, products.PREFETCH), (2, 0)):
+    for frames, count in ((1, floats.PREFETCH), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
         if frames > 1:
-            assert (bound.parts() is not None) == products.PREFETCH
+            assert (bound.parts() is not None) == floats.PREFETCH
             continue
         weight = network.decoder[0].layers[0].recurrent.weights[0]
         queues = [owner for owner in bound.program.owners if isinstance(owner, Beside)]
         assert [queue.pieces["prefetch"][0] for queue in queues] == [weight.ctypes.data][
-            : products.PREFETCH
+            : floats.PREFETCH
         ]
 
 
@@ -573,6 +582,70 @@ def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
             array_record(wrong)
     assert array_record(np.zeros((2, 3, 16), np.float32))[1:] == (2, 3, 16)
     assert array_record(np.zeros(5, np.int32), np.int32)[1:] == (5, 1, 1)
+
+
+@pytest.mark.parametrize("n_in", [32, 96, 192, 384])
+@pytest.mark.parametrize("n_out", [32, 96, 192, 256, 768])  # groups of all sizes, and two of them
+def test_products_of_quarters_add_up(n_in: int, n_out: int) -> None:
+    """An eighth fewer multiplications, and errors like those of a chain; rows without a partner.
+
+    Parts of whole groups give the bits of the whole, and write nothing else; nothing depends on
+    what was in the scratch.
+    """
+    scale = np.float32(n_in**-0.5)
+    weight, bias = scale * normal(n_out, n_in, seed=21), normal(n_out, seed=22)
+    product, group = StrassenProduct(weight, bias), strassen.GROUP_PANELS
+    panels = product.panels
+    for n_row in (*range(2, 20), 33, 40, 64, 65):
+        x = np.tanh(normal(n_row + 1, n_in + 16, seed=n_row))
+        bound = product.bind(n_row, n_in)
+        for array in bound.scratch:
+            array.fill(np.nan)
+        outs = [np.full((n_row + 2, n_out + 48), 5.0, np.float32) for _ in range(2)]
+        table = bound.table[0]
+        products.make_ready(x, 1, n_row, table)
+        products.product(x, 1, n_row, table, 0, panels, outs[0], 1, 2)
+        for first in range(0, panels, group):
+            last = min(first + group, panels)
+            products.product(x, 1, n_row, table, first, last, outs[1], 1, 2 + first)
+        np.testing.assert_array_equal(*outs)
+        got = outs[0][1:-1, 32:-16].copy()
+        outs[0][1:-1, 32:-16] = 5.0
+        assert (outs[0] == 5.0).all()
+        exact = x[1:, :n_in].astype("d") @ weight.T.astype("d") + bias
+        plain = multiply(x[1:, :n_in].copy(), weight, bias)[:, :n_out]
+        error, like = (np.sqrt(np.mean((out - exact) ** 2)) for out in (got, plain))
+        assert error < 2.5 * like
+        assert np.abs(got - exact).max() < 4 * np.abs(plain - exact).max()
+        assert np.isclose(
+            product.operations(n_row, n_in) / Product(weight, bias).operations(n_row, n_in),
+            1 - n_row // 2 / n_row / 4,
+        )
+
+
+def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
+    """Not for features, few units, few inputs or a GRU, whose gates do not make whole groups."""
+
+    def kinds(
+        units: int, cell: str, size: int, precision: str = "float32", largest: float = 64.0
+    ) -> set[str]:
+        tensors = draw_stack(spec := Sequence(cell, 20, size, 2), 5)
+        tensors["net.sequence_model.weight_ih_l1"][3, 4] = -largest
+        stack = Recurrent(spec, tensors, "net", precision, units=units)
+        assert type(stack.layers[0].input) is not StrassenProduct
+        inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
+        return {type(product).__name__ for product in inner}
+
+    fast = {"StrassenProduct" if strassen.POSSIBLE else "Product"}
+    assert kinds(64, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
+    for units, cell, size in ((1, "LSTM", 192), (20, "LSTM", 192), (64, "GRU", 192)):
+        assert kinds(units, cell, size) == {"Product"}
+    assert kinds(64, "LSTM", 160) == kinds(64, "LSTM", 200) == {"Product"}
+    assert kinds(64, "LSTM", 192, "int8") == {"Int8Product"}
+    # A weight that stands out would move results beside it.
+    assert (
+        kinds(64, "LSTM", 192, largest=64.1) == kinds(64, "LSTM", 192, largest=3e38) == {"Product"}
+    )
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])

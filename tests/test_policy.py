@@ -16,7 +16,8 @@ import pytest
 from commands import ROOT, environment
 
 import npfsn
-from npfsn.kernels.products import PREFETCH
+from npfsn.kernels import strassen
+from npfsn.kernels.floats import PREFETCH
 from npfsn.kernels.vector import F16_IS_SLOW, HAS_F16
 from npfsn.report import FileReport
 
@@ -204,6 +205,9 @@ OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(PREFETCH)))
 OTHER_SIGNATURES["product_widened"] = int(F16_IS_SLOW)
+OTHER_SIGNATURES |= dict.fromkeys(
+    ("product_summed", "product_summed_beside_f16"), int(strassen.POSSIBLE)
+)
 
 
 @pytest.mark.slow

@@ -31,9 +31,9 @@ from npfsn.beside import Beside
 from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.flow import Flow
-from npfsn.kernels import spectrum
-from npfsn.kernels.products import PREFETCH
-from npfsn.layers import RecurrentPass
+from npfsn.kernels import spectrum, strassen
+from npfsn.kernels.floats import PREFETCH
+from npfsn.layers import RecurrentPass, StrassenProduct
 from npfsn.models import ARCHITECTURES
 from npfsn.options import dry_share
 from npfsn.program import Program
@@ -596,6 +596,7 @@ def long_signal() -> np.ndarray:
 @pytest.mark.parametrize("config", [
     {}, {"shrink_size": 3}, {"look_ahead": 0}, {"quiet_level": 0.05, "start_at_sound": True},
     {"cell": "GRU"}, {"norm_type": "forgetting_norm"}, {"hop_length": 128}, {"num_mels": 7},
+    {"num_mels": 33, "units_hidden_size": 192}, {"num_mels": 80, "units_hidden_size": 224},
 ])  # fmt: skip
 def test_blocks_under_way_together_are_the_same(
     config: dict, monkeypatch: pytest.MonkeyPatch
@@ -626,6 +627,39 @@ def test_blocks_under_way_together_are_the_same(
     ends = [enhancer.flush() for enhancer in (plain, at_once, in_parts)]
     np.testing.assert_array_equal(ends[1], ends[0])
     np.testing.assert_array_equal(ends[2], ends[0])
+
+
+@pytest.mark.parametrize("config", [
+    {"architecture": "fast_fullsubnet", "num_mels": 33},
+    {"architecture": "fast_fullsubnet", "num_mels": 80, "shrink_size": 3},  # two groups of bands
+    {"architecture": "fullsubnet", "n_fft": 192, "hop_length": 96},  # 97 units: one without partner
+])  # fmt: skip
+@pytest.mark.parametrize("size", [192, 224])  # the last group of a matrix has fewer panels
+def test_streams_with_products_of_quarters(
+    config: dict, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hop by hop, in chunks and whole: the same bits. Otherwise computed, the same but rounding."""
+    model, x = small_model(**config, units_hidden_size=size), noise(50 * 256)
+    first, second = npfsn.Enhancer(model), npfsn.Enhancer(model)
+    want = in_hops(first, x)
+    state = first.get_state()
+    for sizes in ([30 * 256], [257, 300, 400], [7 * 256 + 1] * 6):
+        second.reset()
+        chunks = np.split(x, np.cumsum(sizes))
+        got = np.concatenate([second.process(chunk) for chunk in chunks])
+        np.testing.assert_array_equal(got[: want.size], want)
+    second.set_state(state)
+    more = noise(20 * 256, seed=1)
+    np.testing.assert_array_equal(in_hops(second, more), in_hops(first, more))
+    whole = npfsn.enhance(x, model.config.sample_rate, model)
+    heard = want[first.latency_samples :]
+    np.testing.assert_array_equal(whole[: heard.size], heard)
+
+    monkeypatch.setattr(StrassenProduct, "suits", lambda *args: False)
+    again = Model(model.architecture, model.config, dict(model.tensors))  # packed anew
+    other = npfsn.enhance(x, model.config.sample_rate, again)
+    assert (strassen.POSSIBLE and np.any(other != whole)) or np.array_equal(other, whole)
+    assert np.abs(other - whole).max() < 3e-6 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])

@@ -59,7 +59,7 @@ _BYTES = {
     "neon-dot": r"\bsdot\b.*\.4s",
 }
 #: Instructions that multiply and add in the innermost loop, by product and target.
-WORK = {"float32": _FLOATS, "float16": _FLOATS, "int8": _BYTES}
+WORK = {"float32": _FLOATS, "float16": _FLOATS, "strassen": _FLOATS, "int8": _BYTES}
 #: Without an instruction for byte products, intermediate results take registers, and some spill:
 #: most in the loop of one row by four panels, the one inspected, which is bound by memory.
 CROWDED = {("neon", "int8")}
@@ -79,7 +79,7 @@ def assembly(target: str) -> dict[str, str]:
     import numpy as np
     from numba import int64, typeof
 
-    from npfsn.kernels import products
+    from npfsn.kernels import floats, int8, products, strassen
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -87,17 +87,20 @@ def assembly(target: str) -> dict[str, str]:
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
 
     out, bias = np.zeros((40, 128), np.float32), np.zeros(128, np.float32)
-    packed = products.pack_i8(np.zeros((128, 64)))
+    packed = int8.pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
-    assert products.F16_BITS == np.uint16, "the target has an instruction that widens halves"
+    assert floats.F16_BITS == np.uint16, "the target has an instruction that widens halves"
     whole = (int64,) * 11
     bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0, 0))
-    code = {}
-    for name, kernel, args in (
+    kernels = [
         ("float32", products.product_f32_weights, whole),
         ("float16", products.product_f16, whole),
         ("int8", products.product_amx if target == "amx" else products.product_i8, bytes_),
-    ):
+    ]
+    if strassen.POSSIBLE:
+        kernels.append(("strassen", products.product_summed, whole))
+    code = {}
+    for name, kernel, args in kernels:
         text = llvm_code(kernel, args)
         text = re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text)
         layout = f'target datalayout = "{machine.target_data}"'

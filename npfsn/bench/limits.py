@@ -44,13 +44,13 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
         if stack.weights.linear is not None:
             products.append((stack.weights.linear, spec.hidden_size, 1.0))
         for product, n_in, share in products:
-            kind = work[type(product)]
+            kind = work[PRODUCTS[product.precision]]
             n_bytes = rate * share * (sum(w.nbytes for w in product.weights) + product.bias.nbytes)
             if stack.units == 1:
                 kind.row_bytes += n_bytes
             else:
                 kind.bytes += n_bytes
-                kind.operations += rate * 2.0 * stack.units * n_in * product.width
+                kind.operations += rate * product.operations(stack.units, n_in)
     return dict(work)
 
 

@@ -2,7 +2,7 @@
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of inputs, 16 rows of
 up to 16 steps of DEPTH bytes, with a tile of weights, as many steps of one panel, and adds to a
-tile of 16 x 16 sums. A packed panel (`npfsn.kernels.products.pack_i8`) already is a
+tile of 16 x 16 sums. A packed panel (`npfsn.kernels.int8.pack_i8`) already is a
 stack of such tiles, so nothing is repacked, and the sums are the same integers as on every other
 machine.
 """
@@ -180,7 +180,7 @@ def _steps(n_deep):
 
 @inlined
 def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
-    """Compute what `npfsn.kernels.products.product_i8` does, in tile registers.
+    """Compute what `npfsn.kernels.int8.product_i8` does, in tile registers.
 
     It takes the same arguments; q has whole tiles of rows.
     """

@@ -21,16 +21,9 @@ from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
 from .arrays import ARRAY, address_of, call, f32_2d, pointer, record
-from .products import (
-    PANELS,
-    PANELS_ONE_ROW,
-    PIECE,
-    PRODUCT,
-    QUEUE,
-    prefetch_lines,
-    product,
-    quantise_if_int8,
-)
+from .floats import PANELS, PANELS_ONE_ROW, PIECE, QUEUE, prefetch_lines
+from .products import PRODUCT, SUMMED, make_ready, product
+from .strassen import GROUP_PANELS
 from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: Panels of units that are computed together: whole tiles of gates, which are still in the nearest
@@ -62,7 +55,7 @@ LAYER = np.dtype(
         ("c", ARRAY),  # f32[U, H] of an LSTM
         ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
         # Panels of r computed ahead, for the first n units of the next frame's cell. While it is
-        # neither 0 nor all of them, the recurrent product's q holds these units of h.
+        # neither 0 nor all of them, the recurrent product has these units of h ready.
         ("done", np.int64),
         ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or odd frames (`recur`)
     ]
@@ -81,7 +74,7 @@ STACK = np.dtype(
     ]
 )
 
-#: A layer with one unit whose frames are pieces of a queue (`products.QUEUE`): the arguments of
+#: A layer with one unit whose frames are pieces of a queue (`floats.QUEUE`): the arguments of
 #: `recur`, and the frame that is due. Of a linear layer, the arguments of `linear`.
 LINE = np.dtype(
     [
@@ -207,7 +200,7 @@ def _project(x, n_frame, layer, stack):
 
     Updates: p of the stack.
     """
-    quantise_if_int8(x, 0, n_frame, layer.input)
+    make_ready(x, 0, n_frame, layer.input)
     product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0, 0)
 
 
@@ -224,7 +217,7 @@ def work_ahead(layer, last):
     if last > layer.done:
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
-            quantise_if_int8(h, 0, r.shape[0], layer.recurrent)
+            make_ready(h, 0, r.shape[0], layer.recurrent)
         product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
         layer.done = last
 
@@ -283,9 +276,9 @@ def recur(x, frame, layer, stack, y):
                 work_ahead(address_of(layer), gates * n_panel)
             ahead, layer.done = layer.done, 0
             if n_unit > 1:
-                quantise_if_int8(x, row, n, w_ih)
+                make_ready(x, row, n, w_ih)
             if ahead == 0:  # otherwise `work_ahead` has done so
-                quantise_if_int8(h, first, n, w_hh)
+                make_ready(h, first, n, w_hh)
             for i in range(n_step):
                 # One unit reads all weights in every frame. Those that the last frame read last are
                 # still in the second-level cache: every second frame of a block goes backwards.
@@ -369,7 +362,7 @@ def linear(x, stack, out):
     Updates: z of the stack, out.
     """
     w, z, n_row = stack.linear, f32_2d(stack.z), x.shape[0]
-    quantise_if_int8(x, 0, n_row, w)
+    make_ready(x, 0, n_row, w)
     product(x, 0, n_row, w, 0, w.weight.rows, z, 0, 0)
     activate(z, stack.activation, stack.slope, n_row, out)
 
@@ -428,8 +421,8 @@ def prepare(layers, panels):
     """
     for i in range(layers.shape[0]):
         layer = layers[i]
-        every = layer.recurrent.weight.rows
+        every = layer.recurrent.bias.rows // PANEL
         last = min(max(panels - i * every, 0), every)
         if last < every:
-            last -= last % PANELS  # whole tiles
+            last -= last % (GROUP_PANELS if layer.recurrent.inputs == SUMMED else PANELS)
         work_ahead(address_of(layer), last)

@@ -30,8 +30,8 @@ from .arrays import (
     record,
 )
 from .features import NORM
+from .floats import QUEUE
 from .layers import LAYER, STACK
-from .products import QUEUE
 
 OPERATION = np.dtype(
     [

@@ -1,0 +1,390 @@
+"""Matrix products in float32, in tiles.
+
+A weight matrix `w[N, K]` (outputs, inputs) is packed into *panels* of `PANEL` outputs:
+``[ceil(N / PANEL), K, PANEL]``. A *tile* keeps some rows x panels of the result in registers and
+runs along K. Every element of the result is one chain of multiply-adds,
+
+    out[r, n] = fma(x[r, K-1], w[n, K-1], ... fma(x[r, 0], w[n, 0], bias[n])),
+
+whichever tile computes it, so one row alone and the same row among many give the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import carray
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..jit import inlined
+from .arrays import call, pointer, record
+from .vector import (
+    FEATURES,
+    HAS_F16,
+    IS_ZEN,
+    PANEL,
+    READS_AHEAD,
+    Emit,
+    aligned,
+    const,
+    f16,
+    f32,
+    f32_panel,
+    i8,
+)
+
+# A tile must fit the registers: rows x panels accumulators, the panels' weights, one broadcast.
+if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 4 if READS_AHEAD else 8
+elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
+else:
+    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
+# PREFETCH: whether tiles prefetch the next weights while they compute; with AVX2 no instruction is
+# to spare. FETCH_PANELS, AHEAD_PANELS: how many panels a tile of floats prefetches, of its own
+# weights and of those of a piece. A single row prefetches only where the hardware is too slow to do
+# it.
+PREFETCH = 1 if PANELS > 1 else 0
+FETCH_PANELS, AHEAD_PANELS = PREFETCH * PANELS, 2
+ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
+# Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
+PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
+# Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
+# cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
+# the same work, which the second level delivers in time.
+PART = 12288 if PANELS == 1 else 1 << 30
+# Steps along K per iteration of a full tile's loop. With AVX2 the loop adds a third to the
+# instructions of a step, which costs time where another thread shares the core's decoders.
+UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
+
+# Numba's type for halves; where no instruction widens them, there are none (`pack_f32`).
+F16_BITS = np.uint16 if HAS_F16 else np.float32
+
+#: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
+#: with other weights, panels a .. a + AHEAD_PANELS - 1 of them, and a prefetch. All fields but
+#: `steps` and `count` are addresses, and `argument` may be one.
+PIECE = np.dtype(
+    [
+        # From here on are prefetched the bytes that AHEAD_PANELS panels of `steps` inputs take.
+        ("prefetch", np.int64),
+        ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
+        ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
+        ("input", np.int64),  # f32[K], the row
+        ("bias", np.int64),  # f32[AHEAD_PANELS PANEL]
+        ("out", np.int64),  # f32[AHEAD_PANELS PANEL]
+        ("done", np.int64),  # i64, set to `count` at the end: the panels that are complete; or 0
+        ("then", np.int64),  # kernel(argument, count) to call at the end, or 0
+        ("argument", np.int64),
+        ("count", np.int64),
+    ]
+)
+
+#: Pieces, in the order in which they are due.
+QUEUE = np.dtype(
+    [
+        ("next", np.int64),  # index of the piece that is due
+        ("step", np.int64),  # its steps that are done
+        ("end", np.int64),  # index after the last one that is to be done
+        ("pieces", np.int64),  # address of PIECE[>= end]
+    ]
+)
+
+
+def padded(n: int) -> int:
+    """Return `n` rounded up to whole panels."""
+    return -(-n // PANEL) * PANEL
+
+
+def pack_f32(weight: np.ndarray) -> np.ndarray:
+    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
+
+    Where the machine can widen it while loading, float16 stays float16: half as much to read, and
+    the same products to the bit. Numba has no halves, so the array is a uint16 view of their bits.
+    """
+    n_out, n_in = weight.shape
+    n_panel = padded(n_out) // PANEL
+    dtype = np.float16 if HAS_F16 and weight.dtype == np.float16 else np.float32
+    rows = np.zeros((n_panel * PANEL, n_in), dtype)
+    rows[:n_out] = weight
+    packed = aligned((n_panel, n_in, PANEL), dtype)
+    packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
+    return packed if dtype == np.float32 else packed.view(np.uint16)
+
+
+@intrinsic(prefer_literal=True)
+def _tile_f32(
+    typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, row, w, panel, w_stride,
+    ahead, bias, out, out_at, out_stride, beside,
+):  # fmt: skip
+    """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
+
+    It starts at `row` and `panel`: x_at is where row 0 is in x, out_at where row 0 and panel 0 of
+    the product are, or would be, in out.
+
+    Sums start from the bias or, where first is not 0, from those of the inputs before, in out. Each
+    step prefetches from w[ahead] on as much as a step of `prefetch` panels takes (beside weights of
+    half the size, half of it) or, in a tile of one row, where prefetch is not 0, a step of its own
+    panels.
+
+    beside: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
+    array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
+    stride from panel to panel in elements; the addresses where its sums start and where they go.
+    """
+    n = types.int64
+    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, beside)
+    n_row, n_panel = rows.literal_value, panels.literal_value
+    n_beside = AHEAD_PANELS if len(beside) else 0
+    element_beside = f16 if n_beside and beside[0].dtype != types.float32 else f32
+    element = f32 if w.dtype == types.float32 else f16
+    steps = UNROLL if n_row == ROWS else 1
+    parts = PARTS if n_row == 1 and element == f16 else 1
+    vector, n_part = ir.VectorType(f32, PANEL // parts), n_panel * parts
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        _, _, _, first, last, _, x_at, x_stride, row, _, panel, w_stride, ahead = args[:13]
+        _, _, out_at, out_stride, _ = args[13:]
+        x, bias, out = (emit.pointer(i, f32) for i in (5, 13, 14))
+        w = emit.pointer(9, element)
+        w_at, bias_at = builder.mul(panel, w_stride), builder.mul(panel, const(PANEL))
+        x_at = builder.add(x_at, builder.mul(row, x_stride))
+        out_at = builder.add(builder.add(out_at, builder.mul(row, out_stride)), bias_at)
+        x_rows, out_rows = (
+            [
+                builder.gep(base, [builder.add(at, builder.mul(stride, const(r)))])
+                for r in range(n_row)
+            ]
+            for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
+        )
+        if steps > 1:
+            x_rows = [emit.apart(row) for row in x_rows]
+        w_panels = [
+            builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
+            for p in range(n_panel)
+        ]
+        if n_beside:
+            _, y, v, v_stride, sums, z = (builder.extract_value(args[17], i) for i in range(6))
+            y, sums, z = (builder.inttoptr(at, f32.as_pointer()) for at in (y, sums, z))
+            v = builder.inttoptr(v, element_beside.as_pointer())
+            v_panels = [builder.gep(v, [builder.mul(v_stride, const(p))]) for p in range(n_beside)]
+        from_bias = builder.icmp_signed("==", first, const(0))
+        bias_row = builder.gep(bias, [bias_at])
+
+        def load_row(at: ir.Value) -> list[ir.Value]:
+            return [emit.load(at, const(vector.count * p), vector) for p in range(n_part)]
+
+        if n_row > 1 and n_panel > 1:
+            # All rows start alike: loads of their own would cost a large tile more than its branch.
+            with builder.if_else(from_bias) as (alike, onward):
+                with alike:
+                    at_bias, alike_block = [load_row(bias_row)] * n_row, builder.block
+                with onward:
+                    at_out, onward_block = [load_row(row) for row in out_rows], builder.block
+            start = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
+            for r in range(n_row):
+                for p in range(n_part):
+                    start[r][p].add_incoming(at_bias[r][p], alike_block)
+                    start[r][p].add_incoming(at_out[r][p], onward_block)
+        else:
+            start = [load_row(builder.select(from_bias, bias_row, row)) for row in out_rows]
+        start_beside = [emit.load(sums, const(PANEL * p), f32_panel) for p in range(n_beside)]
+
+        k, before = emit.begin_loop(first)
+        acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
+        acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
+        w_k = builder.mul(k, const(PANEL))
+        in_line = 1 if element == f32 else 2  # panels in a cache line, for a step
+        if prefetch.literal_value:
+            if n_row == 1:
+                step = in_line
+                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, in_line)]
+            else:
+                step = prefetch.literal_value
+                if element_beside == f16 and element == f32:
+                    step //= 2
+                lines = [const(PANEL * p) for p in range(0, step, in_line)]
+            at = builder.add(ahead, builder.mul(w_k, const(step)))
+            for line in lines:
+                emit.prefetch(builder.gep(w, [builder.add(at, line)]))
+        weights = [
+            emit.load_floats(w_panels[p], builder.add(w_k, const(vector.count * i)), vector)
+            for p in range(n_panel)
+            for i in range(parts)
+        ]
+        new = []
+        for r in range(n_row):
+            value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), vector.count)
+            new.append([emit.fma(value, weights[p], acc[r][p]) for p in range(n_part)])
+        if n_beside:
+            value = emit.splat(builder.load(builder.gep(y, [k])), PANEL)
+            found = [emit.load_floats(panel, w_k, f32_panel) for panel in v_panels]
+        new_beside = [emit.fma(value, found[p], acc_beside[p]) for p in range(n_beside)]
+        for r in range(n_row):
+            for p in range(n_part):
+                acc[r][p].add_incoming(start[r][p], before)
+                acc[r][p].add_incoming(new[r][p], k.parent)
+        for p in range(n_beside):
+            acc_beside[p].add_incoming(start_beside[p], before)
+            acc_beside[p].add_incoming(new_beside[p], k.parent)
+        emit.end_loop(k, const(1), last, unroll=steps)
+
+        for r in range(n_row):
+            for p in range(n_part):
+                emit.store(new[r][p], out_rows[r], const(vector.count * p))
+        for p in range(n_beside):
+            emit.store(new_beside[p], z, const(PANEL * p))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@intrinsic
+def prefetch_lines(typingctx, w, at, size, turn, turns):
+    """Prefetch one share, number `turn` of `turns`, of the cache lines of w[at : at + size]."""
+    n = types.int64
+    sig = types.void(w, n, n, n, n)
+    element = {types.float32: f32, types.uint16: f16, types.int8: i8}[w.dtype]
+    line = const(64 // (w.dtype.bitwidth // 8))
+
+    def codegen(context, builder, sig, args):
+        emit = Emit(context, builder, sig, args)
+        base, (_, at, size, turn, turns) = emit.pointer(0, element), args
+        lines = builder.sdiv(builder.add(size, builder.sub(line, const(1))), line)
+        share = builder.sdiv(builder.add(lines, builder.sub(turns, const(1))), turns)
+        first = builder.add(at, builder.mul(builder.mul(turn, share), line))
+        with cgutils.for_range(builder, share) as loop:
+            emit.prefetch(builder.gep(base, [builder.add(first, builder.mul(loop.index, line))]))
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+@inlined
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, queue, others):
+    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+
+    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+
+    x       f32[R, >= K]             inputs
+    w       f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
+    bias    f32[P PANEL]
+    out     f32[R', >= (out_panel + last - first) PANEL]
+    queue   int                      address of the QUEUE that tiles work off, or 0
+    others  f32 or u16[?]            any array of the type of its pieces' weights
+
+    Updates: out, the queue and what its pieces point to.
+    """
+    n_in, size = w.shape[1], w.shape[1] * PANEL
+    x_ld, ld = x.shape[1], out.shape[1]
+    x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
+    if n_row >= ROWS_SMALL:
+        multiply_many(x, x_at, x_ld, n_row, w, 0, first, last, bias, out, out_at, ld, queue, others)
+        return
+    for row in range(n_row):  # one to three rows: each reads the weights in wide strides
+        p = first
+        # A cell takes parts of the matrix, in every second frame of a block backwards (`recur`):
+        # what comes next is known only in calls that reach the matrix's end.
+        prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
+        while prefetch and p + 2 * PANELS_ONE_ROW <= last:
+            _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at, x_ld, row, w, p,
+                      size, (p + PANELS_ONE_ROW) * size, bias, out, out_at, ld, ())  # fmt: skip
+            p += PANELS_ONE_ROW
+        while p + PANELS_ONE_ROW <= last:
+            _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias,
+                      out, out_at, ld, ())  # fmt: skip
+            p += PANELS_ONE_ROW
+        while p < last:
+            _tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                      ld, ())  # fmt: skip
+            p += 1
+
+
+@inlined
+def multiply_many(
+    x, x_at, x_ld, n_row, w, onto, first, last, bias, out, out_at, ld, queue, others
+):  # fmt: skip
+    """Compute many rows of a product, panels first .. last - 1 of w.
+
+    x_at and x_ld are where the first row is in x, and elements from row to row; out_at and ld the
+    same of out, where panel 0 is or would be.
+
+    onto    int  1: add to what out holds, instead of the bias. Then x, w and x_at begin one step
+                 early: tiles take sums from out that have begun before this product.
+    Others as in `product_f32`.
+
+    Updates: out, the queue and what its pieces point to.
+    """
+    n_in, size = w.shape[1], w.shape[1] * PANEL
+    part, stop = min(PART // (PANEL * w.itemsize), n_in), n_in + onto
+    due = record(queue, QUEUE)
+    # A few panels, or a part of one, stay in a near cache while all rows meet them; meanwhile the
+    # next ones are prefetched. A prefetch beyond the last does no harm. With AVX2 each tile
+    # prefetches its share before it starts: its loop has no instruction to spare. With AVX-512 the
+    # loop of the first tile does it, which is 8 to 12 % faster there. Then memory is idle, and the
+    # others work off the queue.
+    p = first
+    while p + PANELS <= last:
+        row, k = 0, onto
+        while k < stop:
+            row, k_end = 0, min(k + part, stop)
+            while row + ROWS <= n_row:
+                at = k
+                if PREFETCH:
+                    while row > 0 and queue != 0 and due.next < due.end and at < k_end:
+                        # A piece has its own steps: it may end within a tile, or go on in the next.
+                        piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
+                        end = min(at + piece.steps - due.step, k_end)
+                        back = (due.step - at) * PANEL
+                        fetched = (piece.prefetch - w.ctypes.data) // w.itemsize
+                        fetched += (
+                            back * AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
+                        )
+                        if piece.weight != 0:
+                            start = piece.bias if due.step == 0 else piece.out
+                            _tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row,
+                                      w, p, size, fetched, bias, out, out_at, ld,
+                                      (others, piece.input + (due.step - at) * 4,
+                                       piece.weight + back * others.itemsize,
+                                       piece.steps * PANEL, start, piece.out))  # fmt: skip
+                        elif end > at:
+                            _tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p,
+                                      size, fetched, bias, out, out_at, ld, ())  # fmt: skip
+                        due.step += end - at
+                        at = end
+                        if due.step == piece.steps:
+                            due.step = 0
+                            due.next += 1
+                            if piece.done != 0:
+                                carray(pointer(piece.done), 1, np.int64)[0] = piece.count
+                            if piece.then != 0:
+                                call(piece.then, (piece.argument, piece.count))
+                else:
+                    prefetch_lines(
+                        w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS
+                    )
+                if at < k_end:
+                    _tile_f32(ROWS, PANELS, FETCH_PANELS, at, k_end, x, x_at, x_ld, row, w, p, size,
+                              (p + PANELS) * size, bias, out, out_at, ld, ())  # fmt: skip
+                row += ROWS
+            k = k_end
+        while row + ROWS_SMALL <= n_row:
+            _tile_f32(ROWS_SMALL, PANELS, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias,
+                      out, out_at, ld, ())  # fmt: skip
+            row += ROWS_SMALL
+        while row < n_row:
+            _tile_f32(1, PANELS, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out,
+                      out_at, ld, ())  # fmt: skip
+            row += 1
+        p += PANELS
+    while p < last:
+        row = 0
+        while row + ROWS <= n_row:
+            _tile_f32(ROWS, 1, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                      ld, ())  # fmt: skip
+            row += ROWS
+        while row < n_row:
+            _tile_f32(1, 1, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+                      ())  # fmt: skip
+            row += 1
+        p += 1
