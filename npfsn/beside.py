@@ -44,6 +44,7 @@ class Beside:
         self._table = np.zeros(0, floats.PIECE)
         self._weight = _weights(host)[0]
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
+        self._parts = host.recurrent, host.inputs[1:]
         self._products = host.layers["recurrent"], host.layers["input"][1:]
         for table in self._products:
             table["queue"] = self.queue.ctypes.data
@@ -116,10 +117,7 @@ class Beside:
         """
         self._kept.append(stack)
         address(kernels.finish_queue)  # compiled now, not in mid-stream
-        if _weights(stack)[0].dtype != self._weight.dtype:
-            kernel = products.beside_f16(self._host.recurrent[0].product.inputs)
-            for table in self._products:
-                table["kernel"] = kernel
+        self._take_along(_weights(stack)[0].dtype)
         for i, y in enumerate(stack.outputs):
             layer = stack.layers[i:].ctypes.data
             line = self._line(stack, x, y, layer)
@@ -153,6 +151,13 @@ class Beside:
     def finish(self) -> None:
         """Do the pieces that the tiles had no time for."""
         kernels.finish_queue(self.queue.ctypes.data)
+
+    def _take_along(self, others: np.dtype) -> None:
+        """Let tiles multiply weights of this type, too."""
+        for table, parts in zip(self._products, self._parts, strict=True):
+            for i, part in enumerate(parts):
+                packed, inputs = part.product.weights[0], part.product.inputs
+                table["kernel"][i] = products.product_kernel(packed, inputs, others)
 
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))

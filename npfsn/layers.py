@@ -64,6 +64,8 @@ class Product:
         What becomes of inputs first, a code of `kernels.products`.
     fields : tuple of str
         Fields of a `products.PRODUCT` for `weights`, then for scratch.
+    others : dtype
+        Of the weights that its tiles take along (`npfsn.beside`), unless they say otherwise.
     tile : int
         Rows that the kernel works on at once.
     own_work : float
@@ -85,6 +87,7 @@ class Product:
         self.weights: tuple[np.ndarray, ...] = self._pack(weight)
         for array in (self.bias, *self.weights):
             array.setflags(write=False)
+        self.others = self.weights[0].dtype
         self._wide: Product | None = None
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -100,7 +103,7 @@ class Product:
             array[...] = packed.view(np.float16)
             array.setflags(write=False)
             wide = copy.copy(self)
-            wide.weights = (array,)
+            wide.weights, wide.others = (array,), array.dtype
             self._wide = wide
         return self._wide
 
@@ -153,6 +156,11 @@ class StrassenProduct(Product):
     inputs = products.SUMMED
     fields = "weight", "sums", "partial"
     tile = 2 * floats.ROWS  # rows have partners
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__(weight, bias)
+        if weight.dtype == np.float16:  # so are the others in most files: one kernel for all
+            self.others = np.dtype(floats.F16_BITS)
 
     @staticmethod
     def suits(units: int, spec: Sequence, tensors: Mapping[str, np.ndarray], prefix: str) -> bool:
@@ -208,7 +216,7 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, products.PRODUCT)
         packed = product.weights[0]
-        self.table["kernel"] = products.product_kernel(packed, product.inputs)
+        self.table["kernel"] = products.product_kernel(packed, product.inputs, product.others)
         self.table["inputs"] = product.inputs
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):

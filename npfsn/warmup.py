@@ -10,9 +10,11 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
+from .kernels.floats import F16_BITS, PREFETCH
+from .kernels.products import AS_THEY_ARE, SUMMED, product_kernel
 from .kernels.strassen import POSSIBLE
 from .kernels.vector import PANEL
-from .layers import PRODUCTS, StrassenProduct
+from .layers import PRODUCTS
 from .models import ARCHITECTURES
 from .resample import Resampler
 from .weights import Model, load_model
@@ -42,8 +44,13 @@ def warm_up(
     ):  # fmt: skip
         product = PRODUCTS[precision](weight, one[0, :1]).bind(*weight.shape)
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
-    if POSSIBLE:  # no small model has enough units and inputs
-        StrassenProduct(np.zeros((2 * PANEL, 2 * PANEL)), one[0]).bind(2, 2 * PANEL)
+    # No small model has enough units and inputs for these, nor weights of two types.
+    halves = np.dtype(F16_BITS)
+    if POSSIBLE:
+        for others in (one.dtype, halves):
+            product_kernel(one, SUMMED, others)
+    if PREFETCH:
+        product_kernel(one, AS_THEY_ARE, halves)
     Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()

@@ -18,7 +18,7 @@ from commands import ROOT, environment
 import npfsn
 from npfsn.kernels import strassen
 from npfsn.kernels.floats import PREFETCH
-from npfsn.kernels.vector import F16_IS_SLOW, HAS_F16
+from npfsn.kernels.vector import HAS_F16
 from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
@@ -204,10 +204,8 @@ OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(PREFETCH)))
-OTHER_SIGNATURES["product_widened"] = int(F16_IS_SLOW)
-OTHER_SIGNATURES |= dict.fromkeys(
-    ("product_summed", "product_summed_beside_f16"), int(strassen.POSSIBLE)
-)
+OTHER_SIGNATURES |= {"product_widened": 0, "product_summed": 0}
+OTHER_SIGNATURES["product_summed_beside_f16"] = int(strassen.POSSIBLE)
 
 
 @pytest.mark.slow

@@ -336,10 +336,11 @@ def multiply_many(
                         piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
                         end = min(at + piece.steps - due.step, k_end)
                         back = (due.step - at) * PANEL
-                        fetched = (piece.prefetch - w.ctypes.data) // w.itemsize
-                        fetched += (
-                            back * AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
-                        )
+                        # Prefetched in a step: beside halves, half as much (`_tile_f32`).
+                        panels = AHEAD_PANELS
+                        if piece.weight != 0:
+                            panels = AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
+                        fetched = (piece.prefetch - w.ctypes.data) // w.itemsize + back * panels
                         if piece.weight != 0:
                             start = piece.bias if due.step == 0 else piece.out
                             _tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row,

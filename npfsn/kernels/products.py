@@ -165,29 +165,22 @@ def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
                     out_panel)  # fmt: skip
 
 
-_BY_TYPE = {"float32": product_f32_weights, "uint16": product_f16, "int8": product_bytes}
-
-
-def product_kernel(packed: np.ndarray, inputs: int) -> int:
+def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
     """Return the address of the kernel that multiplies such inputs with packed weights.
 
-    Those of `beside_f16` are compiled here, too, where the same network may need them: before a
-    stream runs.
+    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves.
     """
+    beside_f16 = others == np.uint16
     if inputs == SUMMED:
-        beside_f16(inputs)
-        return address(product_summed)
-    if inputs == QUANTISED and HAS_TILES and fits(packed.shape[1]):
-        return address(product_tiles)
-    if packed.dtype == np.uint16 and F16_IS_SLOW:
-        address(product_f32_weights)  # for blocks of many rows (`npfsn.layers.Product.for_rows`)
-        beside_f16(inputs)
-    return address(_BY_TYPE[packed.dtype.name])
-
-
-def beside_f16(inputs: int) -> int:
-    """Return the kernel for weights of floats whose queue has pieces with weights of halves."""
-    return address(product_summed_beside_f16 if inputs == SUMMED else product_widened)
+        return address(product_summed_beside_f16 if beside_f16 else product_summed)
+    if inputs == QUANTISED:
+        return address(product_tiles if HAS_TILES and fits(packed.shape[1]) else product_bytes)
+    if packed.dtype == np.float32:
+        return address(product_widened if beside_f16 else product_f32_weights)
+    if F16_IS_SLOW:
+        # For blocks of many rows (`npfsn.layers.Product.for_rows`): compiled before a stream runs.
+        address(product_f32_weights)
+    return address(product_f16)
 
 
 @kernel
