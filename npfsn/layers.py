@@ -64,8 +64,6 @@ class Product:
         What becomes of inputs first, a code of `kernels.products`.
     fields : tuple of str
         Fields of a `products.PRODUCT` for `weights`, then for scratch.
-    others : dtype
-        Of the weights that its tiles take along (`npfsn.beside`), unless they say otherwise.
     tile : int
         Rows that the kernel works on at once.
     own_work : float
@@ -87,7 +85,6 @@ class Product:
         self.weights: tuple[np.ndarray, ...] = self._pack(weight)
         for array in (self.bias, *self.weights):
             array.setflags(write=False)
-        self.others = self.weights[0].dtype
         self._wide: Product | None = None
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -103,7 +100,7 @@ class Product:
             array[...] = packed.view(np.float16)
             array.setflags(write=False)
             wide = copy.copy(self)
-            wide.weights, wide.others = (array,), array.dtype
+            wide.weights = (array,)
             self._wide = wide
         return self._wide
 
@@ -148,19 +145,11 @@ class Int8Product(Product):
 
 
 class StrassenProduct(Product):
-    """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm.
-
-    Its sums of weights are floats, whatever the file's precision.
-    """
+    """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm."""
 
     inputs = products.SUMMED
-    fields = "weight", "sums", "partial"
+    fields = "weight", "sums", "partial", "kept"
     tile = 2 * floats.ROWS  # rows have partners
-
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        super().__init__(weight, bias)
-        if weight.dtype == np.float16:  # so are the others in most files: one kernel for all
-            self.others = np.dtype(floats.F16_BITS)
 
     @staticmethod
     def suits(units: int, spec: Sequence, tensors: Mapping[str, np.ndarray], prefix: str) -> bool:
@@ -177,23 +166,23 @@ class StrassenProduct(Product):
         weights = (tensors[f"{prefix}.sequence_model.{name}"] for name in names)
         return all(np.abs(weight).max() <= strassen.LARGEST_WEIGHT for weight in weights)
 
-    def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (strassen.pack_strassen(weight),)
-
     def for_rows(self, rows: int) -> Product:
-        """Return this one: its weights are floats."""
+        """Return this one, which widens weights once for all rows."""
         return self
 
     def operations(self, rows: int, n_in: int) -> float:
-        """Count as `Product` does: an eighth less for rows that have a partner."""
-        return super().operations(rows, n_in) - super().operations(rows // 2 * 2, n_in) / 8.0
+        """Count as `Product` does: an eighth less for rows with partners and whole groups."""
+        whole = self.panels // strassen.GROUP_PANELS * strassen.GROUP_PANELS / self.panels
+        with_partners = super().operations(rows // 2 * 2, n_in)
+        return super().operations(rows, n_in) - with_partners * whole / 8.0
 
     def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
-        """Return sums of inputs, and partial results."""
-        upper, panels = (rows + 1) // 2, strassen.GROUP_PANELS // 2
+        """Return scratch for sums of inputs, for partial results and for sums of weights."""
+        upper, k = (rows + 1) // 2, columns // 2
         return (
-            aligned((strassen.PRODUCTS, upper, columns // 2), np.float32),
-            aligned((2, upper, panels * PANEL), np.float32),
+            aligned((strassen.PRODUCTS, upper, k), np.float32),
+            aligned((2, upper, floats.PANELS * PANEL), np.float32),
+            aligned((3, floats.PANELS, (k + strassen.APART) * PANEL), np.float32),
         )
 
 
@@ -216,7 +205,7 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, products.PRODUCT)
         packed = product.weights[0]
-        self.table["kernel"] = products.product_kernel(packed, product.inputs, product.others)
+        self.table["kernel"] = products.product_kernel(packed, product.inputs, packed.dtype)
         self.table["inputs"] = product.inputs
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):

@@ -47,6 +47,7 @@ def warm_up(
     # No small model has enough units and inputs for these, nor weights of two types.
     halves = np.dtype(F16_BITS)
     if POSSIBLE:
+        product_kernel(one.view(halves), SUMMED, halves)
         for others in (one.dtype, halves):
             product_kernel(one, SUMMED, others)
     if PREFETCH:

@@ -113,9 +113,9 @@ def pack_f32(weight: np.ndarray) -> np.ndarray:
 
 
 @intrinsic(prefer_literal=True)
-def _tile_f32(
+def tile_f32(
     typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, row, w, panel, w_stride,
-    ahead, bias, out, out_at, out_stride, beside,
+    ahead, bias, out, out_at, out_stride, more,
 ):  # fmt: skip
     """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
 
@@ -127,15 +127,19 @@ def _tile_f32(
     half the size, half of it) or, in a tile of one row, where prefetch is not 0, a step of its own
     panels.
 
-    beside: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
+    more: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
     array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
     stride from panel to panel in elements; the addresses where its sums start and where they go.
+    Or, to store the weights that are multiplied: the address where they go, in floats, for k = 0,
+    and the stride there from panel to panel; and, if other floats are subtracted from them before,
+    address and stride of these.
     """
     n = types.int64
-    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, beside)
+    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, more)
     n_row, n_panel = rows.literal_value, panels.literal_value
-    n_beside = AHEAD_PANELS if len(beside) else 0
-    element_beside = f16 if n_beside and beside[0].dtype != types.float32 else f32
+    n_beside = AHEAD_PANELS if len(more) > 4 else 0
+    n_stored = len(more) if len(more) <= 4 else 0
+    element_beside = f16 if n_beside and more[0].dtype != types.float32 else f32
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
     parts = PARTS if n_row == 1 and element == f16 else 1
@@ -144,7 +148,7 @@ def _tile_f32(
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
         _, _, _, first, last, _, x_at, x_stride, row, _, panel, w_stride, ahead = args[:13]
-        _, _, out_at, out_stride, _ = args[13:]
+        _, _, out_at, out_stride, more = args[13:]
         x, bias, out = (emit.pointer(i, f32) for i in (5, 13, 14))
         w = emit.pointer(9, element)
         w_at, bias_at = builder.mul(panel, w_stride), builder.mul(panel, const(PANEL))
@@ -164,10 +168,18 @@ def _tile_f32(
             for p in range(n_panel)
         ]
         if n_beside:
-            _, y, v, v_stride, sums, z = (builder.extract_value(args[17], i) for i in range(6))
+            _, y, v, v_stride, sums, z = (builder.extract_value(more, i) for i in range(6))
             y, sums, z = (builder.inttoptr(at, f32.as_pointer()) for at in (y, sums, z))
             v = builder.inttoptr(v, element_beside.as_pointer())
             v_panels = [builder.gep(v, [builder.mul(v_stride, const(p))]) for p in range(n_beside)]
+        if n_stored:
+            stored, *less = (
+                (
+                    builder.inttoptr(builder.extract_value(more, i), f32.as_pointer()),
+                    builder.extract_value(more, i + 1),
+                )
+                for i in range(0, n_stored, 2)
+            )
         from_bias = builder.icmp_signed("==", first, const(0))
         bias_row = builder.gep(bias, [bias_at])
 
@@ -212,6 +224,18 @@ def _tile_f32(
             for p in range(n_panel)
             for i in range(parts)
         ]
+        for p in range(n_panel if n_stored else 0):
+            for other, stride in less:
+                at = builder.add(builder.mul(stride, const(p)), w_k)
+                weights[p] = builder.fsub(weights[p], emit.load(other, at, f32_panel))
+            at = builder.add(builder.mul(stored[1], const(p)), w_k)
+            emit.store(weights[p], stored[0], at)
+        if n_stored:
+            # In one block with the stores, LLVM would load all inputs before it multiplies, and
+            # have no registers left. It does not know that this branch is never taken.
+            one = emit.apart(const(1))
+            with builder.if_then(builder.icmp_signed("!=", one, const(1)), likely=False):
+                emit.store(weights[0], stored[0], w_k)
         new = []
         for r in range(n_row):
             value = emit.splat(builder.load(builder.gep(x_rows[r], [k])), vector.count)
@@ -223,10 +247,10 @@ def _tile_f32(
         for r in range(n_row):
             for p in range(n_part):
                 acc[r][p].add_incoming(start[r][p], before)
-                acc[r][p].add_incoming(new[r][p], k.parent)
+                acc[r][p].add_incoming(new[r][p], builder.block)
         for p in range(n_beside):
             acc_beside[p].add_incoming(start_beside[p], before)
-            acc_beside[p].add_incoming(new_beside[p], k.parent)
+            acc_beside[p].add_incoming(new_beside[p], builder.block)
         emit.end_loop(k, const(1), last, unroll=steps)
 
         for r in range(n_row):
@@ -275,117 +299,118 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
 
     Updates: out, the queue and what its pieces point to.
     """
-    n_in, size = w.shape[1], w.shape[1] * PANEL
+    n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
+    size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
     x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
-    if n_row >= ROWS_SMALL:
-        multiply_many(x, x_at, x_ld, n_row, w, 0, first, last, bias, out, out_at, ld, queue, others)
+    if n_row < ROWS_SMALL:  # one to three rows: each reads the weights in wide strides
+        for row in range(n_row):
+            p = first
+            # A cell takes parts of the matrix, in every second frame of a block backwards
+            # (`recur`): what comes next is known only in calls that reach the matrix's end.
+            prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
+            while prefetch and p + 2 * PANELS_ONE_ROW <= last:
+                tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at, x_ld, row, w, p,
+                         size, (p + PANELS_ONE_ROW) * size, bias, out, out_at, ld, ())  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p + PANELS_ONE_ROW <= last:
+                tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias,
+                         out, out_at, ld, ())  # fmt: skip
+                p += PANELS_ONE_ROW
+            while p < last:
+                tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                         ld, ())  # fmt: skip
+                p += 1
         return
-    for row in range(n_row):  # one to three rows: each reads the weights in wide strides
-        p = first
-        # A cell takes parts of the matrix, in every second frame of a block backwards (`recur`):
-        # what comes next is known only in calls that reach the matrix's end.
-        prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
-        while prefetch and p + 2 * PANELS_ONE_ROW <= last:
-            _tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at, x_ld, row, w, p,
-                      size, (p + PANELS_ONE_ROW) * size, bias, out, out_at, ld, ())  # fmt: skip
-            p += PANELS_ONE_ROW
-        while p + PANELS_ONE_ROW <= last:
-            _tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias,
-                      out, out_at, ld, ())  # fmt: skip
-            p += PANELS_ONE_ROW
-        while p < last:
-            _tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
-                      ld, ())  # fmt: skip
-            p += 1
-
-
-@inlined
-def multiply_many(
-    x, x_at, x_ld, n_row, w, onto, first, last, bias, out, out_at, ld, queue, others
-):  # fmt: skip
-    """Compute many rows of a product, panels first .. last - 1 of w.
-
-    x_at and x_ld are where the first row is in x, and elements from row to row; out_at and ld the
-    same of out, where panel 0 is or would be.
-
-    onto    int  1: add to what out holds, instead of the bias. Then x, w and x_at begin one step
-                 early: tiles take sums from out that have begun before this product.
-    Others as in `product_f32`.
-
-    Updates: out, the queue and what its pieces point to.
-    """
-    n_in, size = w.shape[1], w.shape[1] * PANEL
-    part, stop = min(PART // (PANEL * w.itemsize), n_in), n_in + onto
-    due = record(queue, QUEUE)
     # A few panels, or a part of one, stay in a near cache while all rows meet them; meanwhile the
-    # next ones are prefetched. A prefetch beyond the last does no harm. With AVX2 each tile
-    # prefetches its share before it starts: its loop has no instruction to spare. With AVX-512 the
-    # loop of the first tile does it, which is 8 to 12 % faster there. Then memory is idle, and the
-    # others work off the queue.
+    # next ones are prefetched. A prefetch beyond the last does no harm.
     p = first
     while p + PANELS <= last:
-        row, k = 0, onto
-        while k < stop:
-            row, k_end = 0, min(k + part, stop)
-            while row + ROWS <= n_row:
-                at = k
-                if PREFETCH:
-                    while row > 0 and queue != 0 and due.next < due.end and at < k_end:
-                        # A piece has its own steps: it may end within a tile, or go on in the next.
-                        piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
-                        end = min(at + piece.steps - due.step, k_end)
-                        back = (due.step - at) * PANEL
-                        # Prefetched in a step: beside halves, half as much (`_tile_f32`).
-                        panels = AHEAD_PANELS
-                        if piece.weight != 0:
-                            panels = AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
-                        fetched = (piece.prefetch - w.ctypes.data) // w.itemsize + back * panels
-                        if piece.weight != 0:
-                            start = piece.bias if due.step == 0 else piece.out
-                            _tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row,
-                                      w, p, size, fetched, bias, out, out_at, ld,
-                                      (others, piece.input + (due.step - at) * 4,
-                                       piece.weight + back * others.itemsize,
-                                       piece.steps * PANEL, start, piece.out))  # fmt: skip
-                        elif end > at:
-                            _tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p,
-                                      size, fetched, bias, out, out_at, ld, ())  # fmt: skip
-                        due.step += end - at
-                        at = end
-                        if due.step == piece.steps:
-                            due.step = 0
-                            due.next += 1
-                            if piece.done != 0:
-                                carray(pointer(piece.done), 1, np.int64)[0] = piece.count
-                            if piece.then != 0:
-                                call(piece.then, (piece.argument, piece.count))
-                else:
-                    prefetch_lines(
-                        w, p * size + k_end * PANEL, part * PANEL, row // ROWS, n_row // ROWS
-                    )
-                if at < k_end:
-                    _tile_f32(ROWS, PANELS, FETCH_PANELS, at, k_end, x, x_at, x_ld, row, w, p, size,
-                              (p + PANELS) * size, bias, out, out_at, ld, ())  # fmt: skip
-                row += ROWS
+        k = 0
+        while k < n_in:
+            k_end = min(k + part, n_in)
+            if not PREFETCH:
+                # With AVX2 each tile prefetches its share before it starts: its loop has no
+                # instruction to spare.
+                at = p * size + k_end * PANEL
+            else:
+                at = (p + PANELS) * size
+            multiply_panels(x, x_at, x_ld, 0, n_row, k, k_end, w, p, size, at, part * PANEL, bias,
+                            out, out_at, ld, queue, others)  # fmt: skip
             k = k_end
-        while row + ROWS_SMALL <= n_row:
-            _tile_f32(ROWS_SMALL, PANELS, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias,
-                      out, out_at, ld, ())  # fmt: skip
-            row += ROWS_SMALL
-        while row < n_row:
-            _tile_f32(1, PANELS, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out,
-                      out_at, ld, ())  # fmt: skip
-            row += 1
         p += PANELS
     while p < last:
         row = 0
         while row + ROWS <= n_row:
-            _tile_f32(ROWS, 1, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
-                      ld, ())  # fmt: skip
+            tile_f32(ROWS, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+                     ())  # fmt: skip
             row += ROWS
         while row < n_row:
-            _tile_f32(1, 1, 0, onto, stop, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
-                      ())  # fmt: skip
+            tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+                     ())  # fmt: skip
             row += 1
         p += 1
+
+
+@inlined
+def multiply_panels(
+    x, x_at, x_ld, row, n_row, first, last, w, p, size, ahead, share, bias, out, out_at, ld, queue,
+    others,
+):  # fmt: skip
+    """Compute PANELS panels of rows row .. n_row - 1, sums over inputs first .. last - 1.
+
+    Arguments as of `tile_f32`; w has its panel p at p * size.
+
+    ahead  int  where the weights are that come next; with AVX2, `share` elements of them
+
+    Updates: out, the queue and what its pieces point to.
+    """
+    due = record(queue, QUEUE)
+    while row + ROWS <= n_row:
+        at = first
+        if PREFETCH:
+            # The first tile of rows prefetches what comes next in its loop, which is 8 to 12 %
+            # faster than before it. Then memory is idle, and the others work off the queue.
+            while row > 0 and queue != 0 and due.next < due.end and at < last:
+                # A piece has its own steps: it may end within a tile, or go on in the next.
+                piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
+                end = min(at + piece.steps - due.step, last)
+                back = (due.step - at) * PANEL
+                # Prefetched in a step: beside halves, half as much (`tile_f32`).
+                panels = AHEAD_PANELS
+                if piece.weight != 0:
+                    panels = AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
+                fetched = (piece.prefetch - w.ctypes.data) // w.itemsize + back * panels
+                if piece.weight != 0:
+                    start = piece.bias if due.step == 0 else piece.out
+                    tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p, size,
+                             fetched, bias, out, out_at, ld,
+                             (others, piece.input + (due.step - at) * 4,
+                              piece.weight + back * others.itemsize, piece.steps * PANEL, start,
+                              piece.out))  # fmt: skip
+                elif end > at:
+                    tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p, size,
+                             fetched, bias, out, out_at, ld, ())  # fmt: skip
+                due.step += end - at
+                at = end
+                if due.step == piece.steps:
+                    due.step = 0
+                    due.next += 1
+                    if piece.done != 0:
+                        carray(pointer(piece.done), 1, np.int64)[0] = piece.count
+                    if piece.then != 0:
+                        call(piece.then, (piece.argument, piece.count))
+        else:
+            prefetch_lines(w, ahead, share, row // ROWS, n_row // ROWS)
+        if at < last:
+            tile_f32(ROWS, PANELS, FETCH_PANELS, at, last, x, x_at, x_ld, row, w, p, size, ahead,
+                     bias, out, out_at, ld, ())  # fmt: skip
+        row += ROWS
+    while row + ROWS_SMALL <= n_row:
+        tile_f32(ROWS_SMALL, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, bias, out,
+                 out_at, ld, ())  # fmt: skip
+        row += ROWS_SMALL
+    while row < n_row:
+        tile_f32(1, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                 ld, ())  # fmt: skip
+        row += 1

@@ -421,7 +421,7 @@ def prepare(layers, panels):
     """
     for i in range(layers.shape[0]):
         layer = layers[i]
-        every = layer.recurrent.bias.rows // PANEL
+        every = layer.recurrent.weight.rows
         last = min(max(panels - i * every, 0), every)
         if last < every:
             last -= last % (GROUP_PANELS if layer.recurrent.inputs == SUMMED else PANELS)

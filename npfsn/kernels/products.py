@@ -35,17 +35,17 @@ PRODUCT = np.dtype(
     [
         ("kernel", np.int64),  # `product_kernel`
         ("inputs", np.int64),  # AS_THEY_ARE, QUANTISED or SUMMED, by `make_ready`
-        # f32 or u16[P, K, PANEL] (`pack_f32`), f32[PRODUCTS P / 2, K / 2, PANEL] (`pack_strassen`)
-        # or i8[P, S, PANEL, DEPTH] (`pack_i8`)
-        ("weight", ARRAY),
+        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
         ("shift", ARRAY),  # i32[P PANEL]
         ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
         ("queue", np.int64),  # address of the QUEUE that its tiles work off, or 0
-        ("sums", ARRAY),  # f32[PRODUCTS, M, K / 2], of inputs; of Strassen's algorithm alone
-        ("partial", ARRAY),  # f32[2, M, GROUP_PANELS / 2 PANEL], its scratch
+        # Scratch of `product_strassen` alone: its s, its u and v, its kept.
+        ("sums", ARRAY),
+        ("partial", ARRAY),
+        ("kept", ARRAY),
     ]
 )
 
@@ -112,30 +112,39 @@ def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out
 
 
 @inlined
-def _run_strassen(w, n_row, first, last, out, ld, out_row, out_panel, kind_beside):
-    """Run `product_strassen`, with arguments as those of the kernels below; x has been made ready.
-
-    kind_beside  dtype  of the weights of the queue's pieces
-    """
+def _run_strassen(
+    w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside
+):  # fmt: skip
+    """Run `product_strassen`, as `_run_f32` does `product_f32`; x has been made ready."""
     w = record(w, PRODUCT)
-    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), np.float32)
+    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
     others = carray(pointer(w.weight.address), 1, kind_beside)
-    partial = f32_3d(w.partial)
-    product_strassen(f32_3d(w.sums), n_row, weight, f32_1d(w.bias), partial[0], partial[1], first,
-                     last, f32_at(out, out_row + n_row, ld), out_row, out_panel, w.queue,
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
+    u_and_v = f32_3d(w.partial)
+    product_strassen(x, x_row, n_row, f32_3d(w.sums), weight, f32_1d(w.bias), u_and_v[0],
+                     u_and_v[1], f32_3d(w.kept), first, last, out, out_row, out_panel, w.queue,
                      others)  # fmt: skip
 
 
 @kernel
 def product_summed(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of floats by Strassen's algorithm."""
-    _run_strassen(w, n_row, first, last, out, ld, out_row, out_panel, np.float32)
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
+                  np.float32)  # fmt: skip
+
+
+@kernel
+def product_summed_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+    """Multiply with weights of halves by Strassen's algorithm."""
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS,
+                  F16_BITS)  # fmt: skip
 
 
 @kernel
 def product_summed_beside_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Multiply likewise; the queue's pieces have weights of halves."""
-    _run_strassen(w, n_row, first, last, out, ld, out_row, out_panel, F16_BITS)
+    """Multiply with weights of floats likewise; the queue's pieces have weights of halves."""
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
+                  F16_BITS)  # fmt: skip
 
 
 @kernel
@@ -172,6 +181,8 @@ def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
     """
     beside_f16 = others == np.uint16
     if inputs == SUMMED:
+        if packed.dtype == np.uint16:
+            return address(product_summed_f16)
         return address(product_summed_beside_f16 if beside_f16 else product_summed)
     if inputs == QUANTISED:
         return address(product_tiles if HAS_TILES and fits(packed.shape[1]) else product_bytes)

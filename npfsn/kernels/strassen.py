@@ -2,19 +2,21 @@
 
 Strassen's algorithm in Winograd's form. Rows of inputs, inputs and outputs are cut in two,
 
-    | o1 |   | x11 x12 |   | w11 w12 |
-    | o2 | = | x21 x22 | * | w21 w22 |,    o1 = | o11 o12 |,
+    | o11 o12 |   | x11 x12 |   | w11 w12 |
+    | o21 o22 | = | x21 x22 | * | w21 w22 |,
 
-and seven products of quarters do what eight do otherwise:
+and seven products of quarters do what eight do otherwise, with t = w22 - w12 + w11:
 
-    u = x11 w11                                     o11 = b1 + u + x12 w21
-    u += (x21 + x22 - x11) (w11 - w12 + w22)        o12 = b2 + u + (x21 + x22) (w12 - w11)
-    v = (x11 - x21) (w22 - w12)                     o22 = o12 + v
-                                                    o12 += (x12 + x11 - x21 - x22) w22
-                                                    o21 = b1 + u + v + x22 (w21 - w11 + w12 - w22)
+    u = x11 w11                               o11 = b1 + u + x12 w21
+                                              o12 = b2 + (x21 + x22) (w12 - w11)
+    u += (x21 + x22 - x11) t                  o12 += u,  o22 = o12
+                                              o12 += (x12 + x11 - x21 - x22) w22
+    v = (x21 - x11) (w12 - w22)               o22 += v
+                                              o21 = b1 + u + v + x22 (w21 - t)
 
-Sums of weights are made when they are packed, those of inputs once for all outputs. A row without a
-partner needs four products, as always: those with x11 and x12, and (w11 + (w12 - w11)) for w12.
+Sums of inputs are made once for all outputs; sums of weights by the first tile that needs them, in
+passing. A row without a partner takes part in four products, as always: u, and those of o11 and
+o12, with x11 for x21 + x22 and x12 for the other sum.
 
 Results share the rounding errors of a pair of rows and of outputs. Hidden states, between -1 and 1,
 are alike, and the error is at most some twice that of a chain of multiply-adds. Features are not.
@@ -29,45 +31,23 @@ from numba.extending import intrinsic
 
 from ..jit import inlined
 from .arrays import pointer
-from .floats import PANELS, PREFETCH, ROWS, multiply_many
-from .vector import PANEL, Emit, aligned, const, f32, f32_panel
+from .floats import FETCH_PANELS, PANELS, PREFETCH, ROWS, multiply_panels, product_f32, tile_f32
+from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: Products of quarters.
 PRODUCTS = 7
-#: Panels of outputs that are computed together: w11 and w12 are half of them. The last group of a
-#: matrix may have fewer.
-GROUP_PANELS = 4 * PANELS
+#: Panels of outputs that are computed together: those of w11 and w21, and of w12 and w22.
+GROUP_PANELS = 2 * PANELS
 #: With few rows, its tiles would be smaller, and with few inputs, too short: where it is worth it,
 #: and from how many rows and inputs on. With AVX2, whose tiles take six rows, it is not.
 POSSIBLE = PREFETCH == 1
 LEAST_ROWS, LEAST_INPUTS = 4 * ROWS, 192
+#: Lines between panels of kept weights: without them, all would meet in the same set of a cache.
+APART = 7
 #: Results share rounding errors: one weight of this size moves those beside it by 1e-5 at most.
 LARGEST_WEIGHT = 64.0
 
-ZEROS = np.zeros(GROUP_PANELS // 2 * PANEL, np.float32)
-
-
-def pack_strassen(weight: np.ndarray) -> np.ndarray:
-    """Pack `weight` float[N, K] into float32[PRODUCTS P / 2, K / 2, PANEL], P = N / PANEL.
-
-    Group of panels after group, for each the weights of the products in the order in which they
-    are computed.
-    """
-    n_out, n_in = weight.shape
-    k, n_panel = n_in // 2, n_out // PANEL
-    weight = weight.astype(np.float32)
-    packed = aligned((PRODUCTS * n_panel // 2, k, PANEL), np.float32)
-    for first in range(0, n_panel, GROUP_PANELS):
-        panels = min(GROUP_PANELS, n_panel - first) // 2
-        at = PRODUCTS * first // 2
-        group = packed[at : at + PRODUCTS * panels].reshape(PRODUCTS, panels, k, PANEL)
-        rows = weight[first * PANEL :][: 2 * panels * PANEL].reshape(2, panels, PANEL, 2, k)
-        (w11, w21), (w12, w22) = rows.transpose(0, 3, 1, 4, 2)
-        more = w22 - w12
-        sums = w11, w21, more + w11, w12 - w11, more, w22, w21 - w11 - more
-        for product, part in zip(group, sums, strict=True):
-            product[...] = part
-    return packed
+ZEROS = np.zeros(PANELS * PANEL, np.float32)
 
 
 @intrinsic
@@ -91,7 +71,7 @@ def _sum_quarters_of(typingctx, x, upper, lower, s, at, stride, k):
         )
         below = builder.fadd(x21, x22)
         most = builder.fsub(below, x11)
-        sums = x11, x12, most, below, builder.fsub(x11, x21), builder.fsub(x12, most), x22
+        sums = x11, x12, below, most, builder.fsub(x12, most), builder.fsub(x21, x11), x22
         for index, value in enumerate(sums):
             to = builder.add(at, builder.mul(stride, const(index)))
             emit.store(value, s, builder.add(to, i))
@@ -120,8 +100,8 @@ def sum_quarters(x, x_row, n_row, s):
     if n_row % 2 == 1:
         r = n_upper - 1
         for i in range(k):
-            s[0, r, i] = s[3, r, i] = x[x_row + r, i]
-            s[1, r, i] = s[5, r, i] = x[x_row + r, k + i]
+            s[0, r, i] = s[2, r, i] = x[x_row + r, i]
+            s[1, r, i] = s[4, r, i] = x[x_row + r, k + i]
 
 
 @intrinsic
@@ -148,52 +128,84 @@ def _add(typingctx, a, a_at, b, b_at, out, out_at, n_panel):
 
 
 @inlined
-def product_strassen(s, n_row, w, bias, u, v, first, last, out, out_row, out_panel, queue, others):
-    """Compute rows of out = x w^T + bias, out_row and the n_row - 1 after it.
+def product_strassen(
+    x, x_row, n_row, s, w, bias, u, v, kept, first, last, out, out_row, out_panel, queue, others
+):  # fmt: skip
+    """Compute what `floats.product_f32` does, with the same arguments and four more.
 
-    Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
+    It does so for whole groups of panels and enough rows, and leaves the rest to that.
 
-    s           f32[PRODUCTS, M, K / 2]               sums of inputs (`sum_quarters`)
-    w           f32[PRODUCTS P / 2, K / 2, PANEL]     packed weights (`pack_strassen`)
-    bias        f32[P PANEL]
-    u, v        f32[M, GROUP_PANELS / 2 PANEL]        scratch
-    first, last int                                   whole groups of GROUP_PANELS, or up to P
-    out         f32[R, >= (out_panel + last - first) PANEL]
-    queue, others                                     as in `floats.product_f32`
+    s      f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
+    u, v   f32[>= (n_row + 1) / 2, PANELS PANEL]     scratch
+    kept   f32[3, PANELS, (K / 2 + APART) PANEL]     scratch for quarters of weights, and sums
+    first  int                                       a multiple of GROUP_PANELS
 
-    Updates: u, v, out, the queue and what its pieces point to.
+    Updates: u, v, kept, out, the queue and what its pieces point to.
     """
-    k, ld, uv_ld = s.shape[2], out.shape[1], u.shape[1]
+    k, ld, n = s.shape[2], out.shape[1], PANELS * PANEL
+    size, place = w.shape[1] * PANEL, PANELS * kept.shape[2] * 4
     n_lower = n_row // 2
     n_upper = n_row - n_lower
-    for group in range(first, last, GROUP_PANELS):
-        panels = min(GROUP_PANELS, last - group) // 2
-        b1, b2 = group * PANEL, (group + panels) * PANEL
+    group = first
+    while n_lower >= ROWS and group + GROUP_PANELS <= last:
         o11 = out_row * ld + (out_panel + group - first) * PANEL
-        o12, o21 = o11 + panels * PANEL, o11 + n_upper * ld
-        o22 = o21 + panels * PANEL
+        o12, o21 = o11 + n, o11 + n_upper * ld
+        o22, b1, b2 = o21 + n, group * PANEL, group * PANEL + n
         for i in range(PRODUCTS):
-            rows = n_lower if i == 2 or i == 4 or i == 6 else n_upper
-            for r in range(rows):  # sums before the product
-                row, out_r = r * uv_ld, r * ld
+            rows = n_lower if i == 3 or i == 5 or i == 6 else n_upper
+            for r in range(rows):  # what is added before this product
+                of, row = r * n, r * ld
                 if i == 1:
-                    _add(u, row, bias, b1, out, o11 + out_r, panels)
-                elif i == 3:
-                    _add(u, row, bias, b2, out, o12 + out_r, panels)
-                elif i == 5 and r < n_lower:
-                    _add(out, o12 + out_r, v, row, out, o22 + out_r, panels)
+                    _add(u, of, bias, b1, out, o11 + row, PANELS)
+                elif i == 4:
+                    if r < n_lower:
+                        _add(out, o12 + row, u, of, out, o22 + row, PANELS)
+                    _add(out, o12 + row, u, of, out, o12 + row, PANELS)
                 elif i == 6:
-                    _add(u, row, v, row, out, o21 + out_r, panels)
-                    _add(out, o21 + out_r, bias, b1, out, o21 + out_r, panels)
-            # Where the product goes, and whether it is added to what is there.
-            target, target_ld = out.ctypes.data, ld
-            at = o11 if i == 1 else o21 if i == 6 else o12
-            if i == 0 or i == 2 or i == 4:
-                target, target_ld, at = (v if i == 4 else u).ctypes.data, uv_ld, 0
-            onto = 0 if i == 0 or i == 4 else 1
-            to = carray(pointer(target), (1, target_ld), np.float32)
-            panel = group // 2 * PRODUCTS + i * panels
-            weight = w.ctypes.data + (panel * k - onto) * PANEL * 4
-            weights = carray(pointer(weight), (panels, k, PANEL), np.float32)
-            multiply_many(s, i * s.shape[1] * k - onto, k, rows, weights, onto, 0, panels, ZEROS,
-                          to, at, target_ld, queue, others)  # fmt: skip
+                    _add(out, o22 + row, v, of, out, o22 + row, PANELS)
+                    _add(u, of, v, of, out, o21 + row, PANELS)
+                    _add(out, o21 + row, bias, b1, out, o21 + row, PANELS)
+            # Where the product goes; that of the second half of inputs is added to what is there.
+            begin = k if i == 1 or i == 3 or i == 4 or i == 6 else 0
+            to, to_at, to_ld = out.ctypes.data, o11 if i == 1 else o21 if i == 6 else o12, ld
+            if i == 0 or i == 3 or i == 5:
+                to, to_at, to_ld = (v if i == 5 else u).ctypes.data, 0, n
+            target = carray(pointer(to), (1, to_ld), np.float32)
+            start = bias.ctypes.data + b2 * 4 if i == 2 else ZEROS.ctypes.data
+            start = carray(pointer(start), n, np.float32)
+            # The weights: w11; w21; w12 - w11; w22 less the last, which is t; w22; w12 - w22;
+            # w21 - t. The first tile stores sums for the others, and what it widens, in one of
+            # three places: t in the third, w11 and w22 in the first.
+            p = group + PANELS if 2 <= i and i <= 5 else group
+            own = w.reshape(-1)[p * size :]
+            less = 0 if i == 2 or i == 5 else 1 if i == 3 else 2 if i == 6 else -1
+            stride = kept.shape[2]
+            first_place = kept.ctypes.data - begin * PANEL * 4
+            here = first_place + (0 if i == 0 or i == 4 else 2 if i == 3 else 1) * place
+            # From the fourth product on, it also prefetches a share of the next group's weights.
+            ahead = -FETCH_PANELS * begin * PANEL
+            if i >= 3:
+                ahead += (group + GROUP_PANELS - p) * size + (i - 3) * FETCH_PANELS * k * PANEL
+            x_at = i * s.shape[1] * k - begin
+            if less >= 0:
+                other, other_stride = first_place + less * place, stride
+                if less == 0 and w.itemsize == 4:
+                    other = own.ctypes.data + (k * PANEL if i == 5 else -PANELS * size) * 4
+                    other_stride = size
+                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
+                         ahead, start, target, to_at, to_ld,
+                         (here, stride, other, other_stride))  # fmt: skip
+            elif w.itemsize == 4:
+                here, stride = own.ctypes.data, size
+                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
+                         ahead, start, target, to_at, to_ld, ())  # fmt: skip
+            else:
+                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
+                         ahead, start, target, to_at, to_ld, (here, stride))  # fmt: skip
+            floats = carray(pointer(here), (PANELS, k, PANEL), np.float32)
+            multiply_panels(s, x_at, k, ROWS, rows, begin, begin + k, floats, 0, stride, 0, 0,
+                            start, target, to_at, to_ld, queue, others)  # fmt: skip
+        group += GROUP_PANELS
+    if group < last:
+        product_f32(x, x_row, n_row, w, bias, group, last, out, out_row, out_panel + group - first,
+                    queue, others)  # fmt: skip

@@ -188,7 +188,7 @@ class Emit:
             loop = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
             loop.operands = (loop, wish)  # a loop is named by a node that holds itself
             branch.set_metadata("llvm.loop", loop)
-        counter.add_incoming(following, counter.parent)
+        counter.add_incoming(following, branch.parent)
         self.builder.position_at_end(done)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
