@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .jit import address
-from .kernels import floats, products
+from .kernels import floats
 from .kernels import layers as kernels
 from .kernels.arrays import array_record
 from .kernels.floats import AHEAD_PANELS
@@ -156,8 +156,9 @@ class Beside:
         """Let tiles multiply weights of this type, too."""
         for table, parts in zip(self._products, self._parts, strict=True):
             for i, part in enumerate(parts):
-                packed, inputs = part.product.weights[0], part.product.inputs
-                table["kernel"][i] = products.product_kernel(packed, inputs, others)
+                part.take_along(others)
+                for name in ("kernel", "plain"):
+                    table[name][i] = part.table[name][0]
 
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))

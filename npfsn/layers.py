@@ -205,12 +205,19 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, products.PRODUCT)
         packed = product.weights[0]
-        self.table["kernel"] = products.product_kernel(packed, product.inputs, packed.dtype)
         self.table["inputs"] = product.inputs
+        self.take_along(packed.dtype)
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):
             dtype = packed.dtype if field == "weight" else _TYPES.get(field, np.float32)
             self.table[field] = array_record(array, dtype)
+
+    def take_along(self, others: np.dtype) -> None:
+        """Choose kernels whose tiles can also multiply weights of another type (`npfsn.beside`)."""
+        packed = self.product.weights[0]
+        self.table["kernel"] = products.product_kernel(packed, self.product.inputs, others)
+        if self.product.inputs == products.SUMMED:
+            self.table["plain"] = products.product_kernel(packed, products.AS_THEY_ARE, others)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""

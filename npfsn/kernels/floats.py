@@ -130,15 +130,15 @@ def tile_f32(
     more: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
     array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
     stride from panel to panel in elements; the addresses where its sums start and where they go.
-    Or, to store the weights that are multiplied: the address where they go, in floats, for k = 0,
-    and the stride there from panel to panel; and, if other floats are subtracted from them before,
-    address and stride of these.
+    Or, to store the weights that are multiplied where they are not in memory, halves widened or
+    floats less others: the address where they go for k = 0, and the stride there from panel to
+    panel; then address and stride of the others, if there are any.
     """
     n = types.int64
     sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, more)
     n_row, n_panel = rows.literal_value, panels.literal_value
     n_beside = AHEAD_PANELS if len(more) > 4 else 0
-    n_stored = len(more) if len(more) <= 4 else 0
+    n_stored = len(more) if len(more) <= 4 and (len(more) == 4 or w.dtype != types.float32) else 0
     element_beside = f16 if n_beside and more[0].dtype != types.float32 else f32
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1

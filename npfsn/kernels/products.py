@@ -19,9 +19,9 @@ from .arrays import (
     record,
     u8_2d,
 )
-from .floats import F16_BITS, ROWS_SMALL, product_f32
+from .floats import F16_BITS, ROWS, ROWS_SMALL, product_f32
 from .int8 import ROWS_I8, product_i8, quantise_rows
-from .strassen import product_strassen, sum_quarters
+from .strassen import GROUP_PANELS, product_strassen, sum_quarters
 from .vector import DEPTH, F16_IS_SLOW, PANEL
 
 #: Rows of an int8 product that are computed at once.
@@ -34,6 +34,7 @@ AS_THEY_ARE, QUANTISED, SUMMED = 0, 1, 2
 PRODUCT = np.dtype(
     [
         ("kernel", np.int64),  # `product_kernel`
+        ("plain", np.int64),  # for what `product_strassen` leaves
         ("inputs", np.int64),  # AS_THEY_ARE, QUANTISED or SUMMED, by `make_ready`
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
@@ -116,14 +117,19 @@ def _run_strassen(
     w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside
 ):  # fmt: skip
     """Run `product_strassen`, as `_run_f32` does `product_f32`; x has been made ready."""
-    w = record(w, PRODUCT)
-    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
-    others = carray(pointer(w.weight.address), 1, kind_beside)
-    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
-    u_and_v = f32_3d(w.partial)
-    product_strassen(x, x_row, n_row, f32_3d(w.sums), weight, f32_1d(w.bias), u_and_v[0],
-                     u_and_v[1], f32_3d(w.kept), first, last, out, out_row, out_panel, w.queue,
-                     others)  # fmt: skip
+    table = record(w, PRODUCT)
+    shape = table.weight.rows, table.weight.columns, PANEL
+    weight = carray(pointer(table.weight.address), shape, kind)
+    others = carray(pointer(table.weight.address), 1, kind_beside)
+    u_and_v = f32_3d(table.partial)
+    # Single panels and few rows are not worth it; all calls agree on what these are.
+    whole = (last - first) // GROUP_PANELS * GROUP_PANELS if n_row >= 2 * ROWS else 0
+    product_strassen(f32_3d(table.sums), n_row, weight, f32_1d(table.bias), u_and_v[0], u_and_v[1],
+                     f32_3d(table.kept), first, first + whole, f32_at(out, out_row + n_row, ld),
+                     out_row, out_panel, table.queue, others)  # fmt: skip
+    if first + whole < last:
+        call(table.plain, (w, x, x_ld, x_row, n_row, first + whole, last, out, ld, out_row,
+                           out_panel + whole))  # fmt: skip
 
 
 @kernel

@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 
 from ..jit import inlined
 from .arrays import pointer
-from .floats import FETCH_PANELS, PANELS, PREFETCH, ROWS, multiply_panels, product_f32, tile_f32
+from .floats import FETCH_PANELS, PANELS, PREFETCH, ROWS, multiply_panels, tile_f32
 from .vector import PANEL, Emit, const, f32, f32_panel
 
 #: Products of quarters.
@@ -129,16 +129,16 @@ def _add(typingctx, a, a_at, b, b_at, out, out_at, n_panel):
 
 @inlined
 def product_strassen(
-    x, x_row, n_row, s, w, bias, u, v, kept, first, last, out, out_row, out_panel, queue, others
+    s, n_row, w, bias, u, v, kept, first, last, out, out_row, out_panel, queue, others
 ):  # fmt: skip
-    """Compute what `floats.product_f32` does, with the same arguments and four more.
+    """Compute what `floats.product_f32` does, for whole groups of panels and 2 ROWS rows or more.
 
-    It does so for whole groups of panels and enough rows, and leaves the rest to that.
+    s            f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
+    u, v         f32[>= (n_row + 1) / 2, PANELS PANEL]     scratch
+    kept         f32[3, PANELS, (K / 2 + APART) PANEL]     scratch for quarters of weights, and sums
+    first, last  int                                       multiples of GROUP_PANELS
 
-    s      f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
-    u, v   f32[>= (n_row + 1) / 2, PANELS PANEL]     scratch
-    kept   f32[3, PANELS, (K / 2 + APART) PANEL]     scratch for quarters of weights, and sums
-    first  int                                       a multiple of GROUP_PANELS
+    Others are as for `floats.product_f32`.
 
     Updates: u, v, kept, out, the queue and what its pieces point to.
     """
@@ -146,8 +146,7 @@ def product_strassen(
     size, place = w.shape[1] * PANEL, PANELS * kept.shape[2] * 4
     n_lower = n_row // 2
     n_upper = n_row - n_lower
-    group = first
-    while n_lower >= ROWS and group + GROUP_PANELS <= last:
+    for group in range(first, last, GROUP_PANELS):
         o11 = out_row * ld + (out_panel + group - first) * PANEL
         o12, o21 = o11 + n, o11 + n_upper * ld
         o22, b1, b2 = o21 + n, group * PANEL, group * PANEL + n
@@ -195,17 +194,11 @@ def product_strassen(
                 tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
                          ahead, start, target, to_at, to_ld,
                          (here, stride, other, other_stride))  # fmt: skip
-            elif w.itemsize == 4:
-                here, stride = own.ctypes.data, size
-                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
-                         ahead, start, target, to_at, to_ld, ())  # fmt: skip
             else:
                 tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
                          ahead, start, target, to_at, to_ld, (here, stride))  # fmt: skip
+                if w.itemsize == 4:  # floats are where they were
+                    here, stride = own.ctypes.data, size
             floats = carray(pointer(here), (PANELS, k, PANEL), np.float32)
             multiply_panels(s, x_at, k, ROWS, rows, begin, begin + k, floats, 0, stride, 0, 0,
                             start, target, to_at, to_ld, queue, others)  # fmt: skip
-        group += GROUP_PANELS
-    if group < last:
-        product_f32(x, x_row, n_row, w, bias, group, last, out, out_row, out_panel + group - first,
-                    queue, others)  # fmt: skip
