@@ -171,34 +171,36 @@ def product_strassen(
                 to, to_at, to_ld = (v if i == 5 else u).ctypes.data, 0, n
             target = carray(pointer(to), (1, to_ld), np.float32)
             start = bias.ctypes.data + b2 * 4 if i == 2 else ZEROS.ctypes.data
-            start = carray(pointer(start), n, np.float32)
             # The weights: w11; w21; w12 - w11; w22 less the last, which is t; w22; w12 - w22;
             # w21 - t. The first tile stores sums for the others, and what it widens, in one of
             # three places: t in the third, w11 and w22 in the first.
             p = group + PANELS if 2 <= i and i <= 5 else group
-            own = w.reshape(-1)[p * size :]
             less = 0 if i == 2 or i == 5 else 1 if i == 3 else 2 if i == 6 else -1
-            stride = kept.shape[2]
+            own, stride = w.ctypes.data + p * size * w.itemsize, kept.shape[2]
             first_place = kept.ctypes.data - begin * PANEL * 4
             here = first_place + (0 if i == 0 or i == 4 else 2 if i == 3 else 1) * place
             # From the fourth product on, it also prefetches a share of the next group's weights.
             ahead = -FETCH_PANELS * begin * PANEL
             if i >= 3:
-                ahead += (group + GROUP_PANELS - p) * size + (i - 3) * FETCH_PANELS * k * PANEL
+                ahead += (group + GROUP_PANELS) * size + (i - 3) * FETCH_PANELS * k * PANEL
             x_at = i * s.shape[1] * k - begin
+            # These two begin where panel 0 would.
+            starts = carray(pointer(start - p * PANEL * 4), 1, np.float32)
+            at = to_at - p * PANEL
             if less >= 0:
                 other, other_stride = first_place + less * place, stride
                 if less == 0 and w.itemsize == 4:
-                    other = own.ctypes.data + (k * PANEL if i == 5 else -PANELS * size) * 4
+                    other = own + (k * PANEL if i == 5 else -PANELS * size) * 4
                     other_stride = size
-                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
-                         ahead, start, target, to_at, to_ld,
+                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, w, p, size,
+                         ahead, starts, target, at, to_ld,
                          (here, stride, other, other_stride))  # fmt: skip
             else:
-                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, own, 0, size,
-                         ahead, start, target, to_at, to_ld, (here, stride))  # fmt: skip
+                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, w, p, size,
+                         ahead, starts, target, at, to_ld, (here, stride))  # fmt: skip
                 if w.itemsize == 4:  # floats are where they were
-                    here, stride = own.ctypes.data, size
+                    here, stride = own, size
+            starts = carray(pointer(start), n, np.float32)
             floats = carray(pointer(here), (PANELS, k, PANEL), np.float32)
             multiply_panels(s, x_at, k, ROWS, rows, begin, begin + k, floats, 0, stride, 0, 0,
-                            start, target, to_at, to_ld, queue, others)  # fmt: skip
+                            starts, target, to_at, to_ld, queue, others)  # fmt: skip
