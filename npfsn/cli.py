@@ -377,7 +377,7 @@ def _add_bench(commands: Any) -> None:
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
     )
     parser.add_argument(
-        "--cold", action="store_true", help="also time a start that must compile (some 10 seconds)"
+        "--cold", action="store_true", help="also time a start that must compile (10 to 20 seconds)"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
@@ -596,7 +596,7 @@ def _warmup(args: argparse.Namespace) -> int:
             done[name] = done.get(name, 0.0) + seconds
 
     if not args.quiet:
-        print_result("compiling what is not there yet, up to half a minute the first time ...")
+        print_result("compiling what is not there yet, up to a minute the first time ...")
     warm_up(model, progress=progress)
     for name in list(done)[-1:]:
         print_result(f"{name}: {done[name]:.1f} s")

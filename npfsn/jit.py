@@ -130,7 +130,7 @@ def _say_compiling(cached: bool) -> None:
     )
     if sys.stderr is None:  # closed: print would take stdout, which may carry sound
         return
-    line = f"npfsn: compiling kernels, up to 20 seconds ({hope}) ..."
+    line = f"npfsn: compiling kernels, up to half a minute ({hope}) ..."
     try:
         if sys.stderr.isatty():  # where the command line may have begun to show its progress
             line = "\r" + line

@@ -33,8 +33,8 @@ _TYPES: dict[str, Any] = {"shift": np.int32, "q": np.uint8}
 # About this many units at most are worked on together, so that their gates stay in the caches.
 _GROUP = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
-# much is read (`F16_IS_SLOW`): for the 257 units of FullSubNet and for blocks of frames, but not
-# for the 64 units of Fast FullSubNet.
+# much is read (`F16_IS_SLOW`), where Strassen's products do not widen them once for all rows: for
+# the inputs of FullSubNet's 257 units and for blocks of frames, not for Fast FullSubNet's 64 units.
 _MANY = 128
 
 

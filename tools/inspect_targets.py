@@ -4,8 +4,9 @@
 
 Each target is compiled in a process of its own that pretends to have that target's features (Numba
 obeys NUMBA_CPU_NAME and NUMBA_CPU_FEATURES); the target's back end then compiles the LLVM code. The
-checks are on the innermost loop of the widest tile: it must multiply and add in vectors, keep its
-accumulators in registers, and nothing may call a mathematical library.
+checks are on the innermost loops of the large tiles, those of Strassen's products among them: they
+must multiply and add in vectors and keep their accumulators in registers (`CROWDED` names what
+cannot), and nothing may call a mathematical library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear and recurrent layers: matrix products, and the cells that follow them.
 
-Rows of outputs, hidden states and gates are padded to whole panels (`products.py`); the lanes
+Rows of outputs, hidden states and gates are padded to whole panels (`floats.py`); the lanes
 beyond the last unit have weights and biases of zero, and the cells keep them at zero. The gates of
 a panel of units lie side by side (i f g o of the first panel, i f g o of the second, ...), so that
 a cell can run as soon as its own gates are computed.
