@@ -155,7 +155,7 @@ class StrassenProduct(Product):
     def suits(units: int, spec: Sequence, tensors: Mapping[str, np.ndarray], prefix: str) -> bool:
         """Whether it takes the place of `Product` for the hidden states of a stack.
 
-        It is faster for large layers, and as exact where no weight stands out.
+        It is faster for large layers, and as exact where the weights of no output stand out.
         """
         n_in = spec.hidden_size
         large = units >= strassen.LEAST_ROWS and n_in >= strassen.LEAST_INPUTS
@@ -163,8 +163,9 @@ class StrassenProduct(Product):
             return False
         names = [f"weight_hh_l{i}" for i in range(spec.num_layers)]
         names += [f"weight_ih_l{i}" for i in range(1, spec.num_layers)]
-        weights = (tensors[f"{prefix}.sequence_model.{name}"] for name in names)
-        return all(np.abs(weight).max() <= strassen.LARGEST_WEIGHT for weight in weights)
+        weights = (tensors[f"{prefix}.sequence_model.{name}"].astype("d") for name in names)
+        norms = (np.linalg.norm(weight, axis=1).max() for weight in weights)
+        return all(norm <= strassen.LARGEST_NORM for norm in norms)
 
     def for_rows(self, rows: int) -> Product:
         """Return this one, which widens weights once for all rows."""

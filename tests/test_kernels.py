@@ -597,6 +597,7 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
     weight, bias = (scale * normal(n_out, n_in, seed=21)).astype(dtype), normal(n_out, seed=22)
     product, group = StrassenProduct(weight, bias), strassen.GROUP_PANELS
     panels = product.panels
+    assert product.for_rows(1000) is product  # no second copy of the weights
     for n_row in (*range(2, 20), 33, 40, 64, 65):
         x = np.tanh(normal(n_row + 1, n_in + 16, seed=n_row))
         bound = product.bind(n_row, n_in)
@@ -624,14 +625,30 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
         assert np.isclose(saved, n_row // 2 * 2 / n_row * (panels // group * group / panels) / 8)
 
 
+@pytest.mark.skipif(not strassen.POSSIBLE, reason="tiles take too few rows here")
+def test_large_weights_move_products_beside_them_little() -> None:
+    """At the largest norm for which products of quarters are used, one half of the outputs."""
+    weight = normal(96, 512, scale=512**-0.5, seed=31)
+    weight[:48] *= strassen.LARGEST_NORM / np.linalg.norm(weight[:48], axis=1, keepdims=True)
+    x = np.tanh(normal(64, 512, seed=32))
+    got = multiply(x, weight, np.zeros(96, np.float32), StrassenProduct)
+    beside = (got - x.astype("d") @ weight.T.astype("d"))[:, 48:]
+    assert np.abs(beside).max() < 5e-5
+
+
 def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
     """Not for features, few units, few inputs or a GRU, whose gates do not make whole groups."""
 
     def kinds(
-        units: int, cell: str, size: int, precision: str = "float32", largest: float = 64.0
+        units: int,
+        cell: str,
+        size: int,
+        precision: str = "float32",
+        largest: float = 15.0,
+        name: str = "weight_ih_l1",
     ) -> set[str]:
         tensors = draw_stack(spec := Sequence(cell, 20, size, 2), 5)
-        tensors["net.sequence_model.weight_ih_l1"][3, 4] = -largest
+        tensors[f"net.sequence_model.{name}"][3, 4] = -largest
         stack = Recurrent(spec, tensors, "net", precision, units=units)
         assert type(stack.layers[0].input) is not StrassenProduct
         inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
@@ -639,14 +656,18 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
 
     fast = {"StrassenProduct" if strassen.POSSIBLE else "Product"}
     assert kinds(64, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
-    for units, cell, size in ((1, "LSTM", 192), (20, "LSTM", 192), (64, "GRU", 192)):
+    assert kinds(32, "LSTM", 192) == fast
+    for units, cell, size in ((1, "LSTM", 192), (31, "LSTM", 192), (64, "GRU", 192)):
         assert kinds(units, cell, size) == {"Product"}
-    assert kinds(64, "LSTM", 160) == kinds(64, "LSTM", 200) == {"Product"}
+    for size in (160, 200, 208):  # the halves of 208 inputs are not whole panels
+        assert kinds(64, "LSTM", size) == {"Product"}
     assert kinds(64, "LSTM", 192, "int8") == {"Int8Product"}
-    # A weight that stands out would move results beside it.
-    assert (
-        kinds(64, "LSTM", 192, largest=64.1) == kinds(64, "LSTM", 192, largest=3e38) == {"Product"}
-    )
+    # Weights of an output that stand out would move results beside it. Those of features may.
+    for largest in (16.1, 3e38, math.nan):
+        assert kinds(64, "LSTM", 192, largest=largest) == {"Product"}
+    for name in ("weight_hh_l0", "weight_hh_l1"):
+        assert kinds(64, "LSTM", 192, largest=16.1, name=name) == {"Product"}
+    assert kinds(64, "LSTM", 192, largest=1e3, name="weight_ih_l0") == fast
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])

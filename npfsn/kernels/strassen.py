@@ -19,7 +19,8 @@ passing. A row without a partner takes part in four products, as always: u, and 
 o12, with x11 for x21 + x22 and x12 for the other sum.
 
 Results share the rounding errors of a pair of rows and of outputs. Hidden states, between -1 and 1,
-are alike, and the error is at most some twice that of a chain of multiply-adds. Features are not.
+are alike, features are not. Where the weights of all outputs are alike, too, the error is at most
+some twice that of a chain of multiply-adds.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ POSSIBLE = PREFETCH == 1
 LEAST_ROWS, LEAST_INPUTS = 4 * ROWS, 192
 #: Lines between panels of kept weights: without them, all would meet in the same set of a cache.
 APART = 7
-#: Results share rounding errors: one weight of this size moves those beside it by 1e-5 at most.
-LARGEST_WEIGHT = 64.0
+#: Results share rounding errors: outputs whose weights have this norm, one large weight or many
+#: smaller ones, move those beside them by some 5e-5.
+LARGEST_NORM = 16.0
 
 ZEROS = np.zeros(PANELS * PANEL, np.float32)
 
