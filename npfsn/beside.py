@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .jit import address
-from .kernels import floats
+from .kernels import floats, products
 from .kernels import layers as kernels
 from .kernels.arrays import array_record
 from .kernels.floats import AHEAD_PANELS
@@ -42,7 +42,11 @@ class Beside:
         host.kept.append(self.queue)  # for its tiles, should an interrupt leave nothing else
         self._pieces: list[tuple[int, ...]] = []  # of floats.PIECE
         self._table = np.zeros(0, floats.PIECE)
-        self._weight = _weights(host)[0]
+        packed = _weights(host)[0]
+        self._steps = packed.shape[1]
+        # Bytes that a tile prefetches in a step. Those of Strassen's products hold floats.
+        widened = host.recurrent[0].product.inputs == products.SUMMED
+        self._bytes = AHEAD_PANELS * PANEL * (4 if widened else packed.itemsize)
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
         self._parts = host.recurrent, host.inputs[1:]
         self._products = host.layers["recurrent"], host.layers["input"][1:]
@@ -58,14 +62,16 @@ class Beside:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
         Not in int8, whose weights stay in a near cache anyway, nor where tiles do not prefetch.
-        Tiles can also multiply weights of their own type; float32 tiles also half precision.
+        Tiles can also multiply weights of their own type; float32 tiles of plain products, whose
+        weights may have been widened, also half precision.
         """
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
         wide, half = {np.dtype(np.float32)}, {np.dtype(floats.F16_BITS)}
-        fits = own in (wide, half) and (others <= own or (own == wide and others == half))
-        return bool(floats.PREFETCH) and fits
+        plain = all(part.product.inputs == products.AS_THEY_ARE for part in host.recurrent)
+        fits = others <= own or (own == wide and others == half and plain)
+        return bool(floats.PREFETCH) and own in (wide, half) and fits
 
     def __len__(self) -> int:
         """Count the pieces."""
@@ -88,12 +94,7 @@ class Beside:
         self._kept += stacks
         for stack in stacks:
             for i, packed in enumerate(_weights(stack)):
-                layer = stack.layers[i:].ctypes.data
-                for first in range(0, len(packed), floats.PANELS_ONE_ROW):
-                    stride = packed[first : first + floats.PANELS_ONE_ROW]
-                    count = first + len(stride)
-                    then = address(kernels.work_ahead)
-                    self._prefetch(stride, then=then, argument=layer, count=count)
+                self._prefetch(packed, stack.layers[i:].ctypes.data)
         for stack in stacks:
             for other in (*stack.inputs, stack.linear):
                 if other is not None:
@@ -163,14 +164,22 @@ class Beside:
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))
 
-    def _prefetch(self, weights: np.ndarray, **then: int) -> None:
-        """Prefetch weights, a tile's share per piece; `then` is what to do after the last."""
-        steps = self._weight.shape[1]
-        size = AHEAD_PANELS * PANEL * self._weight.itemsize * steps
-        places = range(weights.ctypes.data, weights.ctypes.data + weights.nbytes, size)
-        for at in places[:-1]:
-            self._add(prefetch=at, steps=steps)
-        self._add(prefetch=places[-1], steps=steps, **then)
+    def _prefetch(self, weights: np.ndarray, layer: int = 0) -> None:
+        """Prefetch weights, a tile's share per piece.
+
+        If they are a layer's recurrent ones, compute its product as far as they are there, in
+        whole strides.
+        """
+        panels, share, done = len(weights), self._steps * self._bytes, 0
+        for at in range(0, weights.nbytes, share):
+            there = min((at + share) // weights[0].nbytes, panels)
+            if there < panels:
+                there -= there % floats.PANELS_ONE_ROW
+            then = {}
+            if layer and there > done:
+                then = {"then": address(kernels.work_ahead), "argument": layer, "count": there}
+                done = there
+            self._add(prefetch=weights.ctypes.data + at, steps=self._steps, **then)
 
     def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
         """Compute the recurrent product of layer i for one frame, AHEAD_PANELS panels at a time."""

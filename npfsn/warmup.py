@@ -47,9 +47,8 @@ def warm_up(
     # No small model has enough units and inputs for these, nor weights of two types.
     halves = np.dtype(F16_BITS)
     if POSSIBLE:
-        product_kernel(one.view(halves), SUMMED, halves)
-        for others in (one.dtype, halves):
-            product_kernel(one, SUMMED, others)
+        for packed in (one, one.view(halves)):
+            product_kernel(packed, SUMMED, packed.dtype)
     if PREFETCH:
         product_kernel(one, AS_THEY_ARE, halves)
     Resampler(48_000, 16_000)

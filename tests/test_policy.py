@@ -204,9 +204,7 @@ OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(PREFETCH)))
-OTHER_SIGNATURES |= dict.fromkeys(
-    ("product_widened", "product_summed", "product_summed_beside_f16"), 0
-)
+OTHER_SIGNATURES |= dict.fromkeys(("product_widened", "product_summed"), 0)
 OTHER_SIGNATURES["product_summed_f16"] = int(strassen.POSSIBLE)
 
 

@@ -681,10 +681,13 @@ def test_a_bottleneck_of_one_band_forgets_what_it_did_ahead(cell: str) -> None:
 @pytest.mark.parametrize("halves", [
     "bottleneck.sequence_model.weight_hh_l0", "bottleneck.sequence_model.weight_hh_l1",
     "bottleneck.sequence_model.weight_ih_l1", "bottleneck", "decoder_lstm.1", "encoder", "decoder",
+    ("encoder", "decoder"),
 ])  # fmt: skip
-def test_weights_of_two_types_in_one_model(halves: str) -> None:
+@pytest.mark.parametrize("size", [None, 192])  # of the bottleneck: plain products, and Strassen's
+def test_weights_of_two_types_in_one_model(halves: str | tuple[str, ...], size: int | None) -> None:
     """Tiles that take rows along know one type of weights of their own, and one of others."""
-    model = small_model("fast_fullsubnet", num_mels=40)
+    large = {} if size is None else {"units_hidden_size": size}
+    model = small_model("fast_fullsubnet", num_mels=40, **large)
     tensors = {
         name: tensor.astype(np.float16) if name.startswith(halves) else tensor
         for name, tensor in model.tensors.items()

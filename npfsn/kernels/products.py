@@ -113,14 +113,12 @@ def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out
 
 
 @inlined
-def _run_strassen(
-    w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside
-):  # fmt: skip
+def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind):
     """Run `product_strassen`, as `_run_f32` does `product_f32`; x has been made ready."""
     table = record(w, PRODUCT)
     shape = table.weight.rows, table.weight.columns, PANEL
     weight = carray(pointer(table.weight.address), shape, kind)
-    others = carray(pointer(table.weight.address), 1, kind_beside)
+    others = carray(pointer(table.weight.address), 1, kind)
     u_and_v = f32_3d(table.partial)
     # Single panels and few rows are not worth it; all calls agree on what these are.
     whole = (last - first) // GROUP_PANELS * GROUP_PANELS if n_row >= 2 * ROWS else 0
@@ -135,22 +133,13 @@ def _run_strassen(
 @kernel
 def product_summed(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of floats by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
-                  np.float32)  # fmt: skip
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32)
 
 
 @kernel
 def product_summed_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
     """Multiply with weights of halves by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS,
-                  F16_BITS)  # fmt: skip
-
-
-@kernel
-def product_summed_beside_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
-    """Multiply with weights of floats likewise; the queue's pieces have weights of halves."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
-                  F16_BITS)  # fmt: skip
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS)
 
 
 @kernel
@@ -183,17 +172,15 @@ def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
 def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
     """Return the address of the kernel that multiplies such inputs with packed weights.
 
-    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves.
+    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves where
+    floats are not SUMMED.
     """
-    beside_f16 = others == np.uint16
     if inputs == SUMMED:
-        if packed.dtype == np.uint16:
-            return address(product_summed_f16)
-        return address(product_summed_beside_f16 if beside_f16 else product_summed)
+        return address(product_summed_f16 if packed.dtype == np.uint16 else product_summed)
     if inputs == QUANTISED:
         return address(product_tiles if HAS_TILES and fits(packed.shape[1]) else product_bytes)
     if packed.dtype == np.float32:
-        return address(product_widened if beside_f16 else product_f32_weights)
+        return address(product_widened if others == np.uint16 else product_f32_weights)
     if F16_IS_SLOW:
         # For blocks of many rows (`npfsn.layers.Product.for_rows`): compiled before a stream runs.
         address(product_f32_weights)
