@@ -97,6 +97,8 @@ def enhance_file(
     (2.0, 32000)
     """
     started = time.perf_counter()
+    from .weights import load_model
+
     dry_share(atten_lim_db)  # refuse wrong arguments before opening files
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     for name, path in (("src", src), ("dst", dst)):
@@ -112,6 +114,12 @@ def enhance_file(
         _check_destination(src, named, overwrite)
         container, subtype, endian = target_format(sound, src, dst)
         check_encoder(sound, subtype, dst)
+        try:
+            whole_rate(sound.samplerate)
+        except AudioError as error:
+            raise AudioError(f"{src}: {error}") from None
+        loaded = load_model(model)  # once for all channels
+        loaded.config.with_norm(norm)
         _make_folder(dst)
         with bytes_of(src) as file:
             where = file, sound.format, os.fstat(file.fileno()).st_size
@@ -125,7 +133,7 @@ def enhance_file(
                 ) as sink,
             ):
                 try:
-                    ready = _run(source, sink, model, options, atten_lim_db, progress)
+                    ready = _run(source, sink, loaded, options, atten_lim_db, progress)
                 except BaseException as error:
                     lost = error
                     raise
@@ -159,22 +167,16 @@ def _working_time() -> float:
 def _run(
     source: Source,
     sink: Sink,
-    model: StrPath | Model | None,
+    model: Model,
     options: dict[str, Any],
     atten_lim_db: float | None,
     progress: Progress | None,
 ) -> float:
     """Enhance `source` into `sink`; return the time of the first sample."""
     from .enhancer import Enhancer
-    from .weights import load_model
 
-    model = load_model(model)  # loaded once for all channels
     config = model.config.with_norm(options["norm"])
     channels, rate = source.file.channels, source.file.samplerate
-    try:
-        whole_rate(rate)
-    except AudioError as error:
-        raise AudioError(f"{source.path}: {error}") from None
     if not config.streams:
         try:
             limited = {**options, "atten_lim_db": atten_lim_db}

@@ -22,9 +22,6 @@ BITS = {
     "ALAC_32": 32,
     "DPCM_8": 8,
     "DPCM_16": 16,
-    "DWVW_12": 12,
-    "DWVW_16": 16,
-    "DWVW_24": 24,
     **dict.fromkeys(
         "ULAW ALAW IMA_ADPCM MS_ADPCM GSM610 G721_32 G723_24 G723_40 VOX_ADPCM "
         "NMS_ADPCM_16 NMS_ADPCM_24 NMS_ADPCM_32".split(),

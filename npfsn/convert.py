@@ -171,6 +171,8 @@ def _convert(
     ):
         if not isinstance(given, types):
             raise TypeError(f"{name} is of type {type(given).__name__}: expected {expected}")
+        if isinstance(given, str) and not given:
+            raise CheckpointError(f"{name} is empty: expected {expected}")
     if precision is not None and precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
     if is_model_file(checkpoint_path):

@@ -41,8 +41,8 @@ def check_progress(progress: object) -> None:
 
 def check_nonfinite(on_nonfinite: str) -> None:
     """Raise ValueError unless this is one of `OnNonfinite`."""
-    if on_nonfinite not in ("raise", "zero"):
-        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'raise' or 'zero'")
+    if not (isinstance(on_nonfinite, str) and on_nonfinite in ("raise", "zero")):
+        raise ValueError(f"on_nonfinite is {shown(on_nonfinite)}: expected 'raise' or 'zero'")
 
 
 def whole_rate(sample_rate: float) -> int:

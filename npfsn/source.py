@@ -142,6 +142,11 @@ def open_source(src: Path) -> Iterator[Source]:
                 f"cannot read {src}: libsndfile decodes some ALAC of 32 bits wrongly; save it as "
                 "WAV or in 24 bits first, with the program that made it"
             )
+        if source.subtype.startswith("DWVW"):  # soundfile seeks in it, libsndfile cannot
+            raise AudioError(
+                f"cannot read {src}: DWVW cannot be read in blocks here; save it as WAV or as "
+                "ordinary AIFF first, with the program that made it"
+            )
         yield Source(src, found, source)
 
 

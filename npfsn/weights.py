@@ -351,6 +351,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         )
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path is of type {type(path).__name__}: expected that of a model file")
+    if os.fspath(path) == "":
+        raise ModelError("the path is empty: expected that of a model file")
     if is_folder(path):
         raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file", os.fspath(path))
     header = {

@@ -22,7 +22,7 @@ from sounds import RATES, lag, noise, read, refuse, tagged, tags, tree, write
 
 from npfsn import audio, chunks, containers, sink, source
 from npfsn.audio import enhance_file
-from npfsn.errors import AudioError, NormError
+from npfsn.errors import AudioError, NormError, NpfsnError
 from npfsn.resample import resample
 from npfsn.whole import enhance
 
@@ -125,6 +125,22 @@ def test_sound_that_alac_would_damage_is_refused(delay, tmp_path, monkeypatch, s
 def test_alac_that_libsndfile_cannot_decode_is_refused(delay, tmp_path):
     src = write(tmp_path / "a b.caf", noise(1000), subtype="ALAC_32")
     refuse(src, tmp_path / "b.wav", "some ALAC of 32 bits wrongly; save it as WAV")
+
+
+def test_dwvw_is_refused_but_not_called_damaged(delay, tmp_path):
+    """After each block soundfile seeks to where it is, which libsndfile cannot do in DWVW."""
+    src = write(tmp_path / "a.aiff", noise(1000), subtype="DWVW_16")
+    refuse(src, tmp_path / "b.wav", "DWVW cannot be read in blocks here; save it as WAV")
+
+
+@pytest.mark.parametrize(
+    ("rate", "options"), [(900, {}), (16000, {"norm": "none"}), (16000, {"model": "none.npz"})]
+)
+def test_no_folder_is_made_for_what_is_refused(tmp_path, rate, options):
+    src = write(tmp_path / "a.wav", noise(1000), rate)
+    with pytest.raises(NpfsnError):
+        enhance_file(src, tmp_path / "new" / "b.wav", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_byte_order_is_kept(delay, tmp_path):

@@ -1076,6 +1076,12 @@ def test_an_empty_name_is_told(option, tmp_path, capsys):
     assert f"no {what} is named: the name is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path, recipe, what", [("", None, "checkpoint_path"), ("a", "", "recipe")])
+def test_an_empty_name_is_told_in_python(path, recipe, what):
+    with pytest.raises(CheckpointError, match=f"^{what} is empty: expected"):
+        convert(path, recipe=recipe, norm=NORM)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_during_imports_ends_the_command_in_a_sentence(name):
     """It waits until they are done: numpy, for one, takes it for a mistake of its own."""

@@ -1495,6 +1495,7 @@ def test_attenuation_limit_of_nothing_and_everything(x: np.ndarray) -> None:
         ({"atten_lim_db": True}, TypeError, "atten_lim_db is True"),
         ({"precision": "float64"}, ValueError, "float64.*float32"),
         ({"on_nonfinite": "ignore"}, ValueError, "ignore.*raise.*zero"),
+        ({"on_nonfinite": np.zeros(2)}, ValueError, "on_nonfinite is array.*raise.*zero"),
         ({"norm_horizon": 0}, ValueError, "norm_horizon is 0"),
         ({"norm_horizon": 0.0159}, ValueError, "norm_horizon is 0.0159.*one hop, 0.016 s"),
         ({"norm_horizon": float("nan")}, ValueError, "norm_horizon is nan"),

@@ -443,6 +443,8 @@ def test_a_model_is_shown_in_a_line():
 def test_an_empty_path_is_told():
     with pytest.raises(ModelError, match="the path is empty"):
         load_model("")
+    with pytest.raises(ModelError, match="the path is empty"):
+        save_model(small_model(), "")
 
 
 def test_section_bounds_are_whole_numbers():
