@@ -42,11 +42,7 @@ class Beside:
         host.kept.append(self.queue)  # for its tiles, should an interrupt leave nothing else
         self._pieces: list[tuple[int, ...]] = []  # of floats.PIECE
         self._table = np.zeros(0, floats.PIECE)
-        packed = _weights(host)[0]
-        self._steps = packed.shape[1]
-        # Bytes that a tile prefetches in a step. Those of Strassen's products hold floats.
-        widened = host.recurrent[0].product.inputs == products.SUMMED
-        self._bytes = AHEAD_PANELS * PANEL * (4 if widened else packed.itemsize)
+        self._steps = _weights(host)[0].shape[1]
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
         self._parts = host.recurrent, host.inputs[1:]
         self._products = host.layers["recurrent"], host.layers["input"][1:]
@@ -61,7 +57,7 @@ class Beside:
     def possible(host: RecurrentPass, *stacks: RecurrentPass) -> bool:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
-        Not in int8, whose weights stay in a near cache anyway, nor where tiles do not prefetch.
+        Not in int8, whose weights stay in a near cache anyway; with AVX2, only to prefetch.
         Tiles can also multiply weights of their own type; float32 tiles of plain products, whose
         weights may have been widened, also half precision.
         """
@@ -71,7 +67,8 @@ class Beside:
         wide, half = {np.dtype(np.float32)}, {np.dtype(floats.F16_BITS)}
         plain = all(part.product.inputs == products.AS_THEY_ARE for part in host.recurrent)
         fits = others <= own or (own == wide and others == half and plain)
-        return bool(floats.PREFETCH) and own in (wide, half) and fits
+        room = floats.PREFETCH if stacks else floats.AHEAD_BYTES
+        return bool(room) and own in (wide, half) and fits
 
     def __len__(self) -> int:
         """Count the pieces."""
@@ -170,7 +167,7 @@ class Beside:
         If they are a layer's recurrent ones, compute its product as far as they are there, in
         whole strides.
         """
-        panels, share, done = len(weights), self._steps * self._bytes, 0
+        panels, share, done = len(weights), self._steps * floats.AHEAD_BYTES, 0
         for at in range(0, weights.nbytes, share):
             there = min((at + share) // weights[0].nbytes, panels)
             if there < panels:

@@ -285,6 +285,7 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for panels in portions:
             kernels.prepare(bound.layers, panels)
+            assert panels - floats.PANELS < bound.layers["done"].sum() <= panels
         np.testing.assert_array_equal(play(bound, x[t]), want[t])
 
 
@@ -417,7 +418,7 @@ def host_and_follower(
 def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     """From the start in every frame, as far as there is time; both compute what they would."""
     (bound, plain), (later, alone) = host_and_follower(kind, size=size)
-    assert Beside.possible(bound) == (bool(floats.PREFETCH) and kind != "int8")
+    assert Beside.possible(bound) == (bool(floats.AHEAD_BYTES) and kind != "int8")
     if not Beside.possible(bound):
         return
     program, beside = Program(), Beside(bound)
@@ -430,8 +431,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     assert bound.layers["input"]["queue"].tolist() == [0, place_of_queue]
     entries = beside.pieces.copy()
     assert not entries["weight"].any() and (entries["steps"] == size).all()
-    halves = kind == "float16" and HAS_F16 and not (size == 192 and strassen.POSSIBLE)
-    step = size * PANEL * floats.AHEAD_PANELS * (2 if halves else 4)
+    step = size * floats.AHEAD_BYTES
     assert later.linear is not None
     recurrent = [part.product.weights[0] for part in later.recurrent]
     rest = [part.product.weights[0] for part in (*later.inputs, later.linear)]
@@ -462,6 +462,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     seen = set()
     for t in range(4):
         x[:] = normal(64, 5, seed=20 + t)
+        beside.queue["step"] = 7  # as a frame that had too little time leaves it
         program.play_call(0, t, 1)
         assert beside.queue[0].tolist() == (0, 0, len(beside), beside.pieces.ctypes.data)
         program.play(t, 1)
@@ -484,7 +485,7 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     tensors["net.sequence_model.weight_ih_l1"] = np.ones((192, 48), np.float16)
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
-    assert Beside.possible(bound) == (bool(floats.PREFETCH) and not HAS_F16)
+    assert Beside.possible(bound) == (bool(floats.AHEAD_BYTES) and not HAS_F16)
 
 
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
@@ -573,7 +574,7 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
-    for frames, count in ((1, floats.PREFETCH), (2, 0)):
+    for frames, count in ((1, int(floats.AHEAD_BYTES > 0)), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
         if frames > 1:
@@ -581,9 +582,7 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
             continue
         weight = network.decoder[0].layers[0].recurrent.weights[0]
         queues = [owner for owner in bound.program.owners if isinstance(owner, Beside)]
-        assert [queue.pieces["prefetch"][0] for queue in queues] == [weight.ctypes.data][
-            : floats.PREFETCH
-        ]
+        assert [queue.pieces["prefetch"][0] for queue in queues] == [weight.ctypes.data] * count
 
 
 def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
@@ -659,9 +658,10 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
         precision: str = "float32",
         largest: float = 15.0,
         name: str = "weight_ih_l1",
+        place: tuple[int, ...] = (3, 4),
     ) -> set[str]:
         tensors = draw_stack(spec := Sequence(cell, 20, size, 2), 5)
-        tensors[f"net.sequence_model.{name}"][3, 4] = -largest
+        tensors[f"net.sequence_model.{name}"][place] = -largest
         stack = Recurrent(spec, tensors, "net", precision, units=units)
         assert type(stack.layers[0].input) is not StrassenProduct
         inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
@@ -681,6 +681,9 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
     for name in ("weight_hh_l0", "weight_hh_l1"):
         assert kinds(64, "LSTM", 192, largest=16.1, name=name) == {"Product"}
     assert kinds(64, "LSTM", 192, largest=1e3, name="weight_ih_l0") == fast
+    # Many smaller weights of one output do as much as a large one.
+    assert kinds(64, "LSTM", 192, largest=1.1, place=(3,)) == fast  # a norm of 15.2
+    assert kinds(64, "LSTM", 192, largest=1.2, place=(3,)) == {"Product"}  # of 16.6
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])

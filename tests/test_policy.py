@@ -17,7 +17,7 @@ from commands import ROOT, environment
 
 import npfsn
 from npfsn.kernels import strassen
-from npfsn.kernels.floats import PREFETCH
+from npfsn.kernels.floats import AHEAD_BYTES, PREFETCH
 from npfsn.kernels.vector import HAS_F16
 from npfsn.report import FileReport
 
@@ -203,7 +203,8 @@ OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 # Matrices as small as these suit no tile registers.
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
-OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue", "_begin_queue"), int(bool(PREFETCH)))
+OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue"), int(bool(PREFETCH)))
+OTHER_SIGNATURES["_begin_queue"] = int(bool(AHEAD_BYTES))
 OTHER_SIGNATURES |= dict.fromkeys(("product_widened", "product_summed"), 0)
 OTHER_SIGNATURES["product_summed_f16"] = int(strassen.POSSIBLE)
 

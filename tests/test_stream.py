@@ -32,7 +32,7 @@ from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.flow import Flow
 from npfsn.kernels import spectrum, strassen
-from npfsn.kernels.floats import PREFETCH
+from npfsn.kernels.floats import AHEAD_BYTES, PREFETCH
 from npfsn.layers import RecurrentPass, StrassenProduct
 from npfsn.models import ARCHITECTURES
 from npfsn.options import dry_share
@@ -576,7 +576,7 @@ def test_a_stream_is_the_same_where_tiles_see_to_the_decoder(
     model = small_model("fast_fullsubnet", cell, num_mels=40)
     one = npfsn.Enhancer(model)
     given = in_hops(one, x)
-    if PREFETCH:
+    if AHEAD_BYTES:
         queues = [op for op in one._stream._one.program.owners if isinstance(op, Beside)]
         assert [int(queue.queue["next"][0]) > 0 for queue in queues] == [True]
     monkeypatch.setattr(Beside, "possible", lambda *_: False)
@@ -615,6 +615,7 @@ def test_blocks_under_way_together_are_the_same(
     np.testing.assert_array_equal(given, want)
     if PREFETCH:
         assert len(taken) > 8 and min(taken) < 12 < max(taken) == 32
+        assert taken[0] == 12 >= taken[-1]  # short: these have no other to overlap with
         assert sum(taken) > x.size // hop - 10
     for first in (64, 7, 65, 100):  # where `process` is called again
         in_parts.reset()
@@ -726,7 +727,7 @@ def test_an_interrupt_between_blocks_leaves_nothing_behind(
     call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was under way: a stream that is reset is as new."""
-    model, x = small_model("fast_fullsubnet", num_mels=40), noise(100 * 256)
+    model, x = small_model("fast_fullsubnet", num_mels=40), noise(160 * 256)
     broken, fresh = npfsn.Enhancer(model), npfsn.Enhancer(model)
     play, calls = Program.play, iter(range(99))
 

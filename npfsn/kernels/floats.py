@@ -41,13 +41,20 @@ elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# PREFETCH: whether tiles prefetch the next weights while they compute; with AVX2 no instruction is
-# to spare. FETCH_PANELS, AHEAD_PANELS: how many panels a tile of floats prefetches, of its own
-# weights and of those of a piece. A single row prefetches only where the hardware is too slow to do
-# it.
+# PREFETCH: whether tiles prefetch the weights that come next while they compute, FETCH_PANELS
+# panels in a step; with AVX2 few instructions are to spare. A single row does so only where the
+# hardware is too slow to do it.
 PREFETCH = 1 if PANELS > 1 else 0
-FETCH_PANELS, AHEAD_PANELS = PREFETCH * PANELS, 2
+FETCH_PANELS = PREFETCH * PANELS
 ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
+# Beside their own work, tiles also prefetch what comes later, AHEAD_BYTES in a step (PIECE), and
+# where there are registers to spare, multiply a row with AHEAD_PANELS panels.
+AHEAD_BYTES = 128 if PREFETCH else 32 if "avx2" in FEATURES else 0
+AHEAD_PANELS = 2
+LINE = 64  # bytes that are prefetched together
+#: What the loop of a tile prefetches (`tile_f32`): the weights that come next, if it is PREFETCH or
+#: ONE_ROW_PREFETCH, or this: a piece's.
+PIECES = 2
 # Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
 PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
 # Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
@@ -66,7 +73,8 @@ F16_BITS = np.uint16 if HAS_F16 else np.float32
 #: `steps` and `count` are addresses, and `argument` may be one.
 PIECE = np.dtype(
     [
-        # From here on are prefetched the bytes that AHEAD_PANELS panels of `steps` inputs take.
+        # From here on are prefetched AHEAD_BYTES in each step; or, with a weight, what AHEAD_PANELS
+        # panels of such weights take.
         ("prefetch", np.int64),
         ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
         ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
@@ -122,10 +130,11 @@ def tile_f32(
     It starts at `row` and `panel`: x_at is where row 0 is in x, out_at where row 0 and panel 0 of
     the product are, or would be, in out.
 
-    Sums start from the bias or, where first is not 0, from those of the inputs before, in out. Each
-    step prefetches from w[ahead] on as much as a step of `prefetch` panels takes (beside weights of
-    half the size, half of it) or, in a tile of one row, where prefetch is not 0, a step of its own
-    panels.
+    Sums start from the bias or, where first is not 0, from those of the inputs before, in out.
+
+    prefetch: what each step prefetches from w[ahead] on. 0: nothing; PREFETCH or ONE_ROW_PREFETCH:
+    as much as a step of FETCH_PANELS panels takes, or in a tile of one row, of its own panels;
+    PIECES: AHEAD_BYTES or, with other weights, as much as a step of these takes.
 
     more: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
     array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
@@ -206,17 +215,21 @@ def tile_f32(
         acc = [[builder.phi(vector) for _ in range(n_part)] for _ in range(n_row)]
         acc_beside = [builder.phi(f32_panel) for _ in range(n_beside)]
         w_k = builder.mul(k, const(PANEL))
-        in_line = 1 if element == f32 else 2  # panels in a cache line, for a step
+        size, size_beside = (4 if e == f32 else 2 for e in (element, element_beside))
         if prefetch.literal_value:
             if n_row == 1:
-                step = in_line
+                step = LINE // size
+                in_line = step // PANEL  # panels
                 lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, in_line)]
             else:
-                step = prefetch.literal_value
-                if element_beside == f16 and element == f32:
-                    step //= 2
-                lines = [const(PANEL * p) for p in range(0, step, in_line)]
-            at = builder.add(ahead, builder.mul(w_k, const(step)))
+                if prefetch.literal_value != PIECES:
+                    step = FETCH_PANELS * PANEL
+                elif n_beside:
+                    step = AHEAD_PANELS * PANEL * size_beside // size
+                else:
+                    step = AHEAD_BYTES // size
+                lines = [const(i) for i in range(0, step, LINE // size)]
+            at = builder.add(ahead, builder.mul(k, const(step)))
             for line in lines:
                 emit.prefetch(builder.gep(w, [builder.add(at, line)]))
         weights = [
@@ -269,7 +282,7 @@ def prefetch_lines(typingctx, w, at, size, turn, turns):
     n = types.int64
     sig = types.void(w, n, n, n, n)
     element = {types.float32: f32, types.uint16: f16, types.int8: i8}[w.dtype]
-    line = const(64 // (w.dtype.bitwidth // 8))
+    line = const(LINE // (w.dtype.bitwidth // 8))
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
@@ -330,8 +343,8 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
         while k < n_in:
             k_end = min(k + part, n_in)
             if not PREFETCH:
-                # With AVX2 each tile prefetches its share before it starts: its loop has no
-                # instruction to spare.
+                # With AVX2 each tile prefetches its share before it starts: in its loop, that costs
+                # more than it gains.
                 at = p * size + k_end * PANEL
             else:
                 at = (p + PANELS) * size
@@ -368,29 +381,31 @@ def multiply_panels(
     due = record(queue, QUEUE)
     while row + ROWS <= n_row:
         at = first
-        if PREFETCH:
+        if not PREFETCH:
+            prefetch_lines(w, ahead, share, row // ROWS, n_row // ROWS)
+        if AHEAD_BYTES:
             # The first tile of rows prefetches what comes next in its loop, which is 8 to 12 %
             # faster than before it. Then memory is idle, and the others work off the queue.
-            while row > 0 and queue != 0 and due.next < due.end and at < last:
+            has_queue = queue != 0 and (row > 0 or not PREFETCH)
+            while has_queue and due.next < due.end and at < last:
                 # A piece has its own steps: it may end within a tile, or go on in the next.
                 piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
                 end = min(at + piece.steps - due.step, last)
-                back = (due.step - at) * PANEL
-                # Prefetched in a step: beside halves, half as much (`tile_f32`).
-                panels = AHEAD_PANELS
+                done = due.step - at
                 if piece.weight != 0:
-                    panels = AHEAD_PANELS * min(others.itemsize, w.itemsize) // w.itemsize
-                fetched = (piece.prefetch - w.ctypes.data) // w.itemsize + back * panels
-                if piece.weight != 0:
-                    start = piece.bias if due.step == 0 else piece.out
-                    tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p, size,
-                             fetched, bias, out, out_at, ld,
-                             (others, piece.input + (due.step - at) * 4,
-                              piece.weight + back * others.itemsize, piece.steps * PANEL, start,
-                              piece.out))  # fmt: skip
+                    if PREFETCH:
+                        fetched = piece.prefetch + done * AHEAD_PANELS * PANEL * others.itemsize
+                        start = piece.bias if due.step == 0 else piece.out
+                        tile_f32(ROWS, PANELS, PIECES, at, end, x, x_at, x_ld, row, w, p, size,
+                                 (fetched - w.ctypes.data) // w.itemsize, bias, out, out_at, ld,
+                                 (others, piece.input + done * 4,
+                                  piece.weight + done * PANEL * others.itemsize,
+                                  piece.steps * PANEL, start, piece.out))  # fmt: skip
                 elif end > at:
-                    tile_f32(ROWS, PANELS, AHEAD_PANELS, at, end, x, x_at, x_ld, row, w, p, size,
-                             fetched, bias, out, out_at, ld, ())  # fmt: skip
+                    fetched = piece.prefetch + done * AHEAD_BYTES
+                    tile_f32(ROWS, PANELS, PIECES, at, end, x, x_at, x_ld, row, w, p, size,
+                             (fetched - w.ctypes.data) // w.itemsize, bias, out, out_at, ld,
+                             ())  # fmt: skip
                 due.step += end - at
                 at = end
                 if due.step == piece.steps:
@@ -400,10 +415,8 @@ def multiply_panels(
                         carray(pointer(piece.done), 1, np.int64)[0] = piece.count
                     if piece.then != 0:
                         call(piece.then, (piece.argument, piece.count))
-        else:
-            prefetch_lines(w, ahead, share, row // ROWS, n_row // ROWS)
         if at < last:
-            tile_f32(ROWS, PANELS, FETCH_PANELS, at, last, x, x_at, x_ld, row, w, p, size, ahead,
+            tile_f32(ROWS, PANELS, PREFETCH, at, last, x, x_at, x_ld, row, w, p, size, ahead,
                      bias, out, out_at, ld, ())  # fmt: skip
         row += ROWS
     while row + ROWS_SMALL <= n_row:

@@ -194,11 +194,11 @@ def product_strassen(
                 if less == 0 and w.itemsize == 4:
                     other = own + (k * PANEL if i == 5 else -PANELS * size) * 4
                     other_stride = size
-                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, w, p, size,
+                tile_f32(ROWS, PANELS, PREFETCH, begin, begin + k, s, x_at, k, 0, w, p, size,
                          ahead, starts, target, at, to_ld,
                          (here, stride, other, other_stride))  # fmt: skip
             else:
-                tile_f32(ROWS, PANELS, FETCH_PANELS, begin, begin + k, s, x_at, k, 0, w, p, size,
+                tile_f32(ROWS, PANELS, PREFETCH, begin, begin + k, s, x_at, k, 0, w, p, size,
                          ahead, starts, target, at, to_ld, (here, stride))  # fmt: skip
                 if w.itemsize == 4:  # floats are where they were
                     here, stride = own, size
