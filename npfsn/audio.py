@@ -215,13 +215,8 @@ def _run_whole(
     blocks.clear()
     # One by one, and in place: a short file may have more channels than samples.
     for c in range(channels):
-        signal[:, c] = enhance(
-            np.ascontiguousarray(signal[:, c]),
-            rate,
-            model,
-            **options,
-            progress=_of_channel(progress, c, channels),
-        )
+        told = _of_channel(progress, c, channels)
+        signal[:, c] = enhance(signal[:, c], rate, model, **options, progress=told)
     for start in range(0, len(signal), source.step):
         sink.write(list(signal[start : start + source.step].T))
     return ready

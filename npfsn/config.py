@@ -440,10 +440,6 @@ def acoustics(args: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Pick acoustics and norm out of a recipe's arguments."""
     names = ("norm_type", "sample_rate", "n_fft", "hop_length", "start_at_sound")
     found = {**defaults, **{name: args[name] for name in names if args.get(name) is not None}}
-    if "norm_type" not in found:
-        raise NormError(
-            "the norm is not known: it is not in the checkpoint; name it, or give the recipe"
-        )
     if "hop_length" not in found and found["n_fft"] < 512:
         raise ModelError(
             f"the hop is not known: 256, as published, is more than half of n_fft = "

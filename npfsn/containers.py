@@ -19,7 +19,6 @@ BITS = {
     "ALAC_16": 16,
     "ALAC_20": 20,
     "ALAC_24": 24,
-    "ALAC_32": 32,
     "DPCM_8": 8,
     "DPCM_16": 16,
     **dict.fromkeys(

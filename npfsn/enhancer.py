@@ -492,6 +492,6 @@ def _digest(model: Model) -> str:
         for name in sorted(model.tensors):
             tensor = model.tensors[name]
             digest.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor).data)
+            digest.update(tensor.data)
         known = _digests[model] = digest.hexdigest()
     return known

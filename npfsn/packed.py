@@ -57,7 +57,10 @@ def spare_stream(model: Model, config: Any, precision: str, horizon: float) -> I
 
 
 def _warm_up(network: Network) -> None:
-    """Run every kernel of a network once, so that nothing compiles in the middle of a stream."""
+    """Compile every kernel of a network, so that nothing compiles in the middle of a stream.
+
+    Programs compile theirs as they are written; here the others run once.
+    """
     config = network.config
     if not config.streams:
         return  # it cannot stream
@@ -65,7 +68,6 @@ def _warm_up(network: Network) -> None:
     stream.bind_blocks().bind_flow()
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
     spectrum.check_samples(x, x, np.zeros(1, np.int64))
-    for _ in range(stream.latency_hops + config.period + 1):
-        stream.push(x, out)
+    stream.push(x, out)
     line = np.zeros(config.latency_samples, np.float32)
     spectrum.mix_dry(x, np.float32(0.5), line, config.hop_length, np.zeros(3), out)

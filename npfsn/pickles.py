@@ -243,13 +243,7 @@ class _Machine:
         self.push(Opaque())
 
     def name(self, module: object, name: object) -> None:
-        full = None
-        if (
-            isinstance(module, str)
-            and isinstance(name, str)
-            and max(len(module), len(name)) <= _MAX_NAME
-        ):
-            full = f"{module}.{name}"
+        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else None
         if full is None or full not in self.names:
             raise PickleError(
                 f"it names {printable(full)}, which is no part of a plain state dict, so nothing "

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from .terminal import forget_stdout, print_error, print_raw_error, sentence
+from .terminal import print_error, print_raw_error, sentence
 
 
 class Stopped(BaseException):
@@ -24,9 +24,7 @@ class Stopped(BaseException):
 
 def ended(error: BaseException, program: str = "npfsn", verbose: bool = False) -> int:
     """Print why a command ended early, with a traceback if `verbose`; return the exit code."""
-    if isinstance(error, BrokenPipeError):
-        # The reader closed the pipe. Nothing more can be written, not even at exit.
-        forget_stdout()
+    if isinstance(error, BrokenPipeError):  # the reader closed the pipe
         return 0
     if isinstance(error, (KeyboardInterrupt, Stopped)):
         signum = getattr(error, "signum", signal.SIGINT)

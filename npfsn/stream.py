@@ -264,7 +264,7 @@ class Stream:
             at += n * hop
         if flow:
             flow.end()
-            self.bind_blocks().network_pass.forget()
+            self.bind_blocks().network_pass.forget()  # a bottleneck of one band works ahead
 
     def _begin(self, x: np.ndarray, out: np.ndarray) -> int:
         """Take the first `latency_hops` hops at once, if there are enough; none completes output.
@@ -418,7 +418,6 @@ class Stream:
         bound, most = self._one, 1
         if self._many is not None and self.clock[1] >= self._steady:
             bound, most = self._many, self.network.block_frames
-            self._one.network_pass.forget()
         for samples, n_frame in ((signal, beyond), (None, self.config.look_ahead)):
             for done in range(0, n_frame, most):
                 n = min(n_frame - done, most)

@@ -98,7 +98,7 @@ def _print_raw_result(text: str) -> None:
         with to_stdout():
             write_now(sys.stdout, text)
     except (OSError, NpfsnError):
-        forget_stdout()
+        _forget(sys.stdout)
         raise
 
 
@@ -113,13 +113,8 @@ def print_error(text: str, program: str = "npfsn") -> None:
     print_raw_error(f"{program}: {one_line(text)}\n")
 
 
-def forget_stdout() -> None:
-    """Drop what standard output could not take: Python tries again at exit, and ends with 120."""
-    _forget(sys.stdout)
-
-
 def _forget(stream: TextIO) -> None:
-    """Point a standard stream at the null device, so that the flush at exit does not fail."""
+    """Point a standard stream at the null device: the flush at exit would fail, with code 120."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -494,11 +494,9 @@ class _Npy:
         self._entry = entry
         name = printable(entry.name)
         head = archive.head(entry, 12)
-        count = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(head[6:8])  # bytes of the length
-        if head[:6] != b"\x93NUMPY" or count is None or len(head) < 8 + count:
-            raise ModelError(f"its member {name} is no NumPy array")
+        count = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}.get(head[6:8], 0)  # bytes of the length
         length = int.from_bytes(head[8 : 8 + count], "little")
-        if length > 4096:
+        if head[:6] != b"\x93NUMPY" or not count or len(head) < 8 + count or length > 4096:
             raise ModelError(f"its member {name} is no NumPy array")
         self._data_offset = 8 + count + length
         text = archive.head(entry, self._data_offset)[8 + count :].decode("latin1")

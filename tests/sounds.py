@@ -69,10 +69,10 @@ def refuse(src, dst, match):
     assert sorted(os.listdir(dst.parent)) == before
 
 
-def recording(path, n=2000, channels=1, rate=16000, subtype="PCM_16"):
+def recording(path, n=2000, subtype="PCM_16"):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sf.write(path, noise(n, channels), rate, subtype)
+    sf.write(path, noise(n), 16000, subtype)
     return path
 
 

@@ -760,6 +760,17 @@ def test_what_crashes_an_encoder_is_refused(tmp_path, rate, channels, code):
         assert sf.info(tmp_path / "new/b.ogg").samplerate == rate
 
 
+def test_a_folder_that_cannot_be_made_is_told(delay, tmp_path, monkeypatch):
+    src = write(tmp_path / "a.wav", noise(1000))
+
+    def denied(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(AudioError, match=r"cannot write .*b\.wav: Permission denied"):
+        enhance_file(src, tmp_path / "new" / "b.wav")
+
+
 def test_a_refused_container_leaves_no_folder(delay, tmp_path):
     src = write(tmp_path / "a.wav", noise(1000))
     with pytest.raises(AudioError, match=r"cannot tell the format of .*b\.mp4"):

@@ -848,6 +848,17 @@ def test_a_function_with_an_endless_name_is_refused(tmp_path):
     )
 
 
+def test_texts_together_are_limited(tmp_path):
+    """Every letter of these takes four bytes."""
+    some = tf.text("a" * 500 + "\N{GRINNING FACE}") + b"0"
+    assert "too much text" in limits(tmp_path, tf.pickle_file(b"\x80\x02" + some * 9_000 + b"N."))
+
+
+def test_text_that_stands_for_no_bytes(tmp_path):
+    data = b"\x80\x02c_codecs\nencode\n" + tf.text("\u20ac") + tf.text("latin1") + b"\x86R."
+    assert "holds no dict" in limits(tmp_path, tf.pickle_file(data))
+
+
 def test_a_pickle_too_large_is_not_read(tmp_path):
     outcome = limits(tmp_path, tf.pickle_file(b"\x80\x02" + tf.text("x" * (9 << 20)) + b"."))
     assert "at most" in outcome

@@ -7,6 +7,7 @@ import gc
 import inspect
 import math
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 import reference
@@ -553,6 +555,29 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
     npfsn.Enhancer(model, **settings[0])
     npfsn.Enhancer(model, **settings[2])
     assert len(made) == 8
+
+
+# Prints how long a stream in a process of its own waits for kernels once it has been made.
+LATE_KERNELS = """
+import numpy as np
+import npfsn
+from npfsn.jit import seconds_compiling
+
+enhancer = npfsn.Enhancer(precision="{}", norm_horizon=1.0, atten_lim_db=20.0)
+waited = seconds_compiling()
+for hop in np.zeros((500, 256), np.float32):
+    enhancer.step(hop)
+enhancer.process(np.full(100_000, 0.1, np.float32))
+enhancer.copy().flush()
+print(seconds_compiling() - waited)
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_stream_finds_all_of_its_kernels(precision: str) -> None:
+    """None is compiled or loaded in mid-stream: for silence, sound, many hops or an end."""
+    program = [sys.executable, "-c", LATE_KERNELS.format(precision)]
+    assert float(commands.run(base=program)[0]) == 0.0
 
 
 @pytest.mark.parametrize("limits", [(None, 6.0), (6.0, None), (6.0, 20.0)])

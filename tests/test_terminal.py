@@ -125,6 +125,12 @@ def test_escapes_do_not_wrap_the_line_of_progress(monkeypatch):
     assert "録音".encode("ascii", "backslashreplace") in drawn and 37 <= len(drawn) <= 39
 
 
+def test_letters_that_a_stream_lacks_are_escaped():
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    write_now(stream, "grün\n")
+    assert stream.buffer.getvalue().split() == [rb"gr\xfcn"]
+
+
 def test_a_terminal_that_is_gone_stops_nothing(npfsn, monkeypatch):
     class Gone(io.StringIO):
         def isatty(self):

@@ -31,6 +31,7 @@ from needs import posix
 
 from npfsn import Enhancer, weights
 from npfsn.archive import Archive, _widen
+from npfsn.config import Sequence
 from npfsn.errors import ModelError
 from npfsn.fullband import Config
 from npfsn.models import ARCHITECTURES
@@ -585,6 +586,37 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("fast_fullsubnet", {"encoder": ()}, "needs an encoder"),
+        ("fast_fullsubnet", {"decoder": (Sequence("LSTM", 5, 4, 1, 6),)}, "decoder's layers"),
+        ("fullsubnet", {"fb_model": Sequence("LSTM", 5, 4, 1, 6)}, "fb_model takes 5 and gives 6"),
+        ("improved_fullsubnet", {"fb_model": Sequence("LSTM", 5, 4, 1, 6)}, "takes 5 and gives 6"),
+        ("improved_fullsubnet", {"fdrc": True}, "expected a number"),
+        ("improved_fullsubnet", {"fdrc": 0.0}, "expected a power above 0"),
+        ("improved_fullsubnet", {"section_norm": "offline"}, "section_norm is 'offline'"),
+        ("improved_fullsubnet", {"freq_cutoffs": ()}, "makes 1 sections"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(architecture, changes, message):
+    config = drawn_models.small_model(architecture).config
+    with pytest.raises(ModelError, match=message):
+        dataclasses.replace(config, **changes)
+
+
+def test_a_cell_of_neither_kind_is_refused():
+    shapes = {name: tensor.shape for name, tensor in small_model().tensors.items()}
+    shapes["fullband_model.sequence_model.weight_hh_l0"] = (10, 2)
+    with pytest.raises(ModelError, match=r"has shape \[10, 2\]: expected \[4 H, H\]"):
+        Config.from_tensors(shapes, {"norm_type": "cumulative_laplace_norm", "hop_length": 2})
+
+
+def test_only_a_model_is_saved(tmp_path):
+    with pytest.raises(TypeError, match="of type dict: expected a Model"):
+        save_model({}, tmp_path / "m.npz")
+
+
 def test_unfit_members_are_refused_with_their_reason(tmp_path):
     path = tmp_path / "m.npz"
     parts = {f"{name}.npy": tf.npy_bytes(value) for name, value in members(small_model()).items()}
@@ -628,6 +660,9 @@ def test_unfit_members_are_refused_with_their_reason(tmp_path):
         parts[name] = bad
         write()
         refusal(path)
+    parts[name] = tf.npy_bytes(np.zeros((8, 3, *(1,) * 7), np.float32))
+    write()
+    assert "has 9 dimensions" in refusal(path)
 
 
 def limited(path: Path, room: int = 8 << 20) -> str:

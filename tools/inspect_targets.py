@@ -98,8 +98,8 @@ def assembly(target: str) -> dict[str, str]:
     packed = int8.pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
     assert floats.F16_BITS == np.uint16, "the target has an instruction that widens halves"
-    whole = (int64,) * 11
-    bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0, 0))
+    whole = (int64,) * 10
+    bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0))
     kernels = [
         ("float32", products.product_f32_weights, whole),
         ("float16", products.product_f16, whole),

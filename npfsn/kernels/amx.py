@@ -179,14 +179,14 @@ def _steps(n_deep):
 
 
 @inlined
-def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
+def product_amx(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_panel):
     """Compute what `npfsn.kernels.int8.product_i8` does, in tile registers.
 
     It takes the same arguments; q has whole tiles of rows.
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
     steps = _steps(n_deep)
-    size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
+    size, out_at = n_deep * PANEL * DEPTH, (out_panel - first) * PANEL
     _configure(steps)
     for p in range(first, last, 2):
         for row in range(0, n_row, 2 * TILE):

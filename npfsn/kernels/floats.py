@@ -298,8 +298,8 @@ def prefetch_lines(typingctx, w, at, size, turn, turns):
 
 
 @inlined
-def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, queue, others):
-    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, others):
+    """Compute rows of out = x w^T + bias: out[i] from x[x_row + i], i < n_row.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
@@ -315,7 +315,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_row, out_panel, 
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
     size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
-    x_at, out_at = x_row * x_ld, out_row * ld + (out_panel - first) * PANEL
+    x_at, out_at = x_row * x_ld, (out_panel - first) * PANEL
     if n_row < ROWS_SMALL:  # one to three rows: each reads the weights in wide strides
         for row in range(n_row):
             p = first

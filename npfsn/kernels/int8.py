@@ -227,8 +227,8 @@ def _tile_i8(
 
 
 @kernel
-def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_row, out_panel):
-    """Compute rows of out = x w^T + bias in integers: out[out_row + i] from row i of q.
+def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out_panel):
+    """Compute rows of out = x w^T + bias in integers: out[i] from row i of q.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
@@ -243,7 +243,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
     Updates: out.
     """
     n_deep, x_ld, ld = w.shape[1], q.shape[1], out.shape[1]
-    size, out_at = n_deep * PANEL * DEPTH, out_row * ld + (out_panel - first) * PANEL
+    size, out_at = n_deep * PANEL * DEPTH, (out_panel - first) * PANEL
     if ROWS_I8 == 1 or n_row < ROWS_SMALL:  # the weights are read once, stride by stride
         p = first
         while p + PANELS_ONE_ROW <= last:

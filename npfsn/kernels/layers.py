@@ -201,7 +201,7 @@ def _project(x, n_frame, layer, stack):
     Updates: p of the stack.
     """
     make_ready(x, 0, n_frame, layer.input)
-    product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0, 0)
+    product(x, 0, n_frame, layer.input, 0, layer.input.weight.rows, f32_2d(stack.p), 0)
 
 
 @kernel
@@ -218,7 +218,7 @@ def work_ahead(layer, last):
         h, r = f32_2d(layer.h), f32_2d(layer.r)
         if layer.done == 0:
             make_ready(h, 0, r.shape[0], layer.recurrent)
-        product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, 0, layer.done)
+        product(h, 0, r.shape[0], layer.recurrent, layer.done, last, r, layer.done)
         layer.done = last
 
 
@@ -293,12 +293,12 @@ def recur(x, frame, layer, stack, y):
                     for b in range(UNITS_AHEAD):
                         _prefetch_unit(gates, r_now, b, r_panel, few, h, c, first + b, y, row + b,
                                        at, end - at)  # fmt: skip
-                    product(x, row, n, w_ih, gates * at, gates * end, p, 0, 0)
+                    product(x, row, n, w_ih, gates * at, gates * end, p, 0)
                     p_row, p_panel = 0, 0
                 left = max(gates * at, ahead)
                 if left < gates * end:
                     to = r_panel + left - gates * at
-                    product(h, first, n, w_hh, left, gates * end, r_now, 0, to)
+                    product(h, first, n, w_hh, left, gates * end, r_now, to)
                 for b in range(n):
                     if n_unit > 1:
                         then = b + UNITS_AHEAD
@@ -363,7 +363,7 @@ def linear(x, stack, out):
     """
     w, z, n_row = stack.linear, f32_2d(stack.z), x.shape[0]
     make_ready(x, 0, n_row, w)
-    product(x, 0, n_row, w, 0, w.weight.rows, z, 0, 0)
+    product(x, 0, n_row, w, 0, w.weight.rows, z, 0)
     activate(z, stack.activation, stack.slope, n_row, out)
 
 

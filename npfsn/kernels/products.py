@@ -67,7 +67,7 @@ def make_ready(x, row, n_row, w):
 
 
 @inlined
-def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind, kind_beside):
+def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind, kind_beside):
     """Run `product_f32`, with arguments as those of the kernels below.
 
     kind         dtype  of the weights: float32 or F16_BITS
@@ -76,44 +76,41 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel,
     w = record(w, PRODUCT)
     weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
     others = carray(pointer(w.weight.address), 1, kind_beside)
-    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, out_row + n_row, ld)
-    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_row, out_panel,
-                w.queue, others)  # fmt: skip
+    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, n_row, ld)
+    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_panel, w.queue,
+                others)  # fmt: skip
 
 
 # The kernels below run `product`, each for one kind of weights (`product_kernel`). They take
 #
-#   w                   address of the PRODUCT
-#   x, x_ld             address of the inputs, f32[R, x_ld]; or they are in the PRODUCT, ready
-#   x_row, n_row        the first row of x, and how many; what is ready begins with that row
-#   first, last         panels of w: first .. last - 1
-#   out, ld             address of the results, f32[R', ld]
-#   out_row, out_panel  the first row and panel of out that are written
+#   w             address of the PRODUCT
+#   x, x_ld       address of the inputs, f32[R, x_ld]; or they are in the PRODUCT, ready
+#   x_row, n_row  the first row of x, and how many; what is ready begins with that row
+#   first, last   panels of w: first .. last - 1
+#   out, ld       address of the results, f32[R', ld]
+#   out_panel     the first panel of out that is written
 
 
 @kernel
-def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of floats."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
-             np.float32)  # fmt: skip
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32, np.float32)
 
 
 @kernel
-def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of halves."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS,
-             F16_BITS)  # fmt: skip
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS, F16_BITS)
 
 
 @kernel
-def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of floats; the queue's pieces have weights of halves."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32,
-             F16_BITS)  # fmt: skip
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32, F16_BITS)
 
 
 @inlined
-def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, kind):
+def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind):
     """Run `product_strassen`, as `_run_f32` does `product_f32`; x has been made ready."""
     table = record(w, PRODUCT)
     shape = table.weight.rows, table.weight.columns, PANEL
@@ -123,50 +120,49 @@ def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_p
     # Single panels and few rows are not worth it; all calls agree on what these are.
     whole = (last - first) // GROUP_PANELS * GROUP_PANELS if n_row >= 2 * ROWS else 0
     product_strassen(f32_3d(table.sums), n_row, weight, f32_1d(table.bias), u_and_v[0], u_and_v[1],
-                     f32_3d(table.kept), first, first + whole, f32_at(out, out_row + n_row, ld),
-                     out_row, out_panel, table.queue, others)  # fmt: skip
+                     f32_3d(table.kept), first, first + whole, f32_at(out, n_row, ld), out_panel,
+                     table.queue, others)  # fmt: skip
     if first + whole < last:
-        call(table.plain, (w, x, x_ld, x_row, n_row, first + whole, last, out, ld, out_row,
+        call(table.plain, (w, x, x_ld, x_row, n_row, first + whole, last, out, ld,
                            out_panel + whole))  # fmt: skip
 
 
 @kernel
-def product_summed(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_summed(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of floats by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, np.float32)
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32)
 
 
 @kernel
-def product_summed_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_summed_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of halves by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel, F16_BITS)
+    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS)
 
 
 @kernel
-def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Run `product_i8`; x has been made ready."""
     w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    out = f32_at(out, out_row + n_row, ld)
+    out = f32_at(out, n_row, ld)
     product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
-               f32_1d(w.bias), first, last, out, out_row, out_panel)  # fmt: skip
+               f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip
 
 
 @kernel
-def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_row, out_panel):
+def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Run `product_amx` for many rows, `product_i8` for few; x has been made ready."""
     w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
     levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    out = f32_at(out, out_row + n_row, ld)
+    out = f32_at(out, n_row, ld)
     if n_row < ROWS_SMALL:
         product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
-                   f32_1d(w.bias), first, last, out, out_row, out_panel)  # fmt: skip
+                   f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip
     else:
         product_amx(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q),
-                    f32_1d(w.q_scale), f32_1d(w.bias), first, last, out, out_row,
-                    out_panel)  # fmt: skip
+                    f32_1d(w.q_scale), f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip
 
 
 def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
@@ -188,8 +184,8 @@ def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
 
 
 @kernel
-def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
-    """Compute rows of out = x w^T + bias: out[out_row + i] from x[x_row + i], i < n_row.
+def product(x, x_row, n_row, w, first, last, out, out_panel):
+    """Compute rows of out = x w^T + bias: out[i] from x[x_row + i], i < n_row.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
 
@@ -200,7 +196,7 @@ def product(x, x_row, n_row, w, first, last, out, out_row, out_panel):
     Updates: out.
     """
     call(w.kernel, (address_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
-                    out.ctypes.data, out.shape[1], out_row, out_panel))  # fmt: skip
+                    out.ctypes.data, out.shape[1], out_panel))  # fmt: skip
 
 
 @kernel
@@ -212,4 +208,4 @@ def matmul(x, products, n_row, first, last, out):
     out       f32[R, >= P PANEL]
     """
     make_ready(x, 0, n_row, products[0])
-    product(x, 0, n_row, products[0], first, last, out, 0, first)
+    product(x, 0, n_row, products[0], first, last, out, first)

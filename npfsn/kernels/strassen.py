@@ -130,9 +130,7 @@ def _add(typingctx, a, a_at, b, b_at, out, out_at, n_panel):
 
 
 @inlined
-def product_strassen(
-    s, n_row, w, bias, u, v, kept, first, last, out, out_row, out_panel, queue, others
-):  # fmt: skip
+def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel, queue, others):
     """Compute what `floats.product_f32` does, for whole groups of panels and 2 ROWS rows or more.
 
     s            f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
@@ -149,7 +147,7 @@ def product_strassen(
     n_lower = n_row // 2
     n_upper = n_row - n_lower
     for group in range(first, last, GROUP_PANELS):
-        o11 = out_row * ld + (out_panel + group - first) * PANEL
+        o11 = (out_panel + group - first) * PANEL
         o12, o21 = o11 + n, o11 + n_upper * ld
         o22, b1, b2 = o21 + n, group * PANEL, group * PANEL + n
         for i in range(PRODUCTS):
