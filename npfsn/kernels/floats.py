@@ -343,8 +343,8 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
         while k < n_in:
             k_end = min(k + part, n_in)
             if not PREFETCH:
-                # With AVX2 each tile prefetches its share before it starts: in its loop, that costs
-                # more than it gains.
+                # With AVX2 each tile prefetches its share before it starts: its loop has few
+                # instructions to spare.
                 at = p * size + k_end * PANEL
             else:
                 at = (p + PANELS) * size
