@@ -283,9 +283,10 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
     every = sum(layer.recurrent.panels for layer in stack.layers)
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
-        for panels in portions:
+        for i, panels in enumerate(portions):
             kernels.prepare(bound.layers, panels)
-            assert panels - floats.PANELS < bound.layers["done"].sum() <= panels
+            most = max(portions[: i + 1])
+            assert most - floats.PANELS < bound.layers["done"].sum() <= most
         np.testing.assert_array_equal(play(bound, x[t]), want[t])
 
 
@@ -488,6 +489,7 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     assert Beside.possible(bound) == (bool(floats.AHEAD_BYTES) and not HAS_F16)
 
 
+@pytest.mark.skipif(not floats.AHEAD_BYTES, reason="tiles see to nothing here")
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
 def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
     """A queue that ends early, or tiles that do: any part of a product may be ready."""
