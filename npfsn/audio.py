@@ -119,7 +119,7 @@ def enhance_file(
         except AudioError as error:
             raise AudioError(f"{src}: {error}") from None
         loaded = load_model(model)  # once for all channels
-        loaded.config.with_norm(norm)
+        loaded.config.with_norm(norm)  # or refuse it
         _make_folder(dst)
         with bytes_of(src) as file:
             where = file, sound.format, os.fstat(file.fileno()).st_size

@@ -51,7 +51,7 @@ ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
 # where there are registers to spare, multiply a row with AHEAD_PANELS panels.
 AHEAD_BYTES = 128 if PREFETCH else 32 if "avx2" in FEATURES else 0
 AHEAD_PANELS = 2
-LINE = 64  # bytes that are prefetched together
+CACHE_LINE = 64  # bytes that are prefetched together
 #: What the loop of a tile prefetches (`tile_f32`): the weights that come next, if it is PREFETCH or
 #: ONE_ROW_PREFETCH, or this: a piece's.
 PIECES = 2
@@ -218,7 +218,7 @@ def tile_f32(
         size, size_beside = (4 if e == f32 else 2 for e in (element, element_beside))
         if prefetch.literal_value:
             if n_row == 1:
-                step = LINE // size
+                step = CACHE_LINE // size
                 in_line = step // PANEL  # panels
                 lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, in_line)]
             else:
@@ -228,7 +228,7 @@ def tile_f32(
                     step = AHEAD_PANELS * PANEL * size_beside // size
                 else:
                     step = AHEAD_BYTES // size
-                lines = [const(i) for i in range(0, step, LINE // size)]
+                lines = [const(i) for i in range(0, step, CACHE_LINE // size)]
             at = builder.add(ahead, builder.mul(k, const(step)))
             for line in lines:
                 emit.prefetch(builder.gep(w, [builder.add(at, line)]))
@@ -282,7 +282,7 @@ def prefetch_lines(typingctx, w, at, size, turn, turns):
     n = types.int64
     sig = types.void(w, n, n, n, n)
     element = {types.float32: f32, types.uint16: f16, types.int8: i8}[w.dtype]
-    line = const(LINE // (w.dtype.bitwidth // 8))
+    line = const(CACHE_LINE // (w.dtype.bitwidth // 8))
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)

@@ -115,13 +115,12 @@ def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kin
     table = record(w, PRODUCT)
     shape = table.weight.rows, table.weight.columns, PANEL
     weight = carray(pointer(table.weight.address), shape, kind)
-    others = carray(pointer(table.weight.address), 1, kind)
     u_and_v = f32_3d(table.partial)
     # Single panels and few rows are not worth it; all calls agree on what these are.
     whole = (last - first) // GROUP_PANELS * GROUP_PANELS if n_row >= 2 * ROWS else 0
     product_strassen(f32_3d(table.sums), n_row, weight, f32_1d(table.bias), u_and_v[0], u_and_v[1],
                      f32_3d(table.kept), first, first + whole, f32_at(out, n_row, ld), out_panel,
-                     table.queue, others)  # fmt: skip
+                     table.queue)  # fmt: skip
     if first + whole < last:
         call(table.plain, (w, x, x_ld, x_row, n_row, first + whole, last, out, ld,
                            out_panel + whole))  # fmt: skip

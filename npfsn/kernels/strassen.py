@@ -130,7 +130,7 @@ def _add(typingctx, a, a_at, b, b_at, out, out_at, n_panel):
 
 
 @inlined
-def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel, queue, others):
+def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel, queue):
     """Compute what `floats.product_f32` does, for whole groups of panels and 2 ROWS rows or more.
 
     s            f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
@@ -138,7 +138,7 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
     kept         f32[3, PANELS, (K / 2 + APART) PANEL]     scratch for quarters of weights, and sums
     first, last  int                                       multiples of GROUP_PANELS
 
-    Others are as for `floats.product_f32`.
+    Others are as for `floats.product_f32`; weights of pieces are of the type of w.
 
     Updates: u, v, kept, out, the queue and what its pieces point to.
     """
@@ -203,4 +203,4 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
             starts = carray(pointer(start), n, np.float32)
             floats = carray(pointer(here), (PANELS, k, PANEL), np.float32)
             multiply_panels(s, x_at, k, ROWS, rows, begin, begin + k, floats, 0, stride, 0, 0,
-                            starts, target, to_at, to_ld, queue, others)  # fmt: skip
+                            starts, target, to_at, to_ld, queue, w)  # fmt: skip
