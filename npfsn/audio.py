@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import chunks, jit
+from . import chunks, machine_code
 from .aligned import AlignedStream
 from .containers import check_encoder, target_format
 from .errors import AudioError
@@ -161,7 +161,7 @@ def enhance_file(
 
 def _working_time() -> float:
     """Read a clock, s, that stops while kernels compile, which offline norms may do later, too."""
-    return time.perf_counter() - jit.seconds_compiling()
+    return time.perf_counter() - machine_code.seconds_compiling()
 
 
 def _run(

@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .jit import address
-from .kernels import floats, products
-from .kernels import layers as kernels
-from .kernels.arrays import array_record
-from .kernels.floats import AHEAD_PANELS
-from .kernels.vector import PANEL
+from .kernels import cpu, tables
+from .kernels.cpu import AHEAD_PANELS, PANEL
+from .kernels.tables import array_record
 from .layers import RecurrentPass
+from .machine_code import address, function
 from .program import Program
 
-_NOTHING = dict.fromkeys(floats.PIECE.names or (), 0)
-_DONE = dict(kernels.LAYER.fields or {})["done"][1]  # its offset in a LAYER
+_NOTHING = dict.fromkeys(tables.PIECE.names or (), 0)
+_DONE = dict(tables.LAYER.fields or {})["done"][1]  # its offset in a LAYER
 _PANEL_BYTES = 4 * PANEL
 
 
@@ -38,10 +36,10 @@ class Beside:
     """
 
     def __init__(self, host: RecurrentPass) -> None:
-        self.queue = np.zeros(1, floats.QUEUE)
+        self.queue = np.zeros(1, tables.QUEUE)
         host.kept.append(self.queue)  # for its tiles, should an interrupt leave nothing else
-        self._pieces: list[tuple[int, ...]] = []  # of floats.PIECE
-        self._table = np.zeros(0, floats.PIECE)
+        self._pieces: list[tuple[int, ...]] = []  # of tables.PIECE
+        self._table = np.zeros(0, tables.PIECE)
         self._steps = _weights(host)[0].shape[1]
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
         self._parts = host.recurrent, host.inputs[1:]
@@ -64,10 +62,10 @@ class Beside:
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
-        wide, half = {np.dtype(np.float32)}, {np.dtype(floats.F16_BITS)}
-        plain = all(part.product.inputs == products.AS_THEY_ARE for part in host.recurrent)
+        wide, half = {np.dtype(np.float32)}, {np.dtype(cpu.F16_BITS)}
+        plain = all(part.product.inputs == tables.AS_THEY_ARE for part in host.recurrent)
         fits = others <= own or (own == wide and others == half and plain)
-        room = floats.PREFETCH if stacks else floats.AHEAD_BYTES
+        room = cpu.PREFETCH if stacks else cpu.AHEAD_BYTES
         return bool(room) and own in (wide, half) and fits
 
     def __len__(self) -> int:
@@ -76,9 +74,9 @@ class Beside:
 
     @property
     def pieces(self) -> np.ndarray:
-        """All pieces as kernels see them: array of `floats.PIECE`."""
+        """All pieces as kernels see them: array of `tables.PIECE`."""
         if len(self._table) != len(self):
-            self._table = np.array(self._pieces, floats.PIECE)
+            self._table = np.array(self._pieces, tables.PIECE)
             self.queue["pieces"] = self._table.ctypes.data
         return self._table
 
@@ -114,19 +112,19 @@ class Beside:
             Where its results will be, as in `RecurrentPass.write`.
         """
         self._kept.append(stack)
-        address(kernels.finish_queue)  # compiled now, not in mid-stream
+        address("layers.finish_queue")  # compiled now, not in mid-stream
         self._take_along(_weights(stack)[0].dtype)
         for i, y in enumerate(stack.outputs):
             layer = stack.layers[i:].ctypes.data
             line = self._line(stack, x, y, layer)
-            self._event(line, kernels.PROJECT)
+            self._event(line, tables.PROJECT)
             line["first"] = len(self)
             self._multiply(stack, i, layer)
-            self._event(line, kernels.CELL)
+            self._event(line, tables.CELL)
             x = y
         if not linear or stack.linear is None:
             return x
-        self._event(self._line(stack, x, stack.out), kernels.LINEAR)
+        self._event(self._line(stack, x, stack.out), tables.LINEAR)
         return stack.out
 
     def divide(self) -> None:
@@ -148,7 +146,7 @@ class Beside:
 
     def finish(self) -> None:
         """Do the pieces that the tiles had no time for."""
-        kernels.finish_queue(self.queue.ctypes.data)
+        function("layers.finish_queue")(self.queue.ctypes.data)
 
     def _take_along(self, others: np.dtype) -> None:
         """Let tiles multiply weights of this type, too."""
@@ -167,14 +165,14 @@ class Beside:
         If they are a layer's recurrent ones, compute its product as far as they are there, in
         whole strides.
         """
-        panels, share, done = len(weights), self._steps * floats.AHEAD_BYTES, 0
+        panels, share, done = len(weights), self._steps * cpu.AHEAD_BYTES, 0
         for at in range(0, weights.nbytes, share):
             there = min((at + share) // weights[0].nbytes, panels)
             if there < panels:
-                there -= there % floats.PANELS_ONE_ROW
+                there -= there % cpu.PANELS_ONE_ROW
             then = {}
             if layer and there > done:
-                then = {"then": address(kernels.work_ahead), "argument": layer, "count": there}
+                then = {"then": address("layers.work_ahead"), "argument": layer, "count": there}
                 done = there
             self._add(prefetch=weights.ctypes.data + at, steps=self._steps, **then)
 
@@ -200,10 +198,10 @@ class Beside:
             )
 
     def _event(self, line: np.ndarray, event: int) -> None:
-        self._add(then=address(kernels.go_on), argument=line.ctypes.data, count=event)
+        self._add(then=address("layers.go_on"), argument=line.ctypes.data, count=event)
 
     def _line(self, stack: RecurrentPass, x: np.ndarray, y: np.ndarray, layer: int = 0) -> Any:
-        line = np.zeros(1, kernels.LINE)
+        line = np.zeros(1, tables.LINE)
         line["x"], line["y"], line["layer"] = array_record(x), array_record(y), layer
         line["stack"], line["queue"] = stack.stack.ctypes.data, self.queue.ctypes.data
         self._lines.append(line)

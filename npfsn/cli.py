@@ -581,7 +581,7 @@ def _warmup(args: argparse.Namespace) -> int:
     hush_compiler(True)  # compiling is what was asked for
     started = time.perf_counter()
     with held_back():
-        from .jit import cache_folders, n_unkept
+        from .machine_code import cache_folders, n_unkept
         from .warmup import warm_up
         from .weights import load_model
 

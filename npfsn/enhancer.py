@@ -16,9 +16,9 @@ from . import state as states
 from .alone import Alone, alone
 from .config import CAUSAL_NORMS
 from .errors import NormError, StateError
-from .kernels import spectrum
 from .options import OnNonfinite, Precision, check_nonfinite, dry_share, horizon_frames
 from .packed import shared_network
+from .program import Program
 from .samples import AnySamples, Samples, as_out, as_samples, copy_finite
 from .state import Fields
 from .stream import Stream
@@ -97,6 +97,7 @@ class Enhancer(Alone):
                 "signals with npfsn.enhance or `npfsn enhance`"
             )
         check_nonfinite(on_nonfinite)
+        self._dry_share = np.zeros(1, np.float32)
         self.atten_lim_db = atten_lim_db
         horizon = horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
         self._norm_horizon: float | None = None
@@ -116,9 +117,13 @@ class Enhancer(Alone):
         }
         self._stream = Stream(network, horizon, own)
         self._state = self._stream.state
-        self._pending, self._n_pending, self._end, self._n_bad, self._dry, self._energy = (
+        self._pending, self._n_pending, self._end, self._n_bad, dry, self._energy = (
             self._state[name] for name in own
         )
+        # Even with a share of zero the delay line must advance: a limit may be set later.
+        self._mix = Program()
+        self._mix.add("mix_dry", self._dry_share, dry, hop, self._energy, stage="samples out")
+        self._stream.follow(self._mix)
         self._in = np.zeros(hop, np.float32)
         self._bad = np.zeros(1, np.int64)
 
@@ -182,7 +187,7 @@ class Enhancer(Alone):
 
     @atten_lim_db.setter
     def atten_lim_db(self, value: float | None) -> None:
-        self._dry_share = dry_share(value)
+        self._dry_share[0] = dry_share(value)
         self._atten_lim_db = value
 
     @property
@@ -337,7 +342,7 @@ class Enhancer(Alone):
         out = self._stream.finish(tail)
         x = np.zeros(out.shape[0], np.float32)
         x[: tail.shape[0]] = tail
-        self._mix_dry(x, out)
+        self._mix.play(0, 1, x, out)
         self._end[0] = 1
         self._torn = False
         return out
@@ -453,12 +458,7 @@ class Enhancer(Alone):
             self._stream.push(x, out)
         else:
             self._stream.push_many(x, out)
-        self._mix_dry(x, out)
-
-    def _mix_dry(self, x: Samples, out: Samples) -> None:
-        """Mix the input into `out`, and measure the last hop."""
-        # Even with a share of zero the delay line must advance: a limit may be set later.
-        spectrum.mix_dry(x, self._dry_share, self._dry, self._hop, self._energy, out)
+            self._mix.play(0, 1, x, out)
 
     def _header(self) -> dict[str, Any]:
         """Describe the model and the settings that a state belongs to."""

@@ -22,7 +22,7 @@ from .config import (
     sequence,
 )
 from .errors import ModelError, shown
-from .kernels.features import FLOAT32_EPS
+from .kernels.tables import FLOAT32_EPS
 from .layers import Recurrent
 from .norms import BoundNorm, Norm
 from .program import Program

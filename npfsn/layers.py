@@ -9,23 +9,22 @@ from typing import Any
 import numpy as np
 
 from .config import GATES, Sequence
-from .kernels import floats, products, strassen
-from .kernels import layers as kernels
-from .kernels.arrays import array_record
-from .kernels.floats import pack_f32, padded
-from .kernels.int8 import pack_i8
-from .kernels.vector import F16_IS_SLOW, HAS_BYTE_PRODUCT, PANEL, aligned
+from .kernels import cpu, tables
+from .kernels.cpu import F16_IS_SLOW, HAS_BYTE_PRODUCT, PANEL
+from .kernels.tables import array_record
+from .machine_code import address, function, place
+from .packing import aligned, pack_f32, pack_i8, padded
 from .program import Program
 from .quantise import to_float16
 from .state import Fields, State
 
 _CODES = {
-    None: (kernels.NONE, 0.0),
-    "ReLU": (kernels.RELU, 0.0),
-    "ReLU6": (kernels.RELU6, 0.0),
-    "LeakyReLU": (kernels.LEAKY, 0.01),
-    "PReLU": (kernels.LEAKY, 0.0),  # its slope is a tensor
-    "Tanh": (kernels.TANH, 0.0),
+    None: (tables.NONE, 0.0),
+    "ReLU": (tables.RELU, 0.0),
+    "ReLU6": (tables.RELU6, 0.0),
+    "LeakyReLU": (tables.LEAKY, 0.01),
+    "PReLU": (tables.LEAKY, 0.0),  # its slope is a tensor
+    "Tanh": (tables.TANH, 0.0),
 }
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # Types of a product's arrays that are not float32, other than the weights.
@@ -36,6 +35,11 @@ _GROUP = 72
 # much is read (`F16_IS_SLOW`), where Strassen's products do not widen them once for all rows: for
 # the inputs of FullSubNet's 257 units and for blocks of frames, not for Fast FullSubNet's 64 units.
 _MANY = 128
+
+
+#: Outputs whose weights have this norm, one large weight or many smaller ones, move those beside
+#: them by some 5e-5: results of Strassen's products share rounding errors.
+LARGEST_NORM = 16.0
 
 
 def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
@@ -61,9 +65,9 @@ class Product:
     precision : str
         Its arithmetic, one of `PRODUCTS`.
     inputs : int
-        What becomes of inputs first, a code of `kernels.products`.
+        What becomes of inputs first, a code of `kernels.tables`.
     fields : tuple of str
-        Fields of a `products.PRODUCT` for `weights`, then for scratch.
+        Fields of a `tables.PRODUCT` for `weights`, then for scratch.
     tile : int
         Rows that the kernel works on at once.
     own_work : float
@@ -73,9 +77,9 @@ class Product:
     """
 
     precision = "float32"
-    inputs = products.AS_THEY_ARE
+    inputs = tables.AS_THEY_ARE
     fields: tuple[str, ...] = ("weight",)
-    tile = floats.ROWS
+    tile = cpu.ROWS
     own_work = 3 / 5
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
@@ -129,9 +133,9 @@ class Int8Product(Product):
     """
 
     precision = "int8"
-    inputs = products.QUANTISED
+    inputs = tables.QUANTISED
     fields = "weight", "scale", "shift", "q", "q_scale"
-    tile = products.BLOCK_I8
+    tile = cpu.BLOCK_I8
     # Where one instruction does byte products, they weigh less beside the cells.
     own_work = 6 / 7 if HAS_BYTE_PRODUCT else 4 / 5
 
@@ -147,9 +151,9 @@ class Int8Product(Product):
 class StrassenProduct(Product):
     """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm."""
 
-    inputs = products.SUMMED
+    inputs = tables.SUMMED
     fields = "weight", "sums", "partial", "kept"
-    tile = 2 * floats.ROWS  # rows have partners
+    tile = 2 * cpu.ROWS  # rows have partners
 
     @staticmethod
     def suits(units: int, spec: Sequence, tensors: Mapping[str, np.ndarray], prefix: str) -> bool:
@@ -158,14 +162,14 @@ class StrassenProduct(Product):
         It is faster for large layers, and as exact where the weights of no output stand out.
         """
         n_in = spec.hidden_size
-        large = units >= strassen.LEAST_ROWS and n_in >= strassen.LEAST_INPUTS
-        if not (strassen.POSSIBLE and large and spec.cell == "LSTM" and n_in % (2 * PANEL) == 0):
+        large = units >= cpu.STRASSEN_ROWS and n_in >= cpu.STRASSEN_INPUTS
+        if not (cpu.STRASSEN and large and spec.cell == "LSTM" and n_in % (2 * PANEL) == 0):
             return False
         names = [f"weight_hh_l{i}" for i in range(spec.num_layers)]
         names += [f"weight_ih_l{i}" for i in range(1, spec.num_layers)]
         weights = (tensors[f"{prefix}.sequence_model.{name}"].astype("d") for name in names)
         norms = (np.linalg.norm(weight, axis=1).max() for weight in weights)
-        return all(norm <= strassen.LARGEST_NORM for norm in norms)
+        return all(norm <= LARGEST_NORM for norm in norms)
 
     def for_rows(self, rows: int) -> Product:
         """Return this one, which widens weights once for all rows."""
@@ -173,7 +177,7 @@ class StrassenProduct(Product):
 
     def operations(self, rows: int, n_in: int) -> float:
         """Count as `Product` does: an eighth less for rows with partners and whole groups."""
-        whole = self.panels // strassen.GROUP_PANELS * strassen.GROUP_PANELS / self.panels
+        whole = self.panels // tables.GROUP_PANELS * tables.GROUP_PANELS / self.panels
         with_partners = super().operations(rows // 2 * 2, n_in)
         return super().operations(rows, n_in) - with_partners * whole / 8.0
 
@@ -181,10 +185,30 @@ class StrassenProduct(Product):
         """Return scratch for sums of inputs, for partial results and for sums of weights."""
         upper, k = (rows + 1) // 2, columns // 2
         return (
-            aligned((strassen.PRODUCTS, upper, k), np.float32),
-            aligned((2, upper, floats.PANELS * PANEL), np.float32),
-            aligned((3, floats.PANELS, (k + strassen.APART) * PANEL), np.float32),
+            aligned((tables.QUARTERS, upper, k), np.float32),
+            aligned((2, upper, cpu.PANELS * PANEL), np.float32),
+            aligned((3, cpu.PANELS, (k + tables.APART) * PANEL), np.float32),
         )
+
+
+def _kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
+    """Return the address of the kernel that multiplies such inputs with packed weights.
+
+    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves where
+    floats are not SUMMED.
+    """
+    if inputs == tables.SUMMED:
+        kernel = "product_summed_f16" if packed.dtype == np.uint16 else "product_summed"
+    elif inputs == tables.QUANTISED:
+        kernel = "product_tiles" if cpu.HAS_TILES and cpu.fits(packed.shape[1]) else "product_bytes"
+    elif packed.dtype == np.float32:
+        kernel = "product_widened" if others == np.uint16 else "product_f32_weights"
+    else:
+        kernel = "product_f16"
+        if F16_IS_SLOW:
+            # For blocks of many rows (`Product.for_rows`): compiled before a stream runs.
+            address("products.product_f32_weights")
+    return address(f"products.{kernel}")
 
 
 class BoundProduct:
@@ -197,14 +221,14 @@ class BoundProduct:
 
     Attributes
     ----------
-    table : array of `products.PRODUCT`, shape (1,)
+    table : array of `tables.PRODUCT`, shape (1,)
         How kernels see it. The table keeps nothing alive: this object does. The table of a copy
         would still point to the arrays of the original.
     """
 
     def __init__(self, product: Product, scratch: tuple[np.ndarray, ...]) -> None:
         self.product, self.scratch = product, scratch
-        self.table = np.zeros(1, products.PRODUCT)
+        self.table = np.zeros(1, tables.PRODUCT)
         packed = product.weights[0]
         self.table["inputs"] = product.inputs
         self.take_along(packed.dtype)
@@ -216,13 +240,15 @@ class BoundProduct:
     def take_along(self, others: np.dtype) -> None:
         """Choose kernels whose tiles can also multiply weights of another type (`npfsn.beside`)."""
         packed = self.product.weights[0]
-        self.table["kernel"] = products.product_kernel(packed, self.product.inputs, others)
-        if self.product.inputs == products.SUMMED:
-            self.table["plain"] = products.product_kernel(packed, products.AS_THEY_ARE, others)
+        self.table["kernel"] = _kernel(packed, self.product.inputs, others)
+        if self.product.inputs == tables.SUMMED:
+            self.table["plain"] = _kernel(packed, tables.AS_THEY_ARE, others)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""
-        products.matmul(x, self.table, rows, 0, self.product.panels, out)
+        matmul = function("calls.matmul")
+        product = place(self.table), rows, 0, self.product.panels
+        matmul(place(x), x.shape[1], *product, place(out), out.shape[1])
 
 
 #: Arithmetic of the products of a network.
@@ -361,7 +387,7 @@ class RecurrentPass:
         W_ih x and W_hh h of each layer.
     states : list of dict of str to array
         h, and c of an LSTM, of each layer.
-    layers, stack : array of `kernels.LAYER`, array of `kernels.STACK`
+    layers, stack : array of `tables.LAYER`, array of `tables.STACK`
         How kernels see all of it.
     linear : BoundProduct or None
     kept : list
@@ -384,7 +410,7 @@ class RecurrentPass:
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, group = frames * units, _group_size(units, weights.layers[0].recurrent.tile)
         n_p = frames if units == 1 else group
-        p_width = gates if units == 1 else GATES[spec.cell] * kernels.CELL_PANELS * PANEL
+        p_width = gates if units == 1 else GATES[spec.cell] * tables.CELL_PANELS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
             layer.input.for_rows(rows).bind(n_p, n)
@@ -399,8 +425,8 @@ class RecurrentPass:
             for i in range(spec.num_layers)
         ]
         self.r = [aligned((group, gates), np.float32) for _ in weights.layers]
-        # How kernels see all of these (see `kernels.LAYER`, `kernels.STACK`).
-        self.layers = np.zeros(spec.num_layers, kernels.LAYER)
+        # How kernels see all of these (see `tables.LAYER`, `tables.STACK`).
+        self.layers = np.zeros(spec.num_layers, tables.LAYER)
         for i in range(spec.num_layers):
             self.layers["input"][i] = self.inputs[i].table[0]
             self.layers["recurrent"][i] = self.recurrent[i].table[0]
@@ -415,7 +441,7 @@ class RecurrentPass:
         self.y = [aligned((rows, size), np.float32) for _ in range(min(2, spec.num_layers))]
         self.z = aligned((rows, padded(spec.output_size)), np.float32)
         self.out = np.zeros((rows, spec.width), np.float32)
-        self.stack = np.zeros(1, kernels.STACK)
+        self.stack = np.zeros(1, tables.STACK)
         self.stack["gates"] = GATES[spec.cell]
         self.stack["activation"], self.stack["slope"] = weights.code, weights.slope
         self.stack["p"], self.stack["r"] = array_record(self.p), array_record(self.r_few)

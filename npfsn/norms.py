@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from .config import OFFLINE_NORMS
-from .kernels import features
-from .kernels.arrays import array_record
+from .kernels.tables import NORM, array_record
 from .program import Program
 from .state import Fields, State
 
@@ -100,14 +99,14 @@ class BoundNorm:
     norm : Norm
     state : dict of str to float64 array
         Its own entries of the state, without its key: count, total, ...
-    table : array of `features.NORM`, shape (1,)
+    table : array of `NORM`, shape (1,)
         How kernels see it.
     """
 
     def __init__(self, norm: Norm, state: State) -> None:
         self.norm = norm
         self.state = {name.removeprefix(f"{norm.key}."): state[name] for name in norm.fields()}
-        self.table = np.zeros(1, features.NORM)
+        self.table = np.zeros(1, NORM)
         self.table["eps"] = norm.eps
         self.set_horizon(math.inf)
         for name, array in self.state.items():

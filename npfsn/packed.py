@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .kernels import spectrum
 from .layers import PRODUCTS
+from .machine_code import function
 from .models import ARCHITECTURES
 from .network import Network
 from .stream import Stream
@@ -67,7 +67,5 @@ def _warm_up(network: Network) -> None:
     stream = Stream(network)
     stream.bind_blocks().bind_flow()
     x, out = np.zeros(config.hop_length, np.float32), np.zeros(config.hop_length, np.float32)
-    spectrum.check_samples(x, x, np.zeros(1, np.int64))
     stream.push(x, out)
-    line = np.zeros(config.latency_samples, np.float32)
-    spectrum.mix_dry(x, np.float32(0.5), line, config.hop_length, np.zeros(3), out)
+    function("calls.check_samples")

@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import program as kernels
-from .kernels.arrays import array_record
-from .kernels.features import NORM
-from .kernels.floats import QUEUE
-from .kernels.layers import LAYER, STACK
+from .kernels.tables import LAYER, NORM, OPERATION, QUEUE, STACK, TAKES, array_record
+from .machine_code import address, function, place
 
 # Kinds of arrays: type, dimensions.
 _ARRAYS = {
@@ -43,7 +40,7 @@ class Program:
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, str]] = []
-        self._operations = np.zeros(0, kernels.OPERATION)
+        self._operations = np.zeros(0, OPERATION)
         self._address = self._operations.ctypes.data
         self.owners: list[object] = []
         self._arguments: list[Any] = []  # tables keep nothing alive
@@ -56,7 +53,7 @@ class Program:
         Parameters
         ----------
         kernel : str
-            One of `kernels.TAKES`, which lists its arguments.
+            One of `TAKES`, which lists its arguments.
         *arguments : array, int or float
             Arrays are kept alive, and read and written whenever the call is played.
         stage : str
@@ -71,11 +68,11 @@ class Program:
         KeyError, ValueError, TypeError
             There is no such kernel, or it takes other arguments: fewer, more or of another kind.
         """
-        operation = np.zeros(1, kernels.OPERATION)
-        operation["kernel"], operation["every"] = kernels.kernel_of(kernel), every
+        kinds, operation = TAKES[kernel].split(), np.zeros(1, OPERATION)
+        operation["kernel"], operation["every"] = address(f"program._{kernel}"), every
         operation["otherwise"] = _ALL_THE_REST
         used = {"arrays": 0, "whole": 0, "real": 0}
-        for kind, argument in zip(kernels.TAKES[kernel].split(), arguments, strict=True):
+        for kind, argument in zip(kinds, arguments, strict=True):
             if kind in _ARRAYS:
                 dtype, dimensions = _ARRAYS[kind]
                 if argument.ndim != dimensions:
@@ -103,7 +100,7 @@ class Program:
     ) -> None:
         # As bytes: to join tables, NumPy would work out the common type of each field.
         joined = bytearray(self._operations.tobytes() + operations.tobytes())
-        self._operations = np.frombuffer(joined, kernels.OPERATION)
+        self._operations = np.frombuffer(joined, OPERATION)
         self._address = self._operations.ctypes.data
         self.stages = self.stages + stages
         self.owners = self.owners + owners
@@ -137,9 +134,9 @@ class Program:
         n_frame : int
             Number of frames, at most as many as the arrays have room for.
         x, out : float32 array, shape (n_frame * hop,), optional
-            Samples for `push_hop`, and where those of `synthesise` go.
+            Samples for `push_hop` and `mix_dry`, and where those of `synthesise` go.
         """
-        kernels.play(self._address, self._operations.shape[0], frame, n_frame, x, out)
+        self._call(self._address, len(self), frame, n_frame, x, out)
 
     def play_call(
         self,
@@ -151,4 +148,9 @@ class Program:
     ) -> None:
         """Run one of the calls as `play` does, to time it."""
         at = self._address + call * self._operations.itemsize
-        kernels.play(at, 1, frame, n_frame, x, out)
+        self._call(at, 1, frame, n_frame, x, out)
+
+    @staticmethod
+    def _call(at: int, n: int, frame: int, n_frame: int, x: np.ndarray, out: np.ndarray) -> None:
+        play = function("program.play")
+        play(at, n, frame, n_frame, place(x), x.shape[0], place(out), out.shape[0])

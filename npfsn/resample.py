@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import AudioError
-from .kernels import resample as kernels
+from .kernels.tables import SUMS
+from .machine_code import function, place
 from .options import whole_rate
 from .samples import Samples
 
@@ -174,11 +175,10 @@ class _Filter:
         taps *= up / taps.sum()
         # [p, n]: the taps of phase p, reversed to the order of the input.
         n_tap = -(-taps.size // up)
-        n_tap += -n_tap % kernels.SUMS
+        n_tap += -n_tap % SUMS
         padded = np.zeros(n_tap * up)
         padded[: taps.size] = taps
         self._taps = np.ascontiguousarray(padded.reshape(n_tap, up)[::-1].T)
-        self._steps = np.array([up, down], np.int64)
         self.outputs(np.zeros(1), 0, 0, 1, 0)  # compiled now: no first block waits for it
 
     def outputs(
@@ -194,8 +194,9 @@ class _Filter:
             x = np.concatenate((np.zeros(before), x, np.zeros(behind)))
         y = np.empty(stop - first)
         at = oldest - (start - before)
-        place = at * up + (first * down + ahead) % up
-        kernels.outputs(x, self._taps, self._steps, place, y)
+        grid = at * up + (first * down + ahead) % up
+        filtered = function("calls.filtered")
+        filtered(place(x), x.size, place(self._taps), up, n_tap, up, down, grid, place(y), y.size)
         return y
 
     def __deepcopy__(self, memo: object) -> _Filter:

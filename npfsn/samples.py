@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FrameError
-from .kernels import spectrum
+from .machine_code import function, place
 from .options import OnNonfinite
 
 Samples = npt.NDArray[np.float32]
@@ -34,6 +34,11 @@ def as_samples(x: Any, shape: tuple[int, ...] | None, name: str) -> Samples:
     return as_float32(x)
 
 
+def check_samples(x: Samples, out: Samples, counter: npt.NDArray[np.int64]) -> None:
+    """Call `kernels.spectrum.check_samples`."""
+    function("calls.check_samples")(place(x), x.size, place(out), place(counter))
+
+
 def copy_finite(
     x: Samples, out: Samples, counter: npt.NDArray[np.int64], on_nonfinite: OnNonfinite
 ) -> int:
@@ -52,7 +57,7 @@ def copy_finite(
     FrameError
         Some samples are NaN or infinite.
     """
-    spectrum.check_samples(x, out, counter)
+    check_samples(x, out, counter)
     bad = int(counter[0])
     if bad and on_nonfinite == "raise":
         raise FrameError(
@@ -64,6 +69,8 @@ def copy_finite(
 
 def _is_array(x: Any) -> bool:
     """Whether this is an array without a mask, which would hide what is read or written."""
+    if type(x) is np.ndarray:  # most often; `np.ma` takes 10 ms to import
+        return True
     return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 
@@ -84,8 +91,7 @@ def as_float32(x: npt.NDArray[Any]) -> Samples:
     """Cast samples. Values that float32 cannot hold become infinite or zero, without a warning.
 
     The result is a plain array, also of a memmap or another subclass.
-    Kernels are compiled for arrays that are contiguous, aligned and writable; for any others they
-    would be compiled again, in mid-stream.
+    Kernels are given addresses: they take all arrays to be contiguous and aligned.
     """
     with np.errstate(all="ignore"):
         return np.require(np.asarray(x), np.float32, ["C", "A", "W"])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import StateError, listed, shown
-from .kernels.vector import aligned
+from .packing import aligned
 
 # Limits that leave room to square a value. Hidden states lie in -1 .. 1; the cell states of an LSTM
 # grow by at most one per frame.

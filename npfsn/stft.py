@@ -5,9 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from .config import BaseConfig
-from .kernels import spectrum
 from .program import Program
 from .state import Fields, State
+
+
+def factors(n: int) -> np.ndarray:
+    """Return int64 factors of `n`: fours first, then the primes that are left."""
+    found = []
+    for p in [4, *range(2, n + 1)]:
+        while n % p == 0 and n > 1:
+            found.append(p)
+            n //= p
+        if n == 1:
+            break
+    return np.array(found or [1], np.int64)
+
+
+def twiddles(n: int) -> np.ndarray:
+    """Return twiddle factors, float64[2, n]: cos and -sin of 2 pi k / n."""
+    angle = 2 * np.pi * np.arange(n) / n
+    return np.stack([np.cos(angle), -np.sin(angle)])
 
 
 class Stft:
@@ -39,9 +56,9 @@ class Stft:
         n_fft = config.n_fft
         self.n_fft, self.hop = n_fft, config.hop_length
         self.window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-        self.factors = spectrum.factors(n_fft // 2)
-        self.twiddle = spectrum.twiddles(n_fft // 2)
-        self.twiddle_real = spectrum.twiddles(n_fft)
+        self.factors = factors(n_fft // 2)
+        self.twiddle = twiddles(n_fft // 2)
+        self.twiddle_real = twiddles(n_fft)
         self.z = np.zeros((2, n_fft // 2))
         self.work = np.zeros((2, n_fft // 2))
         self.ola, self.env = state["stft.ola"], state["stft.env"]

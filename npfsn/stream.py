@@ -11,8 +11,9 @@ import numpy as np
 from . import state as states
 from .errors import StateError
 from .flow import Flow
-from .kernels import spectrum
-from .kernels.vector import SMALLEST
+from .kernels.cpu import SMALLEST
+from .kernels.tables import LOUDEST
+from .machine_code import function, place
 from .network import Network
 from .program import Program
 from .state import Fields, State
@@ -22,9 +23,6 @@ from .stft import Stft
 # mask left at the frame's edge more than a hundredfold, rounding included. The published float32
 # code is not accurate to 1e-5 there either. Only the last samples of a signal can lie there.
 _THIN_WINDOW = 1 / 128
-
-# Samples up to this size are silence: three 16-bit steps, more than dither.
-_SILENCE = np.float32(1e-4)
 
 # After a silence this long, what was heard before helps the norm less than the silence harms it
 # (`tools.evaluate starts`, weights/README.md).
@@ -114,6 +112,8 @@ class Stream:
         self._restarts = config.restarts_at_sound
         self._patience = math.ceil(_LONG_SILENCE_SECONDS * config.sample_rate / self.hop)
         self._hops_before = np.zeros(1, np.int64)
+        self._find_start = function("calls.find_start")
+        self._where = self.hop, self._patience, place(self.silent), place(self._hops_before)
         self.stft = Stft(config, self.state)
         self._one = _BoundPass(network, horizon, self.state, self.stft, 1)
         self._many: _BoundPass | None = None
@@ -125,6 +125,7 @@ class Stream:
         analyse.add("count_hop", self.clock, stage="samples in")
         self.stft.write_analysis(analyse, self.signal[self.hop :], self._one.new, self._one.mag)
         self._hop_program = self._take.then(analyse).then(self._one.program)
+        self._after, self._pushed = Program(), self._hop_program
         self.fitted = self._one.network_pass.fitted
         self._one.network_pass.begin()
 
@@ -204,7 +205,16 @@ class Stream:
         """
         if self._restarts:
             self._listen(x)
-        self._push(x, out)
+        frame = int(self.clock[1])
+        if frame >= self._steady and self.fitted:
+            self._pushed.play(self._network_frame(frame), 1, x, out)
+        else:
+            self._push(x, out)
+            self._after.play(0, 1, x, out)
+
+    def follow(self, program: Program) -> None:
+        """Let each `push` end with the calls of a program that takes its samples and its output."""
+        self._after, self._pushed = program, self._hop_program.then(program)
 
     def _push(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one hop, after `_listen`."""
@@ -303,8 +313,7 @@ class Stream:
             return 1
         if not self.began[0]:
             self.silent[0] = self._patience
-        where = (self.hop, _SILENCE, self._patience, self.silent, self._hops_before)
-        spectrum.find_start(x, *where)
+        self._find_start(place(x), x.shape[0], *self._where)
         if self._hops_before[0] == 0:
             if self._many is not None and self._many.flow:
                 self._many.flow.end()
@@ -312,7 +321,7 @@ class Stream:
                 array.fill(0)
             self._begin_network()
             self.began[0], self.silent[0] = 1 + self.clock[1], 0
-            spectrum.find_start(x, *where)
+            self._find_start(place(x), x.shape[0], *self._where)
         return int(self._hops_before[0])
 
     def _network_frame(self, frame: int) -> int:
@@ -437,6 +446,6 @@ class Stream:
         thin = env < _THIN_WINDOW**2
         rest[thin] = np.clip(rest[thin], -loudest, loudest)
         rest[np.abs(rest) < SMALLEST] = 0.0  # as `spectrum.synthesise` does
-        np.clip(rest, -spectrum.LOUDEST, spectrum.LOUDEST, out=rest)
+        np.clip(rest, -LOUDEST, LOUDEST, out=rest)
         given.append(rest.astype(np.float32))
         return np.concatenate(given)[: self.latency_hops * hop + tail.shape[0]]

@@ -160,9 +160,9 @@ def _only_ours(name: str, descriptor: int) -> Iterator[None]:
 def hush_compiler(quiet: bool) -> None:
     """Do not announce compilation if `quiet`."""
     if quiet:
-        from . import jit
+        from . import machine_code
 
-        jit.announce = False
+        machine_code.announce = False
 
 
 def open_standard_streams() -> None:

@@ -10,11 +10,9 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
-from .kernels.floats import F16_BITS, PREFETCH
-from .kernels.products import AS_THEY_ARE, SUMMED, product_kernel
-from .kernels.strassen import POSSIBLE
-from .kernels.vector import PANEL
+from .kernels.cpu import HAS_F16, PANEL, PREFETCH, STRASSEN
 from .layers import PRODUCTS
+from .machine_code import address
 from .models import ARCHITECTURES
 from .resample import Resampler
 from .weights import Model, load_model
@@ -45,12 +43,11 @@ def warm_up(
         product = PRODUCTS[precision](weight, one[0, :1]).bind(*weight.shape)
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
     # No small model has enough units and inputs for these, nor weights of two types.
-    halves = np.dtype(F16_BITS)
-    if POSSIBLE:
-        for packed in (one, one.view(halves)):
-            product_kernel(packed, SUMMED, packed.dtype)
-    if PREFETCH:
-        product_kernel(one, AS_THEY_ARE, halves)
+    if STRASSEN:
+        address("products.product_summed")
+        address("products.product_summed_f16")
+    if PREFETCH and HAS_F16:
+        address("products.product_widened")
     Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()

@@ -18,7 +18,7 @@ from pure_delay import load_model, modules
 import npfsn
 from npfsn import cli, weights
 from npfsn.bench.machine import SIMD
-from npfsn.jit import host_features
+from npfsn.kernels.cpu import FEATURES
 
 # The same examples every time: a failure on one machine can be looked at on another. The first
 # example may compile a kernel, so there is no deadline.
@@ -37,7 +37,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_report_header() -> list[str]:
     """Say what is being tested, and on what."""
-    features = [name for name in SIMD if name in host_features()]
+    features = [name for name in SIMD if name in FEATURES]
     return [
         f"npfsn {npfsn.__version__} from {npfsn.__path__[0]}",
         f"numba {numba.__version__}, llvmlite {llvmlite.__version__}, numpy {np.__version__}, "

@@ -672,7 +672,7 @@ def test_wrong_options_are_told_whatever_the_file(tmp_path):
 def test_compiling_is_no_enhancing(delay, tmp_path, monkeypatch):
     """What is compiled between blocks, as happens with offline norms, counts as compiling."""
     so_far = iter([1.0, 6.0])
-    monkeypatch.setattr("npfsn.jit.seconds_compiling", lambda: next(so_far))
+    monkeypatch.setattr("npfsn.machine_code.seconds_compiling", lambda: next(so_far))
     report = enhance_file(write(tmp_path / "a.wav", noise(1000)), tmp_path / "b.wav")
     assert report.compile_seconds > 4.5 and report.wall_seconds < 0.5
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import npfsn
-from npfsn import cli, output
+from npfsn import cli, output, samples
 from npfsn.bench import limits, machine, measure, steps
 from npfsn.bench import profile as profiling
 from npfsn.bench.limits import frame_work
@@ -29,7 +29,6 @@ from npfsn.bench.picture import draw
 from npfsn.bench.profile import CONDUCTING, profile
 from npfsn.bench.start import fresh_start
 from npfsn.bench.steps import no_collection, summary, time_cases, time_steps
-from npfsn.kernels import spectrum
 from npfsn.program import Program
 from tools.bench import report
 
@@ -129,11 +128,11 @@ def test_profile_accounts_for_the_whole_step(path):
 
 def test_profile_leaves_no_trace(path):
     enhancer = npfsn.Enhancer(path)
-    before = Program.play, spectrum.check_samples, spectrum.mix_dry
+    before = Program.play, samples.check_samples
     x = drawn_models.noise(2560)
     expected = npfsn.Enhancer(path).process(x)
     profile(enhancer.model, {}, quick=True)
-    assert (Program.play, spectrum.check_samples, spectrum.mix_dry) == before
+    assert (Program.play, samples.check_samples) == before
     np.testing.assert_array_equal(enhancer.process(x), expected)
 
 
@@ -205,7 +204,7 @@ def test_hops_longer_than_the_signals_that_were_asked_for(path):
 
 def test_a_terminal_shows_what_is_measured(path, monkeypatch, capsys):
     options = ("-m", path, "--seconds", 0.2, "--quick", "--profile")
-    monkeypatch.setattr("npfsn.jit.announce", False)
+    monkeypatch.setattr("npfsn.machine_code.announce", False)
     assert run(*options) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -359,7 +358,7 @@ def test_the_silence_is_one():
 
 
 def test_tiles_that_the_system_does_not_grant_are_not_told(monkeypatch):
-    monkeypatch.setattr(machine, "host_features", lambda: {"amx-int8", "avx2", "sse3"})
+    monkeypatch.setattr(machine, "FEATURES", {"amx-int8", "avx2", "sse3"})
     for granted in (True, False):
         monkeypatch.setattr(machine, "HAS_TILES", granted)
         assert machine.machine()["simd"] == ["avx2", "amx-int8"][: 1 + granted]

@@ -19,8 +19,9 @@ from drawn_models import small_model
 from needs import posix
 from sounds import lag, noise, recording, speech, tree
 
-from npfsn import cli, describe, pipe, warmup
+from npfsn import cli, describe, machine_code, pipe, warmup
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
+from npfsn.kernels.cpu import HAS_F16, PREFETCH, STRASSEN
 from npfsn.models import ARCHITECTURES
 from npfsn.weights import load_model
 from npfsn.whole import enhance
@@ -477,10 +478,10 @@ def test_info_into_a_closed_pipe(models):
 def test_a_warmup_that_could_not_keep_all_kernels_fails(npfsn, monkeypatch):
     """An image would be built, and compile at every start."""
     monkeypatch.setattr("npfsn.warmup.warm_up", lambda *_, **__: None)
-    monkeypatch.setattr("npfsn.jit._folders", {"one", "another"})
-    monkeypatch.setattr("npfsn.jit._unkept", [0])
+    monkeypatch.setattr("npfsn.machine_code._folders", {"one", "another"})
+    monkeypatch.setattr("npfsn.machine_code._unkept", [0])
     assert "kept in another and one\n" in npfsn("warmup")[0]
-    monkeypatch.setattr("npfsn.jit._unkept", [3])
+    monkeypatch.setattr("npfsn.machine_code._unkept", [3])
     for options in ([], ["-q"]):
         _, err = npfsn("warmup", *options, code=1)
         assert "not all kernels could be kept (3 not)" in err and "NUMBA_CACHE_DIR" in err
@@ -497,6 +498,15 @@ def test_warmup_of_one_model_is_of_that_one(models):
     warmup.warm_up(models["full"], progress=lambda *each: told.append(each))
     ((name, seconds),) = told
     assert name == "fullsubnet" and seconds > 0.0
+
+
+def test_warmup_includes_what_only_large_models_need(models, monkeypatch):
+    monkeypatch.setattr(machine_code, "_loaded", {})
+    warmup.warm_up(models["full"])
+    summed = ("product_summed", "product_summed_f16") if STRASSEN else ()
+    widened = ("product_widened",) if PREFETCH and HAS_F16 else ()
+    needed = {f"products.{name}" for name in (*summed, *widened)}
+    assert needed <= set(machine_code._loaded)
 
 
 @pytest.mark.slow

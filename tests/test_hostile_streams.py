@@ -30,7 +30,7 @@ from needs import posix
 from streams import in_hops, run, same_state
 
 import npfsn
-from npfsn import packed
+from npfsn import machine_code, packed
 from npfsn import state as states
 from npfsn.alone import alone
 from npfsn.config import CAUSAL_NORMS
@@ -242,9 +242,7 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
     x = noise(8 * HOP)
     frames = x.reshape(-1, HOP)
     expected = [plain.step(f) for f in frames]
-    from npfsn.kernels import spectrum
-
-    compiled = len(spectrum.check_samples.signatures)
+    loaded = dict(machine_code._loaded)
     read_only = frames[0].copy()
     read_only.flags.writeable = False
     strided = np.zeros((HOP, 2), np.float32)
@@ -264,7 +262,7 @@ def test_input_comes_in_every_shape_that_numpy_has(tmp_path):
     assert np.array_equal(
         npfsn.enhance(received, 16000, enhancer.model), npfsn.enhance(x, 16000, enhancer.model)
     )
-    assert len(spectrum.check_samples.signatures) == compiled  # or a call would stall for it
+    assert machine_code._loaded == loaded  # or a call would stall for it
     before = enhancer.get_state()
     for bad in [
         np.ma.masked_array(frames[0], frames[0] > 0), frames[0].astype(">f4"), list(frames[0]),
@@ -818,7 +816,7 @@ def test_a_stream_that_is_made_waits_for_no_kernel(name, precision):
     """A hop lasts 16 ms; loading a kernel, let alone compiling it, may take longer."""
     program = f"""
 import numpy as np, npfsn, drawn_models
-from npfsn.jit import seconds_compiling
+from npfsn.machine_code import seconds_compiling
 model = drawn_models.small_model({name!r}) if {name!r} else npfsn.load_model()
 e = npfsn.Enhancer(model, precision={precision!r})
 live = npfsn.LiveStream(48000, 480, model, precision={precision!r})
@@ -919,6 +917,28 @@ def test_kernels_let_other_threads_run():
         sys.setswitchinterval(interval)
         thread.join()
     assert ticks > 100
+
+
+def test_a_single_call_of_a_kernel_lets_other_threads_run():
+    """In a stream, NumPy lets them run, too, between the kernels."""
+    n_tap, n_y = 4096, 60_000
+    x, taps, y = np.ones(n_tap + n_y), np.ones((1, n_tap)), np.zeros(n_y)
+    call, place = machine_code.function("calls.filtered"), machine_code.place
+    arguments = (place(x), x.size, place(taps), 1, n_tap, 1, 1, 0, place(y), n_y)
+    ticks = 0
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (call(*arguments), done.set()))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        thread.start()
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert ticks > 20 and (y == n_tap).all()
 
 
 class Interrupt(BaseException):

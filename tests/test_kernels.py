@@ -19,14 +19,16 @@ from npfsn import fast_fullsubnet, layers, norms, state
 from npfsn.beside import Beside
 from npfsn.config import DIVIDING_NORMS, Sequence
 from npfsn.fast_fullsubnet import MelBands
-from npfsn.kernels import amx, features, floats, int8, products, spectrum, strassen
+from npfsn.kernels import amx, cpu, features, int8, products, spectrum, tables
 from npfsn.kernels import layers as kernels
-from npfsn.kernels.arrays import array_record
-from npfsn.kernels.vector import HAS_F16, MAX_INPUT, PANEL
+from npfsn.kernels.cpu import HAS_F16, MAX_INPUT, PANEL
+from npfsn.kernels.tables import array_record
 from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass, StrassenProduct
 from npfsn.models import ARCHITECTURES
+from npfsn.packing import pack_f32
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
+from npfsn.stft import factors, twiddles
 
 EPS = 2.0**-24  # half a unit in the last place of 1, float32
 
@@ -95,7 +97,7 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
     weight.reshape(-1)[:8] = np.resize([65504, -6e-8, 6e-5, 0.0, -0.0, 3e-6, 1.0, -1e-7], 8)[
         : weight.size
     ]
-    packed = floats.pack_f32(weight)
+    packed = pack_f32(weight)
     assert packed.dtype == (np.uint16 if HAS_F16 else np.float32)
     assert packed.ctypes.data % 64 == 0
     for n_row in range(1, 21):
@@ -132,7 +134,7 @@ def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
         assert not got[:, n_out:].any()
 
 
-@pytest.mark.skipif(not amx.HAS_TILES, reason="no tile registers (AMX) here, or not granted")
+@pytest.mark.skipif(not cpu.HAS_TILES, reason="no tile registers (AMX) here, or not granted")
 def test_tile_registers_give_the_bits_of_vectors() -> None:
     """One, two or more tiles of rows, whole and not; an even and an odd number of panels."""
     panels = (0, 1), (1, 4), (0, 17)
@@ -157,11 +159,11 @@ def test_tile_registers_are_used_where_they_are_granted(
 ) -> None:
     """Asked for a CPU that has none, the system refuses; another system is not asked."""
     there = {"amx-tile", "amx-int8", "avx512f"}
-    granted = there <= amx.FEATURES and amx.HAS_TILES and system == "linux"
+    granted = there <= cpu.FEATURES and cpu.HAS_TILES and system == "linux"
     if platform.machine().lower() in ("x86_64", "amd64"):  # the call has a number of this machine
-        monkeypatch.setattr(amx, "FEATURES", amx.FEATURES | there)
-    monkeypatch.setattr(amx.sys, "platform", system)
-    assert amx._granted() == granted
+        monkeypatch.setattr(cpu, "FEATURES", cpu.FEATURES | there)
+    monkeypatch.setattr(cpu.sys, "platform", system)
+    assert cpu._granted() == granted
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])
@@ -182,7 +184,7 @@ def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
 
 def test_packed_weights_lie_on_cache_lines() -> None:
     """A load across two lines costs twice."""
-    packed = floats.pack_f32(normal(40, 7))
+    packed = pack_f32(normal(40, 7))
     assert packed.shape == (3, 7, PANEL)
     assert packed.ctypes.data % 64 == 0
     np.testing.assert_array_equal(packed[2, :, :8], normal(40, 7)[32:].T)
@@ -286,7 +288,7 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
         for i, panels in enumerate(portions):
             kernels.prepare(bound.layers, panels)
             most = max(portions[: i + 1])
-            assert most - floats.PANELS < bound.layers["done"].sum() <= most
+            assert most - cpu.PANELS < bound.layers["done"].sum() <= most
         np.testing.assert_array_equal(play(bound, x[t]), want[t])
 
 
@@ -419,7 +421,7 @@ def host_and_follower(
 def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     """From the start in every frame, as far as there is time; both compute what they would."""
     (bound, plain), (later, alone) = host_and_follower(kind, size=size)
-    assert Beside.possible(bound) == (bool(floats.AHEAD_BYTES) and kind != "int8")
+    assert Beside.possible(bound) == (bool(cpu.AHEAD_BYTES) and kind != "int8")
     if not Beside.possible(bound):
         return
     program, beside = Program(), Beside(bound)
@@ -432,7 +434,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     assert bound.layers["input"]["queue"].tolist() == [0, place_of_queue]
     entries = beside.pieces.copy()
     assert not entries["weight"].any() and (entries["steps"] == size).all()
-    step = size * floats.AHEAD_BYTES
+    step = size * cpu.AHEAD_BYTES
     assert later.linear is not None
     recurrent = [part.product.weights[0] for part in later.recurrent]
     rest = [part.product.weights[0] for part in (*later.inputs, later.linear)]
@@ -447,7 +449,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
             offset = int(piece["argument"]) - later.layers.ctypes.data
             i, rest_of_offset = divmod(offset, later.layers.itemsize)
             assert rest_of_offset == 0
-            weights, panels, stride = recurrent[i], int(piece["count"]), floats.PANELS_ONE_ROW
+            weights, panels, stride = recurrent[i], int(piece["count"]), cpu.PANELS_ONE_ROW
             # Behind all that it reads, and as soon as there is another stride.
             assert near.issuperset(lines_of(weights[:panels]))
             if panels < len(weights):
@@ -486,10 +488,10 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     tensors["net.sequence_model.weight_ih_l1"] = np.ones((192, 48), np.float16)
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
-    assert Beside.possible(bound) == (bool(floats.AHEAD_BYTES) and not HAS_F16)
+    assert Beside.possible(bound) == (bool(cpu.AHEAD_BYTES) and not HAS_F16)
 
 
-@pytest.mark.skipif(not floats.AHEAD_BYTES, reason="tiles see to nothing here")
+@pytest.mark.skipif(not cpu.AHEAD_BYTES, reason="tiles see to nothing here")
 @pytest.mark.parametrize("time", [0, 1, 3, 1000])
 def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
     """A queue that ends early, or tiles that do: any part of a product may be ready."""
@@ -505,7 +507,7 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
         np.testing.assert_array_equal(play(later, y), play(alone, y))
 
 
-@pytest.mark.skipif(not floats.PREFETCH, reason="tiles have no room for more here")
+@pytest.mark.skipif(not cpu.PREFETCH, reason="tiles have no room for more here")
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 # From 192 on, of an LSTM, products of quarters; of 256, some panels are left to the plain kernel.
 @pytest.mark.parametrize("size", [48, 192, 256])
@@ -524,8 +526,8 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     stacks = [one.bind(state.zeros(one.fields(1)), 1, frames) for _ in range(4)]
     (behind, before), alone = stacks[:2], stacks[2:]
     (host, plain), _ = host_and_follower("float32" if kind == "widened" else kind, cell, size)
-    quarters = host.recurrent[0].product.inputs == products.SUMMED
-    assert quarters == (size >= 192 and cell == "LSTM" and strassen.POSSIBLE)
+    quarters = host.recurrent[0].product.inputs == tables.SUMMED
+    assert quarters == (size >= 192 and cell == "LSTM" and cpu.STRASSEN)
     assert Beside.possible(host, behind, before) != (kind == "widened" and quarters)
     if kind == "widened" and quarters:
         return
@@ -556,7 +558,7 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     assert len(reached) > 4
 
 
-@pytest.mark.skipif(not floats.PREFETCH, reason="tiles have no room for more here")
+@pytest.mark.skipif(not cpu.PREFETCH, reason="tiles have no room for more here")
 def test_what_tiles_see_to_lives_as_long_as_the_pieces() -> None:
     """These hold addresses, which keep nothing alive."""
     (host, _), (later, taken) = host_and_follower("float32")
@@ -576,11 +578,11 @@ def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
     network = fast_fullsubnet.Network(model.config, model.tensors)
-    for frames, count in ((1, int(floats.AHEAD_BYTES > 0)), (2, 0)):
+    for frames, count in ((1, int(cpu.AHEAD_BYTES > 0)), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count
         if frames > 1:
-            assert (bound.parts() is not None) == floats.PREFETCH
+            assert (bound.parts() is not None) == cpu.PREFETCH
             continue
         weight = network.decoder[0].layers[0].recurrent.weights[0]
         queues = [owner for owner in bound.program.owners if isinstance(owner, Beside)]
@@ -597,7 +599,7 @@ def test_a_table_takes_the_arrays_that_kernels_expect() -> None:
     assert array_record(np.zeros(5, np.int32), np.int32)[1:] == (5, 1, 1)
 
 
-@pytest.mark.skipif(not strassen.POSSIBLE, reason="tiles take too few rows here")
+@pytest.mark.skipif(not cpu.STRASSEN, reason="tiles take too few rows here")
 @pytest.mark.parametrize("dtype", ["f4", "f2"])
 @pytest.mark.parametrize("n_in", [32, 96, 192, 384])
 @pytest.mark.parametrize("n_out", [32, 96, 192, 256, 768])  # one group, more, and some panels
@@ -609,7 +611,7 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
     """
     scale = np.float32(n_in**-0.5)
     weight, bias = (scale * normal(n_out, n_in, seed=21)).astype(dtype), normal(n_out, seed=22)
-    product, group = StrassenProduct(weight, bias), strassen.GROUP_PANELS
+    product, group = StrassenProduct(weight, bias), tables.GROUP_PANELS
     panels = product.panels
     assert product.for_rows(1000) is product  # no second copy of the weights
     for n_row in (*range(2, 20), 33, 40, 64, 65):
@@ -633,17 +635,17 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
         error, like = (np.sqrt(np.mean((out - exact) ** 2)) for out in (got, plain))
         assert error < 2.5 * like
         assert np.abs(got - exact).max() < 4 * np.abs(plain - exact).max()
-        summed = n_row >= 2 * floats.ROWS and panels >= group
+        summed = n_row >= 2 * cpu.ROWS and panels >= group
         assert np.array_equal(got, plain) != summed
         saved = 1 - product.operations(n_row, n_in) / Product(weight, bias).operations(n_row, n_in)
         assert np.isclose(saved, n_row // 2 * 2 / n_row * (panels // group * group / panels) / 8)
 
 
-@pytest.mark.skipif(not strassen.POSSIBLE, reason="tiles take too few rows here")
+@pytest.mark.skipif(not cpu.STRASSEN, reason="tiles take too few rows here")
 def test_large_weights_move_products_beside_them_little() -> None:
     """At the largest norm for which products of quarters are used, one half of the outputs."""
     weight = normal(96, 512, scale=512**-0.5, seed=31)
-    weight[:48] *= strassen.LARGEST_NORM / np.linalg.norm(weight[:48], axis=1, keepdims=True)
+    weight[:48] *= layers.LARGEST_NORM / np.linalg.norm(weight[:48], axis=1, keepdims=True)
     x = np.tanh(normal(64, 512, seed=32))
     got = multiply(x, weight, np.zeros(96, np.float32), StrassenProduct)
     beside = (got - x.astype("d") @ weight.T.astype("d"))[:, 48:]
@@ -669,7 +671,7 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
         inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
         return {type(product).__name__ for product in inner}
 
-    fast = {"StrassenProduct" if strassen.POSSIBLE else "Product"}
+    fast = {"StrassenProduct" if cpu.STRASSEN else "Product"}
     assert kinds(64, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
     assert kinds(32, "LSTM", 192) == fast
     for units, cell, size in ((1, "LSTM", 192), (31, "LSTM", 192), (64, "GRU", 192)):
@@ -769,7 +771,7 @@ def fft_tables(n: int) -> tuple[np.ndarray, ...]:
     """Tables and scratch of a real transform of `n` samples, in the kernels' order."""
     m = n // 2
     return (
-        spectrum.factors(m), spectrum.twiddles(m), spectrum.twiddles(n),
+        factors(m), twiddles(m), twiddles(n),
         np.zeros((2, m)), np.zeros((2, m)),
     )  # fmt: skip
 
@@ -779,16 +781,16 @@ def test_the_transform_equals_numpys(n: int) -> None:
     """Complex transforms of any factors, primes and fours among them."""
     z = rng(n).normal(size=(2, n))
     want = np.fft.fft(z[0] + 1j * z[1])
-    spectrum.fft(z, spectrum.factors(n), spectrum.twiddles(n), np.zeros((2, n)))
+    spectrum.fft(z, factors(n), twiddles(n), np.zeros((2, n)))
     np.testing.assert_allclose(z[0] + 1j * z[1], want, rtol=0.0, atol=1e-14 * n)
 
 
 def test_factors_are_fours_then_primes() -> None:
     """Fours first; their product is the size."""
-    assert spectrum.factors(256).tolist() == [4, 4, 4, 4]
-    assert spectrum.factors(480).tolist() == [4, 4, 2, 3, 5]
-    assert spectrum.factors(511).tolist() == [7, 73]
-    assert spectrum.factors(1).tolist() == [1]
+    assert factors(256).tolist() == [4, 4, 4, 4]
+    assert factors(480).tolist() == [4, 4, 2, 3, 5]
+    assert factors(511).tolist() == [7, 73]
+    assert factors(1).tolist() == [1]
 
 
 @pytest.mark.parametrize("n", TRANSFORMS)

@@ -369,9 +369,9 @@ def test_a_rate_that_only_the_microphone_takes(live):
 
 
 def test_a_quiet_one_prints_nothing(live, monkeypatch):
-    monkeypatch.setattr("npfsn.jit.announce", True)
+    monkeypatch.setattr("npfsn.machine_code.announce", True)
     assert live(sound_system(hiss(0.5)), "-q") == ("", "")
-    assert not npfsn.jit.announce
+    assert not npfsn.machine_code.announce
 
 
 def test_without_a_time_it_does_not_end(live, monkeypatch):

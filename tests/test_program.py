@@ -11,7 +11,7 @@ from drawn_models import noise, small_model
 
 from npfsn import norms, state
 from npfsn.kernels import features, layers, spectrum
-from npfsn.kernels import program as kernels
+from npfsn.kernels.tables import TAKES
 from npfsn.models import ARCHITECTURES
 from npfsn.program import Program
 from npfsn.stream import Stream
@@ -136,4 +136,4 @@ def test_arguments_are_checked() -> None:
 def test_kernels_are_named_as_they_are() -> None:
     """A profile shows names; they should be found where the arithmetic is."""
     known = vars(layers) | vars(features) | vars(spectrum)
-    assert set(kernels.TAKES) - {"offline"} <= set(known)
+    assert set(TAKES) - {"offline"} <= set(known)

@@ -11,7 +11,7 @@ from drawn_models import golden_case, golden_model, noise, small_model
 import npfsn
 from npfsn import fast_fullsubnet
 from npfsn.convert import _cast
-from npfsn.kernels.vector import HAS_F16
+from npfsn.kernels.cpu import HAS_F16
 from npfsn.models import ARCHITECTURES
 from npfsn.quantise import dequantise, levels_with_room, quantise, to_float16
 from npfsn.weights import Model, gives_mask, load_model, save_model

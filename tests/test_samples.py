@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from npfsn.samples import silence_nonfinite, to_steps
+from npfsn.samples import as_float32, silence_nonfinite, to_steps
 
 
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])
@@ -27,3 +27,16 @@ def test_silencing_leaves_finite_samples_alone():
     x = np.array([3e38, 3e38, -3e38, 1e-45], np.float32)
     assert silence_nonfinite(x) == 0
     assert x.tolist() == np.array([3e38, 3e38, -3e38, 1e-45], np.float32).tolist()
+
+
+def test_kernels_get_what_their_addresses_promise():
+    """Contiguous, aligned and writable arrays: nothing else tells a kernel."""
+    whole = np.arange(8, dtype=np.float32)
+    read_only = whole.copy()
+    read_only.flags.writeable = False
+    odd = np.frombuffer(bytearray(b"\0" + whole.tobytes()), np.float32, 8, 1)
+    assert not odd.flags.aligned
+    for x in (whole, whole[::2], whole[::-1], read_only, odd, whole.astype("d")):
+        got = as_float32(x)
+        assert got.flags.c_contiguous and got.flags.aligned and got.flags.writeable
+        assert np.array_equal(got, x)

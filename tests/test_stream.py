@@ -27,14 +27,13 @@ from sounds import lag
 from streams import in_hops, run, same_state
 
 import npfsn
-from npfsn import packed
+from npfsn import machine_code, packed
 from npfsn import stream as engine
 from npfsn.beside import Beside
 from npfsn.config import CAUSAL_NORMS, DIVIDING_NORMS, OFFLINE_NORMS
 from npfsn.fast_fullsubnet import MelBands
 from npfsn.flow import Flow
-from npfsn.kernels import spectrum, strassen
-from npfsn.kernels.floats import AHEAD_BYTES, PREFETCH
+from npfsn.kernels.cpu import AHEAD_BYTES, PREFETCH, STRASSEN
 from npfsn.layers import RecurrentPass, StrassenProduct
 from npfsn.models import ARCHITECTURES
 from npfsn.options import dry_share
@@ -291,12 +290,12 @@ def test_other_layouts_of_samples(
     model = small_model("fast_fullsubnet")
     want = run(npfsn.Enhancer(model), x)
     stream = npfsn.Enhancer(model)
-    compiled = len(spectrum.check_samples.nopython_signatures)
+    loaded = dict(machine_code._loaded)
     given = [stream.step(change(x[at : at + 256])) for at in range(0, 4096, 256)]
     given.append(run(stream, change(x[4096:])))
     np.testing.assert_array_equal(np.concatenate(given), want)
     np.testing.assert_array_equal(npfsn.enhance(change(x), 16000, model), want[768:])
-    assert len(spectrum.check_samples.nopython_signatures) == compiled  # nothing in mid-stream
+    assert machine_code._loaded == loaded  # nothing in mid-stream
 
 
 BAD_FRAMES = {
@@ -561,7 +560,7 @@ def test_networks_are_kept_ready_and_few(monkeypatch: pytest.MonkeyPatch) -> Non
 LATE_KERNELS = """
 import numpy as np
 import npfsn
-from npfsn.jit import seconds_compiling
+from npfsn.machine_code import seconds_compiling
 
 enhancer = npfsn.Enhancer(precision="{}", norm_horizon=1.0, atten_lim_db=20.0)
 waited = seconds_compiling()
@@ -684,7 +683,7 @@ def test_streams_with_products_of_quarters(
     monkeypatch.setattr(StrassenProduct, "suits", lambda *args: False)
     again = Model(model.architecture, model.config, dict(model.tensors))  # packed anew
     other = npfsn.enhance(x, model.config.sample_rate, again)
-    assert (strassen.POSSIBLE and np.any(other != whole)) or np.array_equal(other, whole)
+    assert (STRASSEN and np.any(other != whole)) or np.array_equal(other, whole)
     assert np.abs(other - whole).max() < 3e-6 * np.abs(whole).max()
 
 

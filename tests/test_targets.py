@@ -19,7 +19,7 @@ from commands import environment
 from drawn_models import golden_case, golden_model
 
 import npfsn
-from npfsn.jit import host_features
+from npfsn.kernels.cpu import FEATURES
 from npfsn.weights import Model
 
 # Halves first: what blocks of them need must be there before floats have fetched it.
@@ -39,7 +39,8 @@ import sys
 import numpy as np
 import npfsn
 from drawn_models import golden_case
-from npfsn.jit import host_features, seconds_compiling
+from npfsn.kernels.cpu import FEATURES
+from npfsn.machine_code import seconds_compiling
 from test_targets import model_and_precision
 
 results = {}
@@ -57,7 +58,7 @@ for case in sys.argv[2:]:
     assert seconds_compiling() == before, "kernels came in the middle of a stream"
     whole = npfsn.enhance(x, 16000, model, precision=precision)
     np.testing.assert_array_equal(whole, results[case])
-np.savez(sys.argv[1], features=sorted(host_features()), **results)
+np.savez(sys.argv[1], features=sorted(FEATURES), **results)
 """
 
 
@@ -132,7 +133,7 @@ def test_features_are_those_of_this_machine() -> None:
     if X86:
         host = llvm.get_host_cpu_features()
         for feature in ("avx2", "fma", "avx512vnni"):
-            assert (feature in host_features()) == host.get(feature, False)
+            assert (feature in FEATURES) == host.get(feature, False)
     else:
-        assert "avx2" not in host_features()
-    assert ("neon" in host_features()) == (platform.machine().lower() in ("aarch64", "arm64"))
+        assert "avx2" not in FEATURES
+    assert ("neon" in FEATURES) == (platform.machine().lower() in ("aarch64", "arm64"))

@@ -87,7 +87,9 @@ def assembly(target: str) -> dict[str, str]:
     import numpy as np
     from numba import int64, typeof
 
-    from npfsn.kernels import floats, int8, products, strassen
+    from npfsn.kernels import amx, int8, products
+    from npfsn.kernels.cpu import HAS_F16, STRASSEN
+    from npfsn.packing import pack_i8
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -95,17 +97,17 @@ def assembly(target: str) -> dict[str, str]:
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=3)
 
     out, bias = np.zeros((40, 128), np.float32), np.zeros(128, np.float32)
-    packed = int8.pack_i8(np.zeros((128, 64)))
+    packed = pack_i8(np.zeros((128, 64)))
     scratch = np.zeros((40, 64), np.uint8), np.zeros(40, np.float32)
-    assert floats.F16_BITS == np.uint16, "the target has an instruction that widens halves"
+    assert HAS_F16, "the target has an instruction that widens halves"
     whole = (int64,) * 10
     bytes_ = tuple(typeof(arg) for arg in (40, *packed, *scratch, bias, 0, 3, out, 0))
     kernels = [
         ("float32", products.product_f32_weights, whole),
         ("float16", products.product_f16, whole),
-        ("int8", products.product_amx if target == "amx" else products.product_i8, bytes_),
+        ("int8", amx.product_amx if target == "amx" else int8.product_i8, bytes_),
     ]
-    if strassen.POSSIBLE:
+    if STRASSEN:
         kernels.append(("strassen", products.product_summed, whole))
         kernels.append(("strassen f16", products.product_summed_f16, whole))
     code = {}

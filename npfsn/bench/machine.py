@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -13,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
-import numba
 import numpy as np
 
 from .. import __version__
-from ..jit import host_features
-from ..kernels.amx import HAS_TILES
+from ..kernels.cpu import FEATURES, HAS_TILES
 
 # CPU features that matter when figures are compared between machines.
 SIMD = (
@@ -34,7 +33,7 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
-        "simd": [name for name in SIMD if name in host_features() and name not in unused],
+        "simd": [name for name in SIMD if name in FEATURES and name not in unused],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": 1,
@@ -42,7 +41,7 @@ def machine() -> dict[str, Any]:
             "npfsn": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "numba": numba.__version__,
+            "numba": importlib.metadata.version("numba"),
             "llvmlite": llvmlite.__version__,
         },
     }

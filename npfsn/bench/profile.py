@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import samples
 from ..enhancer import Enhancer
-from ..kernels import spectrum
 from ..program import Program
 from ..weights import Model
 from .steps import no_collection, signals, time_steps, warm_up_steps
@@ -60,8 +60,8 @@ def _recorded(recorder: _Recorder) -> Iterator[None]:
 
     try:
         replace(Program, "play", play)
-        for name, stage in (("check_samples", "samples in"), ("mix_dry", "samples out")):
-            replace(spectrum, name, recorder.wrap(getattr(spectrum, name), name, stage))
+        check = recorder.wrap(samples.check_samples, "check_samples", "samples in")
+        replace(samples, "check_samples", check)
         yield
     finally:
         for owner, name, value in reversed(undo):

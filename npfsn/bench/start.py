@@ -34,7 +34,7 @@ rng = np.random.default_rng(0)
 for _ in range(steps):
     enhancer.step(rng.normal(0.0, 0.1, frame.shape[0]).astype(np.float32))
 from npfsn.bench.start import peak_memory_mb
-from npfsn.jit import has_compiled
+from npfsn.machine_code import has_compiled
 print(json.dumps({"import_s": b - a, "load_s": c - b, "prepare_s": d - c, "first_output_s": e - d,
                   "ready": now, "memory_mb": peak_memory_mb(), "compiled": has_compiled()}))
 """

@@ -1,1 +1,4 @@
-"""All jitted code. The cache of each file looks at all of them (see `npfsn.jit`)."""
+"""All jitted code, and in `cpu` and `tables` what it shares with the rest of the package.
+
+What is kept of it on disk is for these files (see `npfsn.machine_code`).
+"""

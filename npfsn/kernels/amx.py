@@ -2,48 +2,23 @@
 
 A tile register holds 16 rows of 64 bytes. One instruction multiplies a tile of inputs, 16 rows of
 up to 16 steps of DEPTH bytes, with a tile of weights, as many steps of one panel, and adds to a
-tile of 16 x 16 sums. A packed panel (`npfsn.kernels.int8.pack_i8`) already is a
+tile of 16 x 16 sums. A packed panel (`npfsn.packing.pack_i8`) already is a
 stack of such tiles, so nothing is repacked, and the sums are the same integers as on every other
 machine.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import inlined
-from .vector import DEPTH, FEATURES, PANEL, Emit, const, f32, f32_panel, i8, i32, i32_panel, i64
+from .cpu import DEPTH, MOST_STEPS, PANEL, TILE
+from .vector import Emit, const, f32, f32_panel, i8, i32, i32_panel, i64
 
-#: Rows of inputs in a tile.
-TILE = 16
-# The most steps of DEPTH inputs in a tile; with fewer than the least, vectors are faster.
-_MOST_STEPS, _LEAST_STEPS = 16, 8
 # Tile registers: sums of two tiles of rows by two panels, inputs, weights.
 _SUMS, _INPUTS, _WEIGHTS = ((0, 1), (2, 3)), (4, 5), (6, 7)
-# The system call that asks for the registers, once per process; threads inherit the answer.
-_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18
-
-
-def _granted() -> bool:
-    """Whether the CPU has the instructions and this process may use their registers.
-
-    They are large (8 KB), so Linux saves them only for processes that have asked.
-    """
-    if not ({"amx-tile", "amx-int8", "avx512f"} <= FEATURES and sys.platform == "linux"):
-        return False
-    system_call = ctypes.CDLL(None).syscall
-    system_call.restype = ctypes.c_long
-    arguments = (ctypes.c_long(n) for n in (_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA))
-    return bool(system_call(*arguments) == 0)
-
-
-#: Whether this process may use the tile registers.
-HAS_TILES = _granted()
 
 
 @intrinsic
@@ -164,15 +139,10 @@ def _sums(
     return sig, codegen
 
 
-def fits(n_deep: int) -> bool:
-    """Whether n_deep steps divide into tiles of one size that is large enough to pay."""
-    return any(n_deep % steps == 0 for steps in range(_LEAST_STEPS, _MOST_STEPS + 1))
-
-
 @inlined
 def _steps(n_deep):
     """Return how many of n_deep steps a tile takes, the same for all tiles."""
-    steps = _MOST_STEPS
+    steps = MOST_STEPS
     while n_deep % steps:
         steps -= 1
     return steps

@@ -1,8 +1,4 @@
-"""Arrays as entries of tables: their addresses and shapes.
-
-Numba takes 40 ns to accept an array as an argument, and a frame has some two hundred of them. So
-kernels find them through tables; the code that fills a table keeps its arrays alive.
-"""
+"""Arrays, records and kernels at addresses: how kernels read `tables`."""
 
 from __future__ import annotations
 
@@ -11,30 +7,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import kernel
-
-#: The address of an array's first element, then its first three dimensions; the reader knows any
-#: others.
-ARRAY = np.dtype(
-    [("address", np.int64), ("rows", np.int64), ("columns", np.int64), ("depth", np.int64)]
-)
-
-
-def array_record(array: np.ndarray, dtype: Any = np.float32) -> tuple[int, int, int, int]:
-    """Return the `ARRAY` of `array`, which the caller keeps alive.
-
-    Raises
-    ------
-    TypeError
-        The array is of another type than the kernels expect, not contiguous or not aligned.
-    """
-    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
-        raise TypeError(f"{array.dtype}, strides {array.strides}: expected contiguous {dtype}")
-    rows, columns, depth = (*array.shape, 1, 1)[:3]
-    return array.ctypes.data, rows, columns, depth
 
 
 @intrinsic
@@ -70,7 +46,7 @@ def address_of(typingctx, record):
 
 @intrinsic
 def call(typingctx, address, numbers):
-    """Call the kernel at `address` (`npfsn.jit.address`) with a tuple of whole numbers."""
+    """Call the kernel at `address` (`npfsn.machine_code`) with a tuple of whole numbers."""
 
     def codegen(context, builder, sig, args):
         kinds = sig.args[1].types
@@ -78,8 +54,11 @@ def call(typingctx, address, numbers):
             context.cast(builder, builder.extract_value(args[1], i), kind, types.int64)
             for i, kind in enumerate(kinds)
         ]
-        signature = ir.FunctionType(ir.IntType(8).as_pointer(), [value.type for value in whole])
-        builder.call(builder.inttoptr(args[0], signature.as_pointer()), whole)
+        # As Numba calls functions: two pointers first, to where a result and an error would go.
+        nowhere = [cgutils.alloca_once(builder, cgutils.voidptr_t) for _ in range(2)]
+        arguments = [*nowhere, *whole]
+        signature = ir.FunctionType(ir.IntType(32), [value.type for value in arguments])
+        builder.call(builder.inttoptr(args[0], signature.as_pointer()), arguments)
         return context.get_dummy_value()
 
     return types.void(types.int64, numbers), codegen

@@ -12,10 +12,9 @@ import math
 import numpy as np
 
 from ..jit import inlined, kernel
-from .arrays import ARRAY
-from .vector import SMALLEST
+from .cpu import SMALLEST
+from .tables import FLOAT32_EPS
 
-FLOAT32_EPS = float(np.finfo(np.float32).eps)
 #: Larger compressed magnitudes are clipped: sums of their squares would leave float64.
 MAX_COMPRESSED = 1e36
 #: A plain mask beyond this is a broken network's; it must not break the stream.
@@ -27,23 +26,6 @@ MEMORY = 192
 #: The compressed mask is clipped to this before it is expanded; float32, as in the published code.
 MASK_LIMIT = np.float64(np.float32(9.9))
 MASK_K = 10.0
-
-#: A norm: its parameters and its state.
-NORM = np.dtype(
-    [
-        ("fitted", np.int64),  # 0: an offline norm that still takes moments
-        ("horizon", np.float64),
-        ("eps", np.float64),
-        ("shift", np.float32),  # shift and scale: of a fitted offline norm
-        ("scale", np.float32),
-        # The state, under the names that `Norm.fields` gives it: no norm has all of it.
-        ("count", ARRAY),  # f64[1]
-        ("total", ARRAY),  # f64[U]
-        ("square", ARRAY),  # f64[U]
-        ("mu", ARRAY),  # f64[1]
-        ("moments", ARRAY),  # f64[3]
-    ]
-)
 
 LN_2 = math.log(2.0)
 # The bits of sqrt(1/2), the lowest mantissa of `_log`.

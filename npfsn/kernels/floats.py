@@ -19,105 +19,25 @@ from numba.extending import intrinsic
 
 from ..jit import inlined
 from .arrays import call, pointer, record
-from .vector import (
-    FEATURES,
-    HAS_F16,
-    IS_ZEN,
+from .cpu import (
+    AHEAD_BYTES,
+    AHEAD_PANELS,
+    CACHE_LINE,
+    FETCH_PANELS,
+    ONE_ROW_PREFETCH,
     PANEL,
-    READS_AHEAD,
-    Emit,
-    aligned,
-    const,
-    f16,
-    f32,
-    f32_panel,
-    i8,
+    PANELS,
+    PANELS_ONE_ROW,
+    PART,
+    PARTS,
+    PIECES,
+    PREFETCH,
+    ROWS,
+    ROWS_SMALL,
+    UNROLL,
 )
-
-# A tile must fit the registers: rows x panels accumulators, the panels' weights, one broadcast.
-if "avx512f" in FEATURES:  # 32 registers of 16 floats: a panel is one register
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 8, 4, 3, 4 if READS_AHEAD else 8
-elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
-else:
-    ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# PREFETCH: whether tiles prefetch the weights that come next while they compute, FETCH_PANELS
-# panels in a step; with AVX2 few instructions are to spare. A single row does so only where the
-# hardware is too slow to do it.
-PREFETCH = 1 if PANELS > 1 else 0
-FETCH_PANELS = PREFETCH * PANELS
-ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
-# Beside their own work, tiles also prefetch what comes later, AHEAD_BYTES in a step (PIECE), and
-# where there are registers to spare, multiply a row with AHEAD_PANELS panels.
-AHEAD_BYTES = 128 if PREFETCH else 32 if "avx2" in FEATURES else 0
-AHEAD_PANELS = 2
-CACHE_LINE = 64  # bytes that are prefetched together
-#: What the loop of a tile prefetches (`tile_f32`): the weights that come next, if it is PREFETCH or
-#: ONE_ROW_PREFETCH, or this: a piece's.
-PIECES = 2
-# Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
-PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
-# Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
-# cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
-# the same work, which the second level delivers in time.
-PART = 12288 if PANELS == 1 else 1 << 30
-# Steps along K per iteration of a full tile's loop. With AVX2 the loop adds a third to the
-# instructions of a step, which costs time where another thread shares the core's decoders.
-UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
-
-# Numba's type for halves; where no instruction widens them, there are none (`pack_f32`).
-F16_BITS = np.uint16 if HAS_F16 else np.float32
-
-#: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
-#: with other weights, panels a .. a + AHEAD_PANELS - 1 of them, and a prefetch. All fields but
-#: `steps` and `count` are addresses, and `argument` may be one.
-PIECE = np.dtype(
-    [
-        # From here on are prefetched AHEAD_BYTES in each step; or, with a weight, what AHEAD_PANELS
-        # panels of such weights take.
-        ("prefetch", np.int64),
-        ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
-        ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
-        ("input", np.int64),  # f32[K], the row
-        ("bias", np.int64),  # f32[AHEAD_PANELS PANEL]
-        ("out", np.int64),  # f32[AHEAD_PANELS PANEL]
-        ("done", np.int64),  # i64, set to `count` at the end: the panels that are complete; or 0
-        ("then", np.int64),  # kernel(argument, count) to call at the end, or 0
-        ("argument", np.int64),
-        ("count", np.int64),
-    ]
-)
-
-#: Pieces, in the order in which they are due.
-QUEUE = np.dtype(
-    [
-        ("next", np.int64),  # index of the piece that is due
-        ("step", np.int64),  # its steps that are done
-        ("end", np.int64),  # index after the last one that is to be done
-        ("pieces", np.int64),  # address of PIECE[>= end]
-    ]
-)
-
-
-def padded(n: int) -> int:
-    """Return `n` rounded up to whole panels."""
-    return -(-n // PANEL) * PANEL
-
-
-def pack_f32(weight: np.ndarray) -> np.ndarray:
-    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
-
-    Where the machine can widen it while loading, float16 stays float16: half as much to read, and
-    the same products to the bit. Numba has no halves, so the array is a uint16 view of their bits.
-    """
-    n_out, n_in = weight.shape
-    n_panel = padded(n_out) // PANEL
-    dtype = np.float16 if HAS_F16 and weight.dtype == np.float16 else np.float32
-    rows = np.zeros((n_panel * PANEL, n_in), dtype)
-    rows[:n_out] = weight
-    packed = aligned((n_panel, n_in, PANEL), dtype)
-    packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
-    return packed if dtype == np.float32 else packed.view(np.uint16)
+from .tables import PIECE, QUEUE
+from .vector import Emit, const, f16, f32, f32_panel, i8
 
 
 @intrinsic(prefer_literal=True)

@@ -12,28 +12,24 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from ..quantise import levels_with_room, quantise
-from .floats import (
-    PANELS,
-    PANELS_ONE_ROW,
-    PREFETCH,
-    ROWS,
-    ROWS_SMALL,
-    UNROLL,
-    padded,
-    prefetch_lines,
-)
-from .vector import (
+from .cpu import (
     DEPTH,
-    FEATURES,
-    HAS_BYTE_PRODUCT,
     MAX_INPUT,
     OFFSET,
     PANEL,
+    PANELS,
+    PANELS_ONE_ROW,
+    PREFETCH,
+    ROWS_I8,
+    ROWS_SMALL,
+    ROWS_SMALL_I8,
     SMALLEST,
     TOGETHER,
+    UNROLL,
+)
+from .floats import prefetch_lines
+from .vector import (
     Emit,
-    aligned,
     const,
     f32,
     f32_panel,
@@ -43,41 +39,8 @@ from .vector import (
     panel_of,
 )
 
-# Rows of an int8 tile. Without an instruction for byte products, intermediate results take
-# registers. AVX2 has so few that one row by the panels of a wide stride takes the fewest
-# instructions; it needs no unrolling.
-if HAS_BYTE_PRODUCT:
-    ROWS_I8 = ROWS
-elif "avx512f" in FEATURES:
-    ROWS_I8 = 4
-else:
-    ROWS_I8 = 1 if "avx2" in FEATURES else 2
-ROWS_SMALL_I8 = min(ROWS_SMALL, ROWS_I8)
-
 ZERO = np.float32(0.0)
 INPUT_LEVELS = np.float32(MAX_INPUT)
-
-
-def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quantise and pack `weight` float[N, K].
-
-    Returns
-    -------
-    packed : int8 array, shape (ceil(N / PANEL), S, PANEL, DEPTH)
-        S is even, S DEPTH at least K; zeros behind K.
-    scale : float32 array, shape (ceil(N / PANEL) PANEL,)
-        weight[n] = scale[n] packed[n], rounded to as many levels as `levels_with_room` gives.
-    shift : int32 array of the same shape
-        What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
-    """
-    n_out, n_in = weight.shape
-    n_panel, n_deep = padded(n_out) // PANEL, 2 * -(-n_in // (2 * DEPTH))
-    levels = np.zeros((n_panel * PANEL, n_deep * DEPTH), np.int8)
-    scale = np.zeros(n_panel * PANEL, np.float32)
-    levels[:n_out, :n_in], scale[:n_out] = quantise(weight, levels_with_room(weight))
-    packed = aligned((n_panel, n_deep, PANEL, DEPTH), np.int8)
-    packed[...] = levels.reshape(n_panel, PANEL, n_deep, DEPTH).transpose(0, 2, 1, 3)
-    return packed, scale, OFFSET * levels.sum(axis=1, dtype=np.int32)
 
 
 @intrinsic

@@ -5,7 +5,7 @@ beyond the last unit have weights and biases of zero, and the cells keep them at
 a panel of units lie side by side (i f g o of the first panel, i f g o of the second, ...), so that
 a cell can run as soon as its own gates are computed.
 
-A stack of layers has some fifty arrays. Its kernels find them through tables (`arrays.py`, filled
+A stack of layers has some fifty arrays. Its kernels find them through tables (`tables.py`, filled
 by `npfsn.layers`), which also lets one kernel serve every cell and every kind of weights.
 """
 
@@ -20,15 +20,28 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from .arrays import ARRAY, address_of, call, f32_2d, pointer, record
-from .floats import PANELS, PANELS_ONE_ROW, PIECE, QUEUE, prefetch_lines
-from .products import PRODUCT, SUMMED, make_ready, product
-from .strassen import GROUP_PANELS
-from .vector import PANEL, Emit, const, f32, f32_panel
+from .arrays import address_of, call, f32_2d, pointer, record
+from .cpu import PANEL, PANELS, PANELS_ONE_ROW
+from .floats import prefetch_lines
+from .products import make_ready, product
+from .tables import (
+    CELL_PANELS,
+    GROUP_PANELS,
+    LAYER,
+    LEAKY,
+    LINE,
+    LINEAR,
+    PIECE,
+    PROJECT,
+    QUEUE,
+    RELU,
+    RELU6,
+    STACK,
+    SUMMED,
+    TANH,
+)
+from .vector import Emit, const, f32, f32_panel
 
-#: Panels of units that are computed together: whole tiles of gates, which are still in the nearest
-#: cache when the cells read them.
-CELL_PANELS = PANELS
 # For a layer with one unit: the fewest panels whose gates fill whole strides through the weights.
 ONE_ROW_LSTM = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 4)
 ONE_ROW_GRU = PANELS_ONE_ROW // math.gcd(PANELS_ONE_ROW, 3)
@@ -38,56 +51,6 @@ UNITS_AHEAD = 6
 
 ZERO = np.float32(0.0)
 SIX = np.float32(6.0)
-
-# Events of a `LINE` (`go_on`).
-PROJECT, CELL, LINEAR = 0, 1, 2
-
-# Codes of the output activations.
-NONE, RELU, RELU6, LEAKY, TANH = 0, 1, 2, 3, 4
-
-#: A recurrent layer of U units, H hidden values in whole panels, G gates. Each product has its own
-#: bias, because a GRU multiplies its r with the recurrent product of n, that bias included.
-LAYER = np.dtype(
-    [
-        ("input", PRODUCT),  # of G H outputs, for each panel of H its G gates:
-        ("recurrent", PRODUCT),  # i f g o of an LSTM, r z n of a GRU
-        ("h", ARRAY),  # f32[U, H]
-        ("c", ARRAY),  # f32[U, H] of an LSTM
-        ("r", ARRAY),  # f32[n, G H], the recurrent product, n units at a time
-        # Panels of r computed ahead, for the first n units of the next frame's cell. While it is
-        # neither 0 nor all of them, the recurrent product has these units of h ready.
-        ("done", np.int64),
-        ("turn", np.int64),  # of one unit: 0 or 1, its turn is in even or odd frames (`recur`)
-    ]
-)
-
-#: What the layers of a stack share, and the linear layer behind them, if there is one.
-STACK = np.dtype(
-    [
-        ("gates", np.int64),  # 4: LSTM, 3: GRU
-        ("p", ARRAY),  # the input product: f32[T, G H], of many units f32[n, G CELL_PANELS PANEL]
-        ("r", ARRAY),  # the recurrent product, of many units: f32[n, G CELL_PANELS PANEL]
-        ("linear", PRODUCT),
-        ("z", ARRAY),  # f32[T U, P PANEL], its product
-        ("activation", np.int64),
-        ("slope", np.float32),
-    ]
-)
-
-#: A layer with one unit whose frames are pieces of a queue (`floats.QUEUE`): the arguments of
-#: `recur`, and the frame that is due. Of a linear layer, the arguments of `linear`.
-LINE = np.dtype(
-    [
-        ("x", ARRAY),  # f32[>= T, X]
-        ("layer", np.int64),  # address of the LAYER
-        ("stack", np.int64),  # address of the STACK
-        ("y", ARRAY),  # f32[>= T, H]
-        ("frames", np.int64),  # T
-        ("queue", np.int64),  # address of the QUEUE
-        ("first", np.int64),  # index of the first piece of a frame
-        ("frame", np.int64),  # index in the block of the frame that is due
-    ]
-)
 
 
 @intrinsic

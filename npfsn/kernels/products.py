@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from ..jit import address, inlined, kernel
-from .amx import HAS_TILES, TILE, fits, product_amx
+from ..jit import inlined, kernel
+from .amx import product_amx
 from .arrays import (
-    ARRAY,
     address_of,
     call,
     f32_1d,
@@ -19,36 +18,11 @@ from .arrays import (
     record,
     u8_2d,
 )
-from .floats import F16_BITS, ROWS, ROWS_SMALL, product_f32
-from .int8 import ROWS_I8, product_i8, quantise_rows
-from .strassen import GROUP_PANELS, product_strassen, sum_quarters
-from .vector import DEPTH, F16_IS_SLOW, PANEL
-
-#: Rows of an int8 product that are computed at once.
-BLOCK_I8 = TILE if HAS_TILES else ROWS_I8
-
-# What becomes of the inputs of a `PRODUCT` before it.
-AS_THEY_ARE, QUANTISED, SUMMED = 0, 1, 2
-
-#: A matrix product, K inputs and P panels of outputs.
-PRODUCT = np.dtype(
-    [
-        ("kernel", np.int64),  # `product_kernel`
-        ("plain", np.int64),  # for what `product_strassen` leaves
-        ("inputs", np.int64),  # AS_THEY_ARE, QUANTISED or SUMMED, by `make_ready`
-        ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
-        ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
-        ("shift", ARRAY),  # i32[P PANEL]
-        ("q", ARRAY),  # u8[R, X], quantised inputs, whole tiles of rows
-        ("q_scale", ARRAY),  # f32[R], their scales
-        ("bias", ARRAY),  # f32[P PANEL]
-        ("queue", np.int64),  # address of the QUEUE that its tiles work off, or 0
-        # Scratch of `product_strassen` alone: its s, its u and v, its kept.
-        ("sums", ARRAY),
-        ("partial", ARRAY),
-        ("kept", ARRAY),
-    ]
-)
+from .cpu import DEPTH, F16_BITS, PANEL, ROWS, ROWS_SMALL
+from .floats import product_f32
+from .int8 import product_i8, quantise_rows
+from .strassen import product_strassen, sum_quarters
+from .tables import GROUP_PANELS, PRODUCT, QUANTISED, SUMMED
 
 
 @kernel
@@ -81,7 +55,7 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind, ki
                 others)  # fmt: skip
 
 
-# The kernels below run `product`, each for one kind of weights (`product_kernel`). They take
+# The kernels below run `product`, each for one kind of weights (`npfsn.layers` chooses). They take
 #
 #   w             address of the PRODUCT
 #   x, x_ld       address of the inputs, f32[R, x_ld]; or they are in the PRODUCT, ready
@@ -164,24 +138,6 @@ def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
                     f32_1d(w.q_scale), f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip
 
 
-def product_kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
-    """Return the address of the kernel that multiplies such inputs with packed weights.
-
-    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves where
-    floats are not SUMMED.
-    """
-    if inputs == SUMMED:
-        return address(product_summed_f16 if packed.dtype == np.uint16 else product_summed)
-    if inputs == QUANTISED:
-        return address(product_tiles if HAS_TILES and fits(packed.shape[1]) else product_bytes)
-    if packed.dtype == np.float32:
-        return address(product_widened if others == np.uint16 else product_f32_weights)
-    if F16_IS_SLOW:
-        # For blocks of many rows (`npfsn.layers.Product.for_rows`): compiled before a stream runs.
-        address(product_f32_weights)
-    return address(product_f16)
-
-
 @kernel
 def product(x, x_row, n_row, w, first, last, out, out_panel):
     """Compute rows of out = x w^T + bias: out[i] from x[x_row + i], i < n_row.
@@ -198,7 +154,7 @@ def product(x, x_row, n_row, w, first, last, out, out_panel):
                     out.ctypes.data, out.shape[1], out_panel))  # fmt: skip
 
 
-@kernel
+@inlined
 def matmul(x, products, n_row, first, last, out):
     """Compute panels first .. last - 1 of n_row rows of out = x w^T + bias.
 

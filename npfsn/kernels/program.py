@@ -1,8 +1,7 @@
 """A frame in one call: a table of kernels and their arguments, played from top to bottom.
 
-Python takes a third of a microsecond to call a kernel, and Numba 40 ns more for every array. A
-frame of a small network is some twenty kernels, two hundred arrays and 80 us: a fifth of it would
-go into calls. `npfsn.program` writes the tables.
+A frame of a small network is some twenty kernels, two hundred arrays and 80 us: a fifth of it would
+go into calls from Python. `npfsn.program` writes the tables (`npfsn.kernels.tables.OPERATION`).
 
 Each kernel has a wrapper here that takes its arguments from the table. `play` calls the wrapper by
 its address, so each is compiled once, and only if a network needs it.
@@ -13,10 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from ..jit import address, kernel
+from ..jit import kernel
 from . import features, layers, spectrum
 from .arrays import (
-    ARRAY,
     address_of,
     call,
     f32_1d,
@@ -29,47 +27,7 @@ from .arrays import (
     pointer,
     record,
 )
-from .features import NORM
-from .floats import QUEUE
-from .layers import LAYER, STACK
-
-OPERATION = np.dtype(
-    [
-        ("kernel", np.int64),  # address of its machine code
-        ("every", np.int64),  # s: runs for each block of s frames that ends (`shrink_units`)
-        ("skip", np.int64),  # operations to skip after it, which it sets itself
-        ("otherwise", np.int64),  # how many an offline norm skips while it takes moments
-        ("arrays", ARRAY, (9,)),
-        ("whole", np.int64, (5,)),
-        ("real", np.float64, (1,)),
-    ]
-)
-#: The arguments of each operation, in order: arrays by type and dimensions (see `npfsn.program`),
-#: `whole` numbers and `real` ones. The arguments of `play` are passed in addition.
-TAKES = {
-    "push_hop": "f32_1d",
-    "count_hop": "i64_1d",
-    "analyse": "f32_1d whole f64_1d i64_1d f64_2d f64_2d f64_2d f64_2d f64_3d f32_2d",
-    "pool_mel": "f32_2d i64_1d i64_1d f32_1d f32_2d",
-    "power": "f32_2d real f32_2d",
-    "cumulative_laplace": "f32_3d norm f32_3d",
-    "cumulative_layer": "f32_3d norm f32_3d",
-    "forgetting": "f32_3d norm f32_3d",
-    "offline": "f32_3d norm f32_3d",
-    "recur": "f32_2d whole layer stack f32_2d",
-    "linear": "f32_2d whole stack f32_2d",
-    "begin_queue": "queue whole whole",
-    "prepare": "layer i64_1d",
-    "unfold": "f32_2d whole whole whole whole f32_3d whole",
-    "follow_level": "f32_2d f32_2d real f64_1d f32_2d f32_2d",
-    "shrink_units": "f32_2d f32_2d whole whole whole f32_2d f32_3d",
-    "join_held": "f32_2d f32_2d whole f32_1d f32_2d",
-    "gather_mask": "f32_2d whole whole whole f32_3d",
-    "wait_for_mask": "f64_3d f64_3d f64_3d",
-    "apply_complex": "f32_3d f64_3d",
-    "apply_planes": "f32_3d f64_3d",
-    "synthesise": "f64_3d whole f64_1d i64_1d f64_2d f64_2d f64_2d f64_2d f64_1d f64_1d",
-}
+from .tables import LAYER, NORM, OPERATION, QUEUE, STACK
 
 # The kernels below, named after what they call, take
 #
@@ -248,15 +206,23 @@ def _synthesise(at, n, frame, n_frame, x, n_x, out, n_out):
 
 
 @kernel
-def play(address, n_operation, frame, n_frame, x, out):
+def _mix_dry(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = record(at, OPERATION)
+    a, share = op.arrays, f32_1d(op.arrays[0])[0]
+    spectrum.mix_dry(carray(pointer(x), n_x, np.float32), share, f32_1d(a[1]), op.whole[0],
+                     f64_1d(a[2]), carray(pointer(out), n_out, np.float32))  # fmt: skip
+
+
+@kernel
+def play(address, n_operation, frame, n_frame, x, n_x, out, n_out):
     """Run operations on T frames.
 
-    address      int      of OPERATION[n_operation]
-    n_operation  int
-    frame        int      index of the first frame in the stream
-    n_frame      int      T, at most what the arrays were made for
-    x            f32[?]   samples for push_hop
-    out          f32[?]   for the samples of synthesise
+    address      of OPERATION[n_operation]
+    n_operation
+    frame        index of the first frame in the stream
+    n_frame      T, at most what the arrays were made for
+    x, n_x       address and number of samples for push_hop and mix_dry
+    out, n_out   address and number of those of synthesise and mix_dry
 
     Updates: what the operations point to, and out.
     """
@@ -270,14 +236,5 @@ def play(address, n_operation, frame, n_frame, x, out):
             n = (frame + n_frame - 1) // op.every - (frame - 1) // op.every
             if n == 0:
                 continue
-        call(op.kernel, (address_of(op), n, frame, n_frame, x.ctypes.data, x.shape[0],
-                         out.ctypes.data, out.shape[0]))  # fmt: skip
+        call(op.kernel, (address_of(op), n, frame, n_frame, x, n_x, out, n_out))
         at += op.skip
-
-
-_KERNELS = {name: globals()["_" + name] for name in TAKES}
-
-
-def kernel_of(operation: str) -> int:
-    """Return the address of the kernel that runs one of `TAKES`."""
-    return address(_KERNELS[operation])

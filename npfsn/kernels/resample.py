@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from ..jit import kernel
-
-#: Partial sums in parallel, so that none waits for its last addition. Rows of taps are multiples.
-SUMS = 4
+from ..jit import inlined
+from .tables import SUMS
 
 
-@kernel
-def outputs(x, taps, steps, first, y):
+@inlined
+def outputs(x, taps, up, down, first, y):
     """Compute y[i] = sum over k of x[p // up + k] taps[p % up, k], where p = first + i down.
 
     x      f64[N]      input
     taps   f64[up, K]  of each phase, in the order of the input; K a multiple of SUMS
-    steps  i64[2]      up, down: steps of the common grid between two inputs, two outputs
+    up, down  i64      steps of the common grid between two inputs, two outputs
     first  i64         grid position of the first output, whose oldest input is x[first // up]
     y      f64[M]
 
     Updates: y. The order of additions depends on K alone.
     """
-    up, down = steps[0], steps[1]
     for i in range(y.shape[0]):
         start, phase = divmod(first + i * down, up)
         a = b = c = d = 0.0

@@ -13,32 +13,15 @@ from __future__ import annotations
 import numpy as np
 
 from ..jit import inlined, kernel
-from .vector import SMALLEST
+from .cpu import SMALLEST
+from .tables import LOUDEST
 
 #: Larger samples are clipped: their spectrum would leave float32.
 MAX_SAMPLE = np.float32(1e30)
-#: Output is clipped to this: only a network that amplifies the largest samples can reach it.
-LOUDEST = 1e38
+#: Samples up to this size are silence: three 16-bit steps, more than dither.
+SILENCE = np.float32(1e-4)
 
 ONE, TWO, THREE, FOUR = (np.uint64(n) for n in range(1, 5))
-
-
-def factors(n: int) -> np.ndarray:
-    """Return int64 factors of `n`: fours first, then the primes that are left."""
-    found = []
-    for p in [4, *range(2, n + 1)]:
-        while n % p == 0 and n > 1:
-            found.append(p)
-            n //= p
-        if n == 1:
-            break
-    return np.array(found or [1], np.int64)
-
-
-def twiddles(n: int) -> np.ndarray:
-    """Return twiddle factors, float64[2, n]: cos and -sin of 2 pi k / n."""
-    angle = 2 * np.pi * np.arange(n) / n
-    return np.stack([np.cos(angle), -np.sin(angle)])
 
 
 @inlined
@@ -207,7 +190,7 @@ def synthesise(spec, hop, window, factor, twiddle, twiddle_real, z, work, ola, e
             env[n] = 0.0
 
 
-@kernel
+@inlined
 def check_samples(x, out, bad):
     """Copy samples. NaN and infinity become zero and are counted.
 
@@ -229,16 +212,15 @@ def check_samples(x, out, bad):
         out[n] = min(max(value, -MAX_SAMPLE), MAX_SAMPLE)
 
 
-@kernel
-def find_start(x, hop, silence, patience, silent, hops):
-    """Find the first hop with sound, a sample larger than silence, that ends a long silence.
+@inlined
+def find_start(x, hop, patience, silent, hops):
+    """Find the first hop with sound, a sample larger than SILENCE, that ends a long silence.
 
     The last eighth of a hop does not count: it lies under the foot of the window of the frame that
     ends with the hop, and a first frame of next to nothing would count as much as any other.
 
     x         f32[H hop]
     hop       int
-    silence   f32
     patience  int     hops after which a silence is long
     silent    i64[1]  silent hops so far, counted up to patience
     hops      i64[1]  the hops before the one found; H if there is none
@@ -249,7 +231,7 @@ def find_start(x, hop, silence, patience, silent, hops):
     for h in range(hops[0]):
         sound = False
         for n in range(h * hop, (h + 1) * hop - hop // 8):
-            sound = sound or abs(x[n]) > silence
+            sound = sound or abs(x[n]) > SILENCE
         if not sound:
             silent[0] = min(silent[0] + 1, patience)
         elif silent[0] < patience:
@@ -310,7 +292,7 @@ def wait_for_mask(new, held, ready):
                 held[t, part, f] = source[at, part, f]
 
 
-@kernel
+@inlined
 def mix_dry(x, share, line, hop, energy, out):
     """Mix the delayed input back in: out = share dry + (1 - share) out.
 

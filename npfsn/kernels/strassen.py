@@ -32,22 +32,10 @@ from numba.extending import intrinsic
 
 from ..jit import inlined
 from .arrays import pointer
-from .floats import FETCH_PANELS, PANELS, PREFETCH, ROWS, multiply_panels, tile_f32
-from .vector import PANEL, Emit, const, f32, f32_panel
-
-#: Products of quarters.
-PRODUCTS = 7
-#: Panels of outputs that are computed together: those of w11 and w21, and of w12 and w22.
-GROUP_PANELS = 2 * PANELS
-#: With few rows, its tiles would be smaller, and with few inputs, too short: where it is worth it,
-#: and from how many rows and inputs on. With AVX2, whose tiles take six rows, it is not.
-POSSIBLE = PREFETCH == 1
-LEAST_ROWS, LEAST_INPUTS = 4 * ROWS, 192
-#: Lines between panels of kept weights: without them, all would meet in the same set of a cache.
-APART = 7
-#: Results share rounding errors: outputs whose weights have this norm, one large weight or many
-#: smaller ones, move those beside them by some 5e-5.
-LARGEST_NORM = 16.0
+from .cpu import FETCH_PANELS, PANEL, PANELS, PREFETCH, ROWS
+from .floats import multiply_panels, tile_f32
+from .tables import GROUP_PANELS, QUARTERS
+from .vector import Emit, const, f32, f32_panel
 
 ZEROS = np.zeros(PANELS * PANEL, np.float32)
 
@@ -150,7 +138,7 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
         o11 = (out_panel + group - first) * PANEL
         o12, o21 = o11 + n, o11 + n_upper * ld
         o22, b1, b2 = o21 + n, group * PANEL, group * PANEL + n
-        for i in range(PRODUCTS):
+        for i in range(QUARTERS):
             rows = n_lower if i == 3 or i == 5 or i == 6 else n_upper
             for r in range(rows):  # what is added before this product
                 of, row = r * n, r * ld

@@ -1,4 +1,4 @@
-"""LLVM vector code for the kernels: the CPU's features, and shorthands that emit the code.
+"""LLVM vector code for the kernels: shorthands that emit it.
 
 Numba compiles loops. Code that must be vectorised, whatever the optimiser decides, is emitted here
 as vectors of `PANEL` floats, which LLVM splits into the registers that the machine has.
@@ -6,53 +6,21 @@ as vectors of `PANEL` floats, which LLVM splits into the registers that the mach
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from ..jit import host_features
-
-FEATURES = host_features()
-
-#: Floats in a vector; outputs in a panel of packed weights.
-PANEL = 16
-
-# Without the instruction, llvm.fma becomes a call of the C library's software fmaf.
-HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
-
-# Weights stay in half precision in memory where an instruction widens a vector of them, exactly;
-# without it, llvm would call a function of the C library for each.
-HAS_F16 = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
-#: AMD's cores with AVX-512: these alone have sse4a, too.
-IS_ZEN = {"avx512f", "sse4a"} <= FEATURES
-#: Whether the hardware prefetches weights as fast as the caches deliver them: AMD's Zen 5 does, the
-#: only one of these with AVX-VNNI. There prefetches of a single row get in the way.
-READS_AHEAD = IS_ZEN and "avxvnni" in FEATURES
-#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
-#: FullSubNet took a tenth longer (docs/benchmark-amx.md). Zen 4 takes 3 % longer for whole files of
-#: Fast FullSubNet, as long for FullSubNet. Zen 5 has units to spare.
-F16_IS_SLOW = "avx512f" in FEATURES and not READS_AHEAD
-
-# The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
-# instructions of every machine give the same integers: with the offset they are the same signed and
-# unsigned, and the sum of two products with eight-bit weights fits into 16 bits. Without an
-# instruction that adds in 32 bits it is fastest to add four products in 16, two steps at a time
-# (`npfsn.quantise.levels_with_room`).
-HAS_VNNI = "avx512vnni" in FEATURES and "avx512f" in FEATURES
-HAS_AVX_VNNI = "avxvnni" in FEATURES
-HAS_DOT = "neon" in FEATURES and "dotprod" in FEATURES
-#: Whether one instruction multiplies and adds four bytes at a time.
-HAS_BYTE_PRODUCT = HAS_VNNI or HAS_AVX_VNNI or HAS_DOT
-#: Inputs per step; the largest input; the offset added to all, so that none is negative.
-DEPTH, MAX_INPUT, OFFSET = 4, 63, 64
-#: Steps that are multiplied together (`Emit.dot`). Packed weights have an even number of them.
-TOGETHER = 1 if HAS_BYTE_PRODUCT else 2
-
-#: Smaller samples, features and states become zero: arithmetic on denormals is up to fifty times
-#: slower.
-SMALLEST = np.float32(1e-30)
+from .cpu import (
+    DEPTH,
+    FEATURES,
+    HAS_AVX_VNNI,
+    HAS_DOT,
+    HAS_FMA,
+    HAS_VNNI,
+    PANEL,
+    SMALLEST,
+)
 
 # tanh x = x P(x^2) / Q(x^2) for |x| <= LIMIT, from tools/fit_tanh.py.
 # Largest error of tanh 4e-7, of the sigmoid 1/2 + tanh(x/2) / 2 2e-7.
@@ -86,14 +54,6 @@ i32_panel = ir.VectorType(i32, PANEL)
 #: A panel of i32 seen as the bytes in it, and as 16-bit sums of two products of bytes.
 byte_panel = ir.VectorType(i8, PANEL * DEPTH)
 word_panel = ir.VectorType(ir.IntType(16), PANEL * DEPTH // 2)
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an array of zeros that starts on a cache line: no load of a panel crosses one."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def const(value: int) -> ir.Constant:
