@@ -385,6 +385,26 @@ def test_examples_of_the_pages_run(page: str) -> None:
     assert result.failed == 0
 
 
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("weights/*.md"),
+         *ROOT.glob("tools/**/*.md")]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
+    """To a file, and where they name a section, to one that is there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, section = target.partition("#")
+        if re.match(r"\w+:", name):
+            continue  # elsewhere
+        place = page.parent / name if name else page
+        assert place.exists(), target
+        if section:
+            text = place.read_text(encoding="utf-8")
+            titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            known = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert section in known, target
+
+
 def test_the_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a stream is what it says: hop by hop the same as at once."""
     monkeypatch.chdir(ROOT)
