@@ -137,3 +137,29 @@ def test_features_are_those_of_this_machine() -> None:
     else:
         assert "avx2" not in FEATURES
     assert ("neon" in FEATURES) == (platform.machine().lower() in ("aarch64", "arm64"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"NUMBA_ENABLE_AVX": "0"},
+        {"NUMBA_CPU_NAME": "sandybridge"},
+        {"NUMBA_CPU_NAME": "nocona", "NUMBA_ENABLE_AVX": "1"},
+        {"NUMBA_CPU_NAME": "generic"},
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2"},
+    ],
+    ids=lambda settings: " ".join(f"{k[6:]}={v}" for k, v in settings.items()) or "none",
+)
+def test_the_target_is_the_one_that_numba_would_choose(settings: dict[str, str]) -> None:
+    """Kernels are kept under its name without asking Numba."""
+    code = (
+        "from numba.core.registry import cpu_target\n"
+        "from npfsn.kernels import cpu\n"
+        "print(cpu_target.target_context.codegen().magic_tuple()[1:] == cpu._target())"
+    )
+    told = {key: value for key, value in environment().items() if not key.startswith("NUMBA_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=told | settings, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n", done.stderr

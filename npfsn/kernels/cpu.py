@@ -14,12 +14,15 @@ import sys
 import llvmlite.binding as llvm
 import numpy as np
 
+# Numba leaves AVX off on Intel's first CPUs that had it, where it is slow, and on what some virtual
+# machines call themselves, whether or not they have it (numba#9582).
+_WITHOUT_AVX = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
+
 
 def _target() -> tuple[str, str]:
     """Return name and features of the CPU to generate code for, as LLVM writes them.
 
-    NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX mean what they mean to Numba. Without
-    the last, AVX is used wherever it is there; Numba does without on Intel's first that had it.
+    NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX mean what they mean to Numba.
     """
     name, features = (os.environ.get(f"NUMBA_CPU_{what}") for what in ("NAME", "FEATURES"))
     if features is None and str(name).lower() == "generic":
@@ -28,7 +31,8 @@ def _target() -> tuple[str, str]:
         features = ""
         with contextlib.suppress(RuntimeError):  # LLVM cannot tell: nothing that not all have
             found = llvm.get_host_cpu_features()
-            if os.environ.get("NUMBA_ENABLE_AVX") == "0":
+            default = "0" if (name or llvm.get_host_cpu_name()) in _WITHOUT_AVX else "1"
+            if os.environ.get("NUMBA_ENABLE_AVX", default) == "0":
                 found.update({each: False for each in found if each.startswith("avx")})
             features = found.flatten()
     return name or llvm.get_host_cpu_name(), features
