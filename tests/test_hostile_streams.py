@@ -899,13 +899,11 @@ def test_streams_in_threads_give_what_they_give_alone():
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_kernels_let_other_threads_run():
-    """While one thread is in kernels, another gets on with Python."""
-    enhancer = npfsn.Enhancer(golden_model("fast_lstm_cum"))
-    x = speech(3000 * HOP)
+def ticks_during(work):
+    """Count how often this thread gets on with Python while another does the work."""
     ticks = 0
     done = threading.Event()
-    thread = threading.Thread(target=lambda: (enhancer.process(x), done.set()))
+    thread = threading.Thread(target=lambda: (work(), done.set()))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)  # the interpreter itself takes the lock away from nobody
     try:
@@ -916,7 +914,14 @@ def test_kernels_let_other_threads_run():
     finally:
         sys.setswitchinterval(interval)
         thread.join()
-    assert ticks > 100
+    return ticks
+
+
+def test_kernels_let_other_threads_run():
+    """While one thread is in kernels, another gets on with Python."""
+    enhancer = npfsn.Enhancer(golden_model("fast_lstm_cum"))
+    x = speech(3000 * HOP)
+    assert ticks_during(lambda: enhancer.process(x)) > 100
 
 
 def test_a_single_call_of_a_kernel_lets_other_threads_run():
@@ -925,20 +930,8 @@ def test_a_single_call_of_a_kernel_lets_other_threads_run():
     x, taps, y = np.ones(n_tap + n_y), np.ones((1, n_tap)), np.zeros(n_y)
     call, place = machine_code.function("calls.filtered"), machine_code.place
     arguments = (place(x), x.size, place(taps), 1, n_tap, 1, 1, 0, place(y), n_y)
-    ticks = 0
-    done = threading.Event()
-    thread = threading.Thread(target=lambda: (call(*arguments), done.set()))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1000)
-    try:
-        thread.start()
-        while not done.is_set():
-            ticks += 1
-            time.sleep(0)
-    finally:
-        sys.setswitchinterval(interval)
-        thread.join()
-    assert ticks > 20 and (y == n_tap).all()
+    assert ticks_during(lambda: call(*arguments)) > 20
+    assert (y == n_tap).all()
 
 
 class Interrupt(BaseException):
