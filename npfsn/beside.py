@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import cpu, tables
-from .kernels.cpu import AHEAD_PANELS, PANEL
+from .kernels.cpu import PANEL
 from .kernels.tables import array_record
 from .layers import RecurrentPass
 from .machine_code import address, function
@@ -177,13 +177,15 @@ class Beside:
             self._add(prefetch=weights.ctypes.data + at, steps=self._steps, **then)
 
     def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
-        """Compute the recurrent product of layer i for one frame, AHEAD_PANELS panels at a time."""
+        """Compute the recurrent product of layer i for one frame, some panels at a time."""
         packed = _weights(stack)[i]
+        at_once = cpu.panels_beside(packed.itemsize)
         panels, steps, _ = packed.shape
         weight, size = packed.ctypes.data, packed[0].nbytes
         bias, out = stack.recurrent[i].product.bias.ctypes.data, stack.r[i].ctypes.data
-        # An odd count computes one panel twice, which does not count as done in between.
-        firsts = [min(first, panels - AHEAD_PANELS) for first in range(0, panels, AHEAD_PANELS)]
+        # An odd count of panels, two at a time, computes one twice, which does not count as done in
+        # between.
+        firsts = [min(first, panels - at_once) for first in range(0, panels, at_once)]
         for first, following in zip(firsts, [*firsts[1:], panels], strict=True):
             self._add(
                 prefetch=weight + following % panels * size,  # then the first again: the next frame

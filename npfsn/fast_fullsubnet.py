@@ -25,6 +25,7 @@ from .config import (
 )
 from .errors import ModelError, shown
 from .flow import Parts
+from .kernels.cpu import IS_NARROW
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
@@ -288,7 +289,12 @@ class Pass(network.Pass):
         self.shrink = shrink
         self.neighbors = config.noisy_input_num_neighbors, config.encoder_output_num_neighbors
         self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
-        encoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.encoder)]
+        # Neighbouring layers read their weights in turns, so that all frames take the same time; or
+        # all of the encoder in frames that do not end a block, where those that do take longer.
+        uneven = net.bottleneck.layers[0].recurrent.own_work >= 1.0
+        encoder = [
+            stack.bind(state, 1, frames, 1 if uneven else i) for i, stack in enumerate(net.encoder)
+        ]
         n_block = -(-frames // shrink)  # at most this many blocks end within `frames`
         self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
         decoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.decoder)]
@@ -334,12 +340,12 @@ class Pass(network.Pass):
             x = stack.write(decode, x)
         self.mask = x.reshape(frames, 2, config.n_freq)
         self.program = functools.reduce(Program.then, parts)
-        self._parts = head, core, join, gather
+        self._parts = head, encode, core, join, gather
         self._layers = (encoder, fb_in), (decoder, joined)
 
     def parts(self) -> Parts | None:
         """As in `network.Pass`: one-unit layers run beside the bottleneck."""
-        head, core, join, gather = self._parts
+        head, encode, core, join, gather = self._parts
         (encoder, fb_in), (decoder, joined) = self._layers
         if not Beside.possible(self.bottleneck, *encoder, *decoder):
             return None
@@ -347,6 +353,10 @@ class Pass(network.Pass):
         for stack in decoder:
             x = beside.block(stack, x)
         beside.divide()
+        if IS_NARROW:
+            # Memory limits what tiles do beside their own work, and most of the encoder's weights
+            # stay in the second-level cache from frame to frame if nothing else is read between.
+            return Parts(head.then(encode), beside, core, join, gather)
         x = fb_in
         for stack in encoder:  # the last linear layer is a part of `gather`
             x = beside.block(stack, x, linear=stack is not encoder[-1])

@@ -29,8 +29,6 @@ _CODES = {
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # Types of a product's arrays that are not float32, other than the weights.
 _TYPES: dict[str, Any] = {"shift": np.int32, "q": np.uint8}
-# About this many units at most are worked on together, so that their gates stay in the caches.
-_GROUP = 72
 # From this many rows on, float32 weights are faster than half-precision ones, although twice as
 # much is read (`F16_IS_SLOW`), where Strassen's products do not widen them once for all rows: for
 # the inputs of FullSubNet's 257 units and for blocks of frames, not for Fast FullSubNet's 64 units.
@@ -73,14 +71,15 @@ class Product:
     own_work : float
         In a block of two frames: time of the work that only the last one can do (W_ih x and the
         cells), over that of the work that both share (W_hh h). So chosen that both frames of a
-        Fast FullSubNet of the paper's size take the same time.
+        Fast FullSubNet of the paper's size take the same time; 1 where the last one takes longer
+        even without a share of what both could do.
     """
 
     precision = "float32"
     inputs = tables.AS_THEY_ARE
     fields: tuple[str, ...] = ("weight",)
     tile = cpu.ROWS
-    own_work = 3 / 5
+    own_work = 0.7 if cpu.IS_NARROW else 0.6
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.width = padded(weight.shape[0])
@@ -136,8 +135,8 @@ class Int8Product(Product):
     inputs = tables.QUANTISED
     fields = "weight", "scale", "shift", "q", "q_scale"
     tile = cpu.BLOCK_I8
-    # Where one instruction does byte products, they weigh less beside the cells.
-    own_work = 6 / 7 if HAS_BYTE_PRODUCT else 4 / 5
+    # The faster byte products are, the less they weigh beside the cells.
+    own_work = 1.0 if cpu.HAS_TILES else 6 / 7 if HAS_BYTE_PRODUCT else 4 / 5
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
@@ -359,8 +358,8 @@ class Recurrent:
 
 
 def _group_size(units: int, tile: int) -> int:
-    """Return the size of equal groups of about `_GROUP` units at most, in whole tiles of rows."""
-    groups = -(-units // _GROUP)
+    """Return the size of equal groups, of about `cpu.GROUP` units at most, in whole tiles."""
+    groups = -(-units // cpu.GROUP)
     tiles = -(-units // (groups * tile))
     return min(tiles * tile, units)
 

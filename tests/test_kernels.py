@@ -396,10 +396,13 @@ def lines_of(array: np.ndarray) -> range:
     return range(start // 64, -(-(start + array.nbytes) // 64))
 
 
+HOST_UNITS = max(64, cpu.STRASSEN_ROWS)
+
+
 def host_and_follower(
     kind: str, cell: str = "LSTM", size: int = 48
 ) -> tuple[list[RecurrentPass], list[RecurrentPass]]:
-    """Return a stack of 64 units twice, and one of one unit that follows it, twice."""
+    """Return a stack of `HOST_UNITS` units twice, and one of one unit that follows it, twice."""
     spec, after = Sequence(cell, 5, size, 2), Sequence(cell, 20, 70, 2, 33)
     dtype, precision = (np.float16, "float32") if kind == "float16" else (np.float32, kind)
     units, one = [
@@ -410,9 +413,10 @@ def host_and_follower(
             precision,
             units=n,
         )
-        for s, n in ((spec, 64), (after, 1))
+        for s, n in ((spec, HOST_UNITS), (after, 1))
     ]
-    hosts = [units.bind(state.zeros(units.fields(64)), 64, 1) for _ in range(2)]
+    fields = units.fields(HOST_UNITS)
+    hosts = [units.bind(state.zeros(fields), HOST_UNITS, 1) for _ in range(2)]
     return hosts, [one.bind(state.zeros(one.fields(1)), 1, 1) for _ in range(2)]
 
 
@@ -427,7 +431,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
     program, beside = Program(), Beside(bound)
     beside.ahead([later])
     beside.write(program)
-    result = bound.write(program, x := np.zeros((64, 5), np.float32))
+    result = bound.write(program, x := np.zeros((HOST_UNITS, 5), np.float32))
     # The first layer's inputs have too few steps to share them.
     place_of_queue = beside.queue.ctypes.data
     assert bound.layers["recurrent"]["queue"].tolist() == [place_of_queue] * 2
@@ -464,7 +468,7 @@ def test_tiles_see_to_what_follows(kind: str, size: int) -> None:
 
     seen = set()
     for t in range(4):
-        x[:] = normal(64, 5, seed=20 + t)
+        x[:] = normal(HOST_UNITS, 5, seed=20 + t)
         beside.queue["step"] = 7  # as a frame that had too little time leaves it
         program.play_call(0, t, 1)
         assert beside.queue[0].tolist() == (0, 0, len(beside), beside.pieces.ctypes.data)
@@ -499,9 +503,9 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
     program, beside = Program(), Beside(bound)
     beside.ahead([later])
     program.add("begin_queue", beside.queue, 0, min(time, len(beside.pieces)), stage="net")
-    bound.write(program, x := np.zeros((64, 5), np.float32))
+    bound.write(program, x := np.zeros((HOST_UNITS, 5), np.float32))
     for t in range(5):
-        x[:] = normal(64, 5, seed=24 + t)
+        x[:] = normal(HOST_UNITS, 5, seed=24 + t)
         program.play(t, 1)
         y = normal(1, 20, seed=30 + t)
         np.testing.assert_array_equal(play(later, y), play(alone, y))
@@ -518,7 +522,7 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     "widened": tiles of floats, rows that meet halves (`F16_IS_SLOW`). Products of quarters are
     never so: they widen halves themselves.
     """
-    frames = 16 if size == 48 else 256  # more than a host has time for
+    frames = 16 if size == 48 else 4 * HOST_UNITS  # more than a host has time for
     spec = Sequence(cell, 20, 70, 1, 33)  # of a GRU, an odd number of panels
     dtype = np.float32 if kind == "float32" else np.float16
     tensors = {name: value.astype(dtype) for name, value in draw_stack(spec, 5).items()}
@@ -532,7 +536,8 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     if kind == "widened" and quarters:
         return
     beside, program = Beside(host), Program()
-    x, ys = np.zeros((64, 5), np.float32), np.zeros((2, frames, 20), np.float32)
+    x = np.zeros((HOST_UNITS, 5), np.float32)
+    ys = np.zeros((2, frames, 20), np.float32)
     given = [beside.block(behind, ys[0])]
     beside.divide()
     given.append(beside.block(before, ys[1], linear=False))
@@ -540,7 +545,8 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     reached = set()
     drawn = rng(19).integers(0, frames + 1, (40, 2)).tolist()
     for t, both in enumerate([(0, 5), (16, 3), (1, 16), (11, 0), (frames, frames), (0, 0), *drawn]):
-        x[:], ys[:] = normal(64, 5, seed=20 + t), normal(2, frames, 20, seed=50 + t)
+        x[:] = normal(HOST_UNITS, 5, seed=20 + t)
+        ys[:] = normal(2, frames, 20, seed=50 + t)
         beside.begin(*both)
         for step in range(t % 4):  # the host may be faster or slower than what goes with it
             program.play(step, 1)
@@ -671,23 +677,25 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
         inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
         return {type(product).__name__ for product in inner}
 
+    least = 128 if cpu.IS_NARROW else 4 * cpu.ROWS
+    many = 2 * least
     fast = {"StrassenProduct" if cpu.STRASSEN else "Product"}
-    assert kinds(64, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
-    assert kinds(32, "LSTM", 192) == fast
-    for units, cell, size in ((1, "LSTM", 192), (31, "LSTM", 192), (64, "GRU", 192)):
+    assert kinds(many, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
+    assert kinds(least, "LSTM", 192) == fast
+    for units, cell, size in ((1, "LSTM", 192), (least - 1, "LSTM", 192), (many, "GRU", 192)):
         assert kinds(units, cell, size) == {"Product"}
     for size in (160, 200, 208):  # the halves of 208 inputs are not whole panels
-        assert kinds(64, "LSTM", size) == {"Product"}
-    assert kinds(64, "LSTM", 192, "int8") == {"Int8Product"}
+        assert kinds(many, "LSTM", size) == {"Product"}
+    assert kinds(many, "LSTM", 192, "int8") == {"Int8Product"}
     # Weights of an output that stand out would move results beside it. Those of features may.
     for largest in (16.1, 3e38, math.nan):
-        assert kinds(64, "LSTM", 192, largest=largest) == {"Product"}
+        assert kinds(many, "LSTM", 192, largest=largest) == {"Product"}
     for name in ("weight_hh_l0", "weight_hh_l1"):
-        assert kinds(64, "LSTM", 192, largest=16.1, name=name) == {"Product"}
-    assert kinds(64, "LSTM", 192, largest=1e3, name="weight_ih_l0") == fast
+        assert kinds(many, "LSTM", 192, largest=16.1, name=name) == {"Product"}
+    assert kinds(many, "LSTM", 192, largest=1e3, name="weight_ih_l0") == fast
     # Many smaller weights of one output do as much as a large one.
-    assert kinds(64, "LSTM", 192, largest=1.1, place=(3,)) == fast  # a norm of 15.2
-    assert kinds(64, "LSTM", 192, largest=1.2, place=(3,)) == {"Product"}  # of 16.6
+    assert kinds(many, "LSTM", 192, largest=1.1, place=(3,)) == fast  # a norm of 15.2
+    assert kinds(many, "LSTM", 192, largest=1.2, place=(3,)) == {"Product"}  # of 16.6
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])

@@ -16,7 +16,14 @@ import pytest
 from commands import ROOT, environment
 
 import npfsn
-from npfsn.kernels.cpu import AHEAD_BYTES, HAS_F16, PREFETCH, STRASSEN
+from npfsn.kernels.cpu import (
+    AHEAD_BYTES,
+    F16_IS_SLOW,
+    HAS_F16,
+    PREFETCH,
+    STRASSEN,
+    STRASSEN_ROWS,
+)
 from npfsn.report import FileReport
 
 PACKAGE = Path(npfsn.__path__[0])
@@ -206,8 +213,10 @@ OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
 # Where tiles have room for more; where tiles of floats take rows of halves along.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue"), int(bool(PREFETCH)))
 OTHER_SIGNATURES["_begin_queue"] = int(bool(AHEAD_BYTES))
-OTHER_SIGNATURES |= dict.fromkeys(("product_widened", "product_summed"), 0)
-OTHER_SIGNATURES["product_summed_f16"] = int(STRASSEN)
+# The built-in model has 64 units and weights of halves.
+SUMMED = STRASSEN and STRASSEN_ROWS <= 64
+OTHER_SIGNATURES |= {"product_summed": 0, "product_summed_f16": int(SUMMED)}
+OTHER_SIGNATURES["product_widened"] = int(PREFETCH and F16_IS_SLOW and not SUMMED)
 
 
 @pytest.mark.slow

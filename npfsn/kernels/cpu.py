@@ -68,6 +68,9 @@ READS_AHEAD = IS_ZEN and "avxvnni" in FEATURES
 #: FullSubNet took a tenth longer (docs/benchmark-amx.md). Zen 4 takes 3 % longer for whole files of
 #: Fast FullSubNet, as long for FullSubNet. Zen 5 has units to spare.
 F16_IS_SLOW = "avx512f" in FEATURES and not READS_AHEAD
+#: Whether weights that the second-level cache does not hold come slowly: on Intel's servers, a core
+#: gets some one and a half cache lines in the time of a tile's step.
+IS_NARROW = "avx512f" in FEATURES and not IS_ZEN
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
@@ -95,20 +98,18 @@ elif "avx2" in FEATURES or "neon" in FEATURES:  # 16 registers of 8, 32 of 4
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 6, 4, 1, 4
 else:
     ROWS, ROWS_SMALL, PANELS, PANELS_ONE_ROW = 2, 1, 1, 2
-# PREFETCH: whether tiles prefetch the weights that come next while they compute, FETCH_PANELS
-# panels in a step; with AVX2 few instructions are to spare. A single row does so only where the
+# PREFETCH: whether tiles prefetch the weights that come next while they compute. The first tile of
+# rows does so, as many in each step as it multiplies; or, where they come slowly (SHARE), all tiles
+# do, a share each. With AVX2 few instructions are to spare. A single row does so only where the
 # hardware is too slow to do it.
 PREFETCH = 1 if PANELS > 1 else 0
-FETCH_PANELS = PREFETCH * PANELS
+SHARE = 1 if IS_NARROW else 0
 ONE_ROW_PREFETCH = 0 if READS_AHEAD else PREFETCH
-# Beside their own work, tiles also prefetch what comes later, AHEAD_BYTES in a step
-# (`tables.PIECE`), and where there are registers to spare, multiply a row with AHEAD_PANELS panels.
-AHEAD_BYTES = 128 if PREFETCH else 32 if "avx2" in FEATURES else 0
+# Beside their own work, tiles also prefetch what comes later (`tables.PIECE`), and where there are
+# registers to spare, multiply a row with some panels: AHEAD_BYTES in a step, AHEAD_PANELS at most.
+AHEAD_BYTES = (64 if SHARE else 128) if PREFETCH else 32 if "avx2" in FEATURES else 0
 AHEAD_PANELS = 2
 CACHE_LINE = 64  # bytes that are prefetched together
-#: What the loop of a tile prefetches (`tile_f32`): the weights that come next, if it is PREFETCH or
-#: ONE_ROW_PREFETCH, or this: a piece's.
-PIECES = 2
 # Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
 PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
 # Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
@@ -124,9 +125,13 @@ F16_BITS = np.uint16 if HAS_F16 else np.float32
 
 # Strassen's products: with few rows, their tiles would be smaller, and with few inputs, too short.
 #: Where they are worth it, and from how many rows and inputs on. With AVX2, whose tiles take six
-#: rows, they are not.
+#: rows, they are not. On Intel's cores, whose plain tiles come closer to the peak, the sums of
+#: weights need more rows to pay.
 STRASSEN = PREFETCH == 1
-STRASSEN_ROWS, STRASSEN_INPUTS = 4 * ROWS, 192
+STRASSEN_ROWS, STRASSEN_INPUTS = 128 if IS_NARROW else 4 * ROWS, 192
+#: Units of a layer that are worked on together, at most about: so many that their gates and hidden
+#: states still fit the second-level cache, of 1 MB on most machines and 2 MB on Intel's servers.
+GROUP = 136 if IS_NARROW else 72
 
 # Rows of an int8 tile. Without an instruction for byte products, intermediate results take
 # registers. AVX2 has so few that one row by the panels of a wide stride takes the fewest
@@ -162,6 +167,11 @@ def _granted() -> bool:
 
 #: Whether this process may use the tile registers.
 HAS_TILES = _granted()
+
+
+def panels_beside(itemsize: int) -> int:
+    """Return how many panels of weights of that size a tile multiplies with one more row."""
+    return min(AHEAD_BYTES // (PANEL * itemsize), AHEAD_PANELS)
 
 
 def fits(n_deep: int) -> bool:

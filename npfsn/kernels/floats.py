@@ -23,18 +23,18 @@ from .cpu import (
     AHEAD_BYTES,
     AHEAD_PANELS,
     CACHE_LINE,
-    FETCH_PANELS,
     ONE_ROW_PREFETCH,
     PANEL,
     PANELS,
     PANELS_ONE_ROW,
     PART,
     PARTS,
-    PIECES,
     PREFETCH,
     ROWS,
     ROWS_SMALL,
+    SHARE,
     UNROLL,
+    panels_beside,
 )
 from .tables import PIECE, QUEUE
 from .vector import Emit, const, f16, f32, f32_panel, i8
@@ -43,7 +43,7 @@ from .vector import Emit, const, f16, f32, f32_panel, i8
 @intrinsic(prefer_literal=True)
 def tile_f32(
     typingctx, rows, panels, prefetch, first, last, x, x_at, x_stride, row, w, panel, w_stride,
-    ahead, bias, out, out_at, out_stride, more,
+    ahead, ahead_step, bias, out, out_at, out_stride, more,
 ):  # fmt: skip
     """Compute a tile: `rows` x `panels` sums stay in registers while k runs from first to last - 1.
 
@@ -52,22 +52,26 @@ def tile_f32(
 
     Sums start from the bias or, where first is not 0, from those of the inputs before, in out.
 
-    prefetch: what each step prefetches from w[ahead] on. 0: nothing; PREFETCH or ONE_ROW_PREFETCH:
-    as much as a step of FETCH_PANELS panels takes, or in a tile of one row, of its own panels;
-    PIECES: AHEAD_BYTES or, with other weights, as much as a step of these takes.
+    prefetch: whether step k prefetches what is at w[ahead + k ahead_step]: of a tile of one row, a
+    line of each of its panels; of others, a line or, where they do not SHARE, as much as a step
+    multiplies.
 
-    more: () or, for one more row times AHEAD_PANELS panels of other weights in the same loop: an
-    array of the weights' type; the addresses of the row and of the weights for k = 0; the weights'
-    stride from panel to panel in elements; the addresses where its sums start and where they go.
-    Or, to store the weights that are multiplied where they are not in memory, halves widened or
-    floats less others: the address where they go for k = 0, and the stride there from panel to
-    panel; then address and stride of the others, if there are any.
+    more: () or, in the same loop,
+    - the address from which on each step prefetches AHEAD_BYTES;
+    - or, to multiply one more row with other weights, `panels_beside` of them: an array of the
+      weights' type; the addresses of the row and of the weights for k = 0; the weights' stride from
+      panel to panel in elements; the addresses where its sums start and where they go; and the
+      address from which on each step prefetches as much as it takes of these weights;
+    - or, to store the weights that are multiplied where they are not in memory, halves widened or
+      floats less others: the address where they go for k = 0, and the stride there from panel to
+      panel; then address and stride of the others, if there are any.
     """
     n = types.int64
-    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, bias, out, n, n, more)
+    sig = types.void(rows, panels, prefetch, n, n, x, n, n, n, w, n, n, n, n, bias, out, n, n, more)
     n_row, n_panel = rows.literal_value, panels.literal_value
-    n_beside = AHEAD_PANELS if len(more) > 4 else 0
-    n_stored = len(more) if len(more) <= 4 and (len(more) == 4 or w.dtype != types.float32) else 0
+    n_more = len(more)
+    n_beside = panels_beside(more[0].dtype.bitwidth // 8) if n_more == 7 else 0
+    n_stored = n_more if n_more == 4 or n_more == 2 and w.dtype != types.float32 else 0
     element_beside = f16 if n_beside and more[0].dtype != types.float32 else f32
     element = f32 if w.dtype == types.float32 else f16
     steps = UNROLL if n_row == ROWS else 1
@@ -76,9 +80,9 @@ def tile_f32(
 
     def codegen(context, builder, sig, args):
         emit = Emit(context, builder, sig, args)
-        _, _, _, first, last, _, x_at, x_stride, row, _, panel, w_stride, ahead = args[:13]
-        _, _, out_at, out_stride, more = args[13:]
-        x, bias, out = (emit.pointer(i, f32) for i in (5, 13, 14))
+        _, _, _, first, last, _, x_at, x_stride, row, _, panel, w_stride = args[:12]
+        ahead, ahead_step, _, _, out_at, out_stride, more = args[12:]
+        x, bias, out = (emit.pointer(i, f32) for i in (5, 14, 15))
         w = emit.pointer(9, element)
         w_at, bias_at = builder.mul(panel, w_stride), builder.mul(panel, const(PANEL))
         x_at = builder.add(x_at, builder.mul(row, x_stride))
@@ -90,14 +94,14 @@ def tile_f32(
             ]
             for base, at, stride in ((x, x_at, x_stride), (out, out_at, out_stride))
         )
-        if steps > 1:
+        if n_row == ROWS and not n_beside:
             x_rows = [emit.apart(row) for row in x_rows]
         w_panels = [
             builder.gep(w, [builder.add(w_at, builder.mul(w_stride, const(p)))])
             for p in range(n_panel)
         ]
         if n_beside:
-            _, y, v, v_stride, sums, z = (builder.extract_value(more, i) for i in range(6))
+            _, y, v, v_stride, sums, z, _ = (builder.extract_value(more, i) for i in range(n_more))
             y, sums, z = (builder.inttoptr(at, f32.as_pointer()) for at in (y, sums, z))
             v = builder.inttoptr(v, element_beside.as_pointer())
             v_panels = [builder.gep(v, [builder.mul(v_stride, const(p))]) for p in range(n_beside)]
@@ -137,21 +141,20 @@ def tile_f32(
         w_k = builder.mul(k, const(PANEL))
         size, size_beside = (4 if e == f32 else 2 for e in (element, element_beside))
         if prefetch.literal_value:
+            at, in_line = builder.add(ahead, builder.mul(k, ahead_step)), CACHE_LINE // size
             if n_row == 1:
-                step = CACHE_LINE // size
-                in_line = step // PANEL  # panels
-                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, in_line)]
+                panels_in_line = in_line // PANEL
+                lines = [builder.mul(w_stride, const(p)) for p in range(0, n_panel, panels_in_line)]
             else:
-                if prefetch.literal_value != PIECES:
-                    step = FETCH_PANELS * PANEL
-                elif n_beside:
-                    step = AHEAD_PANELS * PANEL * size_beside // size
-                else:
-                    step = AHEAD_BYTES // size
-                lines = [const(i) for i in range(0, step, CACHE_LINE // size)]
-            at = builder.add(ahead, builder.mul(k, const(step)))
+                lines = [const(i) for i in range(0, 1 if SHARE else n_panel * PANEL, in_line)]
             for line in lines:
                 emit.prefetch(builder.gep(w, [builder.add(at, line)]))
+        if n_beside or n_more == 1:
+            later = builder.inttoptr(builder.extract_value(more, n_more - 1), i8.as_pointer())
+            n_byte = n_beside * PANEL * size_beside if n_beside else AHEAD_BYTES
+            at = builder.mul(k, const(n_byte))
+            for line in range(0, n_byte, CACHE_LINE):
+                emit.prefetch(builder.gep(later, [builder.add(at, const(line))]))
         weights = [
             emit.load_floats(w_panels[p], builder.add(w_k, const(vector.count * i)), vector)
             for p in range(n_panel)
@@ -234,7 +237,8 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
     """
     n_in = w.shape[1]
     x_ld, ld = x.shape[1], out.shape[1]
-    size, part = n_in * PANEL, min(PART // (PANEL * w.itemsize), n_in)
+    size, line = n_in * PANEL, CACHE_LINE // w.itemsize
+    part = min(PART // (PANEL * w.itemsize), n_in)
     x_at, out_at = x_row * x_ld, (out_panel - first) * PANEL
     if n_row < ROWS_SMALL:  # one to three rows: each reads the weights in wide strides
         for row in range(n_row):
@@ -244,14 +248,15 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
             prefetch = ONE_ROW_PREFETCH and last == w.shape[0]
             while prefetch and p + 2 * PANELS_ONE_ROW <= last:
                 tile_f32(1, PANELS_ONE_ROW, ONE_ROW_PREFETCH, 0, n_in, x, x_at, x_ld, row, w, p,
-                         size, (p + PANELS_ONE_ROW) * size, bias, out, out_at, ld, ())  # fmt: skip
+                         size, (p + PANELS_ONE_ROW) * size, line, bias, out, out_at, ld,
+                         ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p + PANELS_ONE_ROW <= last:
-                tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias,
+                tile_f32(1, PANELS_ONE_ROW, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, 0, bias,
                          out, out_at, ld, ())  # fmt: skip
                 p += PANELS_ONE_ROW
             while p < last:
-                tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
+                tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, 0, bias, out, out_at,
                          ld, ())  # fmt: skip
                 p += 1
         return
@@ -275,11 +280,11 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
     while p < last:
         row = 0
         while row + ROWS <= n_row:
-            tile_f32(ROWS, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
-                     ())  # fmt: skip
+            tile_f32(ROWS, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, 0, bias, out, out_at,
+                     ld, ())  # fmt: skip
             row += ROWS
         while row < n_row:
-            tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at, ld,
+            tile_f32(1, 1, 0, 0, n_in, x, x_at, x_ld, row, w, p, size, 0, 0, bias, out, out_at, ld,
                      ())  # fmt: skip
             row += 1
         p += 1
@@ -294,19 +299,29 @@ def multiply_panels(
 
     Arguments as of `tile_f32`; w has its panel p at p * size.
 
-    ahead  int  where the weights are that come next; with AVX2, `share` elements of them
+    ahead  int  where the weights are that come next, or 0; with AVX2, `share` elements of them
 
     Updates: out, the queue and what its pieces point to.
     """
     due = record(queue, QUEUE)
+    # Prefetches of what comes next. Where it comes fast, the first tile of rows makes them in its
+    # loop, which is 8 to 12 % faster than before it; then memory is idle, and the others work off
+    # the queue.
+    step = PANELS * PANEL
+    if SHARE:
+        step = -(-step // max(n_row // ROWS, 1))
     while row + ROWS <= n_row:
-        at = first
+        at, here = first, ahead
         if not PREFETCH:
             prefetch_lines(w, ahead, share, row // ROWS, n_row // ROWS)
+        if SHARE:
+            here += row // ROWS * (last - first) * step
+        elif PREFETCH and row == 0:
+            tile_f32(ROWS, PANELS, PREFETCH, at, last, x, x_at, x_ld, row, w, p, size, here, step,
+                     bias, out, out_at, ld, ())  # fmt: skip
+            at = last
         if AHEAD_BYTES:
-            # The first tile of rows prefetches what comes next in its loop, which is 8 to 12 %
-            # faster than before it. Then memory is idle, and the others work off the queue.
-            has_queue = queue != 0 and (row > 0 or not PREFETCH)
+            has_queue = queue != 0
             while has_queue and due.next < due.end and at < last:
                 # A piece has its own steps: it may end within a tile, or go on in the next.
                 piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
@@ -314,18 +329,18 @@ def multiply_panels(
                 done = due.step - at
                 if piece.weight != 0:
                     if PREFETCH:
-                        fetched = piece.prefetch + done * AHEAD_PANELS * PANEL * others.itemsize
+                        taken = min(AHEAD_BYTES, AHEAD_PANELS * PANEL * others.itemsize)
                         start = piece.bias if due.step == 0 else piece.out
-                        tile_f32(ROWS, PANELS, PIECES, at, end, x, x_at, x_ld, row, w, p, size,
-                                 (fetched - w.ctypes.data) // w.itemsize, bias, out, out_at, ld,
+                        tile_f32(ROWS, PANELS, SHARE, at, end, x, x_at, x_ld, row, w, p, size,
+                                 here, step, bias, out, out_at, ld,
                                  (others, piece.input + done * 4,
                                   piece.weight + done * PANEL * others.itemsize,
-                                  piece.steps * PANEL, start, piece.out))  # fmt: skip
+                                  piece.steps * PANEL, start, piece.out,
+                                  piece.prefetch + done * taken))  # fmt: skip
                 elif end > at:
-                    fetched = piece.prefetch + done * AHEAD_BYTES
-                    tile_f32(ROWS, PANELS, PIECES, at, end, x, x_at, x_ld, row, w, p, size,
-                             (fetched - w.ctypes.data) // w.itemsize, bias, out, out_at, ld,
-                             ())  # fmt: skip
+                    tile_f32(ROWS, PANELS, SHARE, at, end, x, x_at, x_ld, row, w, p, size, here,
+                             step, bias, out, out_at, ld,
+                             (piece.prefetch + done * AHEAD_BYTES,))  # fmt: skip
                 due.step += end - at
                 at = end
                 if due.step == piece.steps:
@@ -335,15 +350,18 @@ def multiply_panels(
                         carray(pointer(piece.done), 1, np.int64)[0] = piece.count
                     if piece.then != 0:
                         call(piece.then, (piece.argument, piece.count))
-        if at < last:
-            tile_f32(ROWS, PANELS, PREFETCH, at, last, x, x_at, x_ld, row, w, p, size, ahead,
+        if at < last and SHARE and ahead != 0:
+            tile_f32(ROWS, PANELS, SHARE, at, last, x, x_at, x_ld, row, w, p, size, here, step,
                      bias, out, out_at, ld, ())  # fmt: skip
+        elif at < last:
+            tile_f32(ROWS, PANELS, 0, at, last, x, x_at, x_ld, row, w, p, size, 0, 0, bias, out,
+                     out_at, ld, ())  # fmt: skip
         row += ROWS
     while row + ROWS_SMALL <= n_row:
-        tile_f32(ROWS_SMALL, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, bias, out,
-                 out_at, ld, ())  # fmt: skip
+        tile_f32(ROWS_SMALL, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, 0, bias,
+                 out, out_at, ld, ())  # fmt: skip
         row += ROWS_SMALL
     while row < n_row:
-        tile_f32(1, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, bias, out, out_at,
-                 ld, ())  # fmt: skip
+        tile_f32(1, PANELS, 0, first, last, x, x_at, x_ld, row, w, p, size, 0, 0, bias, out,
+                 out_at, ld, ())  # fmt: skip
         row += 1

@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 
 from ..jit import inlined
 from .arrays import pointer
-from .cpu import FETCH_PANELS, PANEL, PANELS, PREFETCH, ROWS
+from .cpu import CACHE_LINE, PANEL, PANELS, PREFETCH, ROWS, SHARE
 from .floats import multiply_panels, tile_f32
 from .tables import GROUP_PANELS, QUARTERS
 from .vector import Emit, const, f32, f32_panel
@@ -132,6 +132,8 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
     """
     k, ld, n = s.shape[2], out.shape[1], PANELS * PANEL
     size, place = w.shape[1] * PANEL, PANELS * kept.shape[2] * 4
+    step = CACHE_LINE // w.itemsize if SHARE else n  # elements that a step of a tile prefetches
+    first_fetch = max(QUARTERS - (-(-2 * GROUP_PANELS * PANEL // step)), 0)
     n_lower = n_row // 2
     n_upper = n_row - n_lower
     for group in range(first, last, GROUP_PANELS):
@@ -167,10 +169,11 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
             own, stride = w.ctypes.data + p * size * w.itemsize, kept.shape[2]
             first_place = kept.ctypes.data - begin * PANEL * 4
             here = first_place + (0 if i == 0 or i == 4 else 2 if i == 3 else 1) * place
-            # From the fourth product on, it also prefetches a share of the next group's weights.
-            ahead = -FETCH_PANELS * begin * PANEL
-            if i >= 3:
-                ahead += (group + GROUP_PANELS) * size + (i - 3) * FETCH_PANELS * k * PANEL
+            # From the fourth product on, or earlier where steps prefetch less, it also prefetches a
+            # share of the next group's weights.
+            ahead = -step * begin
+            if i >= first_fetch:
+                ahead += (group + GROUP_PANELS) * size + (i - first_fetch) * step * k
             x_at = i * s.shape[1] * k - begin
             # These two begin where panel 0 would.
             starts = carray(pointer(start - p * PANEL * 4), 1, np.float32)
@@ -181,11 +184,11 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
                     other = own + (k * PANEL if i == 5 else -PANELS * size) * 4
                     other_stride = size
                 tile_f32(ROWS, PANELS, PREFETCH, begin, begin + k, s, x_at, k, 0, w, p, size,
-                         ahead, starts, target, at, to_ld,
+                         ahead, step, starts, target, at, to_ld,
                          (here, stride, other, other_stride))  # fmt: skip
             else:
                 tile_f32(ROWS, PANELS, PREFETCH, begin, begin + k, s, x_at, k, 0, w, p, size,
-                         ahead, starts, target, at, to_ld, (here, stride))  # fmt: skip
+                         ahead, step, starts, target, at, to_ld, (here, stride))  # fmt: skip
                 if w.itemsize == 4:  # floats are where they were
                     here, stride = own, size
             starts = carray(pointer(start), n, np.float32)

@@ -73,18 +73,18 @@ NORM = np.dtype(
 )
 
 #: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
-#: with other weights, panels a .. a + AHEAD_PANELS - 1 of them, and a prefetch. All fields but
+#: with other weights, some panels of them (`cpu.panels_beside`), and a prefetch. All fields but
 #: `steps` and `count` are addresses, and `argument` may be one.
 PIECE = np.dtype(
     [
-        # From here on are prefetched AHEAD_BYTES in each step; or, with a weight, what AHEAD_PANELS
-        # panels of such weights take.
+        # From here on are prefetched AHEAD_BYTES in each step; or, with a weight, what these
+        # panels take.
         ("prefetch", np.int64),
         ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
         ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
         ("input", np.int64),  # f32[K], the row
-        ("bias", np.int64),  # f32[AHEAD_PANELS PANEL]
-        ("out", np.int64),  # f32[AHEAD_PANELS PANEL]
+        ("bias", np.int64),  # f32[PANEL] of each panel
+        ("out", np.int64),  # f32[PANEL] of each panel
         ("done", np.int64),  # i64, set to `count` at the end: the panels that are complete; or 0
         ("then", np.int64),  # kernel(argument, count) to call at the end, or 0
         ("argument", np.int64),
