@@ -59,18 +59,19 @@ HAS_FMA = "fma" in FEATURES or "neon" in FEATURES
 # Weights stay in half precision in memory where an instruction widens a vector of them, exactly;
 # without it, llvm would call a function of the C library for each.
 HAS_F16 = "f16c" in FEATURES or "avx512f" in FEATURES or "neon" in FEATURES
-#: AMD's cores with AVX-512: these alone have sse4a, too.
+#: AMD's cores with AVX-512: these alone have sse4a, too. Zen 5 alone of these has AVX-VNNI.
 IS_ZEN = {"avx512f", "sse4a"} <= FEATURES
-#: Whether the hardware prefetches weights as fast as the caches deliver them: AMD's Zen 5 does, the
-#: only one of these with AVX-VNNI. There prefetches of a single row get in the way.
-READS_AHEAD = IS_ZEN and "avxvnni" in FEATURES
-#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: a frame of
-#: FullSubNet took a tenth longer (docs/benchmark-amx.md). Zen 4 takes 3 % longer for whole files of
-#: Fast FullSubNet, as long for FullSubNet. Zen 5 has units to spare.
-F16_IS_SLOW = "avx512f" in FEATURES and not READS_AHEAD
+IS_ZEN5 = IS_ZEN and "avxvnni" in FEATURES
 #: Whether weights that the second-level cache does not hold come slowly: on Intel's servers, a core
 #: gets some one and a half cache lines in the time of a tile's step.
 IS_NARROW = "avx512f" in FEATURES and not IS_ZEN
+#: Whether the hardware prefetches the weights of a single row as fast as the caches deliver them.
+#: There prefetches get in the way.
+READS_AHEAD = IS_ZEN5 or IS_NARROW
+#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: without copies
+#: in floats, whole files of Fast FullSubNet took 4 % longer. Zen 4 takes 3 % longer for these, as
+#: long for FullSubNet. Zen 5 has units to spare.
+F16_IS_SLOW = "avx512f" in FEATURES and not IS_ZEN5
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and
@@ -111,7 +112,7 @@ AHEAD_BYTES = (64 if SHARE else 128) if PREFETCH else 32 if "avx2" in FEATURES e
 AHEAD_PANELS = 2
 CACHE_LINE = 64  # bytes that are prefetched together
 # Parts in which one row widens a panel of halves: Zen 4 is faster with two of 8.
-PARTS = 2 if IS_ZEN and not READS_AHEAD else 1
+PARTS = 2 if IS_ZEN and not IS_ZEN5 else 1
 # Bytes of a panel that meet all rows before the next ones are read: they stay in the first-level
 # cache, even in half of it where threads share a core. Tiles of several panels need fewer bytes for
 # the same work, which the second level delivers in time.
