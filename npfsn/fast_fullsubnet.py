@@ -25,7 +25,7 @@ from .config import (
 )
 from .errors import ModelError, shown
 from .flow import Parts
-from .kernels.cpu import IS_NARROW
+from .kernels.cpu import HAS_LARGE_L2
 from .layers import Recurrent
 from .norms import Norm
 from .program import Program
@@ -291,7 +291,7 @@ class Pass(network.Pass):
         self.fb_norm, self.sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
         # Neighbouring layers read their weights in turns, so that all frames take the same time; or
         # all of the encoder in frames that do not end a block, where those that do take longer.
-        uneven = net.bottleneck.layers[0].recurrent.own_work >= 1.0
+        uneven = shrink == 2 and net.bottleneck.layers[0].recurrent.own_work >= 1.0
         encoder = [
             stack.bind(state, 1, frames, 1 if uneven else i) for i, stack in enumerate(net.encoder)
         ]
@@ -353,9 +353,9 @@ class Pass(network.Pass):
         for stack in decoder:
             x = beside.block(stack, x)
         beside.divide()
-        if IS_NARROW:
-            # Memory limits what tiles do beside their own work, and most of the encoder's weights
-            # stay in the second-level cache from frame to frame if nothing else is read between.
+        if HAS_LARGE_L2:
+            # Most of the encoder's weights stay there from frame to frame if nothing else is read
+            # between; and memory, not the tiles' time, limits what these do beside their own work.
             return Parts(head.then(encode), beside, core, join, gather)
         x = fb_in
         for stack in encoder:  # the last linear layer is a part of `gather`

@@ -65,6 +65,8 @@ IS_ZEN5 = IS_ZEN and "avxvnni" in FEATURES
 #: Whether weights that the second-level cache does not hold come slowly: on Intel's servers, a core
 #: gets some one and a half cache lines in the time of a tile's step.
 IS_NARROW = "avx512f" in FEATURES and not IS_ZEN
+#: Whether the second-level cache has 2 MB, not 1: all of Intel's servers with tile registers.
+HAS_LARGE_L2 = "amx-tile" in FEATURES
 #: Whether the hardware prefetches the weights of a single row as fast as the caches deliver them.
 #: There prefetches get in the way.
 READS_AHEAD = IS_ZEN5 or IS_NARROW
@@ -131,8 +133,8 @@ F16_BITS = np.uint16 if HAS_F16 else np.float32
 STRASSEN = PREFETCH == 1
 STRASSEN_ROWS, STRASSEN_INPUTS = 128 if IS_NARROW else 4 * ROWS, 192
 #: Units of a layer that are worked on together, at most about: so many that their gates and hidden
-#: states still fit the second-level cache, of 1 MB on most machines and 2 MB on Intel's servers.
-GROUP = 136 if IS_NARROW else 72
+#: states still fit the second-level cache.
+GROUP = 136 if HAS_LARGE_L2 else 72
 
 # Rows of an int8 tile. Without an instruction for byte products, intermediate results take
 # registers. AVX2 has so few that one row by the panels of a wide stride takes the fewest
