@@ -333,12 +333,24 @@ def test_a_full_disk_costs_only_time(tmp_path):
     if subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("may not mount")
     fill = f"open({str(tmp_path / 'fill')!r}, 'wb').write(bytes(FILL))\n"
-    for room, unkept in ((0, "2"), (8192, "1"), (65536, "0")):  # kernels take up to 8 KB each
-        program = fill.replace("FILL", str(max(65536 - 4096 - room, 0))) + COLD
-        program += KEPT
+    sizes = f"import pathlib\nfor p in pathlib.Path({str(tmp_path)!r}).rglob('*.kernel'):\n"
+    sizes += "    print(p.stat().st_size)\n"
+
+    def unkept(free: int) -> tuple[str, list[int]]:
+        """Return how many kernels are not kept on a disk with `free` pages, and sizes of others."""
+        program = fill.replace("FILL", str(65536 - 4096 * free)) + COLD + KEPT + "\n" + sizes
         out, err = python(program, before=before, env=environment(NUMBA_CACHE_DIR=str(tmp_path)))
-        assert out.removeprefix("right 1\n").split()[0] == unkept
         assert len(last_lines(err)) == 1
+        first, *others = out.removeprefix("right 1\n").splitlines()
+        return first.split()[0], [int(size) for size in others]
+
+    none, kept = unkept(16)
+    assert none == "0" and len(kept) == 2
+    pages = [-(-size // 4096) for size in kept]
+    assert unkept(min(pages) - 1) == ("2", [])
+    one, left = unkept(sum(pages) - 1)  # the second would need one page more
+    assert one == "1" and len(left) == 1
+    assert unkept(sum(pages))[0] == "0"
 
 
 @pytest.fixture
