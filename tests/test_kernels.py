@@ -682,7 +682,7 @@ def test_products_of_quarters_are_for_many_rows_of_hidden_states() -> None:
         inner = [layer.recurrent for layer in stack.layers] + [stack.layers[1].input]
         return {type(product).__name__ for product in inner}
 
-    least = 128 if cpu.IS_NARROW else 4 * cpu.ROWS
+    least = 128 if cpu.IS_NARROW else 32
     many = 2 * least
     fast = {"StrassenProduct" if cpu.STRASSEN else "Product"}
     assert kinds(many, "LSTM", 192) == kinds(257, "LSTM", 256) == fast
