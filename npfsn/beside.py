@@ -42,9 +42,7 @@ class Beside:
         self._table = np.zeros(0, tables.PIECE)
         self._steps = _weights(host)[0].shape[1]
         # Not the first layer's input product: it has too few inputs for its tiles to do more.
-        self._parts = host.recurrent, host.inputs[1:]
-        self._products = host.layers["recurrent"], host.layers["input"][1:]
-        for table in self._products:
+        for table in (host.layers["recurrent"], host.layers["input"][1:]):
             table["queue"] = self.queue.ctypes.data
         self._lines: list[np.ndarray] = []
         self._division = 0, 0  # counts of pieces and lines of the first of two blocks
@@ -56,17 +54,14 @@ class Beside:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
         Not in int8, whose weights stay in a near cache anyway; with AVX2, only to prefetch.
-        Tiles can also multiply weights of their own type; float32 tiles of plain products, whose
-        weights may have been widened, also half precision.
+        Tiles can also multiply weights of their own type.
         """
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
-        wide, half = {np.dtype(np.float32)}, {np.dtype(cpu.F16_BITS)}
-        plain = all(part.product.inputs == tables.AS_THEY_ARE for part in host.recurrent)
-        fits = others <= own or (own == wide and others == half and plain)
+        floats = {np.dtype(np.float32)}, {np.dtype(cpu.F16_BITS)}
         room = cpu.PREFETCH if stacks else cpu.AHEAD_BYTES
-        return bool(room) and own in (wide, half) and fits
+        return bool(room) and own in floats and others <= own
 
     def __len__(self) -> int:
         """Count the pieces."""
@@ -113,7 +108,6 @@ class Beside:
         """
         self._kept.append(stack)
         address("layers.finish_queue")  # compiled now, not in mid-stream
-        self._take_along(_weights(stack)[0].dtype)
         for i, y in enumerate(stack.outputs):
             layer = stack.layers[i:].ctypes.data
             line = self._line(stack, x, y, layer)
@@ -147,14 +141,6 @@ class Beside:
     def finish(self) -> None:
         """Do the pieces that the tiles had no time for."""
         function("layers.finish_queue")(self.queue.ctypes.data)
-
-    def _take_along(self, others: np.dtype) -> None:
-        """Let tiles multiply weights of this type, too."""
-        for table, parts in zip(self._products, self._parts, strict=True):
-            for i, part in enumerate(parts):
-                part.take_along(others)
-                for name in ("kernel", "plain"):
-                    table[name][i] = part.table[name][0]
 
     def _add(self, **fields: int) -> None:
         self._pieces.append(tuple({**_NOTHING, **fields}.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .config import GATES, Sequence
 from .kernels import cpu, tables
-from .kernels.cpu import F16_IS_SLOW, HAS_BYTE_PRODUCT, PANEL
+from .kernels.cpu import HAS_BYTE_PRODUCT, PANEL
 from .kernels.tables import array_record
 from .machine_code import address, function, place
 from .packing import aligned, pack_f32, pack_i8, padded
@@ -29,11 +28,6 @@ _CODES = {
 _STATES = {"LSTM": ("h", "c"), "GRU": ("h",)}
 # Types of a product's arrays that are not float32, other than the weights.
 _TYPES: dict[str, Any] = {"shift": np.int32, "q": np.uint8}
-# From this many rows on, float32 weights are faster than half-precision ones, although twice as
-# much is read (`F16_IS_SLOW`), where Strassen's products do not widen them once for all rows: for
-# the inputs of FullSubNet's 257 units and for blocks of frames, not for Fast FullSubNet's 64 units.
-_MANY = 128
-
 
 #: Outputs whose weights have this norm, one large weight or many smaller ones, move those beside
 #: them by some 5e-5: results of Strassen's products share rounding errors.
@@ -77,7 +71,7 @@ class Product:
 
     precision = "float32"
     inputs = tables.AS_THEY_ARE
-    fields: tuple[str, ...] = ("weight",)
+    fields: tuple[str, ...] = ("weight", "kept")
     tile = cpu.ROWS
     own_work = 0.7 if cpu.IS_NARROW else 0.6
 
@@ -88,28 +82,16 @@ class Product:
         self.weights: tuple[np.ndarray, ...] = self._pack(weight)
         for array in (self.bias, *self.weights):
             array.setflags(write=False)
-        self._wide: Product | None = None
 
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return (pack_f32(weight),)
 
-    def for_rows(self, rows: int) -> Product:
-        """Return the product for blocks of `rows` rows: this one, or one with float32 weights."""
+    def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
+        """Return what a pass needs to multiply rows of `columns` values, as `bind` does."""
         packed = self.weights[0]
-        if not F16_IS_SLOW or rows < _MANY or packed.dtype != np.uint16:
-            return self
-        if self._wide is None:
-            array = aligned(packed.shape, np.float32)
-            array[...] = packed.view(np.float16)
-            array.setflags(write=False)
-            wide = copy.copy(self)
-            wide.weights = (array,)
-            self._wide = wide
-        return self._wide
-
-    def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
-        """Return what a pass needs to multiply up to `rows` rows of `columns` values."""
-        return ()
+        widens = cpu.WIDENS and block >= cpu.WIDENED_ROWS and packed.dtype == np.uint16
+        kept = cpu.PANELS if widens else 0, packed.shape[1] + tables.APART, PANEL
+        return (aligned(kept, np.float32),)
 
     def operations(self, rows: int, n_in: int) -> float:
         """Count the multiplications and additions of `rows` rows of `n_in` inputs."""
@@ -120,9 +102,12 @@ class Product:
         """Panels of outputs."""
         return self.width // PANEL
 
-    def bind(self, rows: int, columns: int) -> BoundProduct:
-        """Return the product of up to `rows` rows of `columns` values as a function."""
-        return BoundProduct(self, self.scratch(rows, columns))
+    def bind(self, rows: int, columns: int, block: int | None = None) -> BoundProduct:
+        """Return the product of up to `rows` rows of `columns` values as a function.
+
+        `block` is how many rows a block of frames has, if not as many.
+        """
+        return BoundProduct(self, self.scratch(rows, columns, rows if block is None else block))
 
 
 class Int8Product(Product):
@@ -141,7 +126,7 @@ class Int8Product(Product):
     def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         return pack_i8(weight)
 
-    def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+    def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
         whole_tiles = -(-rows // self.tile) * self.tile
         return aligned((whole_tiles, columns), np.uint8), np.zeros(rows, np.float32)
@@ -170,17 +155,13 @@ class StrassenProduct(Product):
         norms = (np.linalg.norm(weight, axis=1).max() for weight in weights)
         return all(norm <= LARGEST_NORM for norm in norms)
 
-    def for_rows(self, rows: int) -> Product:
-        """Return this one, which widens weights once for all rows."""
-        return self
-
     def operations(self, rows: int, n_in: int) -> float:
         """Count as `Product` does: an eighth less for rows with partners and whole groups."""
         whole = self.panels // tables.GROUP_PANELS * tables.GROUP_PANELS / self.panels
         with_partners = super().operations(rows // 2 * 2, n_in)
         return super().operations(rows, n_in) - with_partners * whole / 8.0
 
-    def scratch(self, rows: int, columns: int) -> tuple[np.ndarray, ...]:
+    def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
         """Return scratch for sums of inputs, for partial results and for sums of weights."""
         upper, k = (rows + 1) // 2, columns // 2
         return (
@@ -190,23 +171,14 @@ class StrassenProduct(Product):
         )
 
 
-def _kernel(packed: np.ndarray, inputs: int, others: np.dtype) -> int:
-    """Return the address of the kernel that multiplies such inputs with packed weights.
-
-    `others` is the type of the weights of its queue's pieces: that of `packed`, or halves where
-    floats are not SUMMED.
-    """
+def _kernel(packed: np.ndarray, inputs: int) -> int:
+    """Return the address of the kernel that multiplies such inputs with packed weights."""
     if inputs == tables.SUMMED:
         kernel = "product_summed_f16" if packed.dtype == np.uint16 else "product_summed"
     elif inputs == tables.QUANTISED:
         kernel = "product_tiles" if cpu.HAS_TILES and cpu.fits(packed.shape[1]) else "product_bytes"
-    elif packed.dtype == np.float32:
-        kernel = "product_widened" if others == np.uint16 else "product_f32_weights"
     else:
-        kernel = "product_f16"
-        if F16_IS_SLOW:
-            # For blocks of many rows (`Product.for_rows`): compiled before a stream runs.
-            address("products.product_f32_weights")
+        kernel = "product_f16" if packed.dtype == np.uint16 else "product_f32_weights"
     return address(f"products.{kernel}")
 
 
@@ -230,18 +202,13 @@ class BoundProduct:
         self.table = np.zeros(1, tables.PRODUCT)
         packed = product.weights[0]
         self.table["inputs"] = product.inputs
-        self.take_along(packed.dtype)
+        self.table["kernel"] = _kernel(packed, product.inputs)
+        if product.inputs == tables.SUMMED:
+            self.table["plain"] = _kernel(packed, tables.AS_THEY_ARE)
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):
             dtype = packed.dtype if field == "weight" else _TYPES.get(field, np.float32)
             self.table[field] = array_record(array, dtype)
-
-    def take_along(self, others: np.dtype) -> None:
-        """Choose kernels whose tiles can also multiply weights of another type (`npfsn.beside`)."""
-        packed = self.product.weights[0]
-        self.table["kernel"] = _kernel(packed, self.product.inputs, others)
-        if self.product.inputs == tables.SUMMED:
-            self.table["plain"] = _kernel(packed, tables.AS_THEY_ARE, others)
 
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""
@@ -412,13 +379,10 @@ class RecurrentPass:
         p_width = gates if units == 1 else GATES[spec.cell] * tables.CELL_PANELS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
-            layer.input.for_rows(rows).bind(n_p, n)
-            for layer, n in zip(weights.layers, columns, strict=True)
+            layer.input.bind(n_p, n, rows) for layer, n in zip(weights.layers, columns, strict=True)
         ]
-        self.recurrent = [
-            layer.recurrent.for_rows(rows if units > 1 else 1).bind(group, size)
-            for layer in weights.layers
-        ]
+        once = rows if units > 1 else 1  # rows that meet the recurrent weights in a block
+        self.recurrent = [layer.recurrent.bind(group, size, once) for layer in weights.layers]
         self.states = [
             {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
             for i in range(spec.num_layers)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
-from .kernels.cpu import HAS_F16, PANEL, PREFETCH, STRASSEN
+from .kernels.cpu import PANEL, STRASSEN
 from .layers import PRODUCTS
 from .machine_code import address
 from .models import ARCHITECTURES
@@ -42,12 +42,10 @@ def warm_up(
     ):  # fmt: skip
         product = PRODUCTS[precision](weight, one[0, :1]).bind(*weight.shape)
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
-    # No small model has enough units and inputs for these, nor weights of two types.
+    # No small model has enough units and inputs for these.
     if STRASSEN:
         address("products.product_summed")
         address("products.product_summed_f16")
-    if PREFETCH and HAS_F16:
-        address("products.product_widened")
     Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()

@@ -21,7 +21,7 @@ from sounds import lag, noise, recording, speech, tree
 
 from npfsn import cli, describe, machine_code, pipe, warmup
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
-from npfsn.kernels.cpu import HAS_F16, PREFETCH, STRASSEN
+from npfsn.kernels.cpu import STRASSEN
 from npfsn.models import ARCHITECTURES
 from npfsn.weights import load_model
 from npfsn.whole import enhance
@@ -503,10 +503,8 @@ def test_warmup_of_one_model_is_of_that_one(models):
 def test_warmup_includes_what_only_large_models_need(models, monkeypatch):
     monkeypatch.setattr(machine_code, "_loaded", {})
     warmup.warm_up(models["full"])
-    summed = ("product_summed", "product_summed_f16") if STRASSEN else ()
-    widened = ("product_widened",) if PREFETCH and HAS_F16 else ()
-    needed = {f"products.{name}" for name in (*summed, *widened)}
-    assert needed <= set(machine_code._loaded)
+    needed = ("product_summed", "product_summed_f16") if STRASSEN else ()
+    assert {f"products.{name}" for name in needed} <= set(machine_code._loaded)
 
 
 @pytest.mark.slow

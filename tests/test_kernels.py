@@ -16,7 +16,7 @@ import pytest
 import reference
 from drawn_models import apply_norm, small_model
 
-from npfsn import fast_fullsubnet, layers, norms, state
+from npfsn import fast_fullsubnet, norms, state
 from npfsn.beside import Beside
 from npfsn.config import DIVIDING_NORMS, Sequence
 from npfsn.fast_fullsubnet import MelBands
@@ -24,8 +24,14 @@ from npfsn.kernels import amx, cpu, features, int8, products, spectrum, tables
 from npfsn.kernels import layers as kernels
 from npfsn.kernels.cpu import HAS_F16, MAX_INPUT, PANEL
 from npfsn.kernels.tables import array_record
-from npfsn.layers import Int8Product, Product, Recurrent, RecurrentPass, StrassenProduct
-from npfsn.models import ARCHITECTURES
+from npfsn.layers import (
+    LARGEST_NORM,
+    Int8Product,
+    Product,
+    Recurrent,
+    RecurrentPass,
+    StrassenProduct,
+)
 from npfsn.packing import pack_f32
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
@@ -107,6 +113,43 @@ def test_weights_of_half_precision_give_the_bits_of_the_same_floats(n_in: int, n
         np.testing.assert_array_equal(multiply(x, weight, bias), want)
 
 
+@pytest.mark.parametrize("n_in", [1, 17, 257])
+@pytest.mark.parametrize("n_out", [17, 48, 257, 384])
+def test_halves_that_many_rows_meet_are_widened_once(n_in: int, n_out: int) -> None:
+    """By their first tile, where it takes time from tiles; whatever was in the scratch.
+
+    In blocks of many rows, however few of these are multiplied at once.
+    """
+    weight, bias = normal(n_out, n_in, seed=8).astype(np.float16), normal(n_out, seed=9)
+    floats = pack_f32(weight.astype(np.float32))
+    panels, group = len(floats), cpu.PANELS
+    for n_row, block in itertools.product((*range(1, 20), 64, 65), (127, 128)):
+        x = normal(n_row, n_in, seed=n_row)
+        want = multiply(x, weight.astype(np.float32), bias)
+        bound = Product(weight, bias).bind(n_row, n_in, block)
+        (kept,) = bound.scratch
+        kept.fill(np.nan)
+        out = np.full_like(want, np.nan)
+        bound(x, out, n_row)
+        np.testing.assert_array_equal(out, want)
+        widened = cpu.WIDENS and block == 128
+        assert len(kept) == (group if widened else 0)
+        last = panels // group * group
+        if widened and last and n_row >= cpu.ROWS:
+            np.testing.assert_array_equal(kept[:, :n_in], floats[last - group : last])
+            kept[:, :n_in] = np.nan
+        assert np.isnan(kept).all()
+        # Parts give the whole, and write nothing else.
+        for first, end in [(0, panels // 2), (panels // 2, panels)]:
+            part = np.full((n_row + 1, out.shape[1] + PANEL), 5.0, np.float32)
+            products.product(x, 0, n_row, bound.table[0], first, end, part, 1)
+            size = (end - first) * PANEL
+            given = part[:n_row, PANEL : PANEL + size].copy()
+            np.testing.assert_array_equal(given, want[:, first * PANEL : end * PANEL])
+            part[:n_row, PANEL : PANEL + size] = 5.0
+            assert (part == 5.0).all()
+
+
 @pytest.mark.parametrize("n_in", [4, 16, 20, 48, 512])  # an odd number of steps, too
 @pytest.mark.parametrize("n_out", [1, 17, 48, 257])
 def test_int8_sums_are_those_of_integers(n_in: int, n_out: int) -> None:
@@ -143,7 +186,7 @@ def test_tile_registers_give_the_bits_of_vectors() -> None:
     for n_in, n_row, (first, last) in itertools.product((16, 48, 64, 272, 384), rows, panels):
         product = Int8Product(normal(257, n_in, seed=12), normal(257, seed=13))
         x = normal(n_row, n_in, seed=n_row)
-        q, scale = product.scratch(n_row, n_in)
+        q, scale = product.scratch(n_row, n_in, n_row)
         q[:] = 255  # nothing may depend on what is in the rows that are not there
         int8.quantise_rows(x, 0, n_row, q, scale)
         arguments = (n_row, *product.weights, q, scale, product.bias, first, last)
@@ -351,50 +394,6 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
         assert bound.layers["done"].tolist() == ([every, 0] if frame % 2 else [0, every])
 
 
-@pytest.mark.parametrize(
-    ("architecture", "frames", "wide"),
-    [
-        ("fast_fullsubnet", 1, set()),
-        ("fast_fullsubnet", 32, {"bottleneck"}),
-        ("fullsubnet", 1, {"sb_model"}),
-        ("fullband", 32, set()),
-        ("improved_fullsubnet", 8, {"sb_model.sb_models.0"}),  # the other section has four units
-    ],
-)
-def test_halves_that_many_rows_meet_are_widened_ahead_where_it_takes_time_from_tiles(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, frames: int, wide: set[str]
-) -> None:
-    """Few rows read them faster for being half as long. All streams share what is widened."""
-    model = small_model(architecture)
-    half = {name: tensor.astype(np.float16) for name, tensor in model.tensors.items()}
-    network = ARCHITECTURES[architecture].Network(model.config, half)
-
-    def packed() -> dict[str, list[np.ndarray]]:
-        stacks = network.bind(state.zeros(network.fields()), frames).stacks
-        return {
-            stack.weights.key: [
-                bound.product.weights[0] for bound in (*stack.inputs, *stack.recurrent)
-            ]
-            for stack in stacks
-        }
-
-    monkeypatch.setattr(layers, "F16_IS_SLOW", False)
-    plain = packed()
-    assert {w.dtype for found in plain.values() for w in found} == {
-        np.dtype(np.uint16 if HAS_F16 else np.float32)
-    }
-    monkeypatch.setattr(layers, "F16_IS_SLOW", True)
-    first, second = packed(), packed()
-    for key, found in first.items():
-        for before, now, again in zip(plain[key], found, second[key], strict=True):
-            assert now is again
-            if key in wide and HAS_F16:
-                assert now.ctypes.data % 64 == 0
-                np.testing.assert_array_equal(now, before.view(np.float16).astype(np.float32))
-            else:
-                assert now is before
-
-
 def lines_of(array: np.ndarray) -> range:
     """Return the cache lines that an array lies in."""
     start = array.ctypes.data
@@ -498,6 +497,11 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     stack = Recurrent(spec, tensors, "net", "float32")
     bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
     assert Beside.possible(bound) == (bool(cpu.AHEAD_BYTES) and not HAS_F16)
+    # So do the rows that they take along.
+    (host, _), (floats, _) = host_and_follower("float32")
+    (_, _), (halves, _) = host_and_follower("float16")
+    assert Beside.possible(host, floats) == cpu.PREFETCH
+    assert Beside.possible(host, floats, halves) == (cpu.PREFETCH and not HAS_F16)
 
 
 @pytest.mark.skipif(not cpu.AHEAD_BYTES, reason="tiles see to nothing here")
@@ -520,13 +524,9 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 # From 192 on, of an LSTM, products of quarters; of 256, some panels are left to the plain kernel.
 @pytest.mark.parametrize("size", [48, 192, 256])
-@pytest.mark.parametrize("kind", ["float32", "float16", "widened"])
+@pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
-    """Both stacks compute what they would; pieces end in mid-tile, and at any place of a queue.
-
-    "widened": tiles of floats, rows that meet halves (`F16_IS_SLOW`). Products of quarters are
-    never so: they widen halves themselves.
-    """
+    """Both stacks compute what they would; pieces end in mid-tile, and at any place of a queue."""
     frames = 16 if size == 48 else 4 * HOST_UNITS  # more than a host has time for
     spec = Sequence(cell, 20, 70, 1, 33)  # of a GRU, an odd number of panels
     dtype = np.float32 if kind == "float32" else np.float16
@@ -534,12 +534,10 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     one = Recurrent(spec, tensors, "net", "float32")
     stacks = [one.bind(state.zeros(one.fields(1)), 1, frames) for _ in range(4)]
     (behind, before), alone = stacks[:2], stacks[2:]
-    (host, plain), _ = host_and_follower("float32" if kind == "widened" else kind, cell, size)
+    (host, plain), _ = host_and_follower(kind, cell, size)
     quarters = host.recurrent[0].product.inputs == tables.SUMMED
     assert quarters == (size >= 192 and cell == "LSTM" and cpu.STRASSEN)
-    assert Beside.possible(host, behind, before) != (kind == "widened" and quarters)
-    if kind == "widened" and quarters:
-        return
+    assert Beside.possible(host, behind, before)
     beside, program = Beside(host), Program()
     x = np.zeros((HOST_UNITS, 5), np.float32)
     ys = np.zeros((2, frames, 20), np.float32)
@@ -624,7 +622,6 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
     weight, bias = (scale * normal(n_out, n_in, seed=21)).astype(dtype), normal(n_out, seed=22)
     product, group = StrassenProduct(weight, bias), tables.GROUP_PANELS
     panels = product.panels
-    assert product.for_rows(1000) is product  # no second copy of the weights
     for n_row in (*range(2, 20), 33, 40, 64, 65):
         x = np.tanh(normal(n_row + 1, n_in + 16, seed=n_row))
         bound = product.bind(n_row, n_in)
@@ -656,7 +653,7 @@ def test_products_of_quarters_add_up(n_in: int, n_out: int, dtype: str) -> None:
 def test_large_weights_move_products_beside_them_little() -> None:
     """At the largest norm for which products of quarters are used, one half of the outputs."""
     weight = normal(96, 512, scale=512**-0.5, seed=31)
-    weight[:48] *= layers.LARGEST_NORM / np.linalg.norm(weight[:48], axis=1, keepdims=True)
+    weight[:48] *= LARGEST_NORM / np.linalg.norm(weight[:48], axis=1, keepdims=True)
     x = np.tanh(normal(64, 512, seed=32))
     got = multiply(x, weight, np.zeros(96, np.float32), StrassenProduct)
     beside = (got - x.astype("d") @ weight.T.astype("d"))[:, 48:]

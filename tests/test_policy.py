@@ -18,7 +18,6 @@ from commands import ROOT, environment
 import npfsn
 from npfsn.kernels.cpu import (
     AHEAD_BYTES,
-    F16_IS_SLOW,
     HAS_F16,
     PREFETCH,
     STRASSEN,
@@ -210,13 +209,12 @@ for module in (calls, features, layers, products, program, spectrum):
 OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 # Matrices as small as these suit no tile registers.
 OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
-# Where tiles have room for more; where tiles of floats take rows of halves along.
+# Where tiles have room for more.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue"), int(bool(PREFETCH)))
 OTHER_SIGNATURES["_begin_queue"] = int(bool(AHEAD_BYTES))
 # The built-in model has 64 units and weights of halves.
 SUMMED = STRASSEN and STRASSEN_ROWS <= 64
 OTHER_SIGNATURES |= {"product_summed": 0, "product_summed_f16": int(SUMMED)}
-OTHER_SIGNATURES["product_widened"] = int(PREFETCH and F16_IS_SLOW and not SUMMED)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ WORK = {
 CROWDED = {("neon", "int8"), *(("avx512" + vnni, "strassen f16") for vnni in ("", "-vnni"))}
 #: Addresses that the loop keeps on the stack: none, except with LLVM before 20, and where it takes
 #: rows along, which have addresses of their own (`npfsn.beside`), two more where it also prefetches
-#: its own next weights (`cpu.SHARE`), or where it stores sums of weights.
+#: its own next weights (`cpu.SHARE`), or where it stores sums of weights or what it widens.
 ADDRESSES, ADDRESSES_ALONG, ADDRESSES_SUMS = 0 if llvm.llvm_version_info[0] >= 20 else 4, 4, 8
 STACK = re.compile(r"\((?:%rsp|%rbp)\)|\[sp")
 VECTOR = re.compile(r"%[xyz]mm\d|\b[qv]\d+\b")
@@ -192,10 +192,12 @@ def measure(target: str) -> dict[str, dict[str, int]]:
 
 def is_fine(target: str, name: str, counts: dict[str, int]) -> bool:
     """Whether the innermost loop works in vectors, in registers, and without library calls."""
-    along = TARGETS[target][2].startswith(X86_V4) and name != "int8"
-    shared = 2 if along and "sse4a" not in TARGETS[target][2] else 0
+    features = TARGETS[target][2]
+    along = features.startswith(X86_V4) and name != "int8"
+    shared = 2 if along and "sse4a" not in features else 0
     addresses = ADDRESSES_ALONG + shared if along else ADDRESSES
-    if name.startswith("strassen"):
+    widens = along and name == "float16" and not {"sse4a", "avxvnni"} <= set(features.split(",+"))
+    if name.startswith("strassen") or widens:
         addresses = ADDRESSES_SUMS
     in_registers = counts["stack"] == 0 and counts["addresses"] <= addresses
     in_registers = in_registers or (target, name) in CROWDED

@@ -70,10 +70,11 @@ HAS_LARGE_L2 = "amx-tile" in FEATURES
 #: Whether the hardware prefetches the weights of a single row as fast as the caches deliver them.
 #: There prefetches get in the way.
 READS_AHEAD = IS_ZEN5 or IS_NARROW
-#: Whether widening slows tiles down. Intel's cores widen in the units that multiply: without copies
-#: in floats, whole files of Fast FullSubNet took 4 % longer. Zen 4 takes 3 % longer for these, as
-#: long for FullSubNet. Zen 5 has units to spare.
-F16_IS_SLOW = "avx512f" in FEATURES and not IS_ZEN5
+#: Whether widening slows tiles down, so that in blocks with WIDENED_ROWS rows, the first tile of
+#: rows widens halves for all. Intel's cores widen in the units that multiply: otherwise whole files
+#: of Fast FullSubNet took 4 % longer, on Zen 4 3 %. Zen 5 has units to spare. A hop alone has too
+#: little work for it: it would wait for the floats, which are twice as long.
+WIDENS, WIDENED_ROWS = "avx512f" in FEATURES and not IS_ZEN5, 128
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
 # instructions of every machine give the same integers: with the offset they are the same signed and

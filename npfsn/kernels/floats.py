@@ -36,7 +36,7 @@ from .cpu import (
     UNROLL,
     panels_beside,
 )
-from .tables import PIECE, QUEUE
+from .tables import APART, PIECE, QUEUE
 from .vector import Emit, const, f16, f32, f32_panel, i8
 
 
@@ -221,7 +221,7 @@ def prefetch_lines(typingctx, w, at, size, turn, turns):
 
 
 @inlined
-def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, others):
+def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue):
     """Compute rows of out = x w^T + bias: out[i] from x[x_row + i], i < n_row.
 
     Only panels first .. last - 1 of w; they go to panels out_panel and on of out.
@@ -230,8 +230,8 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
     w       f32 or u16[P, K, PANEL]  packed weights (`pack_f32`)
     bias    f32[P PANEL]
     out     f32[R', >= (out_panel + last - first) PANEL]
-    queue   int                      address of the QUEUE that tiles work off, or 0
-    others  f32 or u16[?]            any array of the type of its pieces' weights
+    queue   int                      address of the QUEUE that tiles work off, or 0; weights of
+                                     its pieces are of the type of w
 
     Updates: out, the queue and what its pieces point to.
     """
@@ -274,7 +274,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
             else:
                 at = (p + PANELS) * size
             multiply_panels(x, x_at, x_ld, 0, n_row, k, k_end, w, p, size, at, part * PANEL, bias,
-                            out, out_at, ld, queue, others)  # fmt: skip
+                            out, out_at, ld, queue, w)  # fmt: skip
             k = k_end
         p += PANELS
     while p < last:
@@ -291,6 +291,32 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, ot
 
 
 @inlined
+def product_widened(x, x_row, n_row, w, bias, first, last, out, out_panel, queue, kept):
+    """Compute what `product_f32` does, for halves, whole groups of PANELS and ROWS rows or more.
+
+    The first tile of rows stores what it widens for the others.
+
+    kept  int  address of scratch, f32[PANELS, K + APART, PANEL]
+
+    Updates: kept, out, the queue and what its pieces point to.
+    """
+    n_in, x_ld, ld = w.shape[1], x.shape[1], out.shape[1]
+    size, stride = n_in * PANEL, (n_in + APART) * PANEL
+    x_at, out_at = x_row * x_ld, (out_panel - first) * PANEL
+    step = CACHE_LINE // w.itemsize if SHARE else PANELS * PANEL
+    for p in range(first, last, PANELS):
+        ahead = (p + PANELS) * size
+        tile_f32(ROWS, PANELS, PREFETCH, 0, n_in, x, x_at, x_ld, 0, w, p, size, ahead, step, bias,
+                 out, out_at, ld, (kept, stride))  # fmt: skip
+        floats = carray(pointer(kept - p * stride * 4), 1, np.float32)  # as if from panel 0 on
+        ahead = 0
+        if SHARE:
+            ahead = (w.ctypes.data - floats.ctypes.data) // 4 + (p + PANELS) * size // 2
+        multiply_panels(x, x_at, x_ld, ROWS, n_row, 0, n_in, floats, p, stride, ahead, 0, bias, out,
+                        out_at, ld, queue, w)  # fmt: skip
+
+
+@inlined
 def multiply_panels(
     x, x_at, x_ld, row, n_row, first, last, w, p, size, ahead, share, bias, out, out_at, ld, queue,
     others,
@@ -299,7 +325,9 @@ def multiply_panels(
 
     Arguments as of `tile_f32`; w has its panel p at p * size.
 
-    ahead  int  where the weights are that come next, or 0; with AVX2, `share` elements of them
+    ahead   int            where the weights are that come next, or 0
+    share   int            with AVX2, how many elements of them
+    others  f32 or u16[?]  any array of the type of these, and of the weights of the queue's pieces
 
     Updates: out, the queue and what its pieces point to.
     """
@@ -307,7 +335,7 @@ def multiply_panels(
     # Prefetches of what comes next. Where it comes fast, the first tile of rows makes them in its
     # loop, which is 8 to 12 % faster than before it; then memory is idle, and the others work off
     # the queue.
-    step = PANELS * PANEL
+    step = PANELS * PANEL * others.itemsize // w.itemsize
     if SHARE:
         step = -(-step // max(n_row // ROWS, 1))
     while row + ROWS <= n_row:

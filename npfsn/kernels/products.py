@@ -18,8 +18,8 @@ from .arrays import (
     record,
     u8_2d,
 )
-from .cpu import DEPTH, F16_BITS, PANEL, ROWS, ROWS_SMALL
-from .floats import product_f32
+from .cpu import DEPTH, F16_BITS, PANEL, PANELS, ROWS, ROWS_SMALL, WIDENS
+from .floats import product_f32, product_widened
 from .int8 import product_i8, quantise_rows
 from .strassen import product_strassen, sum_quarters
 from .tables import GROUP_PANELS, PRODUCT, QUANTISED, SUMMED
@@ -41,18 +41,19 @@ def make_ready(x, row, n_row, w):
 
 
 @inlined
-def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind, kind_beside):
-    """Run `product_f32`, with arguments as those of the kernels below.
-
-    kind         dtype  of the weights: float32 or F16_BITS
-    kind_beside  dtype  of the weights of the queue's pieces
-    """
-    w = record(w, PRODUCT)
-    weight = carray(pointer(w.weight.address), (w.weight.rows, w.weight.columns, PANEL), kind)
-    others = carray(pointer(w.weight.address), 1, kind_beside)
+def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind):
+    """Run `product_f32`, with arguments as those of the kernels below; kind: the weights' dtype."""
+    table = record(w, PRODUCT)
+    shape = table.weight.rows, table.weight.columns, PANEL
+    weight, bias = carray(pointer(table.weight.address), shape, kind), f32_1d(table.bias)
     x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, n_row, ld)
-    product_f32(x, x_row, n_row, weight, f32_1d(w.bias), first, last, out, out_panel, w.queue,
-                others)  # fmt: skip
+    whole = 0
+    if WIDENS and weight.itemsize == 2 and table.kept.rows > 0 and n_row >= ROWS:
+        whole = (last - first) // PANELS * PANELS
+        product_widened(x, x_row, n_row, weight, bias, first, first + whole, out, out_panel,
+                        table.queue, table.kept.address)  # fmt: skip
+    product_f32(x, x_row, n_row, weight, bias, first + whole, last, out, out_panel + whole,
+                table.queue)  # fmt: skip
 
 
 # The kernels below run `product`, each for one kind of weights (`npfsn.layers` chooses). They take
@@ -68,19 +69,13 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind, ki
 @kernel
 def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of floats."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32, np.float32)
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32)
 
 
 @kernel
 def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of halves."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS, F16_BITS)
-
-
-@kernel
-def product_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
-    """Multiply with weights of floats; the queue's pieces have weights of halves."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32, F16_BITS)
+    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS)
 
 
 @inlined

@@ -118,10 +118,11 @@ PRODUCT = np.dtype(
         ("q_scale", ARRAY),  # f32[R], their scales
         ("bias", ARRAY),  # f32[P PANEL]
         ("queue", np.int64),  # address of the QUEUE that its tiles work off, or 0
-        # Scratch of `product_strassen` alone: its s, its u and v, its kept.
+        # Scratch of `product_widened`, if it is to be used, and `product_strassen`: their kept.
+        ("kept", ARRAY),
+        # Scratch of `product_strassen` alone: its s, its u and v.
         ("sums", ARRAY),
         ("partial", ARRAY),
-        ("kept", ARRAY),
     ]
 )
 
