@@ -19,7 +19,15 @@ from .aligned import AlignedStream
 from .containers import check_encoder, target_format
 from .errors import AudioError
 from .intact import bytes_of
-from .options import Precision, Progress, check_progress, dry_share, whole_rate
+from .options import (
+    Precision,
+    Progress,
+    check_precision,
+    check_progress,
+    dry_share,
+    horizon_frames,
+    whole_rate,
+)
 from .output import complete_or_absent, is_folder
 from .report import FileReport
 from .sink import Sink, unwritable
@@ -100,6 +108,7 @@ def enhance_file(
     from .weights import load_model
 
     dry_share(atten_lim_db)  # refuse wrong arguments before opening files
+    check_precision(precision)
     options = {"norm": norm, "precision": precision, "norm_horizon": norm_horizon}
     for name, path in (("src", src), ("dst", dst)):
         if not isinstance(path, (str, os.PathLike)):
@@ -119,7 +128,8 @@ def enhance_file(
         except AudioError as error:
             raise AudioError(f"{src}: {error}") from None
         loaded = load_model(model)  # once for all channels
-        loaded.config.with_norm(norm)  # or refuse it
+        config = loaded.config.with_norm(norm)  # or refuse it
+        horizon_frames(norm_horizon, config.sample_rate, config.hop_length)
         _make_folder(dst)
         with bytes_of(src) as file:
             where = file, sound.format, os.fstat(file.fileno()).st_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -37,6 +37,13 @@ def check_progress(progress: object) -> None:
     """Raise TypeError unless this is a function or None."""
     if progress is not None and not callable(progress):
         raise TypeError(f"progress is {progress!r}: expected a function, or None")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless this is one of `Precision`."""
+    known = get_args(Precision)
+    if precision not in known:
+        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(known)}")
 
 
 def check_nonfinite(on_nonfinite: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import weights
-from .layers import PRODUCTS
 from .machine_code import function
 from .models import ARCHITECTURES
 from .network import Network
+from .options import check_precision
 from .stream import Stream
 from .weights import Model
 
@@ -27,8 +27,7 @@ _spare: weakref.WeakKeyDictionary[Model, Stream] = weakref.WeakKeyDictionary()
 
 def shared_network(model: Model, config: Any, precision: str) -> Network:
     """Return the packed network of a model, made at the first request and ready to run."""
-    if precision not in tuple(PRODUCTS):  # a list, say, has no hash
-        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(PRODUCTS)}")
+    check_precision(precision)
     with weights.loading:  # through the module: a forked child gets a new lock
         known = _networks.setdefault(model, {})
         key = (config, precision)

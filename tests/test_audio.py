@@ -664,8 +664,12 @@ def test_wrong_options_are_told_whatever_the_file(tmp_path):
     src = write(tmp_path / "a.wav", noise(0))
     with pytest.raises(NormError, match="unknown norm"):
         enhance_file(src, tmp_path / "b.wav", norm="nonsense")
-    with pytest.raises(ValueError, match="unknown precision"):
-        enhance_file(src, tmp_path / "b.wav", norm="offline_laplace_norm", precision="int9")
+    out = tmp_path / "folder" / "b.wav"
+    for norm in (None, "offline_laplace_norm"):
+        with pytest.raises(ValueError, match="unknown precision"):
+            enhance_file(src, out, norm=norm, precision="int9")
+    with pytest.raises(ValueError, match="expected at least one hop"):
+        enhance_file(src, out, norm_horizon=0.001)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 

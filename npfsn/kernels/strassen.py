@@ -42,7 +42,7 @@ ZEROS = np.zeros(PANELS * PANEL, np.float32)
 
 @intrinsic
 def _sum_quarters_of(typingctx, x, upper, lower, s, at, stride, k):
-    """Compute `PRODUCTS` rows of s, k values each, of two rows of 2 k inputs that are partners.
+    """Compute `QUARTERS` rows of s, k values each, of two rows of 2 k inputs that are partners.
 
     upper and lower are where the rows begin in x; s[at + i stride] is where row i begins.
     """
@@ -78,7 +78,7 @@ def sum_quarters(x, x_row, n_row, s):
     The first half of the rows, and one more if their number is odd, have the others for partners.
 
     x  f32[R, >= K]                             K a multiple of 2 PANEL
-    s  f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]
+    s  f32[QUARTERS, >= (n_row + 1) / 2, K / 2]
 
     Updates: s.
     """
@@ -121,7 +121,7 @@ def _add(typingctx, a, a_at, b, b_at, out, out_at, n_panel):
 def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel, queue):
     """Compute what `floats.product_f32` does, for whole groups of panels and 2 ROWS rows or more.
 
-    s            f32[PRODUCTS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
+    s            f32[QUARTERS, >= (n_row + 1) / 2, K / 2]  sums of the inputs (`sum_quarters`)
     u, v         f32[>= (n_row + 1) / 2, PANELS PANEL]     scratch
     kept         f32[3, PANELS, (K / 2 + APART) PANEL]     scratch for quarters of weights, and sums
     first, last  int                                       multiples of GROUP_PANELS
