@@ -129,6 +129,7 @@ class Sequence:
         published: str | None,
         args: Mapping[str, Any] = {},
         recipe_key: str = "",
+        linear: bool = True,
     ) -> Sequence:
         """Read cell, sizes and layer count from the tensors under `prefix`.
 
@@ -142,6 +143,8 @@ class Sequence:
             The recipe's arguments.
         recipe_key : str
             What the recipe calls the output activation.
+        linear : bool
+            Whether it has a linear layer.
         """
         rnn = f"{prefix}.sequence_model."
         num_layers = sum(
@@ -155,8 +158,7 @@ class Sequence:
                 f"tensor {rnn}weight_hh_l0 has shape {list(w_hh)}: expected [4 H, H] (LSTM) or "
                 "[3 H, H] (GRU)"
             )
-        fc = f"{prefix}.fc_output_layer.weight"
-        output_size = matrix(shapes, fc)[0] if fc in shapes else 0
+        output_size = matrix(shapes, f"{prefix}.fc_output_layer.weight")[0] if linear else 0
         said = activation(args.get(recipe_key))
         kind = said if recipe_key in args else published
         slope = f"{prefix}.activate_function.weight"

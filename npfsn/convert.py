@@ -240,11 +240,14 @@ def _info(precision: str, source: Mapping[str, str]) -> dict[str, Any]:
 def _build_config(
     module: Any, shapes: Mapping[str, Any], args: Arguments, recipe: Recipe | None
 ) -> Any:
-    """Build the configuration; if defaults do not fit the tensors, ask for the recipe."""
+    """Build the configuration; if defaults do not fit the tensors, ask for the recipe.
+
+    It does not help where tensors are missing.
+    """
     try:
         return build_config(lambda: module.Config.from_tensors(shapes, args))
     except ModelError as error:
-        if recipe is not None or "recipe" in str(error):
+        if recipe is not None or any(word in str(error) for word in ("recipe", "missing")):
             raise
         raise ModelError(
             f"{error}; without a recipe, published defaults stand in for what tensors do not tell: "

@@ -208,11 +208,13 @@ class Config(BaseConfig):
 
 def _stack(shapes: Shapes, prefix: str, activate: str | None) -> tuple[Sequence, ...]:
     """Read `prefix.0`, `prefix.1`, ...: only a layer with a linear part is activated."""
+    matrix(shapes, f"{prefix}.0.sequence_model.weight_ih_l0")  # or say that it is missing
     stack: list[Sequence] = []
     while f"{prefix}.{len(stack)}.sequence_model.weight_ih_l0" in shapes:
         name = f"{prefix}.{len(stack)}"
         linear = f"{name}.fc_output_layer.weight" in shapes
-        stack.append(Sequence.from_shapes(shapes, name, activate if linear else None))
+        published = activate if linear else None
+        stack.append(Sequence.from_shapes(shapes, name, published, linear=linear))
     return tuple(stack)
 
 

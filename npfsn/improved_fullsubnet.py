@@ -191,7 +191,6 @@ class Config(BaseConfig):
         sb_models: list[Sequence] = []
         while f"sb_model.sb_models.{len(sb_models)}.sequence_model.weight_ih_l0" in shapes:
             name = f"sb_model.sb_models.{len(sb_models)}"
-            matrix(shapes, f"{name}.fc_output_layer.weight")
             sb_models.append(
                 Sequence.from_shapes(shapes, name, None, args, "sb_output_activate_function")
             )

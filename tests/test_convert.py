@@ -295,6 +295,30 @@ def test_a_tensor_that_is_missing_is_named(tmp_path, architecture):
         assert "missing" in str(info.value), info.value
 
 
+@pytest.mark.parametrize(
+    ("architecture", "lost", "named"),
+    [
+        ("fullsubnet", "fb_model.fc_output_layer", "fb_model.fc_output_layer.weight"),
+        ("fullsubnet", "sb_model.fc_output_layer", "sb_model.fc_output_layer.weight"),
+        ("fullband", "fullband_model.fc_output_layer", "fullband_model.fc_output_layer.weight"),
+        ("fast_fullsubnet", "bottleneck.fc_output_layer", "bottleneck.fc_output_layer.weight"),
+        ("fast_fullsubnet", "mel_scale.fb", "mel_scale.fb"),
+        ("fast_fullsubnet", "decoder_lstm.0", "decoder_lstm.0.sequence_model.weight_ih_l0"),
+        ("fast_fullsubnet", "encoder.1.fc_output_layer", "an encoder that ends in a linear layer"),
+        ("improved_fullsubnet", "fb_model.fc_output_layer", "fb_model.fc_output_layer.weight"),
+    ],
+)
+def test_a_layer_that_is_missing_is_named(tmp_path, architecture, lost, named):
+    """No recipe could take its place, so none is asked for."""
+    tensors = small_model(architecture).tensors
+    left = {key: v for key, v in tensors.items() if not f"{key}.".startswith(f"{lost}.")}
+    assert len(left) < len(tensors)
+    path = written(tmp_path, left)
+    with pytest.raises(ModelError, match=re.escape(named)) as info:
+        convert(path, norm=NORM)
+    assert "missing" in str(info.value) and "recipe" not in str(info.value)
+
+
 def test_values_too_large_for_half_are_refused_only_there(tmp_path):
     path = altered(tmp_path, **{BIAS: np.array([0, 1e6], np.float32)})
     assert convert(path, norm=NORM).tensors[BIAS][1] == np.float32(1e6)
