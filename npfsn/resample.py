@@ -43,7 +43,7 @@ class Resampler:
         Sample rates in Hz, between `MIN_RATE` and `MAX_RATE`.
     latency : int
         Samples by which the input is already delayed. The output is delayed by less than a sample
-        more, so that its delay is a whole number of samples: `lag`.
+        more, so that its delay is a whole number of samples: `lag`. It lasts as much longer.
 
     Attributes
     ----------

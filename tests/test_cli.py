@@ -21,7 +21,7 @@ from sounds import lag, noise, recording, speech, tree
 
 from npfsn import cli, describe, machine_code, pipe, warmup
 from npfsn.config import CAUSAL_NORMS, OFFLINE_NORMS
-from npfsn.kernels.cpu import STRASSEN
+from npfsn.kernels import cpu
 from npfsn.models import ARCHITECTURES
 from npfsn.weights import load_model
 from npfsn.whole import enhance
@@ -502,9 +502,15 @@ def test_warmup_of_one_model_is_of_that_one(models):
 
 def test_warmup_includes_what_only_large_models_need(models, monkeypatch):
     monkeypatch.setattr(machine_code, "_loaded", {})
+    machine_code.function.cache_clear()
     warmup.warm_up(models["full"])
-    needed = ("product_summed", "product_summed_f16") if STRASSEN else ()
+    needed = {"product_bytes", "product_f32_weights"}
+    needed |= {"product_summed", "product_summed_f16"} if cpu.STRASSEN else set()
+    needed |= {"product_f16"} if cpu.HAS_F16 else set()
+    needed |= {"product_tiles"} if cpu.HAS_TILES else set()
     assert {f"products.{name}" for name in needed} <= set(machine_code._loaded)
+    # And what another rate and `npfsn bench` need.
+    assert {"calls.filtered", "calls.matmul"} <= set(machine_code._loaded)
 
 
 @pytest.mark.slow

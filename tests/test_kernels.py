@@ -32,6 +32,7 @@ from npfsn.layers import (
     RecurrentPass,
     StrassenProduct,
 )
+from npfsn.models import ARCHITECTURES
 from npfsn.packing import pack_f32
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
@@ -392,6 +393,30 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
     for frame in range(1, 5):
         play(bound, x[0], frame)
         assert bound.layers["done"].tolist() == ([every, 0] if frame % 2 else [0, every])
+
+
+@pytest.mark.skipif(not cpu.WIDENS, reason="widening takes no time from tiles here")
+@pytest.mark.parametrize(
+    ("architecture", "frames", "wide"),
+    [
+        ("fast_fullsubnet", 1, set()),
+        ("fast_fullsubnet", 32, {"bottleneck"}),
+        ("fullsubnet", 1, {"sb_model"}),
+        ("fullband", 32, set()),
+        ("improved_fullsubnet", 8, {"sb_model.sb_models.0"}),  # the other section has four units
+    ],
+)
+def test_stacks_widen_where_blocks_have_many_rows(
+    architecture: str, frames: int, wide: set[str]
+) -> None:
+    model = small_model(architecture)
+    for dtype in (np.float16, np.float32):
+        tensors = {name: tensor.astype(dtype) for name, tensor in model.tensors.items()}
+        network = ARCHITECTURES[architecture].Network(model.config, tensors)
+        for stack in network.bind(state.zeros(network.fields()), frames).stacks:
+            widens = dtype == np.float16 and stack.weights.key in wide
+            for part in (*stack.inputs, *stack.recurrent):
+                assert len(part.scratch[0]) == (cpu.PANELS if widens else 0)
 
 
 def lines_of(array: np.ndarray) -> range:

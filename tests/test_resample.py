@@ -11,6 +11,7 @@ from scipy.signal import resample_poly
 from sounds import RATES, noise
 from streams import run
 
+from npfsn import machine_code
 from npfsn import resample as resampling
 from npfsn.config import MAX_RATE, MIN_RATE
 from npfsn.errors import AudioError
@@ -129,7 +130,10 @@ def test_a_long_filter_is_laid_out_once():
 
 def test_the_filter_is_there_before_the_first_block(monkeypatch):
     """Designing it takes longer than a live stream has."""
+    monkeypatch.setattr(machine_code, "_loaded", {})
+    machine_code.function.cache_clear()
     resampler = Resampler(48000, 16000)
+    assert "calls.filtered" in machine_code._loaded  # so does compiling
     monkeypatch.setattr("numpy.i0", None)
     assert resampler.process(np.ones(768, np.float32)).size > 200
 
@@ -140,6 +144,16 @@ def test_late_output_is_the_same_in_any_blocks(rate):
     expected = run(Resampler(16000, rate, 768), x)
     for size in (1, 37, 256):
         np.testing.assert_array_equal(run(Resampler(16000, rate, 768), x, size), expected)
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 44100, 48000])
+def test_late_output_lasts_as_long_as_its_input(rate):
+    """To the last output before the end; as late as the input, rounded up."""
+    for n in range(768, 1100):
+        resampler = Resampler(16000, rate, 768)
+        assert resampler.lag == -(-768 * rate // 16000)
+        size = run(resampler, np.zeros(n, np.float32)).size
+        assert size == resampler.lag - (768 - n) * rate // 16000
 
 
 def test_no_output_comes_before_the_last_input_it_needs():
