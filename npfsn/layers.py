@@ -381,8 +381,7 @@ class RecurrentPass:
         self.inputs = [
             layer.input.bind(n_p, n, rows) for layer, n in zip(weights.layers, columns, strict=True)
         ]
-        once = rows if units > 1 else 1  # rows that meet the recurrent weights in a block
-        self.recurrent = [layer.recurrent.bind(group, size, once) for layer in weights.layers]
+        self.recurrent = [layer.recurrent.bind(group, size, rows) for layer in weights.layers]
         self.states = [
             {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
             for i in range(spec.num_layers)

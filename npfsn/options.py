@@ -42,8 +42,9 @@ def check_progress(progress: object) -> None:
 def check_precision(precision: str) -> None:
     """Raise ValueError unless this is one of `Precision`."""
     known = get_args(Precision)
-    if precision not in known:
-        raise ValueError(f"unknown precision {precision!r}: expected one of {', '.join(known)}")
+    if not (isinstance(precision, str) and precision in known):
+        one_of = ", ".join(known)
+        raise ValueError(f"unknown precision {shown(precision)}: expected one of {one_of}")
 
 
 def check_nonfinite(on_nonfinite: str) -> None:

@@ -395,7 +395,6 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
         assert bound.layers["done"].tolist() == ([every, 0] if frame % 2 else [0, every])
 
 
-@pytest.mark.skipif(not cpu.WIDENS, reason="widening takes no time from tiles here")
 @pytest.mark.parametrize(
     ("architecture", "frames", "wide"),
     [
@@ -414,7 +413,7 @@ def test_stacks_widen_where_blocks_have_many_rows(
         tensors = {name: tensor.astype(dtype) for name, tensor in model.tensors.items()}
         network = ARCHITECTURES[architecture].Network(model.config, tensors)
         for stack in network.bind(state.zeros(network.fields()), frames).stacks:
-            widens = dtype == np.float16 and stack.weights.key in wide
+            widens = cpu.WIDENS and dtype == np.float16 and stack.weights.key in wide
             for part in (*stack.inputs, *stack.recurrent):
                 assert len(part.scratch[0]) == (cpu.PANELS if widens else 0)
 

@@ -72,8 +72,8 @@ HAS_LARGE_L2 = "amx-tile" in FEATURES
 READS_AHEAD = IS_ZEN5 or IS_NARROW
 #: Whether widening slows tiles down, so that in blocks with WIDENED_ROWS rows, the first tile of
 #: rows widens halves for all. Intel's cores widen in the units that multiply: otherwise whole files
-#: of Fast FullSubNet took 4 % longer, on Zen 4 3 %. Zen 5 has units to spare. A hop alone has too
-#: little work for it: it would wait for the floats, which are twice as long.
+#: of Fast FullSubNet took 4 % longer, on Zen 4 3 %. Zen 5 has units to spare. With the 64 rows of
+#: a hop alone, a step of Fast FullSubNet would take longer: floats are twice as much to read.
 WIDENS, WIDENED_ROWS = "avx512f" in FEATURES and not IS_ZEN5, 128
 
 # The byte products of int8 layers take four inputs at a time. Inputs have seven bits, so that the
