@@ -152,15 +152,16 @@ class Beside:
         whole strides.
         """
         panels, share, done = len(weights), self._steps * cpu.AHEAD_BYTES, 0
+        start, size = weights.ctypes.data, weights[0].nbytes
         for at in range(0, weights.nbytes, share):
-            there = min((at + share) // weights[0].nbytes, panels)
+            there = min((at + share) // size, panels)
             if there < panels:
                 there -= there % cpu.PANELS_ONE_ROW
             then = {}
             if layer and there > done:
                 then = {"then": address("layers.work_ahead"), "argument": layer, "count": there}
                 done = there
-            self._add(prefetch=weights.ctypes.data + at, steps=self._steps, **then)
+            self._add(prefetch=start + at, steps=self._steps, **then)
 
     def _multiply(self, stack: RecurrentPass, i: int, layer: int) -> None:
         """Compute the recurrent product of layer i for one frame, some panels at a time."""

@@ -12,7 +12,7 @@ from .kernels import cpu, tables
 from .kernels.cpu import HAS_BYTE_PRODUCT, PANEL
 from .kernels.tables import array_record
 from .machine_code import address, function, place
-from .packing import aligned, pack_f32, pack_i8, padded
+from .packing import aligned, pack_f32, pack_i8, pack_vector, padded
 from .program import Program
 from .quantise import to_float16
 from .state import Fields, State
@@ -34,23 +34,16 @@ _TYPES: dict[str, Any] = {"shift": np.int32, "q": np.uint8}
 LARGEST_NORM = 16.0
 
 
-def _gates_in_panels(tensor: np.ndarray, gates: int) -> np.ndarray:
-    """Order the rows of `tensor` [gates H, ...] as cells take them: for each panel, all gates."""
-    size = tensor.shape[0] // gates
-    n_panel = padded(size) // PANEL
-    spread = np.zeros((gates, n_panel * PANEL, *tensor.shape[1:]), tensor.dtype)
-    spread[:, :size] = tensor.reshape(gates, size, *tensor.shape[1:])
-    by_panel = spread.reshape(gates, n_panel, PANEL, *tensor.shape[1:]).swapaxes(0, 1)
-    return by_panel.reshape(gates * n_panel * PANEL, *tensor.shape[1:])
-
-
 class Product:
     """A packed matrix in float32: out = x w^T + bias.
 
     Parameters
     ----------
-    weight : array, shape (N, K)
-    bias : array, shape (N,)
+    weight : array, shape (G N, K)
+    bias : array, shape (G N,)
+    gates : int
+        G, gates of N outputs each. Each panel of gate 0 is followed by those of the others that
+        belong to the same outputs.
 
     Attributes
     ----------
@@ -75,16 +68,15 @@ class Product:
     tile = cpu.ROWS
     own_work = 0.7 if cpu.IS_NARROW else 0.6
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        self.width = padded(weight.shape[0])
-        self.bias = np.zeros(self.width, np.float32)
-        self.bias[: bias.shape[0]] = bias
-        self.weights: tuple[np.ndarray, ...] = self._pack(weight)
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, gates: int = 1) -> None:
+        self.bias = pack_vector(bias.astype(np.float32), gates)
+        self.width = self.bias.shape[0]
+        self.weights: tuple[np.ndarray, ...] = self._pack(weight, gates)
         for array in (self.bias, *self.weights):
             array.setflags(write=False)
 
-    def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (pack_f32(weight),)
+    def _pack(self, weight: np.ndarray, gates: int) -> tuple[np.ndarray, ...]:
+        return (pack_f32(weight, gates),)
 
     def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
         """Return what a pass needs to multiply rows of `columns` values, as `bind` does."""
@@ -123,8 +115,8 @@ class Int8Product(Product):
     # The faster byte products are, the less they weigh beside the cells.
     own_work = 1.0 if cpu.HAS_TILES else 6 / 7 if HAS_BYTE_PRODUCT else 4 / 5
 
-    def _pack(self, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-        return pack_i8(weight)
+    def _pack(self, weight: np.ndarray, gates: int) -> tuple[np.ndarray, ...]:
+        return pack_i8(weight, gates)
 
     def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
@@ -222,12 +214,12 @@ PRODUCTS: dict[str, type[Product]] = {"float32": Product, "int8": Int8Product}
 
 
 def _product(
-    weight: np.ndarray, bias: np.ndarray, precision: str, in_floats: bool = False
+    weight: np.ndarray, bias: np.ndarray, precision: str, in_floats: bool, gates: int = 1
 ) -> Product:
     """Return a product; with `in_floats`, int8 networks use half-precision weights for it."""
     if in_floats:
-        return Product(to_float16(weight) if precision == "int8" else weight, bias)
-    return PRODUCTS[precision](weight, bias)
+        return Product(to_float16(weight) if precision == "int8" else weight, bias, gates)
+    return PRODUCTS[precision](weight, bias, gates)
 
 
 class RecurrentLayer:
@@ -253,10 +245,11 @@ class RecurrentLayer:
             b_ih, b_hh = b_ih + b_hh, np.zeros_like(b_hh)
         # Inputs of int8 products are whole panels: hidden states are, features need not be.
         in_floats = floats_in or w_ih.shape[1] % PANEL > 0
-        w_ih, w_hh, b_ih, b_hh = (_gates_in_panels(x, gates) for x in (w_ih, w_hh, b_ih, b_hh))
-        # From the second layer on, inputs are hidden states, too.
-        self.input = inner(w_ih, b_ih) if layer else _product(w_ih, b_ih, precision, in_floats)
-        self.recurrent = inner(w_hh, b_hh)
+        if layer:  # its inputs are hidden states, too
+            self.input = inner(w_ih, b_ih, gates)
+        else:
+            self.input = _product(w_ih, b_ih, precision, in_floats, gates)
+        self.recurrent = inner(w_hh, b_hh, gates)
 
 
 class Recurrent:

@@ -10,6 +10,9 @@ import numpy as np
 from .kernels.cpu import DEPTH, HAS_F16, OFFSET, PANEL
 from .quantise import levels_with_room, quantise
 
+# Rows that are quantised together: so few that what is computed on the way stays in the caches.
+_AT_ONCE = 64
+
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array of zeros that starts on a cache line: no load of a panel crosses one."""
@@ -24,39 +27,54 @@ def padded(n: int) -> int:
     return -(-n // PANEL) * PANEL
 
 
-def pack_f32(weight: np.ndarray) -> np.ndarray:
-    """Pack `weight` float[N, K] into float32[ceil(N / PANEL), K, PANEL], zeros behind N.
+def pack_f32(weight: np.ndarray, gates: int = 1) -> np.ndarray:
+    """Pack `weight` float[G N, K] into float32[ceil(N / PANEL) G, K, PANEL], zeros behind N.
 
     Where the machine can widen it while loading, float16 stays float16: half as much to read, and
     the same products to the bit. Numba has no halves, so the array is a uint16 view of their bits.
     """
-    n_out, n_in = weight.shape
-    n_panel = padded(n_out) // PANEL
-    dtype = np.float16 if HAS_F16 and weight.dtype == np.float16 else np.float32
-    rows = np.zeros((n_panel * PANEL, n_in), dtype)
-    rows[:n_out] = weight
-    packed = aligned((n_panel, n_in, PANEL), dtype)
-    packed[...] = rows.reshape(n_panel, PANEL, n_in).transpose(0, 2, 1)
-    return packed if dtype == np.float32 else packed.view(np.uint16)
+    if HAS_F16 and weight.dtype == np.float16:
+        return _in_panels(weight.view(np.uint16), gates)
+    return _in_panels(weight, gates, np.float32)
 
 
-def pack_i8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quantise and pack `weight` float[N, K].
+def pack_i8(weight: np.ndarray, gates: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantise and pack `weight` float[G N, K].
 
     Returns
     -------
-    packed : int8 array, shape (ceil(N / PANEL), S, PANEL, DEPTH)
+    packed : int8 array, shape (ceil(N / PANEL) G, S, PANEL, DEPTH)
         S is even, S DEPTH at least K; zeros behind K.
-    scale : float32 array, shape (ceil(N / PANEL) PANEL,)
+    scale : float32 array, shape (ceil(N / PANEL) G PANEL,)
         weight[n] = scale[n] packed[n], rounded to as many levels as `levels_with_room` gives.
     shift : int32 array of the same shape
         What the offset of the inputs adds to every sum: OFFSET times the sum of the row.
     """
     n_out, n_in = weight.shape
-    n_panel, n_deep = padded(n_out) // PANEL, 2 * -(-n_in // (2 * DEPTH))
-    levels = np.zeros((n_panel * PANEL, n_deep * DEPTH), np.int8)
-    scale = np.zeros(n_panel * PANEL, np.float32)
-    levels[:n_out, :n_in], scale[:n_out] = quantise(weight, levels_with_room(weight))
-    packed = aligned((n_panel, n_deep, PANEL, DEPTH), np.int8)
-    packed[...] = levels.reshape(n_panel, PANEL, n_deep, DEPTH).transpose(0, 2, 1, 3)
-    return packed, scale, OFFSET * levels.sum(axis=1, dtype=np.int32)
+    n_deep = 2 * -(-n_in // (2 * DEPTH))
+    levels = np.zeros((n_out, n_deep * DEPTH), np.int8)
+    scale = np.zeros(n_out, np.float32)
+    for first in range(0, n_out, _AT_ONCE):
+        at = slice(first, first + _AT_ONCE)
+        levels[at, :n_in], scale[at] = quantise(weight[at], levels_with_room(weight[at]))
+    shift = OFFSET * levels.sum(axis=1, dtype=np.int32)
+    packed = _in_panels(levels.view(np.int32), gates)  # the DEPTH bytes of a step at once
+    packed = packed.view(np.int8).reshape(*packed.shape, DEPTH)
+    return packed, pack_vector(scale, gates), pack_vector(shift, gates)
+
+
+def pack_vector(values: np.ndarray, gates: int = 1) -> np.ndarray:
+    """Return a number for each output, [G N], in the order of packed weights: [panels PANEL]."""
+    return _in_panels(values[:, None], gates).reshape(-1)
+
+
+def _in_panels(rows: np.ndarray, gates: int, dtype: Any = None) -> np.ndarray:
+    """Return `rows` [G N, K] as [P G, K, PANEL]: panel by panel all gates, as cells take them."""
+    size, n_in = rows.shape[0] // gates, rows.shape[1]
+    by_gate = rows.reshape(gates, size, n_in)
+    packed = aligned((padded(size) // PANEL, gates, n_in, PANEL), dtype or rows.dtype)
+    full = size // PANEL
+    whole = by_gate[:, : full * PANEL].reshape(gates, full, PANEL, n_in)
+    packed[:full] = whole.transpose(1, 0, 3, 2)
+    packed[full:, ..., : size % PANEL] = by_gate[:, full * PANEL :].transpose(0, 2, 1)
+    return packed.reshape(-1, n_in, PANEL)

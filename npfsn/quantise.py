@@ -67,9 +67,10 @@ def levels_with_room(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     largest = size.max(axis=1, initial=0.0)
     size /= np.where(largest > 0, largest, 1)[:, None]
     # Step by step: a matrix product would sum in another order on another machine.
-    pairs = (size[:, ::2] + size[:, 1::2]).reshape(n_out, size.shape[1] // 8, 2, 2)
-    fours = (pairs[:, :, 0] + pairs[:, :, 1]).max(axis=(1, 2), initial=1.0)
-    return np.minimum(np.floor(_SUM_OF_FOUR / fours), np.float32(LEVELS))
+    pairs = size[:, ::2] + size[:, 1::2]
+    fours = np.maximum(pairs[:, ::4] + pairs[:, 2::4], pairs[:, 1::4] + pairs[:, 3::4])
+    largest_sum = fours.max(axis=1, initial=1.0)
+    return np.minimum(np.floor(_SUM_OF_FOUR / largest_sum), np.float32(LEVELS))
 
 
 def to_float16(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:

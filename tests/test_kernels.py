@@ -33,7 +33,7 @@ from npfsn.layers import (
     StrassenProduct,
 )
 from npfsn.models import ARCHITECTURES
-from npfsn.packing import pack_f32
+from npfsn.packing import pack_f32, pack_i8, pack_vector
 from npfsn.program import Program
 from npfsn.quantise import levels_with_room, quantise
 from npfsn.stft import factors, twiddles
@@ -238,6 +238,38 @@ def test_packed_weights_lie_on_cache_lines() -> None:
     assert packed.ctypes.data % 64 == 0
     np.testing.assert_array_equal(packed[2, :, :8], normal(40, 7)[32:].T)
     assert not packed[2, :, 8:].any()
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("gates", [1, 3, 4])
+@pytest.mark.parametrize("precision", ["float16", "float32", "float64", "int8"])
+def test_panels_hold_all_gates_of_their_outputs(size: int, gates: int, precision: str) -> None:
+    """Panel by panel, as cells take them; in int8 more rows than are quantised at once."""
+    n_in, panels = 7, -(-size // PANEL)
+    if precision == "int8":
+        weight = normal(gates * size, n_in, seed=4)
+        packed, scale, shift = pack_i8(weight, gates)
+        levels, want_scale = quantise(weight, levels_with_room(weight))
+        read = packed.transpose(0, 2, 1, 3).reshape(len(packed), PANEL, -1)
+        assert not read[:, :, n_in:].any()
+        rows = [(levels, read[:, :, :n_in])]
+        vectors = [(want_scale, scale), (cpu.OFFSET * levels.sum(axis=1, dtype="i"), shift)]
+    else:
+        weight = normal(gates * size, n_in, seed=4).astype(precision)
+        packed = pack_f32(weight, gates)
+        if packed.dtype == np.uint16:
+            packed = packed.view(np.float16)
+        rows, vectors = [(weight, packed.transpose(0, 2, 1))], []
+    bias = normal(gates * size, seed=5)
+    vectors.append((bias, pack_vector(bias, gates)))
+    rows += [(want[:, None], got.reshape(-1, PANEL, 1)) for want, got in vectors]
+    for want, got in rows:
+        assert got.shape == (panels * gates, PANEL, want.shape[1])
+        for panel, gate in itertools.product(range(panels), range(gates)):
+            part = want[gate * size : (gate + 1) * size][panel * PANEL : (panel + 1) * PANEL]
+            found = got[panel * gates + gate]
+            np.testing.assert_array_equal(found[: len(part)], part.astype(found.dtype))
+            assert not found[len(part) :].any()
 
 
 # ---------------------------------------------------------------------------------------------
