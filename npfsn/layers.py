@@ -49,8 +49,8 @@ class Product:
     ----------
     precision : str
         Its arithmetic, one of `PRODUCTS`.
-    inputs : int
-        What becomes of inputs first, a code of `kernels.tables`.
+    at_once : int
+        Panels that it is worth computing at once.
     fields : tuple of str
         Fields of a `tables.PRODUCT` for `weights`, then for scratch.
     tile : int
@@ -63,7 +63,7 @@ class Product:
     """
 
     precision = "float32"
-    inputs = tables.AS_THEY_ARE
+    at_once = cpu.PANELS
     fields: tuple[str, ...] = ("weight", "kept")
     tile = cpu.ROWS
     own_work = 0.7 if cpu.IS_NARROW else 0.6
@@ -90,6 +90,14 @@ class Product:
         return 2.0 * rows * n_in * self.width
 
     @property
+    def kernels(self) -> dict[str, str]:
+        """Names of kernels in `kernels.products`, by their fields in a `tables.PRODUCT`."""
+        return {"kernel": self._of_weights("product_f16", "product_f32_weights")}
+
+    def _of_weights(self, halves: str, floats: str) -> str:
+        return halves if self.weights[0].dtype == np.uint16 else floats
+
+    @property
     def panels(self) -> int:
         """Panels of outputs."""
         return self.width // PANEL
@@ -109,7 +117,6 @@ class Int8Product(Product):
     """
 
     precision = "int8"
-    inputs = tables.QUANTISED
     fields = "weight", "scale", "shift", "q", "q_scale"
     tile = cpu.BLOCK_I8
     # The faster byte products are, the less they weigh beside the cells.
@@ -117,6 +124,12 @@ class Int8Product(Product):
 
     def _pack(self, weight: np.ndarray, gates: int) -> tuple[np.ndarray, ...]:
         return pack_i8(weight, gates)
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The product in tile registers, where there are any and it fills them, or in vectors."""
+        tiles = cpu.HAS_TILES and cpu.fits(self.weights[0].shape[1])
+        return {"kernel": f"product_{'tiles' if tiles else 'bytes'}", "ready": "quantise_inputs"}
 
     def scratch(self, rows: int, columns: int, block: int) -> tuple[np.ndarray, ...]:
         """Return quantised inputs and their scales."""
@@ -127,7 +140,7 @@ class Int8Product(Product):
 class StrassenProduct(Product):
     """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm."""
 
-    inputs = tables.SUMMED
+    at_once = tables.GROUP_PANELS
     fields = "weight", "sums", "partial", "kept"
     tile = 2 * cpu.ROWS  # rows have partners
 
@@ -147,6 +160,15 @@ class StrassenProduct(Product):
         norms = (np.linalg.norm(weight, axis=1).max() for weight in weights)
         return all(norm <= LARGEST_NORM for norm in norms)
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The product of quarters, and the one for outputs and rows that make no whole groups."""
+        return {
+            "kernel": self._of_weights("product_summed_f16", "product_summed"),
+            "ready": "sum_inputs",
+            "plain": super().kernels["kernel"],
+        }
+
     def operations(self, rows: int, n_in: int) -> float:
         """Count as `Product` does: an eighth less for rows with partners and whole groups."""
         whole = self.panels // tables.GROUP_PANELS * tables.GROUP_PANELS / self.panels
@@ -161,17 +183,6 @@ class StrassenProduct(Product):
             aligned((2, upper, cpu.PANELS * PANEL), np.float32),
             aligned((3, cpu.PANELS, (k + tables.APART) * PANEL), np.float32),
         )
-
-
-def _kernel(packed: np.ndarray, inputs: int) -> int:
-    """Return the address of the kernel that multiplies such inputs with packed weights."""
-    if inputs == tables.SUMMED:
-        kernel = "product_summed_f16" if packed.dtype == np.uint16 else "product_summed"
-    elif inputs == tables.QUANTISED:
-        kernel = "product_tiles" if cpu.HAS_TILES and cpu.fits(packed.shape[1]) else "product_bytes"
-    else:
-        kernel = "product_f16" if packed.dtype == np.uint16 else "product_f32_weights"
-    return address(f"products.{kernel}")
 
 
 class BoundProduct:
@@ -193,10 +204,9 @@ class BoundProduct:
         self.product, self.scratch = product, scratch
         self.table = np.zeros(1, tables.PRODUCT)
         packed = product.weights[0]
-        self.table["inputs"] = product.inputs
-        self.table["kernel"] = _kernel(packed, product.inputs)
-        if product.inputs == tables.SUMMED:
-            self.table["plain"] = _kernel(packed, tables.AS_THEY_ARE)
+        for field, kernel in product.kernels.items():
+            self.table[field] = address(f"products.{kernel}")
+        self.table["at_once"] = product.at_once
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):
             dtype = packed.dtype if field == "weight" else _TYPES.get(field, np.float32)

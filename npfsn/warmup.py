@@ -44,8 +44,8 @@ def warm_up(
         product(weight.astype("f"), np.zeros((1, PANEL), np.float32), 1)
     # No small model has enough units and inputs for these.
     if STRASSEN:
-        address("products.product_summed")
-        address("products.product_summed_f16")
+        for kernel in ("product_summed", "product_summed_f16", "sum_inputs"):
+            address(f"products.{kernel}")
     Resampler(48_000, 16_000)
     for each in models:
         started = time.perf_counter()

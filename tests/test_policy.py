@@ -214,7 +214,8 @@ OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue"), int(bool(PREFETCH))
 OTHER_SIGNATURES["_begin_queue"] = int(bool(AHEAD_BYTES))
 # The built-in model has 64 units and weights of halves.
 SUMMED = STRASSEN and STRASSEN_ROWS <= 64
-OTHER_SIGNATURES |= {"product_summed": 0, "product_summed_f16": int(SUMMED)}
+OTHER_SIGNATURES |= {"product_summed": 0}
+OTHER_SIGNATURES |= dict.fromkeys(("product_summed_f16", "sum_inputs"), int(SUMMED))
 
 
 @pytest.mark.slow

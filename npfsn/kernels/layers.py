@@ -21,12 +21,11 @@ from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
 from .arrays import address_of, call, f32_2d, pointer, record
-from .cpu import PANEL, PANELS, PANELS_ONE_ROW
+from .cpu import PANEL, PANELS_ONE_ROW
 from .floats import prefetch_lines
 from .products import make_ready, product
 from .tables import (
     CELL_PANELS,
-    GROUP_PANELS,
     LAYER,
     LEAKY,
     LINE,
@@ -37,7 +36,6 @@ from .tables import (
     RELU,
     RELU6,
     STACK,
-    SUMMED,
     TANH,
 )
 from .vector import Emit, const, f32, f32_panel
@@ -387,5 +385,5 @@ def prepare(layers, panels):
         every = layer.recurrent.weight.rows
         last = min(max(panels - i * every, 0), every)
         if last < every:
-            last -= last % (GROUP_PANELS if layer.recurrent.inputs == SUMMED else PANELS)
+            last -= last % layer.recurrent.at_once
         work_ahead(address_of(layer), last)

@@ -22,7 +22,7 @@ from .cpu import DEPTH, F16_BITS, PANEL, PANELS, ROWS, ROWS_SMALL, WIDENS
 from .floats import product_f32, product_widened
 from .int8 import product_i8, quantise_rows
 from .strassen import product_strassen, sum_quarters
-from .tables import GROUP_PANELS, PRODUCT, QUANTISED, SUMMED
+from .tables import GROUP_PANELS, PRODUCT
 
 
 @kernel
@@ -34,10 +34,21 @@ def make_ready(x, row, n_row, w):
 
     Updates: q and q_scale of w, from their first row on, or its sums; nothing for floats.
     """
-    if w.inputs == QUANTISED:
-        quantise_rows(x, row, n_row, u8_2d(w.q), f32_1d(w.q_scale))
-    elif w.inputs == SUMMED:
-        sum_quarters(x, row, n_row, f32_3d(w.sums))
+    if w.ready != 0:
+        call(w.ready, (address_of(w), x.ctypes.data, x.shape[1], row, n_row))
+
+
+@kernel
+def quantise_inputs(w, x, x_ld, row, n_row):
+    """Make inputs ready for the PRODUCT at address w, in int8: x is the address of f32[R, x_ld]."""
+    w = record(w, PRODUCT)
+    quantise_rows(f32_at(x, row + n_row, x_ld), row, n_row, u8_2d(w.q), f32_1d(w.q_scale))
+
+
+@kernel
+def sum_inputs(w, x, x_ld, row, n_row):
+    """Make inputs ready, as `quantise_inputs` does, for Strassen's algorithm."""
+    sum_quarters(f32_at(x, row + n_row, x_ld), row, n_row, f32_3d(record(w, PRODUCT).sums))
 
 
 @inlined
@@ -45,15 +56,24 @@ def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind):
     """Run `product_f32`, with arguments as those of the kernels below; kind: the weights' dtype."""
     table = record(w, PRODUCT)
     shape = table.weight.rows, table.weight.columns, PANEL
-    weight, bias = carray(pointer(table.weight.address), shape, kind), f32_1d(table.bias)
-    x, out = f32_at(x, x_row + n_row, x_ld), f32_at(out, n_row, ld)
-    whole = 0
-    if WIDENS and weight.itemsize == 2 and table.kept.rows > 0 and n_row >= ROWS:
-        whole = (last - first) // PANELS * PANELS
-        product_widened(x, x_row, n_row, weight, bias, first, first + whole, out, out_panel,
-                        table.queue, table.kept.address)  # fmt: skip
-    product_f32(x, x_row, n_row, weight, bias, first + whole, last, out, out_panel + whole,
-                table.queue)  # fmt: skip
+    weight = carray(pointer(table.weight.address), shape, kind)
+    product_f32(f32_at(x, x_row + n_row, x_ld), x_row, n_row, weight, f32_1d(table.bias), first,
+                last, f32_at(out, n_row, ld), out_panel, table.queue)  # fmt: skip
+
+
+@inlined
+def _run_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
+    """Run `product_widened` on whole groups of PANELS; return how many panels these have."""
+    table = record(w, PRODUCT)
+    if table.kept.rows == 0 or n_row < ROWS:
+        return 0
+    shape = table.weight.rows, table.weight.columns, PANEL
+    weight = carray(pointer(table.weight.address), shape, F16_BITS)
+    whole = (last - first) // PANELS * PANELS
+    product_widened(f32_at(x, x_row + n_row, x_ld), x_row, n_row, weight, f32_1d(table.bias), first,
+                    first + whole, f32_at(out, n_row, ld), out_panel, table.queue,
+                    table.kept.address)  # fmt: skip
+    return whole
 
 
 # The kernels below run `product`, each for one kind of weights (`npfsn.layers` chooses). They take
@@ -75,6 +95,9 @@ def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_pane
 @kernel
 def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of halves."""
+    if WIDENS:
+        whole = _run_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel)
+        first, out_panel = first + whole, out_panel + whole
     _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS)
 
 

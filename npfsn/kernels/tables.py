@@ -102,15 +102,14 @@ QUEUE = np.dtype(
     ]
 )
 
-# What becomes of the inputs of a `PRODUCT` before it.
-AS_THEY_ARE, QUANTISED, SUMMED = 0, 1, 2
-
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
     [
-        ("kernel", np.int64),  # address of one of those in `products`
+        # Addresses of kernels in `products`:
+        ("kernel", np.int64),  # the product
+        ("ready", np.int64),  # what makes inputs ready for it, or 0
         ("plain", np.int64),  # for what `product_strassen` leaves
-        ("inputs", np.int64),  # AS_THEY_ARE, QUANTISED or SUMMED, by `make_ready`
+        ("at_once", np.int64),  # panels that it is worth computing at once
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
         ("shift", ARRAY),  # i32[P PANEL]
