@@ -59,7 +59,7 @@ class Beside:
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}
         others = {weight.dtype for stack in stacks for weight in _weights(stack)}
-        floats = {np.dtype(np.float32)}, {np.dtype(cpu.F16_BITS)}
+        floats = {np.dtype(np.float32)}, {np.dtype(np.uint16)}
         room = cpu.PREFETCH if stacks else cpu.AHEAD_BYTES
         return bool(room) and own in floats and others <= own
 

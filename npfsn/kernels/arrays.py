@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-
-from ..jit import kernel
-
-
-@intrinsic
-def pointer(typingctx, address):
-    """Turn an address into a pointer."""
-
-    def codegen(context, builder, sig, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
 
 
 @intrinsic
@@ -64,10 +50,44 @@ def call(typingctx, address, numbers):
     return types.void(types.int64, numbers), codegen
 
 
-@kernel
-def f32_at(address, rows, columns):
-    """Return the f32[rows, columns] at `address`."""
-    return carray(pointer(address), (rows, columns), np.float32)
+def _array(context: Any, builder: Any, kind: types.Array, address: Any, shape: list[Any]) -> Any:
+    """Return the array of this type at an address."""
+    size = context.get_constant(
+        types.int64, context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    )
+    strides = [size]
+    for length in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], length))
+    found = context.make_array(kind)(context, builder)
+    context.populate_array(
+        found,
+        data=builder.inttoptr(address, found.data.type),
+        shape=shape,
+        strides=strides,
+        itemsize=size,
+        meminfo=None,
+    )
+    return found._getvalue()
+
+
+@intrinsic
+def array_at(typingctx, address, shape, dtype):
+    """Return the array of this shape, a number or a tuple, and type at `address`.
+
+    Numba's `carray` does the same, but for each shape and type it is a function to compile.
+    """
+    is_number = isinstance(shape, types.Integer)
+    lengths = [shape] if is_number else shape.types
+    kind = types.Array(dtype.dtype, len(lengths), "C")
+
+    def codegen(context, builder, sig, args):
+        whole = []
+        for i, length in enumerate(lengths):
+            value = args[1] if is_number else builder.extract_value(args[1], i)
+            whole.append(context.cast(builder, value, length, types.int64))
+        return _array(context, builder, kind, args[0], whole)
+
+    return kind(types.int64, shape, dtype), codegen
 
 
 def _reader(element: types.Type, dimensions: int) -> Any:
@@ -82,22 +102,7 @@ def _reader(element: types.Type, dimensions: int) -> Any:
                 builder.load(builder.gep(numbers, [context.get_constant(types.int64, i)]))
                 for i in range(1 + dimensions)
             )
-            size = context.get_constant(
-                types.int64, context.get_abi_sizeof(context.get_data_type(element))
-            )
-            strides = [size]
-            for length in shape[:0:-1]:
-                strides.insert(0, builder.mul(strides[0], length))
-            found = context.make_array(kind)(context, builder)
-            context.populate_array(
-                found,
-                data=builder.inttoptr(address, found.data.type),
-                shape=shape,
-                strides=strides,
-                itemsize=size,
-                meminfo=None,
-            )
-            return found._getvalue()
+            return _array(context, builder, kind, address, shape)
 
         return kind(array), codegen
 
@@ -109,3 +114,4 @@ f64_1d, f64_2d, f64_3d = (_reader(types.float64, n) for n in (1, 2, 3))
 i32_1d = _reader(types.int32, 1)
 i64_1d = _reader(types.int64, 1)
 u8_2d = _reader(types.uint8, 2)
+u16_3d = _reader(types.uint16, 3)

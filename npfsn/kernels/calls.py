@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from ..jit import kernel
 from . import products, resample, spectrum
-from .arrays import f32_at, pointer
+from .arrays import array_at
 from .tables import PRODUCT
 
 
@@ -15,9 +14,9 @@ from .tables import PRODUCT
 def check_samples(x, n, out, bad):
     """Call `spectrum.check_samples` for n samples."""
     spectrum.check_samples(
-        carray(pointer(x), n, np.float32),
-        carray(pointer(out), n, np.float32),
-        carray(pointer(bad), 1, np.int64),
+        array_at(x, n, np.float32),
+        array_at(out, n, np.float32),
+        array_at(bad, 1, np.int64),
     )
 
 
@@ -25,8 +24,8 @@ def check_samples(x, n, out, bad):
 def find_start(x, n, hop, patience, silent, hops):
     """Call `spectrum.find_start` for n samples."""
     spectrum.find_start(
-        carray(pointer(x), n, np.float32), hop, patience, carray(pointer(silent), 1, np.int64),
-        carray(pointer(hops), 1, np.int64),
+        array_at(x, n, np.float32), hop, patience, array_at(silent, 1, np.int64),
+        array_at(hops, 1, np.int64),
     )  # fmt: skip
 
 
@@ -34,15 +33,14 @@ def find_start(x, n, hop, patience, silent, hops):
 def filtered(x, n_x, taps, n_phase, n_tap, up, down, first, y, n_y):
     """Call `resample.outputs` for n_y outputs of a filter f64[n_phase, n_tap]."""
     resample.outputs(
-        carray(pointer(x), n_x, np.float64), carray(pointer(taps), (n_phase, n_tap), np.float64),
-        up, down, first, carray(pointer(y), n_y, np.float64),
+        array_at(x, n_x, np.float64), array_at(taps, (n_phase, n_tap), np.float64),
+        up, down, first, array_at(y, n_y, np.float64),
     )  # fmt: skip
 
 
 @kernel
 def matmul(x, n_column, product, n_row, first, last, out, width):
     """Call `products.matmul` with inputs f32[n_row, n_column] and results f32[n_row, width]."""
-    products.matmul(
-        f32_at(x, n_row, n_column), carray(pointer(product), 1, PRODUCT), n_row, first, last,
-        f32_at(out, n_row, width),
-    )  # fmt: skip
+    x = array_at(x, (n_row, n_column), np.float32)
+    out = array_at(out, (n_row, width), np.float32)
+    products.matmul(x, array_at(product, 1, PRODUCT), n_row, first, last, out)

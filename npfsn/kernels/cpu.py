@@ -124,9 +124,6 @@ PART = 12288 if PANELS == 1 else 1 << 30
 # instructions of a step, which costs time where another thread shares the core's decoders.
 UNROLL = 2 if "avx2" in FEATURES and PANELS == 1 else 1
 
-# Numba's type for halves; where no instruction widens them, there are none (`pack_f32`).
-F16_BITS = np.uint16 if HAS_F16 else np.float32
-
 # Strassen's products: with few rows, their tiles would be smaller, and with few inputs, too short.
 #: Where they are worth it, and from how many rows and inputs on. With AVX2, whose tiles take six
 #: rows, they are not. On Intel's cores, whose plain tiles come closer to the peak, the sums of

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import inlined
-from .arrays import call, pointer, record
+from .arrays import array_at, call, record
 from .cpu import (
     AHEAD_BYTES,
     AHEAD_PANELS,
@@ -308,7 +307,7 @@ def product_widened(x, x_row, n_row, w, bias, first, last, out, out_panel, queue
         ahead = (p + PANELS) * size
         tile_f32(ROWS, PANELS, PREFETCH, 0, n_in, x, x_at, x_ld, 0, w, p, size, ahead, step, bias,
                  out, out_at, ld, (kept, stride))  # fmt: skip
-        floats = carray(pointer(kept - p * stride * 4), 1, np.float32)  # as if from panel 0 on
+        floats = array_at(kept - p * stride * 4, 1, np.float32)  # as if from panel 0 on
         ahead = 0
         if SHARE:
             ahead = (w.ctypes.data - floats.ctypes.data) // 4 + (p + PANELS) * size // 2
@@ -352,7 +351,7 @@ def multiply_panels(
             has_queue = queue != 0
             while has_queue and due.next < due.end and at < last:
                 # A piece has its own steps: it may end within a tile, or go on in the next.
-                piece = carray(pointer(due.pieces), due.end, PIECE)[due.next]
+                piece = array_at(due.pieces, due.end, PIECE)[due.next]
                 end = min(at + piece.steps - due.step, last)
                 done = due.step - at
                 if piece.weight != 0:
@@ -375,7 +374,7 @@ def multiply_panels(
                     due.step = 0
                     due.next += 1
                     if piece.done != 0:
-                        carray(pointer(piece.done), 1, np.int64)[0] = piece.count
+                        array_at(piece.done, 1, np.int64)[0] = piece.count
                     if piece.then != 0:
                         call(piece.then, (piece.argument, piece.count))
         if at < last and SHARE and ahead != 0:

@@ -15,12 +15,11 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined, kernel
-from .arrays import address_of, call, f32_2d, pointer, record
+from .arrays import address_of, array_at, call, f32_2d, record
 from .cpu import PANEL, PANELS_ONE_ROW
 from .floats import prefetch_lines
 from .products import make_ready, product
@@ -193,7 +192,7 @@ def finish_queue(queue):
     """
     queue = record(queue, QUEUE)
     while queue.next < queue.end:
-        pieces = carray(pointer(queue.pieces), queue.end, PIECE)
+        pieces = array_at(queue.pieces, queue.end, PIECE)
         piece = pieces[queue.next]
         queue.next += 1
         if piece.then != 0:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from ..jit import inlined, kernel
 from .amx import product_amx
 from .arrays import (
     address_of,
+    array_at,
     call,
     f32_1d,
     f32_3d,
-    f32_at,
     i32_1d,
-    pointer,
     record,
     u8_2d,
+    u16_3d,
 )
-from .cpu import DEPTH, F16_BITS, PANEL, PANELS, ROWS, ROWS_SMALL, WIDENS
+from .cpu import DEPTH, PANEL, PANELS, ROWS, ROWS_SMALL, WIDENS
 from .floats import product_f32, product_widened
 from .int8 import product_i8, quantise_rows
 from .strassen import product_strassen, sum_quarters
@@ -42,38 +41,15 @@ def make_ready(x, row, n_row, w):
 def quantise_inputs(w, x, x_ld, row, n_row):
     """Make inputs ready for the PRODUCT at address w, in int8: x is the address of f32[R, x_ld]."""
     w = record(w, PRODUCT)
-    quantise_rows(f32_at(x, row + n_row, x_ld), row, n_row, u8_2d(w.q), f32_1d(w.q_scale))
+    x = array_at(x, (row + n_row, x_ld), np.float32)
+    quantise_rows(x, row, n_row, u8_2d(w.q), f32_1d(w.q_scale))
 
 
 @kernel
 def sum_inputs(w, x, x_ld, row, n_row):
     """Make inputs ready, as `quantise_inputs` does, for Strassen's algorithm."""
-    sum_quarters(f32_at(x, row + n_row, x_ld), row, n_row, f32_3d(record(w, PRODUCT).sums))
-
-
-@inlined
-def _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind):
-    """Run `product_f32`, with arguments as those of the kernels below; kind: the weights' dtype."""
-    table = record(w, PRODUCT)
-    shape = table.weight.rows, table.weight.columns, PANEL
-    weight = carray(pointer(table.weight.address), shape, kind)
-    product_f32(f32_at(x, x_row + n_row, x_ld), x_row, n_row, weight, f32_1d(table.bias), first,
-                last, f32_at(out, n_row, ld), out_panel, table.queue)  # fmt: skip
-
-
-@inlined
-def _run_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
-    """Run `product_widened` on whole groups of PANELS; return how many panels these have."""
-    table = record(w, PRODUCT)
-    if table.kept.rows == 0 or n_row < ROWS:
-        return 0
-    shape = table.weight.rows, table.weight.columns, PANEL
-    weight = carray(pointer(table.weight.address), shape, F16_BITS)
-    whole = (last - first) // PANELS * PANELS
-    product_widened(f32_at(x, x_row + n_row, x_ld), x_row, n_row, weight, f32_1d(table.bias), first,
-                    first + whole, f32_at(out, n_row, ld), out_panel, table.queue,
-                    table.kept.address)  # fmt: skip
-    return whole
+    x = array_at(x, (row + n_row, x_ld), np.float32)
+    sum_quarters(x, row, n_row, f32_3d(record(w, PRODUCT).sums))
 
 
 # The kernels below run `product`, each for one kind of weights (`npfsn.layers` chooses). They take
@@ -88,30 +64,38 @@ def _run_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
 
 @kernel
 def product_f32_weights(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
-    """Multiply with weights of floats."""
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32)
+    """Run `product_f32` with weights of floats."""
+    w = record(w, PRODUCT)
+    x = array_at(x, (x_row + n_row, x_ld), np.float32)
+    out = array_at(out, (n_row, ld), np.float32)
+    product_f32(x, x_row, n_row, f32_3d(w.weight), f32_1d(w.bias), first, last, out, out_panel,
+                w.queue)  # fmt: skip
 
 
 @kernel
 def product_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
-    """Multiply with weights of halves."""
-    if WIDENS:
-        whole = _run_widened(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel)
-        first, out_panel = first + whole, out_panel + whole
-    _run_f32(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS)
+    """Run `product_f32` with weights of halves, or `product_widened` as far as it goes."""
+    w = record(w, PRODUCT)
+    x = array_at(x, (x_row + n_row, x_ld), np.float32)
+    out = array_at(out, (n_row, ld), np.float32)
+    weight, bias, whole = u16_3d(w.weight), f32_1d(w.bias), 0
+    if WIDENS and w.kept.rows > 0 and n_row >= ROWS:
+        whole = (last - first) // PANELS * PANELS
+        product_widened(x, x_row, n_row, weight, bias, first, first + whole, out, out_panel,
+                        w.queue, w.kept.address)  # fmt: skip
+    product_f32(x, x_row, n_row, weight, bias, first + whole, last, out, out_panel + whole,
+                w.queue)  # fmt: skip
 
 
 @inlined
-def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kind):
-    """Run `product_strassen`, as `_run_f32` does `product_f32`; x has been made ready."""
+def _run_strassen(w, weight, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
+    """Run `product_strassen` on whole groups; x has been made ready."""
     table = record(w, PRODUCT)
-    shape = table.weight.rows, table.weight.columns, PANEL
-    weight = carray(pointer(table.weight.address), shape, kind)
-    u_and_v = f32_3d(table.partial)
+    results, u_and_v = array_at(out, (n_row, ld), np.float32), f32_3d(table.partial)
     # Single panels and few rows are not worth it; all calls agree on what these are.
     whole = (last - first) // GROUP_PANELS * GROUP_PANELS if n_row >= 2 * ROWS else 0
     product_strassen(f32_3d(table.sums), n_row, weight, f32_1d(table.bias), u_and_v[0], u_and_v[1],
-                     f32_3d(table.kept), first, first + whole, f32_at(out, n_row, ld), out_panel,
+                     f32_3d(table.kept), first, first + whole, results, out_panel,
                      table.queue)  # fmt: skip
     if first + whole < last:
         call(table.plain, (w, x, x_ld, x_row, n_row, first + whole, last, out, ld,
@@ -121,13 +105,15 @@ def _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, kin
 @kernel
 def product_summed(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of floats by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, np.float32)
+    weight = f32_3d(record(w, PRODUCT).weight)
+    _run_strassen(w, weight, x, x_ld, x_row, n_row, first, last, out, ld, out_panel)
 
 
 @kernel
 def product_summed_f16(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Multiply with weights of halves by Strassen's algorithm."""
-    _run_strassen(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel, F16_BITS)
+    weight = u16_3d(record(w, PRODUCT).weight)
+    _run_strassen(w, weight, x, x_ld, x_row, n_row, first, last, out, ld, out_panel)
 
 
 @kernel
@@ -135,8 +121,8 @@ def product_bytes(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Run `product_i8`; x has been made ready."""
     w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
-    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    out = f32_at(out, n_row, ld)
+    levels = array_at(w.weight.address, (n_panel, depth, PANEL, DEPTH), np.int8)
+    out = array_at(out, (n_row, ld), np.float32)
     product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
                f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip
 
@@ -146,8 +132,8 @@ def product_tiles(w, x, x_ld, x_row, n_row, first, last, out, ld, out_panel):
     """Run `product_amx` for many rows, `product_i8` for few; x has been made ready."""
     w = record(w, PRODUCT)
     n_panel, depth = w.weight.rows, w.weight.columns
-    levels = carray(pointer(w.weight.address), (n_panel, depth, PANEL, DEPTH), np.int8)
-    out = f32_at(out, n_row, ld)
+    levels = array_at(w.weight.address, (n_panel, depth, PANEL, DEPTH), np.int8)
+    out = array_at(out, (n_row, ld), np.float32)
     if n_row < ROWS_SMALL:
         product_i8(n_row, levels, f32_1d(w.scale), i32_1d(w.shift), u8_2d(w.q), f32_1d(w.q_scale),
                    f32_1d(w.bias), first, last, out, out_panel)  # fmt: skip

@@ -10,12 +10,12 @@ its address, so each is compiled once, and only if a network needs it.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from ..jit import kernel
 from . import features, layers, spectrum
 from .arrays import (
     address_of,
+    array_at,
     call,
     f32_1d,
     f32_2d,
@@ -24,7 +24,6 @@ from .arrays import (
     f64_2d,
     f64_3d,
     i64_1d,
-    pointer,
     record,
 )
 from .tables import LAYER, NORM, OPERATION, QUEUE, STACK
@@ -41,7 +40,7 @@ from .tables import LAYER, NORM, OPERATION, QUEUE, STACK
 @kernel
 def _push_hop(at, n, frame, n_frame, x, n_x, out, n_out):
     a = record(at, OPERATION).arrays
-    spectrum.push_hop(f32_1d(a[0]), carray(pointer(x), n_x, np.float32))
+    spectrum.push_hop(f32_1d(a[0]), array_at(x, n_x, np.float32))
 
 
 @kernel
@@ -135,7 +134,7 @@ def _begin_queue(at, n, frame, n_frame, x, n_x, out, n_out):
 @kernel
 def _prepare(at, n, frame, n_frame, x, n_x, out, n_out):
     a = record(at, OPERATION).arrays
-    table, due = carray(pointer(a[0].address), a[0].rows, LAYER), i64_1d(a[1])
+    table, due = array_at(a[0].address, a[0].rows, LAYER), i64_1d(a[1])
     layers.prepare(table, due[(frame + n_frame - 1) % due.shape[0]])
 
 
@@ -202,15 +201,15 @@ def _synthesise(at, n, frame, n_frame, x, n_x, out, n_out):
     a = op.arrays
     spectrum.synthesise(f64_3d(a[0])[:n], op.whole[0], f64_1d(a[1]), i64_1d(a[2]), f64_2d(a[3]),
                         f64_2d(a[4]), f64_2d(a[5]), f64_2d(a[6]), f64_1d(a[7]), f64_1d(a[8]),
-                        carray(pointer(out), n_out, np.float32))  # fmt: skip
+                        array_at(out, n_out, np.float32))  # fmt: skip
 
 
 @kernel
 def _mix_dry(at, n, frame, n_frame, x, n_x, out, n_out):
     op = record(at, OPERATION)
     a, share = op.arrays, f32_1d(op.arrays[0])[0]
-    spectrum.mix_dry(carray(pointer(x), n_x, np.float32), share, f32_1d(a[1]), op.whole[0],
-                     f64_1d(a[2]), carray(pointer(out), n_out, np.float32))  # fmt: skip
+    spectrum.mix_dry(array_at(x, n_x, np.float32), share, f32_1d(a[1]), op.whole[0],
+                     f64_1d(a[2]), array_at(out, n_out, np.float32))  # fmt: skip
 
 
 @kernel
@@ -226,7 +225,7 @@ def play(address, n_operation, frame, n_frame, x, n_x, out, n_out):
 
     Updates: what the operations point to, and out.
     """
-    operations = carray(pointer(address), n_operation, OPERATION)
+    operations = array_at(address, n_operation, OPERATION)
     at = 0
     while at < n_operation:
         op = operations[at]

@@ -26,12 +26,11 @@ some twice that of a chain of multiply-adds.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
 from ..jit import inlined
-from .arrays import pointer
+from .arrays import array_at
 from .cpu import CACHE_LINE, PANEL, PANELS, PREFETCH, ROWS, SHARE
 from .floats import multiply_panels, tile_f32
 from .tables import GROUP_PANELS, QUARTERS
@@ -159,7 +158,7 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
             to, to_at, to_ld = out.ctypes.data, o11 if i == 1 else o21 if i == 6 else o12, ld
             if i == 0 or i == 3 or i == 5:
                 to, to_at, to_ld = (v if i == 5 else u).ctypes.data, 0, n
-            target = carray(pointer(to), (1, to_ld), np.float32)
+            target = array_at(to, (1, to_ld), np.float32)
             start = bias.ctypes.data + b2 * 4 if i == 2 else ZEROS.ctypes.data
             # The weights: w11; w21; w12 - w11; w22 less the last, which is t; w22; w12 - w22;
             # w21 - t. The first tile stores sums for the others, and what it widens, in one of
@@ -176,7 +175,7 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
                 ahead += (group + GROUP_PANELS) * size + (i - first_fetch) * step * k
             x_at = i * s.shape[1] * k - begin
             # These two begin where panel 0 would.
-            starts = carray(pointer(start - p * PANEL * 4), 1, np.float32)
+            starts = array_at(start - p * PANEL * 4, 1, np.float32)
             at = to_at - p * PANEL
             if less >= 0:
                 other, other_stride = first_place + less * place, stride
@@ -191,7 +190,7 @@ def product_strassen(s, n_row, w, bias, u, v, kept, first, last, out, out_panel,
                          ahead, step, starts, target, at, to_ld, (here, stride))  # fmt: skip
                 if w.itemsize == 4:  # floats are where they were
                     here, stride = own, size
-            starts = carray(pointer(start), n, np.float32)
-            floats = carray(pointer(here), (PANELS, k, PANEL), np.float32)
+            starts = array_at(start, n, np.float32)
+            floats = array_at(here, (PANELS, k, PANEL), np.float32)
             multiply_panels(s, x_at, k, ROWS, rows, begin, begin + k, floats, 0, stride, 0, 0,
                             starts, target, to_at, to_ld, queue, w)  # fmt: skip
