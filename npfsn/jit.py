@@ -11,6 +11,7 @@ kernels are LLVM code and have no Python to fall back to.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,7 +67,7 @@ def compiled(kernel: Any) -> tuple[str, int, list[str], bytes, bool]:
     flags = Flags()
     cpu_target.options.parse_as_flags(flags, kernel.targetoptions)
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-    with _enabled():
+    with _enabled(), _uncollected():
         contexts = cpu_target.typing_context, cpu_target.target_context
         found = compile_extra(*contexts, kernel.py_func, (int64,) * n_argument, None, flags, {})
         library = found.library
@@ -79,6 +80,18 @@ def compiled(kernel: Any) -> tuple[str, int, list[str], bytes, bool]:
             library._get_compiled_object(),
             ours and not library.has_dynamic_globals,
         )
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let no garbage be collected: looking for it takes a sixth of the time, and finds little."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

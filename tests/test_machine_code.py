@@ -26,22 +26,21 @@ from npfsn.kernels.cpu import FEATURES
 
 CALLER = """
 import numpy as np
-from numba import carray
 from ..jit import kernel
-from .arrays import pointer
+from .arrays import array_at
 from .callee import increase
 
 
 @kernel
 def twice(x, n):
-    numbers = carray(pointer(x), n, np.float32)
+    numbers = array_at(x, n, np.float32)
     increase(numbers)
     increase(numbers)
 
 
 @kernel
 def once(x, n):
-    increase(carray(pointer(x), n, np.float32))
+    increase(array_at(x, n, np.float32))
 """
 
 CALLEE = """
@@ -312,6 +311,31 @@ except KeyboardInterrupt:
     assert tiny.run()[0] == WARM
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_as_before(tiny: Tiny, enabled: bool) -> None:
+    """Though not while a kernel is compiled, also where that fails."""
+    code = f"""
+import gc
+from tiny import jit, machine_code
+gc.enable() if {enabled} else gc.disable()
+found = []
+original = jit.compile_extra
+def compiling(*arguments):
+    found.append(gc.isenabled())
+    if len(found) == 1:
+        raise MemoryError
+    return original(*arguments)
+jit.compile_extra = compiling
+try:
+    machine_code.address("caller.twice")
+except MemoryError:
+    found.append(gc.isenabled())
+machine_code.address("caller.twice")
+print(*(int(each) for each in [*found, gc.isenabled()]))
+"""
+    assert tiny.run(code)[0] == [False, enabled, False, enabled]
+
+
 def test_code_that_needs_functions_which_are_not_there_is_not_run(tiny: Tiny) -> None:
     """LLVM would end the process; so it is compiled again."""
     assert tiny.run()[0] == COLD
@@ -355,20 +379,19 @@ print(int(x.sum()))
 
 STATISTICS = """
 import numpy as np
-from numba import carray
 from ..jit import kernel
-from .arrays import pointer
+from .arrays import array_at
 
 
 @kernel
 def mean(x, n):
-    numbers = carray(pointer(x), n, np.float64)
+    numbers = array_at(x, n, np.float64)
     numbers[0] = np.mean(numbers)
 
 
 @kernel
 def total(x, n):
-    numbers = carray(pointer(x), n, np.float64)
+    numbers = array_at(x, n, np.float64)
     numbers[0] = np.sum(numbers)
 """
 
