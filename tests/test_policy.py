@@ -261,7 +261,7 @@ def test_imports_point_downwards() -> None:
 # What an engine inside another program does not need.
 TOOLS = set(
     "audio batch bench checkpoint chunks cli containers convert describe intact live mp3 pickles "
-    "pipe plan recipe report stopping terminal toml warmup".split()
+    "pipe plan recipe report stopping terminal toml torch_file warmup".split()
 )
 
 
