@@ -311,17 +311,17 @@ except KeyboardInterrupt:
     assert tiny.run()[0] == WARM
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_garbage_is_collected_as_before(tiny: Tiny, enabled: bool) -> None:
-    """Though not while a kernel is compiled, also where that fails."""
+@pytest.mark.parametrize(("before", "meanwhile"), [(700, 100000), (200000, 200000), (0, 0)])
+def test_garbage_is_collected_as_before(tiny: Tiny, before: int, meanwhile: int) -> None:
+    """Less often while a kernel is compiled, also where that fails; never if it never was."""
     code = f"""
 import gc
 from tiny import jit, machine_code
-gc.enable() if {enabled} else gc.disable()
+gc.set_threshold({before}, 9, 8)
 found = []
 original = jit.compile_extra
 def compiling(*arguments):
-    found.append(gc.isenabled())
+    found.append(gc.get_threshold())
     if len(found) == 1:
         raise MemoryError
     return original(*arguments)
@@ -329,11 +329,12 @@ jit.compile_extra = compiling
 try:
     machine_code.address("caller.twice")
 except MemoryError:
-    found.append(gc.isenabled())
+    found.append(gc.get_threshold())
 machine_code.address("caller.twice")
-print(*(int(each) for each in [*found, gc.isenabled()]))
+for each in [*found, gc.get_threshold()]:
+    print(*each)
 """
-    assert tiny.run(code)[0] == [False, enabled, False, enabled]
+    assert tiny.run(code)[0] == 2 * [meanwhile, 9, 8, before, 9, 8]
 
 
 def test_code_that_needs_functions_which_are_not_there_is_not_run(tiny: Tiny) -> None:
