@@ -377,7 +377,7 @@ def _add_bench(commands: Any) -> None:
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
     )
     parser.add_argument(
-        "--cold", action="store_true", help="also time a start that must compile (10 to 20 seconds)"
+        "--cold", action="store_true", help="also time a start that must compile (some 10 seconds)"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
