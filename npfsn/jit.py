@@ -24,8 +24,8 @@ from numba.core.types.misc import unliteral
 
 from .kernels.cpu import CPU, FEATURES_OF_CPU
 
-# Objects, more than before, for which it is worth looking through them for garbage. Without any
-# looking, a start that compiles would take as long, and 14 MB more.
+# New objects after which a look for garbage pays. Without any, a start that compiles would take as
+# long, and 14 MB more.
 _ALLOCATIONS = 100_000
 
 

@@ -49,8 +49,9 @@ class Product:
     ----------
     precision : str
         Its arithmetic, one of `PRODUCTS`.
-    at_once : int
-        Panels that it is worth computing at once.
+    together : int
+        Panels that are computed together: work that is cut short ends at a multiple. For
+        Strassen's products, so that the bits stay the same.
     fields : tuple of str
         Fields of a `tables.PRODUCT` for `weights`, then for scratch.
     tile : int
@@ -63,7 +64,7 @@ class Product:
     """
 
     precision = "float32"
-    at_once = cpu.PANELS
+    together = cpu.PANELS
     fields: tuple[str, ...] = ("weight", "kept")
     tile = cpu.ROWS
     own_work = 0.7 if cpu.IS_NARROW else 0.6
@@ -140,7 +141,7 @@ class Int8Product(Product):
 class StrassenProduct(Product):
     """A packed matrix in float32 that meets many rows of hidden states, by Strassen's algorithm."""
 
-    at_once = tables.GROUP_PANELS
+    together = tables.GROUP_PANELS
     fields = "weight", "sums", "partial", "kept"
     tile = 2 * cpu.ROWS  # rows have partners
 
@@ -206,7 +207,7 @@ class BoundProduct:
         packed = product.weights[0]
         for field, kernel in product.kernels.items():
             self.table[field] = address(f"products.{kernel}")
-        self.table["at_once"] = product.at_once
+        self.table["together"] = product.together
         self.table["bias"] = array_record(product.bias)
         for field, array in zip(product.fields, (*product.weights, *scratch), strict=True):
             dtype = packed.dtype if field == "weight" else _TYPES.get(field, np.float32)

@@ -77,4 +77,4 @@ def _in_panels(rows: np.ndarray, gates: int, dtype: Any = None) -> np.ndarray:
     whole = by_gate[:, : full * PANEL].reshape(gates, full, PANEL, n_in)
     packed[:full] = whole.transpose(1, 0, 3, 2)
     packed[full:, ..., : size % PANEL] = by_gate[:, full * PANEL :].transpose(0, 2, 1)
-    return packed.reshape(-1, n_in, PANEL)
+    return packed.reshape(len(packed) * gates, n_in, PANEL)

@@ -504,8 +504,8 @@ def test_warmup_includes_what_only_large_models_need(models, monkeypatch):
     monkeypatch.setattr(machine_code, "_loaded", {})
     machine_code.function.cache_clear()
     warmup.warm_up(models["full"])
-    needed = {"product_bytes", "product_f32_weights"}
-    needed |= {"product_summed", "product_summed_f16"} if cpu.STRASSEN else set()
+    needed = {"product_bytes", "product_f32_weights", "quantise_inputs"}
+    needed |= {"product_summed", "product_summed_f16", "sum_inputs"} if cpu.STRASSEN else set()
     needed |= {"product_f16"} if cpu.HAS_F16 else set()
     needed |= {"product_tiles"} if cpu.HAS_TILES else set()
     assert {f"products.{name}" for name in needed} <= set(machine_code._loaded)

@@ -257,8 +257,9 @@ def test_panels_hold_all_gates_of_their_outputs(size: int, gates: int, precision
     else:
         weight = normal(gates * size, n_in, seed=4).astype(precision)
         packed = pack_f32(weight, gates)
-        if packed.dtype == np.uint16:
+        if HAS_F16 and precision == "float16":
             packed = packed.view(np.float16)
+        assert packed.dtype in (np.float32, np.float16)
         rows, vectors = [(weight, packed.transpose(0, 2, 1))], []
     bias = normal(gates * size, seed=5)
     vectors.append((bias, pack_vector(bias, gates)))
@@ -371,6 +372,24 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
             most = max(portions[: i + 1])
             assert most - cpu.PANELS < bound.layers["done"].sum() <= most
         np.testing.assert_array_equal(play(bound, x[t]), want[t])
+
+
+@pytest.mark.skipif(not cpu.STRASSEN, reason="tiles take too few rows here")
+def test_products_of_quarters_are_prepared_in_whole_groups() -> None:
+    """Parts of groups would be computed by another kernel, with other roundings."""
+    spec, n_unit = Sequence("LSTM", 5, 192, 2), 160
+    tensors = draw_stack(spec, seed=12)
+    x = normal(4, n_unit, 5, seed=13)
+    stack = Recurrent(spec, tensors, "net", "float32", units=n_unit)
+    bound, plain = (stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1) for _ in range(2))
+    products = [layer.recurrent for layer in stack.layers]
+    assert all(isinstance(product, StrassenProduct) for product in products)
+    every = sum(product.panels for product in products)
+    for t, portions in enumerate([[], [3, 16, every], [tables.GROUP_PANELS + 1], [every - 2]]):
+        for panels in portions:
+            kernels.prepare(bound.layers, panels)
+            assert not (bound.layers["done"] % tables.GROUP_PANELS).any()
+        np.testing.assert_array_equal(play(bound, x[t]), play(plain, x[t]))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -384,5 +384,5 @@ def prepare(layers, panels):
         every = layer.recurrent.weight.rows
         last = min(max(panels - i * every, 0), every)
         if last < every:
-            last -= last % layer.recurrent.at_once
+            last -= last % layer.recurrent.together
         work_ahead(address_of(layer), last)

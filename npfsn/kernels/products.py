@@ -39,7 +39,10 @@ def make_ready(x, row, n_row, w):
 
 @kernel
 def quantise_inputs(w, x, x_ld, row, n_row):
-    """Make inputs ready for the PRODUCT at address w, in int8: x is the address of f32[R, x_ld]."""
+    """Make inputs ready for the PRODUCT at address w, in int8.
+
+    x is the address of f32[R, x_ld], whole panels.
+    """
     w = record(w, PRODUCT)
     x = array_at(x, (row + n_row, x_ld), np.float32)
     quantise_rows(x, row, n_row, u8_2d(w.q), f32_1d(w.q_scale))

@@ -109,7 +109,7 @@ PRODUCT = np.dtype(
         ("kernel", np.int64),  # the product
         ("ready", np.int64),  # what makes inputs ready for it, or 0
         ("plain", np.int64),  # for what `product_strassen` leaves
-        ("at_once", np.int64),  # panels that it is worth computing at once
+        ("together", np.int64),  # panels: where work is cut short, it ends at a multiple
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
         ("shift", ARRAY),  # i32[P PANEL]
