@@ -17,7 +17,7 @@ from .options import check_precision
 from .stream import Stream
 from .weights import Model
 
-# The last few of each model are kept; packing one anew takes a tenth of a second.
+# The last few of each model are kept; packing one anew takes some hundredths of a second.
 _networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
 _NETWORKS_KEPT = 4
 

@@ -30,19 +30,24 @@ def address_of(typingctx, record):
     return types.int64(record), codegen
 
 
+def _whole(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
+    """Return a whole number, or those of a tuple, as int64."""
+    if isinstance(kind, types.Integer):
+        return [context.cast(builder, value, kind, types.int64)]
+    return [
+        context.cast(builder, builder.extract_value(value, i), each, types.int64)
+        for i, each in enumerate(kind.types)
+    ]
+
+
 @intrinsic
 def call(typingctx, address, numbers):
     """Call the kernel at `address` (`npfsn.machine_code`) with a tuple of whole numbers."""
 
     def codegen(context, builder, sig, args):
-        kinds = sig.args[1].types
-        whole = [
-            context.cast(builder, builder.extract_value(args[1], i), kind, types.int64)
-            for i, kind in enumerate(kinds)
-        ]
         # As Numba calls functions: two pointers first, to where a result and an error would go.
         nowhere = [cgutils.alloca_once(builder, cgutils.voidptr_t) for _ in range(2)]
-        arguments = [*nowhere, *whole]
+        arguments = [*nowhere, *_whole(context, builder, sig.args[1], args[1])]
         signature = ir.FunctionType(ir.IntType(32), [value.type for value in arguments])
         builder.call(builder.inttoptr(args[0], signature.as_pointer()), arguments)
         return context.get_dummy_value()
@@ -76,16 +81,12 @@ def array_at(typingctx, address, shape, dtype):
 
     Numba's `carray` does the same, but for each shape and type it is a function to compile.
     """
-    is_number = isinstance(shape, types.Integer)
-    lengths = [shape] if is_number else shape.types
-    kind = types.Array(dtype.dtype, len(lengths), "C")
+    dimensions = 1 if isinstance(shape, types.Integer) else len(shape)
+    kind = types.Array(dtype.dtype, dimensions, "C")
 
     def codegen(context, builder, sig, args):
-        whole = []
-        for i, length in enumerate(lengths):
-            value = args[1] if is_number else builder.extract_value(args[1], i)
-            whole.append(context.cast(builder, value, length, types.int64))
-        return _array(context, builder, kind, args[0], whole)
+        lengths = _whole(context, builder, sig.args[1], args[1])
+        return _array(context, builder, kind, args[0], lengths)
 
     return kind(types.int64, shape, dtype), codegen
 

@@ -105,10 +105,9 @@ QUEUE = np.dtype(
 #: A matrix product, K inputs and P panels of outputs.
 PRODUCT = np.dtype(
     [
-        # Addresses of kernels in `products`:
-        ("kernel", np.int64),  # the product
-        ("ready", np.int64),  # what makes inputs ready for it, or 0
-        ("plain", np.int64),  # for what `product_strassen` leaves
+        ("kernel", np.int64),  # address of one of those in `products`
+        ("ready", np.int64),  # of what makes inputs ready for it, or 0
+        ("plain", np.int64),  # of the one for what `product_strassen` leaves
         ("together", np.int64),  # panels: where work is cut short, it ends at a multiple
         ("weight", ARRAY),  # f32 or u16[P, K, PANEL], or i8[P, S, PANEL, DEPTH] (`pack_i8`)
         ("scale", ARRAY),  # f32[P PANEL]; scale to q_scale are of int8 alone
