@@ -197,7 +197,7 @@ def _record_failure(
     origin: str = "",
 ) -> None:
     line.finish(job, 0.0)
-    if args.resume and os.path.lexists(job.dst):  # it was not there when the plan was made
+    if args.resume and os.path.isfile(job.dst):  # it was not there when the plan was made
         totals.n_skipped += 1
         return
     totals.failures.append((str(job.src), message))

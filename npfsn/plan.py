@@ -99,7 +99,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             message = f"{dst} is the input itself: name another output or folder with -o"
             plan.failures.append((str(src), message))
             continue
-        there = os.path.lexists(dst)
+        there = os.path.isfile(dst)  # of a folder or a broken link the job says what is wrong
         if args.resume and there:
             plan.n_skipped += 1
             continue

@@ -440,10 +440,22 @@ def test_an_output_that_is_its_own_input_fails(npfsn):
 
 @posix
 def test_resume_leaves_a_link_to_nowhere_alone(npfsn):
+    """But it is no output: it was taken for one, and the run for a success."""
     recording("a.wav")
     Path("a_enhanced.wav").symlink_to("nowhere.wav")
-    out, _ = npfsn("enhance", "a.wav", "--resume")
-    assert "1 skipped, already there" in out
+    out, err = npfsn("enhance", "a.wav", "--resume", code=1)
+    assert "skipped" not in out and "a_enhanced.wav exists: choose" in err
+    assert Path("a_enhanced.wav").is_symlink() and not Path("nowhere.wav").exists()
+
+
+@pytest.mark.parametrize("option", ["--resume", "--force", "--no-suffix"])
+def test_a_folder_in_the_place_of_an_output_is_none(npfsn, option):
+    recording("a.wav")
+    name = "a.wav" if option == "--no-suffix" else "a_enhanced.wav"
+    Path("out", name).mkdir(parents=True)
+    out, err = npfsn("enhance", "a.wav", "-o", "out", option, code=1)
+    assert f"cannot write out/{name}: there is a folder of this name" in err
+    assert "skipped" not in out
 
 
 def test_a_suffix_in_capitals_is_the_format_of_that_name(npfsn):
