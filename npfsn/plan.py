@@ -154,9 +154,10 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
 
 def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
     """Name the output of a file."""
-    suffix = f".{args.format}" if args.format else src.suffix
+    stem, suffix = os.path.splitext(src.name)  # the suffix of "a." is "." in any Python
+    suffix = f".{args.format}" if args.format else suffix
     folder = Path(args.output_dir) / relative if args.output_dir else src.parent
-    return folder / f"{src.stem}{args.suffix}{suffix}"
+    return folder / f"{stem}{args.suffix}{suffix}"
 
 
 def _is_file_name(name: str, inputs: list[str]) -> bool:

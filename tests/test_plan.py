@@ -252,6 +252,15 @@ def test_inputs_may_have_odd_names(npfsn, name):
     assert tree("out") == [name]
 
 
+@posix
+def test_a_name_that_ends_in_a_dot(npfsn):
+    """Until Python 3.14 this was no suffix: the output was trail.wav._enhanced, of no format."""
+    recording("trail.wav").rename("trail.wav.")
+    npfsn("enhance", "trail.wav.")
+    assert tree() == ["trail.wav.", "trail.wav_enhanced."]
+    assert sf.info("trail.wav_enhanced.").format == "WAV"
+
+
 def test_a_name_that_begins_with_a_dash(npfsn):
     recording("-odd.wav")
     npfsn("enhance", "--", "-odd.wav")
