@@ -164,9 +164,14 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
     """Whether -o names a sound file and not a folder."""
     if is_folder(name):
         return False
-    suffix = Path(name).suffix.lower()
-    if suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | RAW_SUFFIXES:
+    bare, suffix = Path(name).name, Path(name).suffix.lower()
+    if _of_sound(suffix):
         return True
+    if _of_sound(bare.lower()):
+        raise UsageError(
+            f"-o {name}: nothing stands before {bare}; expected a name such as clean{bare} (a "
+            f"folder of that name is {name}/)"
+        )
     # With one input file, .wva is a typing error: nobody wants a folder of that name.
     if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
         raise UsageError(
@@ -174,6 +179,12 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
             f"folder of that name is {name}/"
         )
     return False
+
+
+def _of_sound(suffix: str) -> bool:
+    """Whether a suffix is one of sound files, whether they can be written or not."""
+    known = suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES | RAW_SUFFIXES
+    return known or (suffix.startswith(".") and container_of(suffix[1:]) is not None)
 
 
 def _is_meant_as_output(args: argparse.Namespace, inputs: list[str], src: Path) -> bool:

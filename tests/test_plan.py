@@ -150,6 +150,13 @@ def test_one_file_may_name_its_output(npfsn):
         assert message in err and not Path("x.wav").exists()
     _, err = npfsn("enhance", "a.wav", "-o", "clean.wva", code=2)
     assert ".wva is no suffix of sound files" in err and not Path("clean.wva").exists()
+    _, err = npfsn("enhance", "a.wav", "-o", "new/.wav", code=2)
+    assert "nothing stands before .wav; expected a name such as clean.wav" in err
+    npfsn("enhance", "a.wav", "-o", "wav")  # a folder, as is
+    npfsn("enhance", "a.wav", "-o", "new/.wav/")
+    assert tree("wav") == tree("new/.wav") == ["a_enhanced.wav"]
+    npfsn("enhance", "a.wav", "-o", "clean.mat5")  # as --format would write it
+    assert sf.info("clean.mat5").format == "MAT5"
     npfsn("enhance", "a.wav", "-o", "clean.wva/")
     npfsn("enhance", "a.wav", "-o", "out_v1.2")
     assert tree("clean.wva") == tree("out_v1.2") == ["a_enhanced.wav"]
