@@ -90,6 +90,12 @@ def container_of(name: str) -> str | None:
     return container if writable else None
 
 
+def same_format(name: str, other: str) -> bool:
+    """Whether the same is written for two suffixes (without dot), such as aif and aiff."""
+    alike = (name == "opus") == (other == "opus")  # the container is Ogg's, as of ogg
+    return alike and container_of(name) == container_of(other)
+
+
 def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
     """Choose container, subtype and byte order of the output."""
     # A WAV may hold MPEG audio: libsndfile claims to write that, but fails.

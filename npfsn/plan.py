@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, container_of
+from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, container_of, same_format
 from .errors import listed
 from .output import is_folder
 from .terminal import UsageError
@@ -200,7 +200,7 @@ def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
         what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
         raise UsageError(f"-o {dst} names a sound file, {what}: name a folder")
-    if args.format and dst.suffix.lower() != f".{args.format}":
+    if args.format and not same_format(dst.suffix[1:].lower(), args.format):
         raise UsageError(f"-o {dst} and --format {args.format} name two formats: leave out one")
     return dst
 

@@ -480,6 +480,20 @@ def test_a_suffix_in_capitals_is_the_format_of_that_name(npfsn):
     assert tree() == ["B.FLAC", "a.wav"]
 
 
+@pytest.mark.parametrize(("name", "form"), [("b.aiff", "aif"), ("b.OGA", "ogg"), ("b.wav", "wave")])
+def test_two_names_of_one_format_are_no_contradiction(npfsn, name, form):
+    recording("a.flac")
+    npfsn("enhance", "a.flac", "-o", name, "--format", form)
+    assert tree() == sorted([name, "a.flac"])
+
+
+@pytest.mark.parametrize(("name", "form"), [("b.ogg", "opus"), ("b.opus", "ogg"), ("b.m4a", "wav")])
+def test_two_formats_are_a_contradiction(npfsn, name, form):
+    recording("a.flac")
+    _, err = npfsn("enhance", "a.flac", "-o", name, "--format", form, code=2)
+    assert f"-o {name} and --format {form} name two formats" in err
+
+
 def test_outputs_in_folders_inside_are_left_out_in_any_format(npfsn):
     recording("rec/sub/b.flac")
     npfsn("enhance", "rec", "-r", "-o", "rec", "--format", "wav")
