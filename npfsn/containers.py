@@ -65,6 +65,9 @@ FOREIGN_SUFFIXES = frozenset(
 #: Suffixes of raw samples without a header, including those of ffmpeg and SoX.
 RAW_SUFFIXES = frozenset("." + name for name in "raw pcm s16 s16le sw f32 f32le".split())
 
+#: Suffixes that can be written, the usual ones, as messages name them.
+WRITABLE = ".wav, .flac, .ogg, .opus, .mp3, .aiff or .caf"
+
 # Containers that libsndfile writes as two files, which cannot be renamed in one step.
 _TWO_FILES = ("SD2",)
 
@@ -112,10 +115,8 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
     name = dst.suffix[1:].lower()
     container = container_of(name)
     if container is None:
-        raise AudioError(
-            f"cannot tell the format of {dst} from its name: expected the suffix of {src} or one "
-            "such as .wav, .flac or .ogg"
-        )
+        what = f"{dst.suffix} cannot be written" if name else "its name has no suffix"
+        raise AudioError(f"cannot write {dst}: {what}; expected one such as {WRITABLE}")
     # Bits to keep, at least: an MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC.
     bits = BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
     wanted = [source.subtype]

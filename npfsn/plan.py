@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES, container_of, same_format
+from .containers import (
+    AUDIO_SUFFIXES,
+    FOREIGN_SUFFIXES,
+    RAW_SUFFIXES,
+    WRITABLE,
+    container_of,
+    same_format,
+)
 from .errors import listed
 from .output import is_folder
 from .terminal import UsageError
@@ -147,8 +154,8 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
         )
     if args.format and container_of(args.format) is None:
         raise UsageError(
-            f"--format {args.format}: no container of that name can be written; expected one such "
-            "as wav, flac or ogg"
+            f"--format {args.format}: .{args.format} cannot be written; expected one such as "
+            f"{WRITABLE}"
         )
 
 
@@ -175,8 +182,8 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
     # With one input file, .wva is a typing error: nobody wants a folder of that name.
     if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
         raise UsageError(
-            f"-o {name}: {suffix} is no suffix of sound files, such as .wav, .flac or .ogg; a "
-            f"folder of that name is {name}/"
+            f"-o {name}: {suffix} is no suffix of sound files, such as {WRITABLE}; a folder of "
+            f"that name is {name}/"
         )
     return False
 

@@ -199,11 +199,12 @@ def test_what_a_command_does_not_take(npfsn, argv, hint):
     assert hint in err
 
 
-@pytest.mark.parametrize("format_", ["txt", "sd2", "raw"])
+@pytest.mark.parametrize("format_", ["txt", "sd2", "raw", "m4a"])
 def test_containers_that_cannot_be_written(npfsn, format_):
     recording("a.wav")
     _, err = npfsn("enhance", "a.wav", "--format", format_, code=2)
-    assert f"--format {format_}: no container" in err and tree() == ["a.wav"]
+    message = f"--format {format_}: .{format_} cannot be written; expected one such as .wav, .flac"
+    assert message in err and tree() == ["a.wav"]
 
 
 def test_a_model_that_cannot_be_read_is_said_once(npfsn):
