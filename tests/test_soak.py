@@ -78,11 +78,12 @@ def test_the_scene_is_drawn_from_its_seed():
         assert kind == other and np.array_equal(x, y) and np.abs(x).max() <= 1.0
 
 
-@pytest.mark.parametrize("hours", ["0.01", "nan"])
-def test_less_than_a_minute_is_refused(capsys, hours):
+@pytest.mark.parametrize("hours", ["0.01", "nan", "1001", "inf"])
+def test_less_than_a_minute_and_more_than_fits_are_refused(capsys, hours):
     with pytest.raises(SystemExit):
         soak.main(["--hours", hours])
-    assert "expected a minute" in capsys.readouterr().err
+    message = f"{hours!r} is not a number of hours from a minute (0.0167) to 1000"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--json", "--picture"])

@@ -33,6 +33,7 @@ import reference as ref  # noqa: E402
 
 import npfsn  # noqa: E402
 from npfsn.bench.start import peak_memory_mb  # noqa: E402
+from npfsn.terminal import number  # noqa: E402
 from tools.results import picture_file, result_file  # noqa: E402
 
 KINDS = ("speech", "noise", "silence", "faint", "clicks")
@@ -436,7 +437,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.soak", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--hours", type=float, default=1.0, help="of sound (default: 1)")
+    hours = number(float, 1 / 60, 1000.0, "a number of hours from a minute (0.0167) to 1000")
+    parser.add_argument("--hours", type=hours, default=1.0, help="of sound (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="which sound (default: 0)")
     parser.add_argument(
         "--model",
@@ -448,8 +450,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", type=result_file, help="also write the figures")
     parser.add_argument("--picture", metavar="FILE", type=picture_file, help="also draw them")
     args = parser.parse_args(argv)
-    if not args.hours >= 1 / 60:
-        parser.error("--hours: expected a minute (0.0167) or more")
     if args.silence and (args.json or args.picture):
         parser.error("--silence only prints: leave --json and --picture out")
     if args.model:
