@@ -115,6 +115,9 @@ def read_checkpoint(path: str | os.PathLike[str], network: str | None = None) ->
     path = Path(path)
     try:
         file, size = open_regular(path)
+    except ReadError as error:
+        raise CheckpointError(f"cannot open the checkpoint {path}: {error}") from None
+    try:
         with file:
             return _read(path, file, size, network)
     except _ChoiceError as error:
