@@ -1,6 +1,6 @@
 """Fit the rational tanh of `npfsn.kernels.vector` and print its coefficients and its error.
 
-    python tools/fit_tanh.py     # needs mpmath
+    python -m tools.fit_tanh     # needs mpmath
 
 tanh x ~ x P(x^2) / Q(x^2) on [0, LIMIT], beyond which float32 tanh is 1. The fit minimises the
 largest *relative* error: linearised least squares in 50 digits on Chebyshev nodes, reweighted

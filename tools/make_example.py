@@ -4,8 +4,8 @@ The voice is a formant synthesiser: glottal pulses whose pitch falls over each p
 noise, through resonators that glide from sound to sound. It says roughly "hello, this is a noisy
 room". No recording is involved, and so no licence.
 
-    python tools/make_example.py                  # examples/noisy.wav
-    python tools/make_example.py --clean clean.wav --snr 0 noisy.wav
+    python -m tools.make_example                  # examples/noisy.wav
+    python -m tools.make_example --clean clean.wav --snr 0 noisy.wav
 """
 
 from __future__ import annotations
