@@ -250,9 +250,9 @@ def _add_enhance(commands: Any) -> None:
         "--output",
         "--output-dir",
         dest="output_dir",
-        metavar="DIR",
-        help="where to write; the structure of folders is kept (default: beside each input). For "
-        "one file also the name of its output, with a suffix such as .wav",
+        metavar="PATH",
+        help="where to write: a folder, in which the structure of folders is kept, or, for one "
+        "file, the name of its output, with a suffix such as .wav (default: beside each input)",
     )
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
