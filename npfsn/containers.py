@@ -128,16 +128,15 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
     integers = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
     wanted += [each for each in integers if BITS[each] >= bits]
     wanted += [each for each in reversed(integers) if 8 < BITS[each] < bits]
-    for subtype in (*wanted, sf.default_subtype(container)):
-        if sf.check_format(container, subtype):
-            size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
-            if container in _SMALL and size >= 1 << 32:
-                raise AudioError(
-                    f"cannot write {dst}: {size >> 30} GiB are more than a {container} file can "
-                    "hold; choose --format w64 or rf64"
-                )
-            return container, subtype, "FILE"
-    raise AudioError(f"cannot write {dst}: choose another container, such as .wav or .flac")
+    wanted.append(sf.default_subtype(container))  # which every container can hold
+    subtype = next(each for each in wanted if sf.check_format(container, each))
+    size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
+    if container in _SMALL and size >= 1 << 32:
+        raise AudioError(
+            f"cannot write {dst}: {size >> 30} GiB are more than a {container} file can hold; "
+            "choose --format w64 or rf64"
+        )
+    return container, subtype, "FILE"
 
 
 def check_encoder(source: sf.SoundFile, subtype: str, dst: Path) -> None:
