@@ -394,6 +394,16 @@ def test_the_example_is_what_its_program_makes():
     np.testing.assert_allclose(found, noisy, atol=2.0**-15)
 
 
+@pytest.mark.parametrize("wrong", ["--snr nan", "--seed -1", "--clean nowhere/c.wav", "."])
+def test_the_program_of_the_example_refuses_what_it_cannot_do(tmp_path, wrong, capsys, monkeypatch):
+    """These gave tracebacks, and --snr nan a file of nothing."""
+    monkeypatch.chdir(tmp_path)
+    name = ["x.wav"] if wrong.startswith("--") else []
+    with pytest.raises(SystemExit):
+        make_example.main([*wrong.split(), *name])
+    assert wrong.split()[-1] in capsys.readouterr().err.splitlines()[-1] and tree() == []
+
+
 def test_the_example_becomes_cleaner(engine):
     """The README's command: built-in weights, no options."""
     clean, noisy = make_example.make()

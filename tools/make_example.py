@@ -18,6 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
+from npfsn.terminal import number
+from tools.results import result_file
+
 try:
     from scipy.signal import butter, sosfilt
 except ModuleNotFoundError:
@@ -215,7 +218,7 @@ def make(snr_db: float = SNR_DB, seed: int = SEED) -> tuple[Signal, Signal]:
     return clean * scale, noisy * scale
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.make_example",
@@ -223,19 +226,20 @@ def main() -> None:
     )
     default = Path(__file__).resolve().parent.parent / "examples" / "noisy.wav"
     parser.add_argument(
-        "noisy", nargs="?", type=Path, default=default, help="default: examples/noisy.wav"
+        "noisy", nargs="?", type=result_file, default=default, help="default: examples/noisy.wav"
     )
-    parser.add_argument("--clean", type=Path, help="also write the speech alone")
+    parser.add_argument("--clean", type=result_file, help="also write the speech alone")
+    decibels = number(float, -100.0, 100.0, "a number of decibels from -100 to 100")
     parser.add_argument(
-        "--snr", type=float, default=SNR_DB, metavar="DB", help="default: %(default)g"
+        "--snr", type=decibels, default=SNR_DB, metavar="DB", help="default: %(default)g"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
-    args = parser.parse_args()
+    seed = number(int, 0, 1 << 31, "a whole number from 0 up")
+    parser.add_argument("--seed", type=seed, default=SEED, help="default: %(default)s")
+    args = parser.parse_args(argv)
     clean, noisy = make(args.snr, args.seed)
     for path, signal in ((args.noisy, noisy), (args.clean, clean)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sf.write(path, signal, SAMPLE_RATE, "PCM_16")
+            sf.write(path, signal, SAMPLE_RATE, "PCM_16", format="WAV")
             print(path)
 
 
