@@ -251,9 +251,8 @@ class Network(network.Network):
         """Entries of a stream's state."""
         n_mel = self.config.num_mels
         fields = self.fb_norm.fields() | self.sb_norm.fields()
-        fields |= self.bottleneck.fields(n_mel)
-        for stack in self.encoder + self.decoder:
-            fields |= stack.fields(1)
+        for stack in (self.bottleneck, *self.encoder, *self.decoder):
+            fields |= stack.fields()
         fields["shrink.sum"] = ((2, n_mel), np.float32)
         fields["shrink.held"] = ((n_mel,), np.float32)
         if self.config.follows_level:
@@ -295,11 +294,11 @@ class Pass(network.Pass):
         # all of the encoder in frames that do not end a block, where those that do take longer.
         uneven = shrink == 2 and net.bottleneck.layers[0].recurrent.own_work >= 1.0
         encoder = [
-            stack.bind(state, 1, frames, 1 if uneven else i) for i, stack in enumerate(net.encoder)
+            stack.bind(state, frames, 1 if uneven else i) for i, stack in enumerate(net.encoder)
         ]
         n_block = -(-frames // shrink)  # at most this many blocks end within `frames`
-        self.bottleneck = net.bottleneck.bind(state, n_mel, n_block)
-        decoder = [stack.bind(state, 1, frames, i) for i, stack in enumerate(net.decoder)]
+        self.bottleneck = net.bottleneck.bind(state, n_block)
+        decoder = [stack.bind(state, frames, i) for i, stack in enumerate(net.decoder)]
         self.norms = [self.fb_norm, self.sb_norm]
         self.sum = state["shrink.sum"]
         self.mag = np.zeros((frames, config.n_freq), np.float32)

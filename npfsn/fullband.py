@@ -104,7 +104,7 @@ class Network(network.Network):
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""
-        return self.norm.fields() | self.model.fields(1)
+        return self.norm.fields() | self.model.fields()
 
     def bind(self, state: State, frames: int) -> Pass:
         """Return the network as a function of blocks of `frames` frames."""
@@ -116,7 +116,7 @@ class Pass(network.Pass):
 
     def __init__(self, net: Network, state: State, frames: int) -> None:
         n_freq = net.config.n_freq
-        norm, model = net.norm.bind(state), net.model.bind(state, 1, frames)
+        norm, model = net.norm.bind(state), net.model.bind(state, frames)
         self.norms = [norm]
         self.mag = np.zeros((frames, n_freq), np.float32)
         x = np.zeros((frames, n_freq), np.float32)

@@ -161,9 +161,9 @@ class Network(network.Network):
         """Entries of a stream's state."""
         return (
             self.fb_norm.fields()
-            | self.fb_model.fields(1)
+            | self.fb_model.fields()
             | self.sb_norm.fields()
-            | self.sb_model.fields(self.config.n_freq)
+            | self.sb_model.fields()
         )
 
     def bind(self, state: State, frames: int) -> Pass:
@@ -178,8 +178,8 @@ class Pass(network.Pass):
         config = net.config
         n_freq, size = config.n_freq, config.sb_model.input_size
         fb_norm, sb_norm = net.fb_norm.bind(state), net.sb_norm.bind(state)
-        fb_model = net.fb_model.bind(state, 1, frames)
-        sb_model = net.sb_model.bind(state, n_freq, frames)
+        fb_model = net.fb_model.bind(state, frames)
+        sb_model = net.sb_model.bind(state, frames)
         self.norms = [fb_norm, sb_norm]
         self.mag = np.zeros((frames, n_freq), np.float32)
         fb_in = np.zeros((frames, n_freq), np.float32)

@@ -263,9 +263,9 @@ class Network(network.Network):
 
     def fields(self) -> Fields:
         """Entries of a stream's state."""
-        fields = self.fb_norm.fields() | self.fb_model.fields(1)
+        fields = self.fb_norm.fields() | self.fb_model.fields()
         for section in self.sections:
-            fields |= section.norm.fields() | section.model.fields(section.units)
+            fields |= section.norm.fields() | section.model.fields()
         return fields
 
     def bind(self, state: State, frames: int) -> Pass:
@@ -304,7 +304,7 @@ class Section:
     ) -> BoundNorm:
         """Add this section's bins of the mask to a program of a stream; return its norm."""
         frames = mask.shape[0]
-        norm, model = self.norm.bind(state), self.model.bind(state, self.units, frames)
+        norm, model = self.norm.bind(state), self.model.bind(state, frames)
         x = np.zeros((frames, self.units, self.size), np.float32)
         at = 0
         for features, neighbours in ((mag, self.near), (fb_out, self.far)):
@@ -329,7 +329,7 @@ class Pass(network.Pass):
         config = net.config
         n_freq = config.n_freq
         fb_norm = net.fb_norm.bind(state)
-        fb_model = net.fb_model.bind(state, 1, frames)
+        fb_model = net.fb_model.bind(state, frames)
         self.mag = np.zeros((frames, n_freq), np.float32)
         # Compressed, without the last bin: it belongs to no unit, and its mask stays zero.
         compressed = np.zeros((frames, n_freq - 1), np.float32)

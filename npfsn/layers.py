@@ -280,7 +280,7 @@ class Recurrent:
     floats_out : bool
         Whether the linear layer's product does: for outputs that are the mask.
     units : int
-        How many units share the weights.
+        U, units that share the weights.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class Recurrent:
         floats_out: bool = False,
         units: int = 1,
     ) -> None:
-        self.spec, self.key = spec, prefix
+        self.spec, self.key, self.units = spec, prefix, units
         inner = PRODUCTS[precision]  # what multiplies hidden states
         if precision == "float32" and StrassenProduct.suits(units, spec, tensors, prefix):
             inner = StrassenProduct
@@ -310,22 +310,22 @@ class Recurrent:
             weight, bias = (tensors[f"{prefix}.fc_output_layer.{x}"] for x in ("weight", "bias"))
             self.linear = _product(weight, bias, precision, in_floats=floats_out)
 
-    def fields(self, units: int) -> Fields:
-        """Entries of the state for `units` units: h (and c) of every layer, in whole panels."""
-        shape = (units, padded(self.spec.hidden_size))
+    def fields(self) -> Fields:
+        """Entries of the state: h (and c) of every layer, in whole panels."""
+        shape = (self.units, padded(self.spec.hidden_size))
         return {
             f"{self.key}.{name}{i}": (shape, np.float32)
             for i in range(self.spec.num_layers)
             for name in _STATES[self.spec.cell]
         }
 
-    def bind(self, state: State, units: int, frames: int, turn: int = 0) -> RecurrentPass:
+    def bind(self, state: State, frames: int, turn: int = 0) -> RecurrentPass:
         """Return the stack bound to `state`, for blocks of at most `frames` frames.
 
         Run frame by frame, a one-unit layer reads its recurrent weights in every other frame
         (`kernels.layers.recur`): the first layer in odd frames if `turn` is odd, the next in even.
         """
-        return RecurrentPass(self, state, units, frames, turn)
+        return RecurrentPass(self, state, frames, turn)
 
 
 def _group_size(units: int, tile: int) -> int:
@@ -342,8 +342,6 @@ class RecurrentPass:
     ----------
     weights : Recurrent
     state : State
-    units : int
-        U, units that share the weights.
     frames : int
         The most frames in a block.
     turn : int
@@ -370,13 +368,11 @@ class RecurrentPass:
         Scratch: hidden states, and the linear layer before and after its activation.
     """
 
-    def __init__(
-        self, weights: Recurrent, state: State, units: int, frames: int, turn: int
-    ) -> None:
-        self.weights, self.units = weights, units
+    def __init__(self, weights: Recurrent, state: State, frames: int, turn: int) -> None:
+        self.weights = weights
         self.every = 1
         self.kept: list[Any] = []
-        spec = weights.spec
+        spec, units = weights.spec, weights.units
         size, gates = padded(spec.hidden_size), weights.layers[0].input.width
         rows, group = frames * units, _group_size(units, weights.layers[0].recurrent.tile)
         n_p = frames if units == 1 else group
@@ -449,7 +445,7 @@ class RecurrentPass:
         self.every = every
         how: dict[str, Any] = {"stage": self.weights.key, "every": every, "owner": self}
         for i, y in enumerate(self.outputs):
-            program.add("recur", x, self.units, self.layers[i : i + 1], self.stack, y, **how)
+            program.add("recur", x, self.layers[i : i + 1], self.stack, y, **how)
             x = y
 
     def write_linear(self, program: Program) -> np.ndarray:
@@ -458,7 +454,7 @@ class RecurrentPass:
         if self.linear is None:
             return x
         how: dict[str, Any] = {"stage": self.weights.key, "every": self.every, "owner": self}
-        program.add("linear", x, self.units, self.stack, self.out, **how)
+        program.add("linear", x, self.weights.units, self.stack, self.out, **how)
         return self.out
 
     @property

@@ -294,7 +294,7 @@ def play(bound: RecurrentPass, x: np.ndarray, frame: int = 0) -> np.ndarray:
     """Run a stack over its next frames, x [T U, C], `frame` the first of them."""
     program = Program()
     result = bound.write(program, x)
-    program.play(frame, len(x) // bound.units)
+    program.play(frame, len(x) // bound.weights.units)
     return result[: len(x)]
 
 
@@ -308,8 +308,8 @@ def run_stack(
     """Run a stack over x [T, B, C] in blocks of frames; returns [T, B, O]."""
     n_frame, n_unit, _ = x.shape
     assert sum(blocks) == n_frame
-    stack = Recurrent(spec, tensors, "net", precision)
-    bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, max(blocks))
+    stack = Recurrent(spec, tensors, "net", precision, units=n_unit)
+    bound = stack.bind(state.zeros(stack.fields()), max(blocks))
     out, at = [], 0
     for n in blocks:
         rows = x[at : at + n].reshape(n * n_unit, -1)
@@ -363,8 +363,8 @@ def test_recurrent_product_ahead_of_time(cell: str, n_unit: int, precision: str)
     tensors = draw_stack(spec, seed=12)
     x = normal(6, n_unit, 5, seed=13)
     want = run_stack(spec, tensors, x, [1] * 6, precision)
-    stack = Recurrent(spec, tensors, "net", precision)
-    bound = stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1)
+    stack = Recurrent(spec, tensors, "net", precision, units=n_unit)
+    bound = stack.bind(state.zeros(stack.fields()), 1)
     every = sum(layer.recurrent.panels for layer in stack.layers)
     for t, portions in enumerate([[], [every], [1, 6, every], [0, 3], [every - 2], [5, 5, 4]]):
         for i, panels in enumerate(portions):
@@ -381,7 +381,7 @@ def test_products_of_quarters_are_prepared_in_whole_groups() -> None:
     tensors = draw_stack(spec, seed=12)
     x = normal(4, n_unit, 5, seed=13)
     stack = Recurrent(spec, tensors, "net", "float32", units=n_unit)
-    bound, plain = (stack.bind(state.zeros(stack.fields(n_unit)), n_unit, 1) for _ in range(2))
+    bound, plain = (stack.bind(state.zeros(stack.fields()), 1) for _ in range(2))
     products = [layer.recurrent for layer in stack.layers]
     assert all(isinstance(product, StrassenProduct) for product in products)
     every = sum(product.panels for product in products)
@@ -397,11 +397,11 @@ def test_products_of_quarters_are_prepared_in_whole_groups() -> None:
 def test_forget_drops_what_was_prepared(cell: str, precision: str) -> None:
     """A replaced state needs another product."""
     spec = Sequence(cell, 5, 17, 1)
-    stack = Recurrent(spec, draw_stack(spec, seed=14), "net", precision)
+    stack = Recurrent(spec, draw_stack(spec, seed=14), "net", precision, units=11)
     x = normal(11, 5, seed=15)
-    fresh = play(stack.bind(state.zeros(stack.fields(11)), 11, 1), x)
-    own = state.zeros(stack.fields(11))
-    bound = stack.bind(own, 11, 1)
+    fresh = play(stack.bind(state.zeros(stack.fields()), 1), x)
+    own = state.zeros(stack.fields())
+    bound = stack.bind(own, 1)
     play(bound, normal(11, 5, seed=16))
     kernels.prepare(bound.layers, 6)
     for array in own.values():
@@ -416,8 +416,8 @@ def test_layers_of_one_unit_take_turns_to_work_for_two_frames(cell: str, precisi
     """A frame with twice the work for one layer has none for the next; a new state starts anew."""
     spec = Sequence(cell, 5, 17, 2)
     stack = Recurrent(spec, draw_stack(spec, seed=17), "net", precision)
-    own = state.zeros(stack.fields(1))
-    bound, x = stack.bind(own, 1, 1, turn=1), normal(6, 1, 5, seed=18)
+    own = state.zeros(stack.fields())
+    bound, x = stack.bind(own, 1, turn=1), normal(6, 1, 5, seed=18)
     every = stack.layers[0].recurrent.panels
     assert every > 1
 
@@ -494,9 +494,8 @@ def host_and_follower(
         )
         for s, n in ((spec, HOST_UNITS), (after, 1))
     ]
-    fields = units.fields(HOST_UNITS)
-    hosts = [units.bind(state.zeros(fields), HOST_UNITS, 1) for _ in range(2)]
-    return hosts, [one.bind(state.zeros(one.fields(1)), 1, 1) for _ in range(2)]
+    hosts = [units.bind(state.zeros(units.fields()), 1) for _ in range(2)]
+    return hosts, [one.bind(state.zeros(one.fields()), 1) for _ in range(2)]
 
 
 @pytest.mark.parametrize("size", [48, 192])  # 192: products of quarters
@@ -569,8 +568,8 @@ def test_tiles_of_two_types_see_to_nothing() -> None:
     spec = Sequence("LSTM", 5, 48, 2)
     tensors = draw_stack(spec, 19)
     tensors["net.sequence_model.weight_ih_l1"] = np.ones((192, 48), np.float16)
-    stack = Recurrent(spec, tensors, "net", "float32")
-    bound = stack.bind(state.zeros(stack.fields(64)), 64, 1)
+    stack = Recurrent(spec, tensors, "net", "float32", units=64)
+    bound = stack.bind(state.zeros(stack.fields()), 1)
     assert Beside.possible(bound) == (bool(cpu.AHEAD_BYTES) and not HAS_F16)
     # So do the rows that they take along.
     (host, _), (floats, _) = host_and_follower("float32")
@@ -607,7 +606,7 @@ def test_tiles_take_rows_along(kind: str, cell: str, size: int) -> None:
     dtype = np.float32 if kind == "float32" else np.float16
     tensors = {name: value.astype(dtype) for name, value in draw_stack(spec, 5).items()}
     one = Recurrent(spec, tensors, "net", "float32")
-    stacks = [one.bind(state.zeros(one.fields(1)), 1, frames) for _ in range(4)]
+    stacks = [one.bind(state.zeros(one.fields()), frames) for _ in range(4)]
     (behind, before), alone = stacks[:2], stacks[2:]
     (host, plain), _ = host_and_follower(kind, cell, size)
     quarters = isinstance(host.recurrent[0].product, StrassenProduct)
@@ -784,10 +783,10 @@ def test_state_decays_to_zero(cell: str) -> None:
     bias = tensors["net.sequence_model.bias_ih_l0"]
     bias[16:32] = -5.0  # forget, or the share of the past: close to nothing stays
     stack = Recurrent(spec, tensors, "net", "float32")
-    own = state.zeros(stack.fields(1))
+    own = state.zeros(stack.fields())
     for array in own.values():
         array.fill(1.0)
-    bound = stack.bind(own, 1, 1)
+    bound = stack.bind(own, 1)
     smallest = []
     for _ in range(40):
         play(bound, np.zeros((1, 1), np.float32))
@@ -820,10 +819,10 @@ def cell_functions() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarra
         tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         tensors["net.sequence_model.weight_ih_l0"][gate] = 1.0
         tensors["net.sequence_model.bias_ih_l0"][1] = update
-        stack = Recurrent(spec, tensors, "net", "float32")
-        own = state.zeros(stack.fields(len(x)))
+        stack = Recurrent(spec, tensors, "net", "float32", units=len(x))
+        own = state.zeros(stack.fields())
         own["net.h0"][:, 0] = h0
-        return play(stack.bind(own, len(x), 1), x[:, None].copy())[:, 0]
+        return play(stack.bind(own, 1), x[:, None].copy())[:, 0]
 
     # h = n + sigmoid(z) (h0 - n): with n = 0 and h0 = 1 it is sigmoid(z), with h0 = 0 and z far
     # below zero it is n = tanh(x), less 4e-8 of it.

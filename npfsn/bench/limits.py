@@ -34,9 +34,9 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
     """Count what the layers of a network read and compute per frame, by kind of product."""
     work: dict[type[Product], Work] = defaultdict(Work)
     for stack in enhancer._stream._one.network_pass.stacks:
-        spec, rate = stack.weights.spec, 1.0 / stack.every
+        spec, units, rate = stack.weights.spec, stack.weights.units, 1.0 / stack.every
         # With a single unit, recurrent weights are read every other frame (`recur`).
-        reads = 0.5 if stack.units == 1 else 1.0
+        reads = 0.5 if units == 1 else 1.0
         products = []
         for i, layer in enumerate(stack.weights.layers):
             products.append((layer.input, spec.hidden_size if i else spec.input_size, 1.0))
@@ -46,11 +46,11 @@ def frame_work(enhancer: Enhancer) -> dict[type[Product], Work]:
         for product, n_in, share in products:
             kind = work[PRODUCTS[product.precision]]
             n_bytes = rate * share * (sum(w.nbytes for w in product.weights) + product.bias.nbytes)
-            if stack.units == 1:
+            if units == 1:
                 kind.row_bytes += n_bytes
             else:
                 kind.bytes += n_bytes
-                kind.operations += rate * product.operations(stack.units, n_in)
+                kind.operations += rate * product.operations(units, n_in)
     return dict(work)
 
 

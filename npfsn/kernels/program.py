@@ -109,11 +109,10 @@ def _offline(at, n, frame, n_frame, x, n_x, out, n_out):
 
 @kernel
 def _recur(at, n, frame, n_frame, x, n_x, out, n_out):
-    op = record(at, OPERATION)
-    a = op.arrays
+    a = record(at, OPERATION).arrays
     layer = record(a[1].address, LAYER)
     stack = record(a[2].address, STACK)
-    layers.recur(f32_2d(a[0])[: n * op.whole[0]], frame, layer, stack, f32_2d(a[3]))
+    layers.recur(f32_2d(a[0])[: n * layer.h.rows], frame, layer, stack, f32_2d(a[3]))
 
 
 @kernel

@@ -198,7 +198,7 @@ TAKES = {
     "cumulative_layer": "f32_3d norm f32_3d",
     "forgetting": "f32_3d norm f32_3d",
     "offline": "f32_3d norm f32_3d",
-    "recur": "f32_2d whole layer stack f32_2d",
+    "recur": "f32_2d layer stack f32_2d",
     "linear": "f32_2d whole stack f32_2d",
     "begin_queue": "queue whole whole",
     "prepare": "layer i64_1d",
