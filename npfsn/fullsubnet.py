@@ -192,7 +192,7 @@ class Pass(network.Pass):
         # A unit: a bin of the noisy magnitude with its neighbours, then of the full-band output.
         at = 0
         for x, n in ((self.mag, config.sb_num_neighbors), (fb_out, config.fb_num_neighbors)):
-            program.add("unfold", x, n, 0, 1, 2 * n + 1, sb_in, at, stage="neighbours")
+            program.add("unfold", x, n, 0, 1, sb_in, at, stage="neighbours")
             at += 2 * n + 1
         sb_norm.write(program, sb_in, sb_in)
         sb_out = sb_model.write(program, sb_in.reshape(frames * n_freq, size))

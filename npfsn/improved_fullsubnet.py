@@ -308,12 +308,9 @@ class Section:
         x = np.zeros((frames, self.units, self.size), np.float32)
         at = 0
         for features, neighbours in ((mag, self.near), (fb_out, self.far)):
-            n = self.center + 2 * neighbours
-            program.add(
-                "unfold", features, neighbours, self.first, self.center, n, x, at,
-                stage="neighbours",
-            )  # fmt: skip
-            at += n
+            where = neighbours, self.first, self.center
+            program.add("unfold", features, *where, x, at, stage="neighbours")
+            at += self.center + 2 * neighbours
         call = len(program)
         norm.write(program, x, x)
         out = model.write(program, x.reshape(-1, self.size))

@@ -1028,7 +1028,7 @@ def test_power_leaves_no_denormals(fdrc: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_freq", "first", "last", "center", "below"),
+    ("n_freq", "first", "last", "center", "near"),
     [
         (1, 0, 1, 1, 0),
         (9, 0, 9, 1, 0),
@@ -1039,14 +1039,14 @@ def test_power_leaves_no_denormals(fdrc: float) -> None:
         (256, 20, 80, 4, 15),
     ],
 )
-def test_unfold(n_freq: int, first: int, last: int, center: int, below: int) -> None:
+def test_unfold(n_freq: int, first: int, last: int, center: int, near: int) -> None:
     """Bins with their neighbours, reflected at the outer edges, put where they belong."""
     x = normal(3, n_freq, seed=23)
-    n = center + 2 * below
+    n = center + 2 * near
     n_unit = (last - first) // center
     out = np.full((3, n_unit, n + 3), 5.0, np.float32)
-    features.unfold(x, below, first, center, n, out, 2)
-    want = reference.unfold(x.T, first, last, center, below).transpose(2, 0, 1)
+    features.unfold(x, near, first, center, out, 2)
+    want = reference.unfold(x.T, first, last, center, near).transpose(2, 0, 1)
     np.testing.assert_array_equal(out[:, :, 2 : n + 2], want)
     assert np.all(out[:, :, :2] == 5.0)
     assert np.all(out[:, :, n + 2 :] == 5.0)

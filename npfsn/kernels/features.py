@@ -223,23 +223,23 @@ def scale_fixed(x, shift, scale, out):
 
 
 @kernel
-def unfold(x, low, first, step, n, out, at):
-    """Copy neighbours: out[t, u, at + j] = x[t, first + u step + j - low], reflected at the edges.
+def unfold(x, near, first, step, out, at):
+    """Copy units of `step` bins, with their neighbours, reflected at the edges.
 
-    The edge itself is not repeated: index -1 is 1, F is F - 2.
+    out[t, u, at + j] = x[t, first + u step + j - near], j < step + 2 near. The edge itself is not
+    repeated: index -1 is 1, F is F - 2.
 
-    x     f32[T, F]
-    low   int  neighbours below
-    first, step  int  where unit 0 starts, and how far the next one is
-    n     int  features per unit
-    out   f32[T, U, S]
-    at    int  where they go in the unit's features
+    x            f32[T, F]
+    near         int           neighbours each side
+    first, step  int           where unit 0 starts, and how far the next one is
+    out          f32[T, U, S]
+    at           int           where they go in the unit's features
     """
     last = x.shape[1] - 1
     for t in range(x.shape[0]):
         for u in range(out.shape[1]):
-            for j in range(n):
-                i = first + u * step + j - low
+            for j in range(step + 2 * near):
+                i = first + u * step + j - near
                 if i < 0:
                     i = -i
                 if i > last:
@@ -298,8 +298,8 @@ def shrink_units(mel, enc, near, far, frame, shrink, acc, out):
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] /= n
-            unfold(acc[:1], near, 0, 1, 2 * near + 1, out[block : block + 1], 0)
-            unfold(acc[1:], far, 0, 1, 2 * far + 1, out[block : block + 1], 2 * near + 1)
+            unfold(acc[:1], near, 0, 1, out[block : block + 1], 0)
+            unfold(acc[1:], far, 0, 1, out[block : block + 1], 2 * near + 1)
             for part in range(2):
                 for m in range(mel.shape[1]):
                     acc[part, m] = np.float32(0.0)

@@ -141,8 +141,7 @@ def _prepare(at, n, frame, n_frame, x, n_x, out, n_out):
 def _unfold(at, n, frame, n_frame, x, n_x, out, n_out):
     op = record(at, OPERATION)
     a, whole = op.arrays, op.whole
-    features.unfold(f32_2d(a[0])[:n], whole[0], whole[1], whole[2], whole[3], f32_3d(a[1]),
-                    whole[4])  # fmt: skip
+    features.unfold(f32_2d(a[0])[:n], whole[0], whole[1], whole[2], f32_3d(a[1]), whole[3])
 
 
 @kernel

@@ -182,7 +182,7 @@ OPERATION = np.dtype(
         ("skip", np.int64),  # operations to skip after it, which it sets itself
         ("otherwise", np.int64),  # how many an offline norm skips while it takes moments
         ("arrays", ARRAY, (9,)),
-        ("whole", np.int64, (5,)),
+        ("whole", np.int64, (4,)),
         ("real", np.float64, (1,)),
     ]
 )
@@ -202,7 +202,7 @@ TAKES = {
     "linear": "f32_2d whole stack f32_2d",
     "begin_queue": "queue whole whole",
     "prepare": "layer i64_1d",
-    "unfold": "f32_2d whole whole whole whole f32_3d whole",
+    "unfold": "f32_2d whole whole whole f32_3d whole",
     "follow_level": "f32_2d f32_2d real f64_1d f32_2d f32_2d",
     "shrink_units": "f32_2d f32_2d whole whole whole f32_2d f32_3d",
     "join_held": "f32_2d f32_2d whole f32_1d f32_2d",
