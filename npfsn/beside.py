@@ -128,7 +128,7 @@ class Beside:
     def write(self, program: Program) -> None:
         """Add a call to a program that makes all pieces due in the calls after it."""
         end, stage = len(self.pieces), self._host.weights.key
-        program.add("begin_queue", self.queue, 0, end, stage=stage, owner=self)
+        program.add("begin_queue", self.queue, end, stage=stage, owner=self)
 
     def begin(self, frames: int, others: int) -> None:
         """Make the pieces of both blocks due, for this many frames each; 0: none of that block."""

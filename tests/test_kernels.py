@@ -585,7 +585,7 @@ def test_what_there_was_no_time_for_is_done_when_it_is_due(time: int) -> None:
     (bound, _), (later, alone) = host_and_follower("float32")
     program, beside = Program(), Beside(bound)
     beside.ahead([later])
-    program.add("begin_queue", beside.queue, 0, min(time, len(beside.pieces)), stage="net")
+    program.add("begin_queue", beside.queue, min(time, len(beside.pieces)), stage="net")
     bound.write(program, x := np.zeros((HOST_UNITS, 5), np.float32))
     for t in range(5):
         x[:] = normal(HOST_UNITS, 5, seed=24 + t)

@@ -362,9 +362,9 @@ def go_on(line, event):
 
 
 @inlined
-def begin_queue(queue, first, end):
-    """Make pieces first .. end - 1 of a QUEUE due."""
-    queue.next, queue.step, queue.end = first, 0, end
+def begin_queue(queue, end):
+    """Make pieces 0 .. end - 1 of a QUEUE due."""
+    queue.next, queue.step, queue.end = 0, 0, end
 
 
 @inlined

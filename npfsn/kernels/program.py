@@ -127,7 +127,7 @@ def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
 def _begin_queue(at, n, frame, n_frame, x, n_x, out, n_out):
     op = record(at, OPERATION)
     queue = record(op.arrays[0].address, QUEUE)
-    layers.begin_queue(queue, op.whole[0], op.whole[1])
+    layers.begin_queue(queue, op.whole[0])
 
 
 @kernel

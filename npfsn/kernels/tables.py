@@ -200,7 +200,7 @@ TAKES = {
     "offline": "f32_3d norm f32_3d",
     "recur": "f32_2d layer stack f32_2d",
     "linear": "f32_2d whole stack f32_2d",
-    "begin_queue": "queue whole whole",
+    "begin_queue": "queue whole",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole f32_3d whole",
     "follow_level": "f32_2d f32_2d real f64_1d f32_2d f32_2d",
