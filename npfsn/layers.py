@@ -216,8 +216,7 @@ class BoundProduct:
     def __call__(self, x: np.ndarray, out: np.ndarray, rows: int) -> None:
         """Multiply rows 0 .. rows - 1: x float32[R, >= K] -> out float32[R, width]."""
         matmul = function("calls.matmul")
-        product = place(self.table), rows, 0, self.product.panels
-        matmul(place(x), x.shape[1], *product, place(out), out.shape[1])
+        matmul(place(x), x.shape[1], place(self.table), rows, place(out), out.shape[1])
 
 
 #: Arithmetic of the products of a network.

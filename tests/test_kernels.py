@@ -217,13 +217,13 @@ def test_tile_registers_are_used_where_they_are_granted(
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 14, 20])
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (1, 3), (0, 3), (2, 2)])
-def test_matmul_of_a_part(rows: int, first: int, last: int) -> None:
+def test_a_part_of_a_product(rows: int, first: int, last: int) -> None:
     """What is asked for is computed where it belongs; the rest stays. Longer rows of x are cut."""
     weight, bias = normal(33, 9, seed=6), np.zeros(33, np.float32)
     x = normal(20, 12, seed=7)
     out = np.full((20, 50), 5.0, np.float32)
     bound = Product(weight, bias).bind(20, 12)
-    products.matmul(x, bound.table, rows, first, last, out)
+    products.product(x, 0, rows, bound.table[0], first, last, out, first)
     want, whole = np.full((20, 50), 5.0), np.zeros((20, 48))
     whole[:, :33] = x[:, :9].astype("d") @ weight.T.astype("d")
     part = np.s_[:rows, PANEL * first : PANEL * last]

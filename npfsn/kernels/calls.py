@@ -6,7 +6,7 @@ import numpy as np
 
 from ..jit import kernel
 from . import products, resample, spectrum
-from .arrays import array_at
+from .arrays import array_at, record
 from .tables import PRODUCT
 
 
@@ -39,8 +39,10 @@ def filtered(x, n_x, taps, n_phase, n_tap, up, down, first, y, n_y):
 
 
 @kernel
-def matmul(x, n_column, product, n_row, first, last, out, width):
-    """Call `products.matmul` with inputs f32[n_row, n_column] and results f32[n_row, width]."""
+def matmul(x, n_column, w, n_row, out, width):
+    """Call `products.product` for all panels: from f32[n_row, n_column] to f32[n_row, width]."""
     x = array_at(x, (n_row, n_column), np.float32)
     out = array_at(out, (n_row, width), np.float32)
-    products.matmul(x, array_at(product, 1, PRODUCT), n_row, first, last, out)
+    w = record(w, PRODUCT)
+    products.make_ready(x, 0, n_row, w)
+    products.product(x, 0, n_row, w, 0, w.weight.rows, out, 0)

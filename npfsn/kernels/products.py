@@ -159,15 +159,3 @@ def product(x, x_row, n_row, w, first, last, out, out_panel):
     """
     call(w.kernel, (address_of(w), x.ctypes.data, x.shape[1], x_row, n_row, first, last,
                     out.ctypes.data, out.shape[1], out_panel))  # fmt: skip
-
-
-@inlined
-def matmul(x, products, n_row, first, last, out):
-    """Compute panels first .. last - 1 of n_row rows of out = x w^T + bias.
-
-    x         f32[R, >= K]   for int8 in whole panels, zeros behind the last input
-    products  PRODUCT[1]
-    out       f32[R, >= P PANEL]
-    """
-    make_ready(x, 0, n_row, products[0])
-    product(x, 0, n_row, products[0], first, last, out, first)
