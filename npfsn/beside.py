@@ -54,7 +54,7 @@ class Beside:
         """Whether tiles of `host` have room for more, and can multiply rows of `stacks` (`block`).
 
         Not in int8, whose weights stay in a near cache anyway; with AVX2, only to prefetch.
-        Tiles can also multiply weights of their own type.
+        Tiles multiply no weights but those of their own type.
         """
         tiles = _weights(host) + [part.product.weights[0] for part in host.inputs[1:]]
         own = {weight.dtype for weight in tiles}

@@ -72,15 +72,15 @@ NORM = np.dtype(
     ]
 )
 
-#: Work that tiles of floats do beside their own (`product_f32`): a part of the product of one row
-#: with other weights, some panels of them (`cpu.panels_beside`), and a prefetch. All fields but
+#: Work that tiles of floats do beside their own (`multiply_panels`): a part of the product of one
+#: row with other weights, some panels of them (`cpu.panels_beside`), and a prefetch. All fields but
 #: `steps` and `count` are addresses, and `argument` may be one.
 PIECE = np.dtype(
     [
         # From here on are prefetched AHEAD_BYTES in each step; or, with a weight, what these
         # panels take.
         ("prefetch", np.int64),
-        ("weight", np.int64),  # panel a, of the type of `others` (`product_f32`); 0: prefetch only
+        ("weight", np.int64),  # of the first panel, of the type of `others` there; 0: prefetch only
         ("steps", np.int64),  # K, inputs of that row; 0: neither product nor prefetch, only `then`
         ("input", np.int64),  # f32[K], the row
         ("bias", np.int64),  # f32[PANEL] of each panel
