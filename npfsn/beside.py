@@ -19,7 +19,6 @@ from .machine_code import address, function
 from .program import Program
 
 _NOTHING = dict.fromkeys(tables.PIECE.names or (), 0)
-_DONE = dict(tables.LAYER.fields or {})["done"][1]  # its offset in a LAYER
 _PANEL_BYTES = 4 * PANEL
 
 
@@ -181,7 +180,6 @@ class Beside:
                 input=stack.states[i]["h"].ctypes.data,
                 bias=bias + first * _PANEL_BYTES,
                 out=out + first * _PANEL_BYTES,
-                done=layer + _DONE,
                 argument=layer,
                 count=following,
             )

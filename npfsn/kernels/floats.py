@@ -35,7 +35,7 @@ from .cpu import (
     UNROLL,
     panels_beside,
 )
-from .tables import APART, PIECE, QUEUE
+from .tables import APART, LAYER, PIECE, QUEUE
 from .vector import Emit, const, f16, f32, f32_panel, i8
 
 
@@ -373,8 +373,8 @@ def multiply_panels(
                 if due.step == piece.steps:
                     due.step = 0
                     due.next += 1
-                    if piece.done != 0:
-                        array_at(piece.done, 1, np.int64)[0] = piece.count
+                    if piece.weight != 0:
+                        record(piece.argument, LAYER).done = piece.count
                     if piece.then != 0:
                         call(piece.then, (piece.argument, piece.count))
         if at < last and SHARE and ahead != 0:

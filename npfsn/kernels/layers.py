@@ -197,7 +197,7 @@ def finish_queue(queue):
         queue.next += 1
         if piece.then != 0:
             call(piece.then, (piece.argument, piece.count))
-        elif piece.done != 0 and pieces[queue.next].done == 0:
+        elif piece.weight != 0 and pieces[queue.next].weight == 0:
             work_ahead(piece.argument, piece.count)  # and all before it, in wide strides
 
 

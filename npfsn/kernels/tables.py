@@ -85,8 +85,8 @@ PIECE = np.dtype(
         ("input", np.int64),  # f32[K], the row
         ("bias", np.int64),  # f32[PANEL] of each panel
         ("out", np.int64),  # f32[PANEL] of each panel
-        ("done", np.int64),  # i64, set to `count` at the end: the panels that are complete; or 0
         ("then", np.int64),  # kernel(argument, count) to call at the end, or 0
+        # With a weight, address of the LAYER of which `count` panels are then done.
         ("argument", np.int64),
         ("count", np.int64),
     ]
