@@ -266,12 +266,7 @@ def product_f32(x, x_row, n_row, w, bias, first, last, out, out_panel, queue):
         k = 0
         while k < n_in:
             k_end = min(k + part, n_in)
-            if not PREFETCH:
-                # With AVX2 each tile prefetches its share before it starts: its loop has few
-                # instructions to spare.
-                at = p * size + k_end * PANEL
-            else:
-                at = (p + PANELS) * size
+            at = (p + PANELS - 1) * size + k_end * PANEL  # the next panel, or the next part of one
             multiply_panels(x, x_at, x_ld, 0, n_row, k, k_end, w, p, size, at, part * PANEL, bias,
                             out, out_at, ld, queue, w)  # fmt: skip
             k = k_end
@@ -340,6 +335,8 @@ def multiply_panels(
     while row + ROWS <= n_row:
         at, here = first, ahead
         if not PREFETCH:
+            # With AVX2 each tile prefetches its share before it starts: its loop has few
+            # instructions to spare.
             prefetch_lines(w, ahead, share, row // ROWS, n_row // ROWS)
         if SHARE:
             here += row // ROWS * (last - first) * step

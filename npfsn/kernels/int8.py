@@ -211,7 +211,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
         p = first
         while p + PANELS_ONE_ROW <= last:
             for row in range(n_row):
-                if n_row >= ROWS_SMALL:  # as in `product_f32`
+                if n_row >= ROWS_SMALL:  # as in `multiply_panels`
                     at = (p + PANELS_ONE_ROW) * size
                     prefetch_lines(w, at, PANELS_ONE_ROW * size, row, n_row)
                 _tile_i8(1, PANELS_ONE_ROW, n_deep, q, x_ld, x_scale, row, w, p, 0, w_scale, shift,
@@ -235,7 +235,7 @@ def product_i8(n_row, w, w_scale, shift, q, x_scale, bias, first, last, out, out
         row = 0
         while row + ROWS_I8 <= n_row:
             ahead = (p + PANELS + row // ROWS_I8 % PANELS) * size
-            if not PREFETCH:  # as in `product_f32`
+            if not PREFETCH:  # as in `multiply_panels`
                 prefetch_lines(w, (p + 1) * size, size, row // ROWS_I8, n_row // ROWS_I8)
             _tile_i8(ROWS_I8, PANELS, n_deep, q, x_ld, x_scale, row, w, p, ahead, w_scale, shift,
                      bias, out, out_at, ld)  # fmt: skip
