@@ -85,7 +85,7 @@ class Config(BaseConfig):
         level = self.quiet_level
         if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 <= level <= 1e6:
             raise ModelError(f"quiet_level is {shown(level)}: expected a number from 0 to 1e6")
-        units = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
+        n_in = 2 * (self.noisy_input_num_neighbors + self.encoder_output_num_neighbors) + 2
         widths = [s.width for s in self.encoder]
         inputs = [s.input_size for s in self.encoder[1:]] + [self.num_mels]
         if not (self.encoder and self.decoder and self.encoder[-1].output_size):
@@ -99,14 +99,14 @@ class Config(BaseConfig):
                 f"{shown([s.input_size for s in self.encoder])}, with {self.num_mels} mel bands: "
                 "they do not fit together"
             )
-        if self.bottleneck.input_size != units or self.bottleneck.output_size != 1:
+        if self.bottleneck.input_size != n_in or self.bottleneck.output_size != 1:
             raise ModelError(
                 f"the bottleneck takes {self.bottleneck.input_size} features and gives "
-                f"{self.bottleneck.width}: expected {units} (noisy_input_num_neighbors = "
+                f"{self.bottleneck.width}: expected {n_in} (noisy_input_num_neighbors = "
                 f"{self.noisy_input_num_neighbors}, encoder_output_num_neighbors = "
                 f"{self.encoder_output_num_neighbors}) and 1"
             )
-        check_units(self.num_mels, units)
+        check_units(self.num_mels, n_in)
         widths = [2 * self.num_mels] + [s.width for s in self.decoder[:-1]]
         widths.append(self.decoder[-1].output_size)
         inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]

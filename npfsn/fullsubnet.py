@@ -65,12 +65,12 @@ class Config(BaseConfig):
                 f"fb_model takes {self.fb_model.input_size} and gives {self.fb_model.width} "
                 f"features: expected {self.n_freq} bins both ways (n_fft = {self.n_fft})"
             )
-        units = 2 * (self.fb_num_neighbors + self.sb_num_neighbors) + 2
-        check_units(self.n_freq, units)
-        if (self.sb_model.input_size, self.sb_model.output_size) != (units, 2):
+        n_in = 2 * (self.fb_num_neighbors + self.sb_num_neighbors) + 2
+        check_units(self.n_freq, n_in)
+        if (self.sb_model.input_size, self.sb_model.output_size) != (n_in, 2):
             raise ModelError(
                 f"sb_model takes {self.sb_model.input_size} features and gives "
-                f"{self.sb_model.width}: expected {units} (sb_num_neighbors = "
+                f"{self.sb_model.width}: expected {n_in} (sb_num_neighbors = "
                 f"{self.sb_num_neighbors}, fb_num_neighbors = {self.fb_num_neighbors}) and 2"
             )
 

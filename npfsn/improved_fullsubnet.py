@@ -121,17 +121,17 @@ class Config(BaseConfig):
                 "dropped)"
             )
         for i in range(n_section):
-            center, units = self.sb_num_center_freqs[i], bounds[i + 1] - bounds[i]
+            center, bins = self.sb_num_center_freqs[i], bounds[i + 1] - bounds[i]
             check_size("sb_num_center_freqs", center)
             check_size("sb_num_neighbor_freqs", self.sb_num_neighbor_freqs[i], 0, self.n_freq - 2)
             check_size("fb_num_neighbor_freqs", self.fb_num_neighbor_freqs[i], 0, self.n_freq - 2)
-            if units % center or center != self.fb_num_center_freqs[i]:
+            if bins % center or center != self.fb_num_center_freqs[i]:
                 raise ModelError(
-                    f"section {i} has {units} bins: expected a multiple of its "
+                    f"section {i} has {bins} bins: expected a multiple of its "
                     f"{center} centre bins, the same for noisy and full-band input"
                 )
             n_in = 2 * (center + self.sb_num_neighbor_freqs[i] + self.fb_num_neighbor_freqs[i])
-            check_units(units // center, n_in)
+            check_units(bins // center, n_in)
             model = self.sb_models[i]
             if (model.input_size, model.output_size) != (n_in, 2 * center):
                 raise ModelError(

@@ -372,10 +372,10 @@ class RecurrentPass:
         self.every = 1
         self.kept: list[Any] = []
         spec, units = weights.spec, weights.units
-        size, gates = padded(spec.hidden_size), weights.layers[0].input.width
+        size, width = padded(spec.hidden_size), weights.layers[0].input.width
         rows, group = frames * units, _group_size(units, weights.layers[0].recurrent.tile)
         n_p = frames if units == 1 else group
-        p_width = gates if units == 1 else GATES[spec.cell] * tables.CELL_PANELS * PANEL
+        p_width = width if units == 1 else GATES[spec.cell] * tables.CELL_PANELS * PANEL
         columns = [padded(spec.input_size)] + [size] * (spec.num_layers - 1)
         self.inputs = [
             layer.input.bind(n_p, n, rows) for layer, n in zip(weights.layers, columns, strict=True)
@@ -385,7 +385,7 @@ class RecurrentPass:
             {name: state[f"{weights.key}.{name}{i}"] for name in _STATES[spec.cell]}
             for i in range(spec.num_layers)
         ]
-        self.r = [aligned((group, gates), np.float32) for _ in weights.layers]
+        self.r = [aligned((group, width), np.float32) for _ in weights.layers]
         # How kernels see all of these (see `tables.LAYER`, `tables.STACK`).
         self.layers = np.zeros(spec.num_layers, tables.LAYER)
         for i in range(spec.num_layers):
