@@ -208,7 +208,7 @@ for module in (calls, features, layers, products, program, spectrum):
 # Where an instruction widens halves; used by `npfsn bench` alone.
 OTHER_SIGNATURES = {"product_f16": HAS_F16, "matmul": 0}
 # Matrices as small as these suit no tile registers.
-OTHER_SIGNATURES |= {"product_amx": 0, "product_tiles": 0}
+OTHER_SIGNATURES["product_tiles"] = 0
 # Where tiles have room for more.
 OTHER_SIGNATURES |= dict.fromkeys(("go_on", "finish_queue"), int(bool(PREFETCH)))
 OTHER_SIGNATURES["_begin_queue"] = int(bool(AHEAD_BYTES))
