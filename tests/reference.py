@@ -236,7 +236,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x [B, C] times weight [O, C] plus bias [O]: [B, O]."""
-    return x @ weight.T + bias
+    # NumPy multiplies by BLAS only what is contiguous along an axis; a frame of [B, C, T] is not.
+    return np.ascontiguousarray(x) @ weight.T + bias
 
 
 def lstm_step(

@@ -274,10 +274,10 @@ def test_a_rank_that_fails_ends_the_others(work: Path, tmp_path: Path) -> None:
     """They heed no signal, and would wait for it."""
     (tmp_path / "pools").symlink_to(work / "pools")
     (tmp_path / "checkpoints").write_text("no folder: the rank that saves fails")
-    command = "-m tools.train --ranks 2 --validate-every 1 --steps 2 --bottleneck 4"
+    command = "-m tools.train --ranks 2 --validate-every 1 --validation-items 3 --steps 2"
     done = subprocess.run(
-        [sys.executable, *command.split(), "--batch-seconds", "4", "--work", tmp_path,
-         *options_of(work)],
+        [sys.executable, *command.split(), "--bottleneck", "4", "--batch-seconds", "4",
+         "--work", tmp_path, *options_of(work)],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 1
