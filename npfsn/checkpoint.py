@@ -42,7 +42,8 @@ _COUNTERS = re.compile(r"(?:.+\.)?total_(?:ops|params)")
 # have added what precedes them in a tensor's name.
 _BEGINS = re.compile(
     r"(?:^|(?<=\.))(?:encoder|bottleneck|decoder_lstm|fb_model|sb_model|sb_models|fullband_model)\."
-    rf"{_WRAPPER}*(?:sb_models\.)?{_WRAPPER}*(?:\d{{1,3}}\.)?{_WRAPPER}*"
+    # Each part takes the wrappers behind it, so that there is one way only to read a name.
+    rf"{_WRAPPER}*(?:sb_models\.{_WRAPPER}*)?(?:\d{{1,3}}\.{_WRAPPER}*)?"
     rf"sequence_model\.{_WRAPPER}*weight_ih_l0$"
 )
 # Part of the name of every tensor of such a stack.

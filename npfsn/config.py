@@ -29,6 +29,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000
 # Sizes beyond these belong to no speech enhancer, and could take all memory.
 MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
+MAX_STACKS = 64
 # Features of all units in a frame; a pass has up to a few dozen frames. Published: 8 thousand.
 MAX_FEATURES = 1 << 22
 
@@ -147,9 +148,9 @@ class Sequence:
             Whether it has a linear layer.
         """
         rnn = f"{prefix}.sequence_model."
-        num_layers = sum(
-            re.fullmatch(re.escape(rnn) + r"weight_ih_l\d+", name) is not None for name in shapes
-        )
+        num_layers = 0
+        while f"{rnn}weight_ih_l{num_layers}" in shapes:
+            num_layers += 1
         w_ih = matrix(shapes, rnn + "weight_ih_l0")
         w_hh = matrix(shapes, rnn + "weight_hh_l0")
         cells = {gates: cell for cell, gates in GATES.items()}
@@ -228,9 +229,17 @@ def check_stacks(shapes: Shapes) -> None:
         if found is None:
             continue
         prefix, layer = found.groups()
-        layers[prefix] = max(layers.get(prefix, 0), int(layer or 0))
+        number = int(layer or 0)
+        if number >= MAX_LAYERS:
+            raise ModelError(
+                f"its tensor {printable(name)} is of layer {number}: expected at most {MAX_LAYERS} "
+                "layers, the first of which is 0"
+            )
+        layers[prefix] = max(layers.get(prefix, 0), number)
         if layer is None:
             linear[prefix] = None
+    if len(layers) > MAX_STACKS:
+        raise ModelError(f"it has {len(layers)} stacks of layers: expected at most {MAX_STACKS}")
     needed = [
         f"{prefix}.sequence_model.{part}_l{layer}"
         for prefix, last in layers.items()

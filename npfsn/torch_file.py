@@ -419,6 +419,10 @@ _BESIDE = {
 }
 
 
+# Python 2's names of what Python 3's builtins call otherwise.
+_OF_PYTHON_2 = {"int": "long", "range": "xrange", "str": "unicode"}
+
+
 def _extent(value: object) -> int:
     """Check a size, offset or stride."""
     if type(value) is not int or not 0 <= value < MAX_EXTENT:
@@ -549,7 +553,8 @@ def _opaque(*ignored: object) -> Opaque:
 
 def _in_python_2(name: str) -> str:
     """Return the name in pickles of version 2, which Python 2 can read."""
-    return name.replace("builtins.range", "builtins.xrange").replace("builtins.", "__builtin__.")
+    module, _, kind = name.rpartition(".")
+    return f"__builtin__.{_OF_PYTHON_2.get(kind, kind)}" if module == "builtins" else name
 
 
 def _table() -> dict[str, Name]:
@@ -569,8 +574,8 @@ def _table() -> dict[str, Name]:
     }
     for module in ("__builtin__", "builtins"):  # of Python 2 and 3
         names[f"{module}.bytes"] = Name(_empty_bytes)
-        for factory in ("dict", "list", "int", "float"):  # of a defaultdict
-            names[f"{module}.{factory}"] = Name()
+        for factory in ("bool", "dict", "float", "int", "list", "str", "tuple"):  # of a defaultdict
+            names[f"{module}.{factory}"] = names[_in_python_2(f"{module}.{factory}")] = Name()
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray.scalar"] = Name(_numpy_scalar)
     for module, kinds in _BESIDE.items():

@@ -257,6 +257,12 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path):
     )
     many = {f"extra{i}": np.zeros(1, np.float32) for i in range(50)}
     assert "50 unexpected (extra0, extra1, extra2, extra3 and 46 more)" in refusal(**many)
+    far = "fb_model.sequence_model.bias_ih_l64"
+    assert f"tensor {far} is of layer 64: expected at most 64 layers" in refusal(
+        **{far: np.zeros(192, np.float32)}
+    )
+    stacks = {f"x.{i}.fc_output_layer.bias": np.zeros(1, np.float32) for i in range(2000)}
+    assert "it has 2002 stacks of layers: expected at most 64" in refusal(**stacks)
     reverse = "fb_model.sequence_model.weight_ih_l0_reverse"
     assert f"{reverse} is of a layer that runs both ways" in refusal(
         **{reverse: np.zeros((192, 257), np.float32)}
