@@ -256,7 +256,7 @@ def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:
         before = max((report.compile_seconds for _, report in totals.reports), default=0.0)
     if workers > 1 and complete:  # not all are busy until the end
         busy = max(busy, wall - before)
-    if n_done and before > 0.1 * wall:
+    if n_done and before > max(0.1 * wall, 0.05):
         text += f", {duration(before)} of which went into loading and compiling"
     if seconds > 0.0 and busy > 0.0:
         text += f": real-time factor {busy / seconds:.3f} ({seconds / busy:.1f}x real time)"

@@ -16,6 +16,8 @@ then take four times their size as float32.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -240,11 +242,22 @@ def _default_model() -> Model:
 
 
 def default_path() -> Path:
-    """Return the path of the default weights, in the installed package or the checkout."""
+    """Return the path of the default weights, in the installed package or the checkout.
+
+    Where the package lies in an archive, they are unpacked for as long as the program runs.
+    """
     package = Path(__file__).resolve().parent
     for folder in (package / "weights", package.parent / "weights"):
         if (folder / DEFAULT_FILE).exists():
             return folder / DEFAULT_FILE
+    if not package.is_dir():
+        from importlib import resources
+
+        packed = resources.files(__package__) / "weights" / DEFAULT_FILE
+        if packed.is_file():
+            unpacked = contextlib.ExitStack()
+            atexit.register(unpacked.close)
+            return unpacked.enter_context(resources.as_file(packed))
     raise ModelError(
         f"npfsn's own weights are missing (looked for {DEFAULT_FILE} in {package / 'weights'} and "
         f"{package.parent / 'weights'}): reinstall npfsn, or name a model file made by "

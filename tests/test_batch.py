@@ -164,6 +164,8 @@ def test_the_summary_tells_what_was_not_enhancing():
     assert "of audio in 3.0 s, 2.0 s of which went into loading and compiling: real" in (
         batch._summary(batch._Totals([(job, report)]), one, 3.0, 1)
     )
+    brief = FileReport(10, 10.0, 1, 1, 0, 0, 0.2, 0.04)  # not "0.0 s of which"
+    assert "of audio in 0.3 s: real" in batch._summary(batch._Totals([(job, brief)]), two, 0.3, 1)
     # Someone pressed Ctrl-C in the second file: time that went into no report.
     assert "of audio in 8.0 s: real" in batch._summary(batch._Totals([(job, report)]), two, 8.0, 1)
     assert batch._summary(batch._Totals(), Plan(), 1.0, 1).endswith("of audio in 1.0 s")

@@ -23,7 +23,7 @@ import pytest
 from needs import posix
 
 import npfsn
-from npfsn import machine_code
+from npfsn import machine_code, weights
 from npfsn.machine_code import SUFFIX
 
 PACKAGE = Path(npfsn.__file__).parent
@@ -794,3 +794,20 @@ def test_a_program_may_compile_functions_of_its_own(tmp_path, order):
         out, err = python(program, env=env)
         assert (out.split("\n")[-2], err) == (str(cold), "")
         assert set(out.split("\n")[:-2]) == {"right 1"}
+
+
+def test_the_weights_are_found_in_an_archive(tmp_path):
+    """They lie in it as in a wheel, beside the code; nothing that was unpacked stays."""
+    (copy_package(tmp_path / "all") / "weights").mkdir()
+    shutil.copy(weights.default_path(), tmp_path / "all" / "npfsn" / "weights")
+    shutil.make_archive(str(tmp_path / "npfsn"), "zip", tmp_path / "all")
+    (tmp_path / "temporary").mkdir()
+    path = os.pathsep.join([str(tmp_path / "npfsn.zip"), *filter(None, sys.path)])
+    env = environment(PYTHONPATH=path, TMPDIR=str(tmp_path / "temporary"))
+    program = "import npfsn; print(npfsn.__file__, npfsn.load_model().n_parameters)"
+    out, err = python(program, env=env)
+    assert out.split() == [
+        str(tmp_path / "npfsn.zip" / "npfsn" / "__init__.py"),
+        str(npfsn.load_model().n_parameters),
+    ]
+    assert err == "" and not any((tmp_path / "temporary").iterdir())
