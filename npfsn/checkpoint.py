@@ -33,6 +33,9 @@ _IN_FRONT = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 # Name of a network at the top level of the file.
 _TOP = "top"
 _MOST_NETWORKS = 16
+# Tensors in all dicts together, as many as a model file may have, and dicts that are looked into. A
+# pickle can refer to one long name a hundred thousand times, and each network has its own names.
+_MOST_TENSORS = _MOST_DICTS = 10_000
 # What DataParallel, torch.compile and the like add to names, before a network's or within them.
 _WRAPPER = r"(?:(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.)"
 _WRAPPERS = re.compile(rf"(?:^|(?<=\.)){_WRAPPER}")
@@ -227,8 +230,12 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
     """Find networks by the names of their tensors, in dicts at any depth."""
     todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
     seen = {id(state)}  # a pickle may refer to one dict a million times
+    n_tensor = 0
     for path, value in todo:
         tensors = _named(value)
+        n_tensor += len(tensors)
+        if n_tensor > _MOST_TENSORS:
+            raise PickleError(f"it holds more than {_MOST_TENSORS:,} tensors")
         begins = {
             name[: match.start()]: None for name in tensors if (match := _BEGINS.search(name))
         }
@@ -251,6 +258,8 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         for key, inner in value.items() if len(path) < 200 else ():  # real files nest no deeper
             if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
                 seen.add(id(inner))
+                if len(seen) > _MOST_DICTS:
+                    raise PickleError(f"it holds more than {_MOST_DICTS:,} dicts within dicts")
                 todo.append((f"{path}.{key}" if path else key, inner))
 
 

@@ -287,6 +287,29 @@ def test_more_networks_than_any_program_saves_are_refused(tmp_path):
     assert "more than 16 networks" in refusal(tmp_path, tf.zip_bytes(state))
 
 
+@pytest.mark.parametrize("what", ["tensors", "dicts"])
+def test_long_names_that_many_dicts_share_take_no_memory(tmp_path, what):
+    """A pickle repeats a name of two kilobytes in memory with two bytes."""
+    names = [f"x.{i:02d}".ljust(504, "a") + "\U0001f600" for i in range(100)]
+    names[0] = "x.encoder.sequence_model.weight_ih_l0"
+    memo = b"".join(tf.text(name) + bytes([ord("q"), i, ord("0")]) for i, name in enumerate(names))
+    storage = tf.text("storage") + b"ctorch\nFloatStorage\n" + tf.text("0") + tf.text("cpu")
+    memo += b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"K\x04tQK\x00K\x01\x85K\x01\x85tR"
+    memo += b"qd0"  # the tensor is number 100
+    value = b"hd" if what == "tensors" else b"}"
+    one = b"}(" + b"".join(bytes([ord("h"), i]) + value for i in range(100)) + b"u"
+    outer = b"".join(tf.text(f"k{i}".ljust(190, "b")) + one for i in range(400))
+    content = tf.pickle_file(b"\x80\x02" + memo + b"}(" + outer + b"u.")
+    tracemalloc.start()
+    try:
+        reason = refusal(tmp_path, content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert f"more than 10,000 {what}" in reason
+    assert peak < 40 << 20
+
+
 def with_prefix(prefix, state):
     return {prefix + name: value for name, value in state.items()}
 
