@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
 MAX_STACKS = 64
 # Features of all units in a frame; a pass has up to a few dozen frames. Published: 8 thousand.
+# The same limit holds for features and hidden states of all layers: published, 205 thousand.
 MAX_FEATURES = 1 << 22
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -58,6 +59,28 @@ def check_units(n_unit: int, n_feature: int) -> None:
         raise ModelError(
             f"{n_unit} units with {n_feature} features each are too many: expected at most "
             f"{MAX_FEATURES} features in all"
+        )
+
+
+def check_shared(stacks: Iterable[tuple[int, Sequence]]) -> None:
+    """Raise ModelError if all units have too many features and hidden states together.
+
+    Each unit that shares a stack's weights has states of its own, which take far more memory than
+    the weights: a file of kilobytes could state sizes for which a stream takes gigabytes.
+
+    Parameters
+    ----------
+    stacks : iterable of (int, Sequence)
+        How many units share each stack.
+    """
+    total = 0
+    for n_unit, stack in stacks:
+        states = -(-stack.hidden_size // 16) * 16  # as streams keep them
+        total += n_unit * (stack.input_size + stack.num_layers * states)
+    if total > MAX_FEATURES:
+        raise ModelError(
+            f"its units have {total} features and hidden states together: expected at most "
+            f"{MAX_FEATURES}"
         )
 
 

@@ -18,6 +18,7 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
+    check_shared,
     check_size,
     check_units,
     matrix,
@@ -107,6 +108,7 @@ class Config(BaseConfig):
                 f"{self.encoder_output_num_neighbors}) and 1"
             )
         check_units(self.num_mels, n_in)
+        check_shared([(self.num_mels, self.bottleneck)])
         widths = [2 * self.num_mels] + [s.width for s in self.decoder[:-1]]
         widths.append(self.decoder[-1].output_size)
         inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]

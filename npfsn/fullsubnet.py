@@ -15,6 +15,7 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
+    check_shared,
     check_size,
     check_units,
     sequence,
@@ -73,6 +74,7 @@ class Config(BaseConfig):
                 f"{self.sb_model.width}: expected {n_in} (sb_num_neighbors = "
                 f"{self.sb_num_neighbors}, fb_num_neighbors = {self.fb_num_neighbors}) and 2"
             )
+        check_shared([(self.n_freq, self.sb_model)])
 
     @classmethod
     def smallest(cls, norm: str) -> Config:

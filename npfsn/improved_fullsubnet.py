@@ -16,6 +16,7 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
+    check_shared,
     check_size,
     check_units,
     matrix,
@@ -138,6 +139,11 @@ class Config(BaseConfig):
                     f"sb_models.{i} takes {model.input_size} features and gives {model.width}: "
                     f"expected {n_in} and {2 * center}"
                 )
+        units = [
+            (high - low) // center
+            for low, high, center in zip(bounds, bounds[1:], self.sb_num_center_freqs, strict=False)
+        ]
+        check_shared(zip(units, self.sb_models, strict=True))
 
     @property
     def bounds(self) -> tuple[int, ...]:

@@ -484,6 +484,31 @@ def test_more_features_than_a_frame_can_have_are_refused(architecture, changes):
         dataclasses.replace(config, **changes)
 
 
+@pytest.mark.parametrize("architecture", ["fast_fullsubnet", "fullsubnet", "improved_fullsubnet"])
+def test_more_states_and_features_than_all_units_can_have_are_refused(architecture):
+    """Units share weights, so a file stays small: many layers for all units, or many sections."""
+    config = drawn_models.small_model(architecture).config
+    changes = {}
+    if architecture == "fast_fullsubnet":
+        one = {"hidden_size": 1 << 16, "num_layers": 64}
+        changes["bottleneck"] = dataclasses.replace(config.bottleneck, **one)
+    elif architecture == "fullsubnet":
+        changes = {"n_fft": 16384, "hop_length": 8192, "fb_num_neighbors": 0, "sb_num_neighbors": 0}
+        changes["fb_model"] = Sequence("GRU", 8193, 1, 1, 8193)
+        changes["sb_model"] = Sequence("LSTM", 2, 64, 64, 2)
+    else:
+        n, bins = 24, 128  # each section alone has few enough
+        around = n * bins - 1
+        changes = {"n_fft": 2 * n * bins, "hop_length": n * bins}
+        changes["freq_cutoffs"] = tuple(range(bins, n * bins, bins))
+        changes |= dict.fromkeys(("sb_num_center_freqs", "fb_num_center_freqs"), (1,) * n)
+        changes |= dict.fromkeys(("sb_num_neighbor_freqs", "fb_num_neighbor_freqs"), (around,) * n)
+        changes["fb_model"] = Sequence("GRU", n * bins, 1, 1, n * bins)
+        changes["sb_models"] = (Sequence("GRU", 2 * (1 + 2 * around), 1, 1, 2),) * n
+    with pytest.raises(ModelError, match="features and hidden states together"):
+        dataclasses.replace(config, **changes)
+
+
 def test_a_deep_configuration_is_refused(tmp_path):
     """Python can read it a little deeper than it can print it."""
     path = tmp_path / "m.npz"
