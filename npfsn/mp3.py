@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from .chunks import behind_tag
+from .errors import AudioError
 
 # Layer III, by the version bits of the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
@@ -22,6 +24,31 @@ _MONO = 3
 
 # Bytes searched for the next frame in one read: more than decoders search after a tag.
 _SEARCHED = 1 << 16
+
+
+# What names entries of tags with comments, texts and lyrics. For each, mpg123 looks for its like
+# among all before: a tag of a megabyte takes many seconds.
+_ENTRIES = (b"COM", b"TXX", b"ULT", b"USLT")
+_MOST_ENTRIES = 5_000
+
+
+def check_tags(src: Path, file: BinaryIO) -> None:
+    """Raise AudioError for an MP3 file whose tags have more entries than any program writes.
+
+    Call it before libsndfile opens the file.
+    """
+    file.seek(0)
+    head, n_entry = file.read(3), 0
+    if not (head == b"ID3" or head.startswith(b"\xff")):
+        return
+    file.seek(0)
+    while block := file.read(1 << 20):
+        n_entry += sum(block.count(name) for name in _ENTRIES)
+    if n_entry > _MOST_ENTRIES:
+        raise AudioError(
+            f"{src} has more than {_MOST_ENTRIES:,} comments and texts in its tags: remove them "
+            "first, for instance with a tag editor"
+        )
 
 
 class _Frame(NamedTuple):

@@ -17,7 +17,7 @@ import soundfile as sf
 from . import mp3
 from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
 from .errors import AudioError
-from .intact import check_intact, check_single
+from .intact import bytes_of, check_intact, check_single
 from .samples import Samples, silence_nonfinite
 
 #: Samples (frames x channels) per block: few enough for any machine's memory, and enough to make up
@@ -120,6 +120,8 @@ def open_source(src: Path) -> Iterator[Source]:
         raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
     if found.st_size == 0:
         raise AudioError(f"{src} is empty: expected a sound file, found 0 bytes")
+    with bytes_of(src) as file:
+        mp3.check_tags(src, file)
     try:
         source = sf.SoundFile(native(src))
     except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:

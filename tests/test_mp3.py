@@ -26,6 +26,21 @@ def test_an_mp3_table_that_counts_too_few(delay, tmp_path, counted):
     refuse(tmp_path / "a.mp3", tmp_path / "b.mp3", "holds more sound than its header counts")
 
 
+@pytest.mark.parametrize("place", ["before", "within"])
+def test_more_comments_than_any_program_writes(delay, tmp_path, place):
+    """Libmpg123 compares each with all before it."""
+    sf.write(tmp_path / "a.mp3", noise(16_000), 16000)
+    sound = (tmp_path / "a.mp3").read_bytes()
+    texts = [b"\0%06d\0x" % i for i in range(20_000)]
+    frames = b"".join(b"TXXX" + struct.pack(">L", len(t)) + bytes(2) + t for t in texts)
+    size = bytes(len(frames) >> shift & 127 for shift in (21, 14, 7, 0))
+    tag = b"ID3\3\0\0" + size + frames
+    (tmp_path / "a.mp3").write_bytes(tag + sound if place == "before" else sound + tag + sound)
+    started = time.process_time()
+    refuse(tmp_path / "a.mp3", tmp_path / "b.mp3", "more than 5,000 comments and texts")
+    assert time.process_time() - started < 0.5
+
+
 def test_a_wav_that_holds_an_mp3(delay, tmp_path):
     """Libsndfile reads these and writes none."""
     sf.write(tmp_path / "a.mp3", noise(16000), 16000)
