@@ -33,9 +33,11 @@ _IN_FRONT = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 # Name of a network at the top level of the file.
 _TOP = "top"
 _MOST_NETWORKS = 16
-# Tensors in all dicts together, as many as a model file may have, and dicts that are looked into. A
-# pickle can refer to one long name a hundred thousand times, and each network has its own names.
-_MOST_TENSORS = _MOST_DICTS = 10_000
+# Tensors in all dicts together, as many as a model file may have: a pickle can refer to one long
+# name a hundred thousand times, and each network has names of its own.
+_MOST_TENSORS = 10_000
+# Dicts within dicts in which networks are found.
+_DEEPEST = 20
 # What DataParallel, torch.compile and the like add to names, before a network's or within them.
 _WRAPPER = r"(?:(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.)"
 _WRAPPERS = re.compile(rf"(?:^|(?<=\.)){_WRAPPER}")
@@ -228,10 +230,10 @@ def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
 
 def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
     """Find networks by the names of their tensors, in dicts at any depth."""
-    todo: list[tuple[str, dict[Any, Any]]] = [("", state)]
+    todo: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), state)]
     seen = {id(state)}  # a pickle may refer to one dict a million times
     n_tensor = 0
-    for path, value in todo:
+    for keys, value in todo:
         tensors = _named(value)
         n_tensor += len(tensors)
         if n_tensor > _MOST_TENSORS:
@@ -246,7 +248,7 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         of = {name: next(filter(name.startswith, longest), None) for name in tensors}
         for begin in begins:
             own = {name[len(begin) :]: item for name, item in tensors.items() if of[name] == begin}
-            parts = [part for part in (path, _WRAPPERS.sub("", begin).rstrip(".")) if part]
+            parts = [part for part in (*keys, _WRAPPERS.sub("", begin).rstrip(".")) if part]
             yield _Found(
                 printable(".".join(parts), 200) if parts else _TOP,
                 value,
@@ -255,12 +257,10 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
             )
         if begins:
             continue
-        for key, inner in value.items() if len(path) < 200 else ():  # real files nest no deeper
+        for key, inner in value.items() if len(keys) < _DEEPEST else ():
             if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
                 seen.add(id(inner))
-                if len(seen) > _MOST_DICTS:
-                    raise PickleError(f"it holds more than {_MOST_DICTS:,} dicts within dicts")
-                todo.append((f"{path}.{key}" if path else key, inner))
+                todo.append(((*keys, key), inner))
 
 
 def _what_may_be_one(state: dict[Any, Any]) -> _Found:

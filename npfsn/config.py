@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,9 +30,12 @@ MIN_RATE, MAX_RATE = 1_000, 768_000
 MAX_SIZE = 1 << 16
 MAX_LAYERS = 64
 MAX_STACKS = 64
-# Features of all units in a frame; a pass has up to a few dozen frames. Published: 8 thousand.
-# The same limit holds for features and hidden states of all layers: published, 205 thousand.
+# Features of all units in a frame, of which a pass has up to a few dozen, and hidden states of all
+# layers. Published: up to 206 thousand.
 MAX_FEATURES = 1 << 22
+# Frames of which a sample is part, published: 2 and 4; bins of the look-ahead, published: 514.
+MAX_OVERLAP = 64
+MAX_AHEAD = 1 << 18
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -53,35 +56,27 @@ def check_size(name: str, value: object, low: int = 1, high: int = MAX_SIZE) -> 
         raise ModelError(f"{name} is {shown(value)}: expected a whole number from {low} to {high}")
 
 
-def check_units(n_unit: int, n_feature: int) -> None:
-    """Raise ModelError if all units of a frame have too many features together."""
-    if n_unit * n_feature > MAX_FEATURES:
-        raise ModelError(
-            f"{n_unit} units with {n_feature} features each are too many: expected at most "
-            f"{MAX_FEATURES} features in all"
-        )
-
-
-def check_shared(stacks: Iterable[tuple[int, Sequence]]) -> None:
+def check_units(*stacks: tuple[int, Sequence]) -> None:
     """Raise ModelError if all units have too many features and hidden states together.
 
-    Each unit that shares a stack's weights has states of its own, which take far more memory than
-    the weights: a file of kilobytes could state sizes for which a stream takes gigabytes.
+    Weights are shared, but each unit has states of its own: a file of kilobytes could state sizes
+    for which a stream takes gigabytes.
 
     Parameters
     ----------
-    stacks : iterable of (int, Sequence)
+    *stacks : (int, Sequence)
         How many units share each stack.
     """
     total = 0
     for n_unit, stack in stacks:
-        states = -(-stack.hidden_size // 16) * 16  # as streams keep them
-        total += n_unit * (stack.input_size + stack.num_layers * states)
-    if total > MAX_FEATURES:
-        raise ModelError(
-            f"its units have {total} features and hidden states together: expected at most "
-            f"{MAX_FEATURES}"
-        )
+        states = stack.num_layers * (-(-stack.hidden_size // 16) * 16)  # in whole panels
+        each = stack.input_size + states
+        total += n_unit * each
+        if total > MAX_FEATURES:
+            raise ModelError(
+                f"{n_unit} units with {each} hidden states and features each are too many: "
+                f"expected at most {MAX_FEATURES} in all units"
+            )
 
 
 def check_equal(name: str, said: object, found: object, tensor: str) -> None:
@@ -384,6 +379,17 @@ class BaseConfig:
             raise ModelError(
                 f"n_fft = {self.n_fft} with hop_length = {self.hop_length}: expected an even n_fft "
                 "whose half is a multiple of the hop"
+            )
+        # A sample costs a transform per hop, a frame of look-ahead the memory of a spectrum.
+        if self.n_fft > MAX_OVERLAP * self.hop_length:
+            raise ModelError(
+                f"hop_length is {self.hop_length} with n_fft = {self.n_fft}: expected "
+                f"{-(-self.n_fft // MAX_OVERLAP)} or more"
+            )
+        if self.look_ahead * self.n_freq > MAX_AHEAD:
+            raise ModelError(
+                f"look_ahead is {self.look_ahead} frames of {self.n_freq} bins: expected at most "
+                f"{MAX_AHEAD} bins in all"
             )
 
     @property

@@ -18,7 +18,6 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
-    check_shared,
     check_size,
     check_units,
     matrix,
@@ -107,8 +106,7 @@ class Config(BaseConfig):
                 f"{self.noisy_input_num_neighbors}, encoder_output_num_neighbors = "
                 f"{self.encoder_output_num_neighbors}) and 1"
             )
-        check_units(self.num_mels, n_in)
-        check_shared([(self.num_mels, self.bottleneck)])
+        check_units((self.num_mels, self.bottleneck))
         widths = [2 * self.num_mels] + [s.width for s in self.decoder[:-1]]
         widths.append(self.decoder[-1].output_size)
         inputs = [s.input_size for s in self.decoder] + [2 * self.n_freq]

@@ -15,7 +15,6 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
-    check_shared,
     check_size,
     check_units,
     sequence,
@@ -67,14 +66,13 @@ class Config(BaseConfig):
                 f"features: expected {self.n_freq} bins both ways (n_fft = {self.n_fft})"
             )
         n_in = 2 * (self.fb_num_neighbors + self.sb_num_neighbors) + 2
-        check_units(self.n_freq, n_in)
         if (self.sb_model.input_size, self.sb_model.output_size) != (n_in, 2):
             raise ModelError(
                 f"sb_model takes {self.sb_model.input_size} features and gives "
                 f"{self.sb_model.width}: expected {n_in} (sb_num_neighbors = "
                 f"{self.sb_num_neighbors}, fb_num_neighbors = {self.fb_num_neighbors}) and 2"
             )
-        check_shared([(self.n_freq, self.sb_model)])
+        check_units((self.n_freq, self.sb_model))
 
     @classmethod
     def smallest(cls, norm: str) -> Config:

@@ -16,7 +16,6 @@ from .config import (
     Shapes,
     acoustics,
     check_recipe,
-    check_shared,
     check_size,
     check_units,
     matrix,
@@ -121,6 +120,7 @@ class Config(BaseConfig):
                 f"features: expected {self.n_freq - 1} both ways (n_fft = {self.n_fft}, last bin "
                 "dropped)"
             )
+        shared: list[tuple[int, Sequence]] = []
         for i in range(n_section):
             center, bins = self.sb_num_center_freqs[i], bounds[i + 1] - bounds[i]
             check_size("sb_num_center_freqs", center)
@@ -132,18 +132,14 @@ class Config(BaseConfig):
                     f"{center} centre bins, the same for noisy and full-band input"
                 )
             n_in = 2 * (center + self.sb_num_neighbor_freqs[i] + self.fb_num_neighbor_freqs[i])
-            check_units(bins // center, n_in)
             model = self.sb_models[i]
             if (model.input_size, model.output_size) != (n_in, 2 * center):
                 raise ModelError(
                     f"sb_models.{i} takes {model.input_size} features and gives {model.width}: "
                     f"expected {n_in} and {2 * center}"
                 )
-        units = [
-            (high - low) // center
-            for low, high, center in zip(bounds, bounds[1:], self.sb_num_center_freqs, strict=False)
-        ]
-        check_shared(zip(units, self.sb_models, strict=True))
+            shared.append((bins // center, model))
+        check_units(*shared)
 
     @property
     def bounds(self) -> tuple[int, ...]:

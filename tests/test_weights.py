@@ -505,8 +505,27 @@ def test_more_states_and_features_than_all_units_can_have_are_refused(architectu
         changes |= dict.fromkeys(("sb_num_neighbor_freqs", "fb_num_neighbor_freqs"), (around,) * n)
         changes["fb_model"] = Sequence("GRU", n * bins, 1, 1, n * bins)
         changes["sb_models"] = (Sequence("GRU", 2 * (1 + 2 * around), 1, 1, 2),) * n
-    with pytest.raises(ModelError, match="features and hidden states together"):
+    with pytest.raises(
+        ModelError, match=r"units with \d+ hidden states and features each are too many"
+    ):
         dataclasses.replace(config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "good", "message"),
+    [
+        ("hop_length", 64, 128, "hop_length is 64 with n_fft = 8192: expected 128 or more"),
+        ("look_ahead", 64, 63, "look_ahead is 64 frames of 4097 bins: .* 262144 bins in all"),
+    ],
+)
+def test_acoustics_that_cost_more_than_any_model_is_worth_are_refused(key, bad, good, message):
+    """A sound file of a hundred bytes took half a minute, a stream 131 MB for its look-ahead."""
+    config = drawn_models.small_model("fullband").config
+    model = dataclasses.replace(config.fullband_model, input_size=4097, output_size=2 * 4097)
+    changes = {"n_fft": 8192, "hop_length": 4096, "fullband_model": model}
+    dataclasses.replace(config, **changes | {key: good})
+    with pytest.raises(ModelError, match=message):
+        dataclasses.replace(config, **changes | {key: bad})
 
 
 def test_a_deep_configuration_is_refused(tmp_path):
