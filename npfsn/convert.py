@@ -17,6 +17,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -208,7 +209,7 @@ def _convert(
     source = {"name": printable(name, 200), "sha256": checkpoint.sha256}
     model = Model(architecture, config, tensors, _info(precision, source))
     origins = _Origins(checkpoint, read, norm_origin, frozenset(args.asked))
-    return _Converted(model, _report(model, origins), list(_misspelt(origins)))
+    return _Converted(model, _report(model, origins), list(islice(_misspelt(origins), 20)))
 
 
 def _convert_model(path: Path, norm: str | None, precision: str | None) -> _Converted:

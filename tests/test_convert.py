@@ -724,8 +724,13 @@ def test_a_misspelt_argument_shows(checkpoint, recipe, capsys):
         "npfsn-convert: warning: the recipe has look_ahed, which is not known here: is look_ahead "
         "meant?\n"
     )
+    text = recipe.read_text()
+    names = "\n".join(f"look_ahea{i} = 1" for i in range(1_000))
+    recipe.write_text(text.replace("[model.args]", f"[model.args]\n{names}"))
+    assert main([str(checkpoint), "-C", str(recipe), "--force"]) == 0
+    assert capsys.readouterr().err.count("is look_ahead meant?\n") == 20
     names = "\n".join(f"look_{i} = 1" for i in range(10_000))
-    recipe.write_text(recipe.read_text().replace("[model.args]", f"[model.args]\n{names}"))
+    recipe.write_text(text.replace("[model.args]", f"[model.args]\n{names}"))
     assert main([str(checkpoint), "-C", str(recipe), "--force"]) == 0
     out = capsys.readouterr().out
     assert "look_0, look_1" in out and " more (in the recipe)" in out and len(out) < 2000

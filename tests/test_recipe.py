@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from npfsn.errors import RecipeError
@@ -146,6 +148,19 @@ def test_names_of_recipes_are_told_in_few_words(tmp_path):
     ):
         path.write_text(text)
         refusal(path)
+
+
+def test_a_file_larger_than_any_recipe_is_refused(tmp_path):
+    """Reading takes a multiple of its size: blank lines were the worst."""
+    path = tmp_path / "x.toml"
+    for n_line, found in ((1 << 17, r"has no \[model"), (1 << 18, "at most 262,144 are read")):
+        path.write_text("#\n" * n_line)
+        tracemalloc.start()
+        with pytest.raises(RecipeError, match=found):
+            read_recipe(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64 << 20
 
 
 def test_contradictions_and_old_names():
