@@ -33,8 +33,8 @@ _IN_FRONT = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 # Name of a network at the top level of the file.
 _TOP = "top"
 _MOST_NETWORKS = 16
-# Tensors in all dicts together, as many as a model file may have: a pickle can refer to one long
-# name a hundred thousand times, and each network has names of its own.
+# Tensors in all dicts with networks: a pickle can refer to one long name a hundred thousand times,
+# and each network has names of its own.
 _MOST_TENSORS = 10_000
 # Dicts within dicts in which networks are found.
 _DEEPEST = 20
@@ -235,12 +235,12 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
     n_tensor = 0
     for keys, value in todo:
         tensors = _named(value)
-        n_tensor += len(tensors)
-        if n_tensor > _MOST_TENSORS:
-            raise PickleError(f"it holds more than {_MOST_TENSORS:,} tensors")
         begins = {
             name[: match.start()]: None for name in tensors if (match := _BEGINS.search(name))
         }
+        n_tensor += len(tensors) if begins else 0
+        if n_tensor > _MOST_TENSORS:
+            raise PickleError(f"it holds more than {_MOST_TENSORS:,} tensors beside a network")
         if len(begins) > _MOST_NETWORKS:
             raise PickleError(f"it holds more than {_MOST_NETWORKS} networks in one dict")
         # A tensor belongs to the network with the longest prefix that its name begins with.

@@ -203,6 +203,15 @@ def append(file: BinaryIO, found: list[Note]) -> list[Note]:
     return left
 
 
+def holds_mpeg(file: BinaryIO, n_bytes: int) -> bool:
+    """Return whether a WAV file says that its audio is MPEG's."""
+    for chunk in _chunks(file, "WAV", n_bytes):
+        if chunk.name == b"fmt ":
+            file.seek(chunk.start)
+            return file.read(2) in (b"\x50\0", b"\x55\0")
+    return False
+
+
 def _chunks(file: BinaryIO, container: str, n_bytes: int) -> Iterator[_Chunk]:
     """Yield the chunks up to the first that is damaged or none."""
     first = behind_tag(file)

@@ -551,7 +551,7 @@ def _info(args: argparse.Namespace) -> int:
     source = model.info["source"]
     rows = [
         ("model", model.architecture),
-        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
+        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)" if path.is_file() else str(path)),
         ("parameters", f"{model.n_parameters:,}"),
         ("stored as", model.info["precision"]),
         ("sample rate", f"{config.sample_rate} Hz"),

@@ -74,8 +74,8 @@ def check_units(*stacks: tuple[int, Sequence]) -> None:
         total += n_unit * each
         if total > MAX_FEATURES:
             raise ModelError(
-                f"{n_unit} units with {each} hidden states and features each are too many: "
-                f"expected at most {MAX_FEATURES} in all units"
+                f"{n_unit} units with {each} hidden states and features each are too many: all "
+                f"units have {total} or more, expected at most {MAX_FEATURES}"
             )
 
 

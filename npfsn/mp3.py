@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from .chunks import behind_tag
+from .chunks import behind_tag, holds_mpeg
 from .errors import AudioError
 
 # Layer III, by the version bits of the header: 3 for MPEG 1, 2 for MPEG 2, 0 for MPEG 2.5.
@@ -27,27 +27,31 @@ _SEARCHED = 1 << 16
 
 
 # What names entries of tags with comments, texts and lyrics. For each, mpg123 looks for its like
-# among all before: a tag of a megabyte takes many seconds.
+# among all before in the same tag: one of a megabyte takes many seconds.
 _ENTRIES = (b"COM", b"TXX", b"ULT", b"USLT")
-_MOST_ENTRIES = 5_000
+# More than any program writes into a tag, and one in so many bytes: recorded broadcasts have a tag
+# now and then.
+_MOST_ENTRIES, _BYTES_PER_ENTRY = 5_000, 4096
 
 
 def check_tags(src: Path, file: BinaryIO) -> None:
-    """Raise AudioError for an MP3 file whose tags have more entries than any program writes.
+    """Raise AudioError for MP3 sound whose tags have more entries than any program writes.
 
     Call it before libsndfile opens the file.
     """
+    n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     head, n_entry = file.read(3), 0
-    if not (head == b"ID3" or head.startswith(b"\xff")):
+    in_wav = head == b"RIF" and holds_mpeg(file, n_bytes)
+    if not (head == b"ID3" or head.startswith(b"\xff") or in_wav):
         return
     file.seek(0)
     while block := file.read(1 << 20):
         n_entry += sum(block.count(name) for name in _ENTRIES)
-    if n_entry > _MOST_ENTRIES:
+    if n_entry > _MOST_ENTRIES + n_bytes // _BYTES_PER_ENTRY:
         raise AudioError(
-            f"{src} has more than {_MOST_ENTRIES:,} comments and texts in its tags: remove them "
-            "first, for instance with a tag editor"
+            f"{src} has {n_entry:,} comments and texts in its tags, more than any program writes: "
+            "remove them first, for instance with a tag editor"
         )
 
 

@@ -161,7 +161,8 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
 
 def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:
     """Name the output of a file."""
-    stem, suffix = os.path.splitext(src.name)  # the suffix of "a." is "." in any Python
+    stem, dot, end = src.name.rpartition(".")  # the suffix of "a." is "." in any Python
+    stem, suffix = (stem, dot + end) if stem else (src.name, "")
     suffix = f".{args.format}" if args.format else suffix
     folder = Path(args.output_dir) / relative if args.output_dir else src.parent
     return folder / f"{stem}{args.suffix}{suffix}"
@@ -176,8 +177,8 @@ def _is_file_name(name: str, inputs: list[str]) -> bool:
         return True
     if _of_sound(bare.lower()):
         raise UsageError(
-            f"-o {name}: nothing stands before {bare}; expected a name such as clean{bare} (a "
-            f"folder of that name is {name}/)"
+            f"-o {name}: nothing stands before {bare}; expected a name such as clean.wav, or for a "
+            f"folder of that name {name}/"
         )
     # With one input file, .wva is a typing error: nobody wants a folder of that name.
     if suffix[1:].isalpha() and len(inputs) == 1 and os.path.isfile(inputs[0]):
@@ -206,7 +207,9 @@ def _the_only_output(args: argparse.Namespace, inputs: list[str]) -> Path:
     dst = Path(args.output_dir)
     if len(inputs) != 1 or os.path.isdir(inputs[0]):
         what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
-        raise UsageError(f"-o {dst} names a sound file, {what}: name a folder")
+        raise UsageError(
+            f"-o {dst} names a sound file, {what}: name a folder (one of that name is {dst}/)"
+        )
     if args.format and not same_format(dst.suffix[1:].lower(), args.format):
         raise UsageError(f"-o {dst} and --format {args.format} name two formats: leave out one")
     return dst

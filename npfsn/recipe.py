@@ -19,7 +19,7 @@ from .config import NORMS
 from .errors import RecipeError, printable, shown
 from .reading import ReadError, open_regular, read_at
 
-MAX_BYTES = 1 << 18  # published ones have some 5 KB; reading takes up to 180 times a file's size
+MAX_BYTES = 1 << 18  # published ones have some 5 KB; reading takes up to 200 times a file's size
 #: Keys of the acoustics that a model uses.
 ACOUSTICS = ("sr", "sample_rate", "n_fft", "win_length", "hop_length")
 ABSENT_NORM = "offline_laplace_norm"  # default of the training code

@@ -16,11 +16,10 @@ then take four times their size as float32.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import dataclasses
 import errno
 import functools
+import io
 import json
 import math
 import os
@@ -238,26 +237,28 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
 
 @functools.cache
 def _default_model() -> Model:
-    return load_model(default_path())
+    path = default_path()
+    if path.is_file():
+        return load_model(path)
+    data = _packed().read_bytes()
+    return _read(io.BytesIO(data), len(data))
+
+
+def _packed() -> Any:
+    """Return the default weights within the package, wherever it lies (`importlib.resources`)."""
+    from importlib import resources  # only archives need it
+
+    return resources.files(__package__) / "weights" / DEFAULT_FILE
 
 
 def default_path() -> Path:
-    """Return the path of the default weights, in the installed package or the checkout.
-
-    Where the package lies in an archive, they are unpacked for as long as the program runs.
-    """
+    """Return the path of the default weights: in the package or the checkout, or in an archive."""
     package = Path(__file__).resolve().parent
     for folder in (package / "weights", package.parent / "weights"):
         if (folder / DEFAULT_FILE).exists():
             return folder / DEFAULT_FILE
-    if not package.is_dir():
-        from importlib import resources
-
-        packed = resources.files(__package__) / "weights" / DEFAULT_FILE
-        if packed.is_file():
-            unpacked = contextlib.ExitStack()
-            atexit.register(unpacked.close)
-            return unpacked.enter_context(resources.as_file(packed))
+    if not package.is_dir() and _packed().is_file():
+        return package / "weights" / DEFAULT_FILE
     raise ModelError(
         f"npfsn's own weights are missing (looked for {DEFAULT_FILE} in {package / 'weights'} and "
         f"{package.parent / 'weights'}): reinstall npfsn, or name a model file made by "

@@ -797,7 +797,7 @@ def test_a_program_may_compile_functions_of_its_own(tmp_path, order):
 
 
 def test_the_weights_are_found_in_an_archive(tmp_path):
-    """They lie in it as in a wheel, beside the code; nothing that was unpacked stays."""
+    """They lie in it as in a wheel, beside the code; nothing of them is unpacked into a folder."""
     (copy_package(tmp_path / "all") / "weights").mkdir()
     shutil.copy(weights.default_path(), tmp_path / "all" / "npfsn" / "weights")
     shutil.make_archive(str(tmp_path / "npfsn"), "zip", tmp_path / "all")
@@ -811,3 +811,10 @@ def test_the_weights_are_found_in_an_archive(tmp_path):
         str(npfsn.load_model().n_parameters),
     ]
     assert err == "" and not any((tmp_path / "temporary").iterdir())
+    program = "import sys; from npfsn import cli; sys.exit(cli.main(['info']))"
+    inside = tmp_path / "npfsn.zip" / "npfsn" / "weights" / weights.DEFAULT_FILE
+    assert f" {inside}\n" in python(program, env=env)[0]
+    shutil.rmtree(tmp_path / "all" / "npfsn" / "weights")
+    shutil.make_archive(str(tmp_path / "npfsn"), "zip", tmp_path / "all")
+    _, err = python(program, env=env, codes=(1,))
+    assert err.startswith("npfsn: error: npfsn's own weights are missing")

@@ -151,7 +151,7 @@ def test_one_file_may_name_its_output(npfsn):
     _, err = npfsn("enhance", "a.wav", "-o", "clean.wva", code=2)
     assert ".wva is no suffix of sound files" in err and not Path("clean.wva").exists()
     _, err = npfsn("enhance", "a.wav", "-o", "new/.wav", code=2)
-    assert "nothing stands before .wav; expected a name such as clean.wav" in err
+    assert "nothing stands before .wav; expected a name such as clean.wav, or for a folder" in err
     npfsn("enhance", "a.wav", "-o", "wav")  # a folder, as is
     npfsn("enhance", "a.wav", "-o", "new/.wav/")
     assert tree("wav") == tree("new/.wav") == ["a_enhanced.wav"]
@@ -266,6 +266,9 @@ def test_a_name_that_ends_in_a_dot(npfsn):
     npfsn("enhance", "trail.wav.")
     assert tree() == ["trail.wav.", "trail.wav_enhanced."]
     assert sf.info("trail.wav_enhanced.").format == "WAV"
+    recording("a.wav").rename("..wav")
+    npfsn("enhance", "..wav")
+    assert "._enhanced.wav" in tree()
 
 
 def test_a_name_that_begins_with_a_dash(npfsn):
