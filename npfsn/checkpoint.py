@@ -240,7 +240,7 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         }
         n_tensor += len(tensors) if begins else 0
         if n_tensor > _MOST_TENSORS:
-            raise PickleError(f"it holds more than {_MOST_TENSORS:,} tensors beside a network")
+            raise PickleError(f"it has more than {_MOST_TENSORS:,} tensors in dicts with networks")
         if len(begins) > _MOST_NETWORKS:
             raise PickleError(f"it holds more than {_MOST_NETWORKS} networks in one dict")
         # A tensor belongs to the network with the longest prefix that its name begins with.
