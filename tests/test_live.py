@@ -200,6 +200,22 @@ def test_devices_are_passed_on(live):
     assert sd.opened["device"] == (3, 4)
 
 
+def test_each_device_is_asked_what_it_takes(live):
+    """Not the default ones: these headphones have two channels, the default ones have one."""
+    sd, asked = sound_system(hiss(0.1), outputs=1), {}
+    query_any = sd.query_devices
+
+    def query(device=None, kind=None):
+        return query_any(device, kind) | ({"max_output_channels": 2} if device == 4 else {})
+
+    sd.query_devices = query
+    sd.check_input_settings = lambda device, **options: asked.update({device: options})
+    sd.check_output_settings = sd.check_input_settings
+    live(sd, "--input", 3, "--output", 4)
+    assert {device: options["channels"] for device, options in asked.items()} == {3: 1, 4: 2}
+    assert sd.heard[0].shape[1] == 2
+
+
 def test_dropouts_are_counted(live):
     statuses = {1: Status(input_overflow=True), 4: Status(output_underflow=True)}
     out, err = live(sound_system(hiss(0.5), statuses=statuses))
