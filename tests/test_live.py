@@ -189,6 +189,17 @@ def test_a_device_that_is_not_there(live, monkeypatch, option, kind):
     assert "--list-devices" in err
 
 
+def test_a_name_of_several_devices_is_told_in_one_line(live):
+    sd = sound_system(hiss(0.1))
+
+    def query(device=None, kind=None):
+        raise ValueError("Multiple output devices found for 'mic':\n[0] mic 1\n[1] mic 2")
+
+    sd.query_devices = query
+    _, err = live(sd, "-o", "mic", code=1)
+    assert "found for 'mic': [0] mic 1 [1] mic 2 (npfsn live --list-devices" in err
+
+
 def test_devices_are_listed(live):
     out, _ = live(sound_system(hiss(0.1)), "-l")
     assert out.splitlines() == ["  0 mic, fake (1 in, 0 out)", "  1 ears, fake (0 in, 2 out)"]
