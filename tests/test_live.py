@@ -382,6 +382,16 @@ def test_the_rate_of_a_device_comes_before_common_ones(live):
     assert sd.opened["samplerate"] == 44100
 
 
+@pytest.mark.parametrize(("rates", "taken"), [((96000,), 96000), ((44100, 48000), 48000)])
+def test_common_rates_come_last(live, rates, taken):
+    """For devices that do not take what they name as their own."""
+    sd = sound_system(hiss(0.5), rates=rates)
+    query_any = sd.query_devices
+    sd.query_devices = lambda *which: query_any(*which) | {"default_samplerate": 11025.0}
+    live(sd)
+    assert sd.opened["samplerate"] == taken
+
+
 def test_a_rate_that_only_the_microphone_takes(live):
     sd = sound_system(hiss(0.5))
 
