@@ -407,7 +407,9 @@ def test_a_rate_that_only_the_microphone_takes(live):
 
 def test_a_quiet_one_prints_nothing(live, monkeypatch):
     monkeypatch.setattr("npfsn.machine_code.announce", True)
-    assert live(sound_system(hiss(0.5)), "-q") == ("", "")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert live(sound_system(hiss(0.5)), "-q", "--seconds", 0.3) == ("", "")
     assert not npfsn.machine_code.announce
 
 
