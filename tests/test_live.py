@@ -320,7 +320,7 @@ def test_ctrl_c_is_the_way_to_end_it(live):
 def test_the_slowest_block_and_the_peaks_since():
     loop = types.SimpleNamespace(process=lambda x: time.sleep(float(x[1])) or 0.5 * x)
     callback, y = _Callback(loop, Exception), np.zeros((2, 1), np.float32)
-    for level, pause in ((1.0, 0.03), (0.1, 0.0)):
+    for level, pause in ((-1.0, 0.03), (0.1, 0.0)):
         callback(np.array([[level], [pause]], np.float32), y, 2, None, Status())
     assert callback.worst > 0.025 and callback.busy > callback.worst
     np.testing.assert_allclose(callback.take_peaks(), (0.0, -6.02), atol=0.01)
