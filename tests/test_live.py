@@ -376,6 +376,12 @@ def test_the_load_is_the_share_of_the_time():
     assert "load 25%" in _standing(callback, 16000, 2.0)
 
 
+def test_before_the_first_block_there_is_no_load():
+    assert _standing(_Callback(None, Exception), 16000, 0.3) == (
+        "0.3 s  in  -99 dB  out  -99 dB  load 0%  0 dropouts"
+    )
+
+
 def test_the_rate_of_a_device_comes_before_common_ones(live):
     sd = sound_system(hiss(0.5), rates=(44100, 48000))
     live(sd)
