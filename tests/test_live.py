@@ -15,7 +15,7 @@ from sounds import hiss
 
 import npfsn
 from npfsn import cli, live_stream
-from npfsn.live import FLOOR_DB, _Callback, _standing
+from npfsn.live import FLOOR_DB, _Callback, _standing, _tell
 
 LATENCY = Delay.latency_samples
 
@@ -380,6 +380,16 @@ def test_before_the_first_block_there_is_no_load():
     assert _standing(_Callback(None, Exception), 16000, 0.3) == (
         "0.3 s  in  -99 dB  out  -99 dB  load 0%  0 dropouts"
     )
+
+
+def test_the_summary_in_numbers(capsys):
+    stream = types.SimpleNamespace(sample_rate=48000, block_length=768, n_nonfinite=1)
+    callback = _Callback(stream, Exception)
+    callback.busy, callback.samples, callback.worst, callback.dropouts = 0.5, 96000, 0.0123, 1
+    _tell(callback, stream, 30.0)
+    out, err = capsys.readouterr()
+    assert out == "2.0 s, load 25.0%, slowest block 12.3 of 16 ms, 1 dropout\n"
+    assert "1 NaN or infinite samples were replaced" in err
 
 
 def test_the_rate_of_a_device_comes_before_common_ones(live):
