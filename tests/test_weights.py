@@ -192,6 +192,8 @@ def test_a_model_cannot_be_changed():
         model.tensors[name][...] = 0
     with pytest.raises(TypeError):
         model.tensors[name] = np.zeros(3)
+    with pytest.raises(TypeError):
+        model.info["source"] = {}
     with pytest.raises(AttributeError):
         model.architecture = "other"
 
@@ -202,10 +204,11 @@ class OwnModel(Model):
 
 def test_a_model_travels():
     small = small_model()
-    model = OwnModel(small.architecture, small.config, small.tensors)
+    model = OwnModel(small.architecture, small.config, small.tensors, small.info)
     other = pickle.loads(pickle.dumps(model))
     assert type(other) is OwnModel
     assert_same(other, model)
+    assert other.info == small.info != {}
     assert not any(value.flags.writeable for value in other.tensors.values())
 
 
