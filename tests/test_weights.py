@@ -933,6 +933,14 @@ def test_a_model_that_is_not_finite_is_none(dtype):
         changed(BIAS, tensor)
 
 
+def deep(depth: int) -> list:
+    """Return a list in a list in a list ..."""
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
@@ -943,6 +951,7 @@ def test_a_model_that_is_not_finite_is_none(dtype):
         ({"info": None}, TypeError, "info cannot be written as JSON"),
         ({"info": {"converter": b"x"}}, TypeError, "info cannot be written as JSON"),
         ({"info": {"source": {"n": float("nan")}}}, TypeError, "info cannot be written as JSON"),
+        ({"info": {"x": deep(10**5)}}, TypeError, "info cannot be written as JSON"),
         ({"info": {"source": 3}}, TypeError, r"info\['source'\] is 3: expected a mapping"),
     ],
 )
