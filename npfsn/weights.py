@@ -178,7 +178,8 @@ def _frozen(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the tensor read-only, copied if it was writable."""
     if tensor.flags.writeable:
         tensor = tensor.copy()
-    view: npt.NDArray[Any] = np.asarray(tensor, order="C").view()
+    # Copies only if needed: kernels expect aligned values in C order.
+    view: npt.NDArray[Any] = np.require(np.asarray(tensor), None, ["C", "A"]).view()
     view.flags.writeable = False
     return view
 
@@ -539,12 +540,11 @@ class _Npy:
             )
 
     def read(self) -> npt.NDArray[Any]:
-        """Read the values into a C-contiguous array of native byte order."""
+        """Read the values into an array of native byte order."""
         data = self._archive.read(self._entry)[self._data_offset :]
         array: npt.NDArray[Any] = np.frombuffer(data, self._file_dtype)
         array = array.reshape(self.shape, order="F" if self._fortran_order else "C")
-        # Copies only if needed: kernels expect aligned values, C order and native byte order.
-        array = np.require(array, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
+        array = array.astype(self.dtype, copy=False)
         array.flags.writeable = False  # not shared: `_frozen` need not copy
         return array
 

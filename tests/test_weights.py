@@ -1015,6 +1015,22 @@ def test_a_model_keeps_what_it_was_given():
         assert not model.tensors[name].flags.writeable
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_kernels_find_tensors_as_they_expect_them(dtype):
+    """Read-only arrays need no copy, but in another order or between two addresses."""
+    name = "fullband_model.fc_output_layer.weight"
+    model = drawn_models.small_model("fullband")
+    tensor = model.tensors[name].astype(dtype)
+    odd = np.frombuffer(b"\0" + tensor.tobytes(), dtype, tensor.size, 1).reshape(tensor.shape)
+    turned = np.asfortranarray(tensor)
+    turned.flags.writeable = False
+    assert not (odd.flags.aligned or odd.flags.writeable or turned.flags.c_contiguous)
+    for given in (odd, turned):
+        found = changed(name, given).tensors[name]
+        assert found.flags.c_contiguous and found.flags.aligned and not found.flags.writeable
+        np.testing.assert_array_equal(found, tensor, strict=True)
+
+
 def with_scale(path: Path, change: Callable[[np.ndarray], np.ndarray | None]) -> str:
     """Write an int8 model with one scale changed, or (None) without it; return its name."""
     model = drawn_models.small_model("fullband")
