@@ -558,7 +558,7 @@ def _read_header(archive: Archive, entry: Entry) -> dict[str, Any]:
         raise ModelError(f"its {_HEADER} has more than {MAX_HEADER_CHARS:,} characters")
     try:
         return _object(json.loads(str(array.read()), parse_constant=_refuse), _HEADER)
-    except (ValueError, RecursionError, OverflowError) as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, NpfsnError):
             raise
         raise ModelError(f"its {_HEADER} is damaged (no valid JSON)") from None

@@ -547,20 +547,20 @@ def test_headers_that_are_none_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     tensors = dict(small_model().tensors)
     good = str(members(small_model())["npfsn_header"])
-    for header in (
-        np.array("{"),
-        np.array(""),
-        np.array("[]"),
-        np.array("[" * 60_000),
-        np.array(good[:-1] + ', "note": NaN}'),
-        np.array('{"format": ' + "9" * 10_000 + "}"),
-        np.array(b"{}"),
-        np.array(1.0),
-        np.array(["{}", "{}"]),
-        np.array(good + " " * (1 << 16)),
+    for header, reason in (
+        (np.array("{"), "no valid JSON"),
+        (np.array(""), "no valid JSON"),
+        (np.array("[]"), "npfsn_header is missing or no JSON object"),
+        (np.array("[" * 60_000), "no valid JSON"),
+        (np.array(good[:-1] + ', "note": NaN}'), "npfsn_header holds NaN"),
+        (np.array('{"format": ' + "9" * 10_000 + "}"), "no valid JSON"),
+        (np.array(b"{}"), "has type |S2"),
+        (np.array(1.0), "no single string"),
+        (np.array(["{}", "{}"]), "no single string"),
+        (np.array(good + " " * (1 << 16)), "more than 65,536 characters"),
     ):
         np.savez(path, npfsn_header=header, **tensors)
-        refusal(path)
+        assert reason in refusal(path)
     np.savez(path, npfsn_header=np.array(good), **tensors)
     load_model(path)
     np.savez(path, **tensors)
