@@ -70,6 +70,13 @@ def test_samples_of_any_type_become_float32(rate):
         assert np.array_equal(found, expected)
 
 
+def test_full_scale_is_no_limit():
+    """Floats may be in the scale of integers: only what float32 cannot hold is cut off."""
+    x = noise(5003)[:, 0]
+    found = resample(np.float32(1 << 15) * x, 44100, 16000)
+    assert np.array_equal(found, np.float32(1 << 15) * resample(x, 44100, 16000))
+
+
 def test_resampling_keeps_little():
     resampler = Resampler(44100, 16000)
     for _ in range(50):
