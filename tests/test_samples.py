@@ -15,7 +15,7 @@ def test_quantising_rounds_and_counts(bits):
     found, n_clipped = to_steps(y, bits)
     assert n_clipped == 0
     assert [int(v) >> (32 - bits) for v in found] == [0, 0, 1, 0, -1]
-    found, n_clipped = to_steps(np.array([-1.0, 1.0, 1.5, -1.5, 3e38]), bits)
+    found, n_clipped = to_steps(np.array([-1.0, 1.0, 1.5, -1.5, 3e38], np.float32), bits)
     assert n_clipped == 4
     top = 2 ** (bits - 1) - 1
     assert [int(v) >> (32 - bits) for v in found] == [-top - 1, top, top, -top - 1, top]
