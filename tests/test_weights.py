@@ -1063,6 +1063,16 @@ def test_each_row_of_a_matrix_has_a_scale_that_fits(tmp_path, change, message):
         load_model(path)
 
 
+def test_only_matrices_have_a_scale_per_row(tmp_path):
+    """The product of a bias and its scales would have their number of values squared."""
+    parts = members(small_model())
+    parts[BIAS], parts[f"{BIAS}.scale"] = np.zeros(6, np.int8), np.ones(6, np.float32)
+    header = json.loads(str(parts["npfsn_header"])) | {"precision": "int8"}
+    parts["npfsn_header"] = np.array(json.dumps(header))
+    np.savez(tmp_path / "m.npz", **parts)
+    assert f"int8 tensor {BIAS} of shape [6] has a scale" in refusal(tmp_path / "m.npz")
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(-1.0, "holds negative scales"), (np.nan, "NaN"), (np.inf, "NaN or inf")]
 )
