@@ -419,6 +419,18 @@ def test_damaged_configurations_are_refused(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
 
 
+@pytest.mark.parametrize(("name", "value"), [("activation", ""), ("num_layers", True)])
+def test_an_entry_of_one_of_several_stacks_is_what_it_says(tmp_path, name, value):
+    path = tmp_path / "m.npz"
+    save_model(drawn_models.small_model("fast_fullsubnet"), path)
+    with np.load(path) as file:
+        parts = dict(file)
+    header = json.loads(str(parts["npfsn_header"]))
+    header["config"]["encoder"][1][name] = value
+    np.savez(path, **parts | {"npfsn_header": np.array(json.dumps(header))})
+    assert f"its configuration holds {value!r}, expected numbers" in refusal(path)
+
+
 def test_an_entry_of_another_version_is_named(tmp_path):
     path = with_header(tmp_path / "m.npz", config=CONFIG | {"unheard_of": 1})
     with pytest.raises(ModelError, match=r"does not know \(unheard_of\): upgrade"):
