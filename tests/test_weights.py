@@ -645,6 +645,12 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize(("name", "found"), [("a.npz", True), ("A.NPZ", True), ("a.tar", False)])
+def test_a_damaged_model_file_is_told_by_its_suffix(tmp_path, name, found):
+    (tmp_path / name).write_bytes(b"hello")
+    assert weights.is_model_file(tmp_path / name) is found
+
+
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
