@@ -1633,6 +1633,14 @@ def test_norm_horizon_forgets() -> None:
     np.testing.assert_array_equal(whole[-8000:], short)
 
 
+def test_a_horizon_may_be_a_number_of_numpys() -> None:
+    """Its state, which says the horizon in JSON, is that of any other number."""
+    model = small_model("fast_fullsubnet")
+    stream, other = (npfsn.Enhancer(model, norm_horizon=n) for n in (np.float32(2.0), 2))
+    other.set_state(stream.get_state())
+    assert type(stream.norm_horizon) is type(other.norm_horizon) is float
+
+
 def test_a_mel_band_may_be_empty():
     """As of a matrix whose lowest bands lie between two bins."""
     fb = np.zeros((9, 3), np.float32)
