@@ -69,7 +69,8 @@ def check_units(*stacks: tuple[int, Sequence]) -> None:
     """
     total = 0
     for n_unit, stack in stacks:
-        states = stack.num_layers * (-(-stack.hidden_size // 16) * 16)  # in whole panels
+        # In whole panels; `packing.padded` says so, too, but comes with LLVM.
+        states = stack.num_layers * (-(-stack.hidden_size // 16) * 16)
         each = stack.input_size + states
         total += n_unit * each
         if total > MAX_FEATURES:

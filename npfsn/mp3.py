@@ -41,11 +41,12 @@ def check_tags(src: Path, file: BinaryIO) -> None:
     """
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head, n_entry = file.read(3), 0
+    head = file.read(3)
     in_wav = head == b"RIF" and holds_mpeg(file, n_bytes)
     if not (head == b"ID3" or head.startswith(b"\xff") or in_wav):
         return
     file.seek(0)
+    n_entry = 0
     while block := file.read(1 << 20):
         n_entry += sum(block.count(name) for name in _ENTRIES)
     if n_entry > _MOST_ENTRIES + n_bytes // _BYTES_PER_ENTRY:

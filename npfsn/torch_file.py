@@ -419,10 +419,6 @@ _BESIDE = {
 }
 
 
-# Python 2's names of what Python 3's builtins call otherwise.
-_OF_PYTHON_2 = {"int": "long", "range": "xrange", "str": "unicode"}
-
-
 def _extent(value: object) -> int:
     """Check a size, offset or stride."""
     if type(value) is not int or not 0 <= value < MAX_EXTENT:
@@ -549,6 +545,10 @@ def _numpy_scalar(dtype: object, data: object = b"") -> object:
 
 def _opaque(*ignored: object) -> Opaque:
     return Opaque()
+
+
+# Python 2's names of what Python 3's builtins call otherwise.
+_OF_PYTHON_2 = {"int": "long", "range": "xrange", "str": "unicode"}
 
 
 def _in_python_2(name: str) -> str:
