@@ -394,9 +394,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
             members[name] = tensor
     with complete_or_absent(Path(path), overwrite) as partial:
         # Stored, not compressed: weights hardly compress.
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(partial, "w") as archive:
             for name, array in members.items():
-                member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, whenever it is written
                 member.create_system = 3  # the same on every system
                 member.external_attr = 0o644 << 16
                 member.file_size = array.nbytes
