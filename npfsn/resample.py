@@ -124,8 +124,6 @@ class Resampler:
         -------
         float32 array, shape (M,)
         """
-        if self._up == self._down:
-            return np.zeros(0, np.float32)
         out = self._advance(-(-(self._n_in * self._up + self._late) // self._down))
         self.reset()
         return out
@@ -145,7 +143,7 @@ class Resampler:
             out: Samples = np.clip(y, -_LARGEST, _LARGEST).astype(np.float32)
 
         self._n_out = stop
-        oldest = max(-((half + self._late - stop * down) // up), 0)
+        oldest = -((half + self._late - stop * down) // up)
         if oldest > self._start:
             self._kept = self._kept[oldest - self._start :].copy()
             self._start = oldest
