@@ -99,7 +99,5 @@ class AlignedStream:
     def _give(self, y: Samples) -> Samples:
         """Count the output and mix the input in."""
         self._n_out += y.size
-        if not self._dry_share:
-            return y
         dry, self._dry = self._dry[: y.size], self._dry[y.size :]
         return mix_dry(dry, self._dry_share, y)
