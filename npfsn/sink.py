@@ -95,8 +95,6 @@ class Sink:
     def write(self, channels: list[Samples]) -> None:
         """Append one block, given channel by channel."""
         block = np.stack(channels, axis=1)  # [frames, channels]
-        if not len(block):
-            return
         data: npt.NDArray[Any] = block
         if self._bits is not None:
             data, n_clipped = to_steps(block, self._bits)
