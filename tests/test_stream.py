@@ -907,8 +907,9 @@ def test_a_whole_signal_tells_its_progress(
     assert {total for _, total in seen} == {30_000 / rate} and len(seen) > 10
     assert done == sorted(done) and done[0] == 0.0 and done[-1] == 30_000 / rate
     assert max(np.diff(done)) < 0.6 * 30_000 / rate / 2  # several times in every channel
-    with pytest.raises(TypeError, match="progress is 3: expected a function"):
-        npfsn.enhance(x, rate, model, progress=3)
+    for wrong in (3, False):
+        with pytest.raises(TypeError, match=f"progress is {wrong}: expected a function"):
+            npfsn.enhance(x, rate, model, progress=wrong)
 
 
 def test_the_progress_of_a_whole_signal_is_in_seconds_of_it() -> None:
