@@ -206,6 +206,17 @@ def test_an_error_names_the_output_and_not_the_unfinished_file(tmp_path):
 
 
 @posix
+def test_a_file_is_replaced_where_there_are_no_permissions(delay, tmp_path, monkeypatch):
+    def refuse_all(*_):
+        raise PermissionError(errno.EPERM, "no")
+
+    src, dst = write(tmp_path / "a.wav", noise(1000)), write(tmp_path / "b.wav", noise(500))
+    monkeypatch.setattr(os, "fchmod", refuse_all)
+    enhance_file(src, dst, overwrite=True)
+    assert read(dst)[0].shape == (1000, 1)
+
+
+@posix
 def test_a_replaced_file_is_as_open_from_the_first(tmp_path, monkeypatch):
     """Else whoever opened the new file in between could read all that is written to it."""
     path, modes = tmp_path / "a.wav", []
@@ -426,6 +437,29 @@ def test_a_failing_disk_leaves_nothing(delay, tmp_path, monkeypatch, failing):
         monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((AudioError, OSError), match="[Nn]o space left on"):
         enhance_file(src, tmp_path / "b.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), AssertionError()])
+def test_the_first_error_of_a_disk_is_told(delay, tmp_path, monkeypatch, error):
+    """Not that of closing the file; soundfile says of a short write only that it asserts none."""
+    close_it = sf.SoundFile.close
+
+    def write_nothing(file, data):
+        raise error
+
+    def close(file):
+        fails = file.mode == "w" and not file.closed
+        close_it(file)
+        if fails:
+            raise sf.LibsndfileError(2)
+
+    src = write(tmp_path / "a.wav", noise(1000))
+    monkeypatch.setattr(sf.SoundFile, "write", write_nothing)
+    monkeypatch.setattr(sf.SoundFile, "close", close)
+    with pytest.raises(AudioError, match=r"cannot write .*b\.wav") as caught:
+        enhance_file(src, tmp_path / "b.wav")
+    assert caught.value.__cause__ is error
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
