@@ -235,6 +235,18 @@ def test_a_replaced_file_is_as_open_from_the_first(tmp_path, monkeypatch):
     assert modes == [0o600]
 
 
+@posix
+def test_an_unfinished_file_is_new(tmp_path, monkeypatch):
+    """Else a link with its name would lead what is written elsewhere."""
+    monkeypatch.setattr(output.secrets, "token_hex", lambda _: "0")
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / f".npfsn-{output._mark[0]}-0.part").symlink_to("precious")
+    path = tmp_path / "a.wav"
+    with pytest.raises(FileExistsError), output.complete_or_absent(path, False) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
 def test_an_interrupt_while_it_cleans_up_leaves_nothing(tmp_path, monkeypatch):
     unlink = os.unlink
 
