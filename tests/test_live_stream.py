@@ -306,11 +306,25 @@ def test_the_end_of_long_blocks_is_short(delay, rate, block, limit):
     np.testing.assert_array_equal(*ends)
 
 
+class OwnStream(LiveStream):
+    """As a program may have one."""
+
+
 def test_copies_share_what_others_have_added(delay):
-    live = LiveStream(48000, 480)
+    live = OwnStream(48000, 480)
     live.lock, live.log = threading.Lock(), []
     other = live.copy()
-    assert other.lock is live.lock and other.log is live.log
+    assert other.lock is live.lock and other.log is live.log and type(other) is OwnStream
+
+
+def test_a_copy_of_a_stream_that_has_ended_has_ended(delay):
+    live = LiveStream(48000, 480)
+    live.flush()
+    other = live.copy()
+    with pytest.raises(npfsn.StreamEndedError, match="flushed"):
+        other.process(np.zeros(480, np.float32))
+    other.reset()
+    assert other.process(np.zeros(480, np.float32)).size == 480
 
 
 @pytest.mark.parametrize(
