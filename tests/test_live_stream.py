@@ -281,6 +281,7 @@ def test_blocks_that_a_live_stream_refuses(delay):
         ((48000.5,), AudioError, "sample rate is 48000.5"),
         (("48000",), TypeError, "sample rate is '48000'"),
         ((100,), AudioError, "sample rate is 100"),
+        ((0,), AudioError, "sample rate is 0"),
     ],
 )
 def test_what_no_live_stream_can_have(delay, arguments, error, message):
