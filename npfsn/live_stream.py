@@ -240,12 +240,9 @@ class LiveStream(Alone):
         if self._flushed:
             return np.zeros(0, np.float32)
         self._torn = True
-        # Only for whole blocks is as much output ready as promised. Where blocks are long, the
-        # latency and a hop are enough.
+        # Only for whole blocks is as much output ready as promised; with a hop more, it always is.
         latency = self.latency_samples
-        blocks = -(-latency // self._block)
-        some = min(blocks * self._block, latency + self._hop)
-        out = self._answer(np.zeros(some, np.float32), latency)
+        out = self._answer(np.zeros(latency + self._hop, np.float32), latency)
         self._flushed, self._torn = True, False
         return out
 
