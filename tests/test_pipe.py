@@ -120,7 +120,7 @@ def test_a_stream_is_no_sound_file(suffix, tmp_path):
     assert "-f f32le -ac 1 -ar 48000 -" in err
 
 
-@pytest.mark.parametrize("begin", [*chunks.WHOLE, b"#!AMR\n", b"wvpk", b"MAC ", b"TTA1"])
+@pytest.mark.parametrize("begin", [*chunks.WHOLE, b"ID3\4", b"#!AMR\n", b"wvpk", b"MAC ", b"TTA1"])
 def test_a_stream_is_none_of_the_containers_that_files_are_checked_for(begin):
     _, err = run("stream", data=begin + bytes(2000), code=1)
     assert "npfsn enhance" in err
@@ -274,11 +274,13 @@ def test_a_stream_wants_pipes():
 
 
 @posix
-def test_a_stream_wants_an_output():
-    words = ["sh", "-c", 'exec "$@" >&-', "sh", *WITH_DELAY, "stream"]
+@pytest.mark.parametrize(("redirect", "name"), [("<&-", "input"), (">&-", "output")])
+def test_a_stream_wants_both_ends(redirect, name):
+    words = ["sh", "-c", f'exec "$@" {redirect}', "sh", *WITH_DELAY, "stream"]
     pipes = {"input": bytes(100), "stderr": subprocess.PIPE}
     done = subprocess.run(words, **pipes, env=environment(), check=False)
-    assert done.returncode == 2 and b"standard output is a terminal or closed" in done.stderr
+    said = f"standard {name} is a terminal or closed"
+    assert done.returncode == 2 and said in done.stderr.decode()
 
 
 def test_streams_are_what_the_enhancer_gives(models):
