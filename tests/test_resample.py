@@ -100,6 +100,8 @@ def test_impossible_rates_are_refused(rate):
     with pytest.raises(AudioError, match="sample rate is"):
         Resampler(rate, 16000)
     with pytest.raises(AudioError, match="sample rate is"):
+        Resampler(16000, rate)
+    with pytest.raises(AudioError, match="sample rate is"):
         resample(np.zeros(9, np.float32), rate, rate)
     assert Resampler(MIN_RATE, MAX_RATE).process(np.zeros(9, np.float32)).size == 0
 
