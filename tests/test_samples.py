@@ -29,6 +29,13 @@ def test_silencing_leaves_finite_samples_alone():
     assert x.tolist() == np.array([3e38, 3e38, -3e38, 1e-45], np.float32).tolist()
 
 
+def test_silencing_is_quiet():
+    """The sum of infinities of both signs is no number, of which NumPy would warn."""
+    x = np.array([np.inf, 0.5, -np.inf, np.nan], np.float32)
+    assert silence_nonfinite(x) == 3
+    assert x.tolist() == [0.0, 0.5, 0.0, 0.0]
+
+
 def test_kernels_get_what_their_addresses_promise():
     """Contiguous, aligned and writable arrays: nothing else tells a kernel."""
     whole = np.arange(8, dtype=np.float32)
