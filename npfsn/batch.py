@@ -19,6 +19,7 @@ from .config import OFFLINE_NORMS
 from .errors import NpfsnError, listed, one_line
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
+from .report import LOUD, QUIET
 from .stopping import Stopped, held_back, stoppable
 from .terminal import (
     REDRAW_SECONDS,
@@ -44,13 +45,6 @@ if TYPE_CHECKING:
 
 # How long workers get to remove their half-written files.
 WORKER_GRACE_SECONDS = 10.0
-
-# Networks take voices with a lower peak for noise: not all of their features are normalised.
-_QUIET = 10.0 ** (-60 / 20)
-
-# A cumulative norm takes minutes and more to forget a sample this far beyond speech. Floats in the
-# scale of 16-bit integers are smaller.
-_LOUD = 1e5
 
 
 @dataclass
@@ -210,17 +204,17 @@ def _record_failure(
 
 def _report_losses(totals: _Totals) -> None:
     """Warn, once for all files, of quiet inputs and of tags and samples that could not be kept."""
-    quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < _QUIET]
+    quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < QUIET]
     if quiet:
         print_error(
-            f"warning: so quiet that voices may be lost, below {20 * math.log10(_QUIET):.0f} dB of "
+            f"warning: so quiet that voices may be lost, below {20 * math.log10(QUIET):.0f} dB of "
             f"full scale: {listed(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
             "-af volume=30dB OUT.wav"
         )
-    loud = [str(job.src) for job, report in totals.reports if report.peak > _LOUD]
+    loud = [str(job.src) for job, report in totals.reports if report.peak > LOUD]
     if loud:
         print_error(
-            f"warning: samples {_LOUD:,.0f} times as large as full scale and more: {listed(loud)}; "
+            f"warning: samples {LOUD:,.0f} times as large as full scale and more: {listed(loud)}; "
             "if they are damage, speech after them may be lost: mend such files first"
         )
     tags = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ import sys
 from typing import Any
 
 from .errors import NpfsnError
+from .report import LOUD, QUIET
 from .stopping import Interrupts, held_back
 from .terminal import UsageError, hush_compiler, print_error, to_stdout
 
@@ -117,7 +119,7 @@ def enhance_stream(
             msvcrt.setmode(descriptor, os.O_BINARY)  # type: ignore[attr-defined]
     dtype = np.dtype(SAMPLE_TYPES[args.format])
     n_clipped = n_nonfinite = 0
-    rest = b""
+    peak, rest = 0.0, b""
 
     def write_now(y: Any) -> None:
         nonlocal n_clipped
@@ -162,18 +164,19 @@ def enhance_stream(
                 x /= 32768.0
             else:
                 n_nonfinite += silence_nonfinite(x)
+            peak = max(peak, float(np.abs(x).max(initial=0.0)))
             write_now(stream.process(x))
         write_now(stream.flush())
 
     if code:
         print_error("interrupted")
     if not args.quiet:
-        _warn(args.format, len(rest), n_nonfinite, n_clipped)
+        _warn(args.format, len(rest), n_nonfinite, n_clipped, peak)
     return code
 
 
-def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int) -> None:
-    """Warn of samples that were left out, replaced or clipped."""
+def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int, peak: float) -> None:
+    """Warn of samples that were left out, replaced or clipped, and of levels no speech has."""
     if n_odd:
         print_error(
             f"warning: the input ended within a sample: {n_odd} odd bytes were left out; is it "
@@ -183,6 +186,16 @@ def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int) -> None:
         print_error(
             f"warning: {n_nonfinite} NaN or infinite samples were replaced by zero; is the input "
             f"{form}, mono?"
+        )
+    if peak > LOUD:
+        print_error(
+            f"warning: samples up to {peak:.0e} times as large as full scale: is the input {form}, "
+            "mono?"
+        )
+    if 0.0 < peak < QUIET:
+        print_error(
+            f"warning: so quiet that voices may be lost, below {20 * math.log10(QUIET):.0f} dB of "
+            "full scale: raise the level first"
         )
     if n_clipped:
         print_error(f"warning: {n_clipped} samples beyond full scale were clipped")

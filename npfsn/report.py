@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Networks take voices with a lower peak for noise: not all of their features are normalised.
+QUIET = 10.0 ** (-60 / 20)
+
+#: A cumulative norm takes minutes and more to forget a sample this far beyond speech. Floats in the
+#: scale of 16-bit integers are smaller.
+LOUD = 1e5
+
 
 @dataclass(frozen=True)
 class FileReport:

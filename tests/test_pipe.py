@@ -361,6 +361,27 @@ def test_a_stream_counts_the_samples_of_all_reads_that_are_not_finite():
     assert "2 NaN or infinite samples" in err
 
 
+@pytest.mark.parametrize(
+    ("peak", "said"),
+    [
+        (2e5, "samples up to 2e+05 times as large as full scale: is the input f32le, mono?"),
+        (9e4, ""),  # in the scale of 16-bit integers, maybe
+        (0.0011, ""),
+        (
+            0.0009,
+            "so quiet that voices may be lost, below -60 dB of full scale: raise the level first",
+        ),
+        (0.0, ""),
+    ],
+)
+def test_a_stream_has_the_level_of_speech(peak, said):
+    """Two 16-bit samples taken for a float are often huge."""
+    x = np.zeros(40_000, np.float32)
+    x[10] = -peak  # in the first of several reads
+    _, err = run("stream", "--format", "f32le", data=x.tobytes())
+    assert err.startswith(f"npfsn: warning: {said}") and err.count("\n") == 1 if said else not err
+
+
 def test_a_stream_counts_the_clipped_samples_of_all_reads(tmp_path, npfsn, monkeypatch, capsys):
     give = Delay._give
     monkeypatch.setattr(Delay, "_give", lambda self, n: give(self, n) + np.float32(1.5))
