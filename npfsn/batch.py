@@ -119,11 +119,12 @@ def enhance_all(args: argparse.Namespace) -> int:
     # Workers silence their own decoders, but inherit the standard streams of this process.
     with libraries_silenced() if alone else contextlib.nullcontext():
         line = _ProgressLine(plan.jobs, wanted=not args.quiet)
+        run = _Run(args, plan.jobs, totals, line)
         try:
             if alone:
-                _run_here(args, plan.jobs, totals, line)
+                _run_here(run)
             else:
-                _run_workers(args, plan.jobs, totals, line)
+                _run_workers(run)
         except (KeyboardInterrupt, Stopped) as stop:
             signum = stop.signum if isinstance(stop, Stopped) else signal.SIGINT
             code = 128 + signum
@@ -150,56 +151,53 @@ def enhance_all(args: argparse.Namespace) -> int:
     return code or int(bool(totals.failures))
 
 
-def _run_here(
-    args: argparse.Namespace, jobs: list[Job], totals: _Totals, line: _ProgressLine
-) -> None:
+@dataclass
+class _Run:
+    """The jobs of a plan while they are done: what is kept and said of each."""
+
+    args: argparse.Namespace
+    jobs: list[Job]
+    totals: _Totals
+    line: _ProgressLine
+
+    def done(self, job: Job, report: FileReport) -> None:
+        self.totals.reports.append((job, report))
+        self.line.finish(job, report.seconds)
+        if self.args.verbose:
+            self.line.clear()
+            print_report(
+                f"{job.src} -> {job.dst} ({report.seconds:.1f} s, {report.channels} "
+                f"channel{'s' if report.channels > 1 else ''}, {report.sample_rate} Hz, real-time "
+                f"factor {report.rtf:.3f})"
+            )
+
+    def failed(self, job: Job, message: str, origin: str = "") -> None:
+        self.line.finish(job, 0.0)
+        if self.args.resume and os.path.isfile(job.dst):  # it was not there when the plan was made
+            self.totals.n_skipped += 1
+            return
+        self.totals.failures.append((str(job.src), message))
+        self.line.clear()
+        # Unlike our own messages, those of the system may lack the name.
+        named = one_line(str(job.src)) in message
+        print_error(f"error: {message if named else f'{job.src}: {message}'}")
+        print_raw_error(origin)
+
+
+def _run_here(run: _Run) -> None:
     """Enhance the files in this process."""
-    if not jobs:
+    if not run.jobs:
         return
-    work = _Worker(args)
-    for job in jobs:
-        line.start(job)
+    work = _Worker(run.args)
+    for job in run.jobs:
+        run.line.start(job)
         try:
-            report = work(job, functools.partial(line.update, job))
+            report = work(job, functools.partial(run.line.update, job))
         except Exception as error:
-            origin = "".join(traceback.format_exception(error)) if args.verbose else ""
-            _record_failure(args, totals, line, job, sentence(error), origin)
+            origin = "".join(traceback.format_exception(error)) if run.args.verbose else ""
+            run.failed(job, sentence(error), origin)
         else:
-            _record(args, totals, line, job, report)
-
-
-def _record(
-    args: argparse.Namespace, totals: _Totals, line: _ProgressLine, job: Job, report: FileReport
-) -> None:
-    totals.reports.append((job, report))
-    line.finish(job, report.seconds)
-    if args.verbose:
-        line.clear()
-        print_report(
-            f"{job.src} -> {job.dst} ({report.seconds:.1f} s, {report.channels} "
-            f"channel{'s' if report.channels > 1 else ''}, {report.sample_rate} Hz, real-time "
-            f"factor {report.rtf:.3f})"
-        )
-
-
-def _record_failure(
-    args: argparse.Namespace,
-    totals: _Totals,
-    line: _ProgressLine,
-    job: Job,
-    message: str,
-    origin: str = "",
-) -> None:
-    line.finish(job, 0.0)
-    if args.resume and os.path.isfile(job.dst):  # it was not there when the plan was made
-        totals.n_skipped += 1
-        return
-    totals.failures.append((str(job.src), message))
-    line.clear()
-    # Unlike our own messages, those of the system may lack the name.
-    named = one_line(str(job.src)) in message
-    print_error(f"error: {message if named else f'{job.src}: {message}'}")
-    print_raw_error(origin)
+            run.done(job, report)
 
 
 def _report_losses(totals: _Totals) -> None:
@@ -361,14 +359,12 @@ class _Process:
             remove_unfinished(self.job.dst.parent, self.mark)
 
 
-def _run_workers(
-    args: argparse.Namespace, jobs: list[Job], totals: _Totals, line: _ProgressLine
-) -> None:
+def _run_workers(run: _Run) -> None:
     """Enhance the files in several processes, a file each at a time."""
     from multiprocessing import connection
 
-    waiting = list(reversed(jobs))
-    workers = [_launch(args, index == 0) for index in range(min(args.workers, len(jobs)))]
+    args, waiting = run.args, list(reversed(run.jobs))
+    workers = [_launch(args, index == 0) for index in range(min(args.workers, len(waiting)))]
     try:
         while workers:
             for pipe in connection.wait([worker.pipe for worker in workers]):
@@ -390,7 +386,7 @@ def _run_workers(
                         )
                         if code == -9:  # SIGKILL, which Windows has no name for
                             message += ", perhaps for want of memory: try fewer --workers"
-                        _record_failure(args, totals, line, worker.job, message)
+                        run.failed(worker.job, message)
                         if waiting:
                             workers.append(_launch(args, first=False))
                     elif waiting and not workers:  # with other workers left, they do its share
@@ -400,19 +396,19 @@ def _run_workers(
                     raise NpfsnError(*content)
                 if kind == "progress":
                     if worker.job is not None:
-                        line.update(worker.job, *content)
+                        run.line.update(worker.job, *content)
                     continue
                 if kind == "done" and worker.job is not None:
-                    _record(args, totals, line, worker.job, content[0])
+                    run.done(worker.job, *content)
                 if kind == "failed" and worker.job is not None:
-                    _record_failure(args, totals, line, worker.job, *content)
+                    run.failed(worker.job, *content)
                 worker.job = waiting.pop() if waiting else None
                 if worker.job is None:
                     workers.remove(worker)
                     worker.pipe.close()
                     worker.process.join(WORKER_GRACE_SECONDS)
                 else:
-                    line.start(worker.job)
+                    run.line.start(worker.job)
                     with contextlib.suppress(OSError):  # noticed by recv
                         worker.pipe.send(worker.job)
     finally:

@@ -151,7 +151,8 @@ def test_a_worker_that_dies_when_nothing_is_left_is_no_loss(monkeypatch):
     monkeypatch.setattr(batch, "_launch", launch)
     totals = batch._Totals()
     args = types.SimpleNamespace(workers=2, verbose=False)
-    batch._run_workers(args, jobs, totals, batch._ProgressLine(jobs, wanted=False))
+    line = batch._ProgressLine(jobs, wanted=False)
+    batch._run_workers(batch._Run(args, jobs, totals, line))
     assert len(totals.reports) == 3 and not totals.failures
 
 
