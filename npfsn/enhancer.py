@@ -264,11 +264,11 @@ class Enhancer(Alone):
         if pending:  # `process` has left part of a hop
             missing = self._hop - pending
             self._pending[pending:] = self._in[:missing]
-            self._push(self._pending, out)
+            self._stream.push(self._pending, out)
             self._pending[:pending] = self._in[missing:]
             self._pending[pending:] = 0
         else:
-            self._push(self._in, out)
+            self._stream.push(self._in, out)
         self._torn = False
         return out
 
@@ -309,8 +309,10 @@ class Enhancer(Alone):
         out = np.empty(whole, np.float32)
         self._torn = True
         self._n_bad[0] += bad
-        if whole:
-            self._push(x[:whole], out)
+        if whole == self._hop:
+            self._stream.push(x[:whole], out)
+        elif whole:
+            self._stream.push_many(x[:whole], out)
         rest = x.size - whole
         self._pending[:rest] = x[whole:]
         self._pending[rest:] = 0
@@ -451,14 +453,6 @@ class Enhancer(Alone):
             "an Enhancer is not pickled: send its get_state() and its model, and give both to a "
             "new Enhancer there"
         )
-
-    def _push(self, x: Samples, out: Samples) -> None:
-        """Enhance whole hops into `out`."""
-        if x.shape[0] == self._hop:
-            self._stream.push(x, out)
-        else:
-            self._stream.push_many(x, out)
-            self._mix.play(0, 1, x, out)
 
     def _header(self) -> dict[str, Any]:
         """Describe the model and the settings that a state belongs to."""

@@ -213,7 +213,7 @@ class Stream:
             self._after.play(0, 1, x, out)
 
     def follow(self, program: Program) -> None:
-        """Let each `push` end with the calls of a program that takes its samples and its output."""
+        """Let every push end with the calls of a program that takes its samples and its output."""
         self._after, self._pushed = program, self._hop_program.then(program)
 
     def _push(self, x: np.ndarray, out: np.ndarray) -> None:
@@ -275,6 +275,7 @@ class Stream:
         if flow:
             flow.end()
             self.bind_blocks().network_pass.forget()  # a bottleneck of one band works ahead
+        self._after.play(0, 1, x, out)
 
     def _begin(self, x: np.ndarray, out: np.ndarray) -> int:
         """Take the first `latency_hops` hops at once, if there are enough; none completes output.
