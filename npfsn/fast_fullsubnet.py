@@ -221,12 +221,7 @@ def _stack(shapes: Shapes, prefix: str, activate: str | None) -> tuple[Sequence,
 class Network(network.Network):
     """Packed weights of a Fast FullSubNet."""
 
-    def __init__(
-        self,
-        config: Config,
-        tensors: Mapping[str, np.ndarray],
-        precision: str = "float32",
-    ) -> None:
+    def __init__(self, config: Config, tensors: Mapping[str, np.ndarray], precision: str) -> None:
         self.config = config
         size = config.bottleneck.input_size
         self.mel = MelBands(np.asarray(tensors["mel_scale.fb"], np.float32))

@@ -91,12 +91,7 @@ class Config(BaseConfig):
 class Network(network.Network):
     """Packed weights of a full-band baseline."""
 
-    def __init__(
-        self,
-        config: Config,
-        tensors: Mapping[str, np.ndarray],
-        precision: str = "float32",
-    ) -> None:
+    def __init__(self, config: Config, tensors: Mapping[str, np.ndarray], precision: str) -> None:
         self.config = config
         self.norm = Norm(config.norm_type, "norm", 1, config.n_freq)
         model = config.fullband_model

@@ -135,12 +135,7 @@ class Network(network.Network):
 
     block_frames = 4  # 257 units per frame fill the products already
 
-    def __init__(
-        self,
-        config: Config,
-        tensors: Mapping[str, np.ndarray],
-        precision: str = "float32",
-    ) -> None:
+    def __init__(self, config: Config, tensors: Mapping[str, np.ndarray], precision: str) -> None:
         self.config = config
         n_freq, size = config.n_freq, config.sb_model.input_size
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, n_freq)

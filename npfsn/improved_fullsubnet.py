@@ -250,12 +250,7 @@ class Network(network.Network):
     apply_mask = "apply_planes"
     block_frames = 8
 
-    def __init__(
-        self,
-        config: Config,
-        tensors: Mapping[str, np.ndarray],
-        precision: str = "float32",
-    ) -> None:
+    def __init__(self, config: Config, tensors: Mapping[str, np.ndarray], precision: str) -> None:
         self.config = config
         self.fb_norm = Norm(config.norm_type, "fb_norm", 1, config.n_freq - 1, eps=FLOAT32_EPS)
         self.fb_model = Recurrent(config.fb_model, tensors, "fb_model", precision)

@@ -107,7 +107,7 @@ def masks(
 ) -> np.ndarray:
     """Return the mask [2, F, T] before decompression, as a stream applies it."""
     seen = []
-    network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors)
+    network = ARCHITECTURES[model.architecture].Network(model.config, model.tensors, "float32")
     stream = Stream(network)
     one, many = stream._one, stream.bind_blocks()
     play = Program.play

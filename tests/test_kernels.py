@@ -462,7 +462,7 @@ def test_stacks_widen_where_blocks_have_many_rows(
     model = small_model(architecture)
     for dtype in (np.float16, np.float32):
         tensors = {name: tensor.astype(dtype) for name, tensor in model.tensors.items()}
-        network = ARCHITECTURES[architecture].Network(model.config, tensors)
+        network = ARCHITECTURES[architecture].Network(model.config, tensors, "float32")
         for stack in network.bind(state.zeros(network.fields()), frames).stacks:
             widens = cpu.WIDENS and dtype == np.float16 and stack.weights.key in wide
             for part in (*stack.inputs, *stack.recurrent):
@@ -660,7 +660,7 @@ def test_what_tiles_see_to_lives_as_long_as_the_pieces() -> None:
 def test_the_bottleneck_of_a_stream_sees_to_the_decoder() -> None:
     """In blocks of frames, many steps of it see to all one-unit layers, of two other blocks."""
     model = small_model("fast_fullsubnet")
-    network = fast_fullsubnet.Network(model.config, model.tensors)
+    network = fast_fullsubnet.Network(model.config, model.tensors, "float32")
     for frames, count in ((1, int(cpu.AHEAD_BYTES > 0)), (2, 0)):
         bound = network.bind(state.zeros(network.fields()), frames)
         assert sum(kernel == "begin_queue" for _, kernel in bound.program.stages) == count

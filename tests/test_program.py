@@ -22,7 +22,7 @@ def test_a_frame_call_by_call_is_a_frame(architecture: str) -> None:
     """To the bit, and `play` leaves out nothing."""
     model = small_model(architecture).config.with_norm("cumulative_laplace_norm")
     tensors = small_model(architecture).tensors
-    network = ARCHITECTURES[architecture].Network(model, tensors)
+    network = ARCHITECTURES[architecture].Network(model, tensors, "float32")
     whole, by_call = Stream(network), Stream(network)
     x = noise(60 * model.hop_length).reshape(60, -1)
     out, expected = np.zeros_like(x[0]), np.zeros_like(x[0])
@@ -95,7 +95,7 @@ def test_what_a_program_works_on_lives_as_long_as_it() -> None:
     """The tables keep nothing alive."""
     network = ARCHITECTURES["fast_fullsubnet"].Network
     model = small_model("fast_fullsubnet")
-    expected = Stream(network(model.config, model.tensors))
+    expected = Stream(network(model.config, model.tensors, "float32"))
     program = expected._hop_program.then(Program())
     owners = [weakref.ref(owner) for owner in program.owners if owner is not None]
     assert len(owners) > 5
