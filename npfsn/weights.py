@@ -370,13 +370,13 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
         raise ModelError("the path is empty: expected that of a model file")
     if is_folder(path):
         raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file", os.fspath(path))
+    in_halves = all(tensor.dtype == np.float16 for tensor in model.tensors.values())
+    stored = "float16" if in_halves else "float32"
     header = {
         "format": FORMAT,
         "architecture": model.architecture,
         "config": dataclasses.asdict(model.config),
-        "precision": (
-            "int8" if model.info.get("precision") == "int8" else _precision(model.tensors)
-        ),
+        "precision": "int8" if model.info.get("precision") == "int8" else stored,
         "converter": model.info.get("converter", f"npfsn {__version__}"),
         "source": model.info.get("source", {}),
     }
@@ -418,11 +418,6 @@ def is_quantised(config: BaseConfig, name: str, shape: tuple[int, ...]) -> bool:
 def gives_mask(config: BaseConfig, name: str) -> bool:
     """Whether a tensor is the matrix of an output layer that produces the mask."""
     return name in {f"{stack}.fc_output_layer.weight" for stack in config.mask_stacks}
-
-
-def _precision(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    halves = [tensor.dtype == np.float16 for tensor in tensors.values()]
-    return "float16" if halves and all(halves) else "float32"
 
 
 # Reading.
@@ -558,9 +553,9 @@ def _read_header(archive: Archive, entry: Entry) -> dict[str, Any]:
         raise ModelError(f"its {_HEADER} has more than {MAX_HEADER_CHARS:,} characters")
     try:
         return _object(json.loads(str(array.read()), parse_constant=_refuse), _HEADER)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, NpfsnError):
-            raise
+    except NpfsnError:
+        raise
+    except (ValueError, RecursionError):
         raise ModelError(f"its {_HEADER} is damaged (no valid JSON)") from None
 
 
