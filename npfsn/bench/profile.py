@@ -48,24 +48,19 @@ class _Recorder:
 @contextlib.contextmanager
 def _recorded(recorder: _Recorder) -> Iterator[None]:
     """Within the block, play programs call by call and time every kernel of a step."""
-    undo: list[tuple[Any, str, Any]] = []
-
-    def replace(owner: Any, name: str, value: Any) -> None:
-        undo.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, value)
+    plain = Program.play, samples.check_samples
 
     def play(program: Program, *frames_and_samples: Any) -> None:
         for i, (stage, name) in enumerate(program.stages):
             recorder.wrap(program.play_call, name, stage)(i, *frames_and_samples)
 
+    check = recorder.wrap(samples.check_samples, "check_samples", "samples in")
+    timed: tuple[Any, Any] = play, check
     try:
-        replace(Program, "play", play)
-        check = recorder.wrap(samples.check_samples, "check_samples", "samples in")
-        replace(samples, "check_samples", check)
+        Program.play, samples.check_samples = timed  # type: ignore[method-assign]
         yield
     finally:
-        for owner, name, value in reversed(undo):
-            setattr(owner, name, value)
+        Program.play, samples.check_samples = plain  # type: ignore[method-assign]
 
 
 def profile(
