@@ -263,11 +263,10 @@ def _file(kernel: str) -> str:
 def _kept(kernel: str) -> _Code | None:
     """Return the code of a kernel from a folder that has it, or None."""
     for folder in _places():
-        trusted = _is_trusted(folder)
-        if trusted and (found := _read(folder, kernel)):
+        if (_is_trusted(folder) or _can_write(folder)) and (found := _read(folder, kernel)):
             return found
         if _can_write(folder):  # those after it are not for this user
-            return None if trusted else _read(folder, kernel)
+            break
     return None
 
 
@@ -371,7 +370,7 @@ def _say_compiling(kept: bool) -> None:
     if _compiles[0]:
         return
     _compiles[0] = True
-    if not announce:
+    if not announce or sys.stderr is None:  # closed: print would take stdout, with sound perhaps
         return
     hope = (
         "kept for later starts"
@@ -379,8 +378,6 @@ def _say_compiling(kept: bool) -> None:
         else "no cache can be written here, so every start will: set NUMBA_CACHE_DIR to a writable "
         "folder to avoid that"
     )
-    if sys.stderr is None:  # closed: print would take stdout, which may carry sound
-        return
     line = f"npfsn: compiling kernels, up to half a minute ({hope}) ..."
     try:
         if sys.stderr.isatty():  # where the command line may have begun to show its progress
