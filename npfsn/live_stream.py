@@ -85,7 +85,6 @@ class LiveStream(Alone):
             on_nonfinite=on_nonfinite,
             norm_horizon=norm_horizon,
         )
-        self._bad = np.zeros(1, np.int64)
         self.atten_lim_db = atten_lim_db
         own, hop = self._enhancer.sample_rate, self._enhancer.frame_length
         self._rate = own if sample_rate is None else whole_rate(sample_rate)
@@ -207,7 +206,7 @@ class LiveStream(Alone):
                 f"block has {block.size} samples: expected {self._block} or a multiple, as of "
                 "block_length; a LiveStream with block_length=1 takes any number"
             )
-        bad = copy_finite(block, x, self._bad, self._enhancer.on_nonfinite)
+        bad = copy_finite(block, x, np.zeros(1, np.int64), self._enhancer.on_nonfinite)
         self._torn = True
         self._n_nonfinite += bad
         out = self._answer(x, x.size)
@@ -281,7 +280,6 @@ class LiveStream(Alone):
         other._claim, other._enhancer, other._stream, other._ready, other._dry = copy.deepcopy(
             ({}, self._enhancer, self._stream, self._ready, self._dry)
         )
-        other._bad = np.zeros_like(self._bad)
         return other
 
     def __reduce__(self) -> Any:
