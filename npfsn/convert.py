@@ -285,7 +285,7 @@ def _find_norm(recipe: Recipe | None, norm: str | None) -> tuple[str, str]:
 
 def _recognise(path: Path, shapes: Mapping[str, Any]) -> tuple[str, Any]:
     """Find the architecture by the names and shapes of the tensors."""
-    from .models import ARCHITECTURES  # not above: it imports the kernels
+    from .models import ARCHITECTURES  # not above: it comes with LLVM
 
     for architecture, module in ARCHITECTURES.items():
         if module.Config.recognises(shapes):

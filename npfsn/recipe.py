@@ -181,7 +181,7 @@ def _check_absence(name: str, document: Mapping[str, Any], args: Mapping[str, An
 
 def _architecture(path: object) -> str | None:
     """Return the architecture that a model path such as "fast_fullsubnet.model.Model" names."""
-    from .models import ARCHITECTURES  # not above: it imports the kernels
+    from .models import ARCHITECTURES  # not above: it comes with LLVM
 
     names = {module.Config.recipe_name: name for name, module in ARCHITECTURES.items()}
     parts = path.split(".") if isinstance(path, str) else []
