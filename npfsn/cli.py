@@ -586,20 +586,14 @@ def _warmup(args: argparse.Namespace) -> int:
         from .weights import load_model
 
     model = load_model(args.model) if args.model else None
-    done: dict[str, float] = {}
 
     def progress(name: str, seconds: float) -> None:
         if args.verbose:
-            if name not in done and done:
-                last = next(reversed(done))
-                print_result(f"{last}: {done[last]:.1f} s")
-            done[name] = done.get(name, 0.0) + seconds
+            print_result(f"{name}: {seconds:.1f} s")
 
     if not args.quiet:
         print_result("compiling what is not there yet, up to a minute the first time ...")
     warm_up(model, progress=progress)
-    for name in list(done)[-1:]:
-        print_result(f"{name}: {done[name]:.1f} s")
     if n_unkept():
         raise NpfsnError(
             f"not all kernels could be kept ({n_unkept()} not), so that later starts will compile "

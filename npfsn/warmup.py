@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ def warm_up(
     model : path or Model, optional
         None: all architectures and norms. All precisions are compiled in either case.
     progress : callable, optional
-        Called after each model with its name and the seconds it took.
+        Called after each architecture with its name and the seconds it took.
     """
     models = smallest_models() if model is None else iter([load_model(model)])
     # Half-precision weights, and rows long enough for tile registers, which no small model has; and
@@ -47,15 +48,17 @@ def warm_up(
         for kernel in ("product_summed", "product_summed_f16", "sum_inputs"):
             address(f"products.{kernel}")
     Resampler(48_000, 16_000)
-    for each in models:
+    for architecture, alike in itertools.groupby(models, lambda each: each.architecture):
         started = time.perf_counter()
-        config = each.config
-        noise = np.random.default_rng(0).normal(0.0, 0.1, config.n_fft + 100 * config.hop_length)
-        enhance(noise, config.sample_rate, each)
-        if config.streams:
-            Enhancer(each).process(noise)
+        for each in alike:
+            config = each.config
+            n = config.n_fft + 100 * config.hop_length
+            noise = np.random.default_rng(0).normal(0.0, 0.1, n)
+            enhance(noise, config.sample_rate, each)
+            if config.streams:
+                Enhancer(each).process(noise)
         if progress is not None:
-            progress(each.architecture, time.perf_counter() - started)
+            progress(architecture, time.perf_counter() - started)
 
 
 def smallest_models() -> Iterator[Model]:
