@@ -80,19 +80,15 @@ def check_units(*stacks: tuple[int, Sequence]) -> None:
             )
 
 
-def check_equal(name: str, said: object, found: object, tensor: str) -> None:
-    """Raise ModelError if the recipe says one thing and the tensors another."""
-    if said is not None and said != found:
-        raise ModelError(
-            f"the recipe says {name} = {shown(said)}, but tensor {tensor} says {shown(found)}: "
-            "this is not the recipe of this checkpoint"
-        )
-
-
 def check_recipe(args: Mapping[str, Any], found: Mapping[str, tuple[object, str]]) -> None:
     """Raise ModelError if a recipe contradicts `found`: name -> (value, tensor that says it)."""
     for name, (value, tensor) in found.items():
-        check_equal(name, args.get(name), value, tensor)
+        said = args.get(name)
+        if said is not None and said != value:
+            raise ModelError(
+                f"the recipe says {name} = {shown(said)}, but tensor {tensor} says {shown(value)}: "
+                "this is not the recipe of this checkpoint"
+            )
 
 
 def activation(value: object) -> str | None:
@@ -184,7 +180,7 @@ class Sequence:
         slope = f"{prefix}.activate_function.weight"
         if slope in shapes:
             if args.get(recipe_key) is not None:  # false counts, too: no activation
-                check_equal(recipe_key, said or False, "PReLU", slope)
+                check_recipe({recipe_key: said or False}, {recipe_key: ("PReLU", slope)})
             kind = "PReLU"
         return cls(cells[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
 
@@ -442,11 +438,6 @@ class BaseConfig:
     def mask_stacks(self) -> tuple[str, ...]:
         """Prefixes of the stacks whose outputs are the mask."""
         raise NotImplementedError
-
-    @classmethod
-    def recognises(cls, shapes: Shapes) -> bool:
-        """Whether these tensors are this architecture's."""
-        return any(name.startswith(cls.tensor_prefix) for name in shapes)
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> BaseConfig:

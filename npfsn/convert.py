@@ -288,7 +288,7 @@ def _recognise(path: Path, shapes: Mapping[str, Any]) -> tuple[str, Any]:
     from .models import ARCHITECTURES  # not above: it comes with LLVM
 
     for architecture, module in ARCHITECTURES.items():
-        if module.Config.recognises(shapes):
+        if any(name.startswith(module.Config.tensor_prefix) for name in shapes):
             return architecture, module
     shown = ", ".join(printable(name) for name in list(shapes)[:4])
     raise CheckpointError(
