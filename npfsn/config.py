@@ -395,11 +395,6 @@ class BaseConfig:
         return self.n_fft // 2 + 1
 
     @property
-    def period(self) -> int:
-        """Frames after which the work of a stream repeats."""
-        return 1
-
-    @property
     def norms(self) -> str:
         """The norms that it runs with, in words."""
         return self.norm_type

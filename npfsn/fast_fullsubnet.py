@@ -117,11 +117,6 @@ class Config(BaseConfig):
             )
 
     @property
-    def period(self) -> int:
-        """Frames after which the work of a stream repeats: the bottleneck runs once per period."""
-        return self.shrink_size
-
-    @property
     def follows_level(self) -> bool:
         """Whether quiet input scales the encoder's output down: if the norm divides by a mean."""
         return self.quiet_level > 0 and self.norm_type in DIVIDING_NORMS

@@ -77,7 +77,8 @@ def profile(
     out = np.zeros(hop, np.float32)
     for frame in frames[:n_warm]:
         enhancer.step(frame, out)
-    period = config.period if config.period <= 4 else 1  # else too many columns or too few frames
+    every = max(stack.every for stack in enhancer._stream._one.network_pass.stacks)
+    period = every if every <= 4 else 1  # else too many columns or too few frames
     recorder = _Recorder()
     plain_ms: np.ndarray = np.zeros(0)
     plain_at: np.ndarray = np.zeros(0, int)
