@@ -104,7 +104,7 @@ def activation(value: object) -> str | None:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A stack of recurrent layers, then an optional linear layer, then an optional activation.
+    """A stack of recurrent layers, then perhaps a linear layer, then perhaps its activation.
 
     Parameters
     ----------
@@ -113,6 +113,7 @@ class Sequence:
     output_size : int
         0: no linear layer; the output is the hidden state of the last layer.
     activation : str or None
+        Of the linear layer: None if there is none.
     """
 
     cell: str
@@ -131,6 +132,11 @@ class Sequence:
         check_size("num_layers", self.num_layers, 1, MAX_LAYERS)
         check_size("output_size", self.output_size, 0)
         object.__setattr__(self, "activation", activation(self.activation))
+        if self.activation is not None and not self.output_size:
+            raise ModelError(
+                f"a stack ends in {self.activation} without a linear layer before it: here "
+                "activations follow linear layers, as the published ones do"
+            )
 
     @property
     def width(self) -> int:

@@ -140,6 +140,16 @@ def test_published_defaults_fit_without_a_recipe(tmp_path, name):
     assert convert(path, norm=norm).config == convert(path, recipe=recipe_of(case)).config
 
 
+def test_a_learned_slope_without_a_linear_layer_is_refused(tmp_path):
+    """It would have to be applied to hidden states, which no network of the family does."""
+    content = state(load_case("fast_lstm_cum"))
+    content["model"]["encoder.0.activate_function.weight"] = tf.tensor(np.array([0.25], "f4"))
+    path = tmp_path / "x.tar"
+    path.write_bytes(tf.zip_bytes(content))
+    with pytest.raises(NpfsnError, match="ends in PReLU without a linear layer"):
+        convert(path, norm="cumulative_laplace_norm")
+
+
 @pytest.mark.parametrize(
     ("name", "prefix"), [("full_lstm_cum", "fb_model"), ("fast_lstm_cum", "bottleneck")]
 )

@@ -433,6 +433,23 @@ def test_an_entry_of_one_of_several_stacks_is_what_it_says(tmp_path, name, value
     assert f"its configuration holds {value!r}, expected numbers" in refusal(path)
 
 
+@pytest.mark.parametrize("name", ["ReLU", "PReLU"])
+def test_an_activation_without_a_linear_layer_is_refused(tmp_path, name):
+    """Streams run activations after linear layers only: this one they would leave out."""
+    path = tmp_path / "m.npz"
+    save_model(drawn_models.small_model("fast_fullsubnet"), path)
+    with np.load(path) as file:
+        parts = dict(file)
+    header = json.loads(str(parts["npfsn_header"]))
+    assert header["config"]["encoder"][0]["output_size"] == 0
+    header["config"]["encoder"][0]["activation"] = name
+    parts["npfsn_header"] = np.array(json.dumps(header))
+    if name == "PReLU":
+        parts["encoder.0.activate_function.weight"] = np.float32([0.25])
+    np.savez(path, **parts)
+    assert f"ends in {name} without a linear layer" in refusal(path)
+
+
 def test_an_entry_of_another_version_is_named(tmp_path):
     path = with_header(tmp_path / "m.npz", config=CONFIG | {"unheard_of": 1})
     with pytest.raises(ModelError, match=r"does not know \(unheard_of\): upgrade"):
