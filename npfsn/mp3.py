@@ -143,11 +143,23 @@ def is_followed(file: BinaryIO) -> bool:
 
 def is_longer(file: BinaryIO) -> bool:
     """Tell whether there are more frames than a table counts."""
+    told, there = _counts(file)
+    return there > told + 1  # some tables count their own frame
+
+
+def is_shorter(file: BinaryIO) -> bool:
+    """Tell whether there are fewer frames than a table counts."""
+    told, there = _counts(file)
+    return there < told
+
+
+def _counts(file: BinaryIO) -> tuple[int, int]:
+    """Return the number of frames that a table tells, and that of those behind it; 0, 0 without."""
     start = _start(file)
     if start is None or not _table_has(start.table, 1):
-        return False
+        return 0, 0
     there = _count_frames(file, start.first + start.frame.size, start.frame)
-    return there > int.from_bytes(start.table[8:12], "big") + 1  # some tables count their own frame
+    return int.from_bytes(start.table[8:12], "big"), there
 
 
 def with_frame_table(file: BinaryIO) -> io.RawIOBase | None:

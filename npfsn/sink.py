@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 
-from . import chunks
+from . import chunks, mp3
 from .containers import BITS, LARGEST
 from .errors import AudioError
 from .samples import Samples, to_steps
@@ -118,7 +118,8 @@ class Sink:
             self._keep_channel_mask()
             self._keep_notes()
             with sf.SoundFile(native(self._partial)) as written:
-                n_written, rate = written.frames, written.samplerate
+                rate = written.samplerate
+                n_written = _frames_there(written, self._partial, n_frames)
                 # libsndfile also drops tags without a word, for which a container has no place.
                 lost = [tag for tag in self._tags if not getattr(written, tag)]
                 self.tags_left_out = lost + self.tags_left_out
@@ -130,8 +131,8 @@ class Sink:
                     "cannot hold none; --format wav can"
                 ) from error
             raise unwritable(self._dst, error) from error
-        # Some encoders (ALAC, Opus) do not report a full disk. More frames are fine: block codecs
-        # pad the last block.
+        # Some encoders (ALAC, Opus, FLAC, MP3) do not report a full disk. More frames are fine:
+        # block codecs pad the last block.
         if n_written < n_frames:
             raise unwritable(
                 self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
@@ -189,6 +190,25 @@ def unwritable(dst: Path, error: BaseException) -> AudioError:
             elif shutil.disk_usage(dst.parent).free < 1 << 16:
                 reason = "no space left on the disk"
     return AudioError(f"cannot write {dst}: {reason}")
+
+
+def _frames_there(file: sf.SoundFile, path: Path, n_frames: int) -> int:
+    """Return the frames of a file, or fewer than `n_frames` if the last of these are missing.
+
+    The header of a FLAC or MP3 file that lost its end on a full disk does not tell: it counts
+    frames that are not there, or none.
+    """
+    whole = True
+    if n_frames and file.format == "FLAC":
+        try:
+            file.seek(n_frames - 1)
+            whole = len(file.read(1)) == 1
+        except (sf.SoundFileError, RuntimeError, AssertionError):
+            whole = False
+    elif file.format == "MP3":  # libmpg123 prints errors when it seeks
+        with open(path, "rb") as content:
+            whole = not mp3.is_shorter(content)
+    return int(file.frames) if whole else n_frames - 1
 
 
 def _file_size_limit() -> int | None:
