@@ -104,13 +104,16 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
     # A WAV may hold MPEG audio: libsndfile claims to write that, but fails.
     coded = source.subtype.startswith("MPEG_") and source.format != "MP3"
     if dst.suffix.lower() == src.suffix.lower() and not coded:
-        container, subtype, endian = source.format, source.subtype, source.endian
-        if container in _TWO_FILES or not sf.check_format(container, subtype, endian):
-            raise AudioError(
-                f"{container} with {subtype} samples, as in {src}, can be read but not written: "
-                "choose another container, for instance with --format wav"
-            )
-        return container, subtype, endian
+        container, subtype = source.format, source.subtype
+        if container not in _TWO_FILES:
+            # libsndfile reads a WAVEX file of the other byte order, and writes none.
+            for endian in (source.endian, "FILE"):
+                if sf.check_format(container, subtype, endian):
+                    return container, subtype, endian
+        raise AudioError(
+            f"{container} with {subtype} samples, as in {src}, can be read but not written: "
+            "choose another container, for instance with --format wav"
+        )
 
     name = dst.suffix[1:].lower()
     container = container_of(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import tracemalloc
 import types
 from pathlib import Path
@@ -149,6 +150,25 @@ def test_byte_order_is_kept(delay, tmp_path):
     enhance_file(tmp_path / "a.wav", tmp_path / "b.wav")
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFX"
     assert (tmp_path / "b.wav").read_bytes()[:4] == b"RIFX"
+
+
+def test_a_wavex_of_the_other_byte_order_becomes_one_of_the_usual_order(delay, tmp_path):
+    """Of which libsndfile reads both and writes one."""
+    pcm = (noise(999)[:, 0] * 32767).astype(">i2")
+    guid = bytes.fromhex("0000000100000010800000aa00389b71")
+    form = struct.pack(">HHIIHHHHI", 0xFFFE, 1, 16000, 32000, 2, 16, 22, 16, 4) + guid
+    content = b"".join(
+        name + struct.pack(">I", len(body)) + body
+        for name, body in ((b"fmt ", form), (b"data", pcm.tobytes()))
+    )
+    src = tmp_path / "a.wav"
+    src.write_bytes(b"RIFX" + struct.pack(">I", len(content) + 4) + b"WAVE" + content)
+    enhance_file(src, tmp_path / "b.wav")
+    y, shape = read(tmp_path / "b.wav")
+    assert shape == (16000, 1, "WAVEX", "PCM_16")
+    assert np.array_equal(y[:, 0] * 32768, pcm)
+    with sf.SoundFile(tmp_path / "b.wav") as file:
+        assert "Channel Mask  : 0x4" in file.extra_info
 
 
 INTEGERS = [(c, s) for c, s in SUBTYPES if s.startswith(("PCM", "ALAC")) and s != "PCM_32"]
