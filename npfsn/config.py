@@ -312,7 +312,11 @@ def sequence(value: Sequence | Mapping[str, Any]) -> Sequence:
 def matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     """Return the two sizes of matrix `name`; raise ModelError if it is missing or no matrix."""
     if name not in shapes:
-        raise ModelError(f"tensor {name} is missing: this is not a whole checkpoint of this model")
+        there = list(dict.fromkeys(printable(each.split(".")[0]) for each in shapes))
+        raise ModelError(
+            f"tensor {name} is missing: this is not a whole checkpoint of this model, or its parts "
+            f"have other names; it has {listed(there)}"
+        )
     shape = tuple(shapes[name])
     if len(shape) != 2:
         raise ModelError(f"tensor {name} has shape {list(shape)}: expected a matrix")

@@ -241,7 +241,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[str]:
                     "path a line"
                 )
             if binary and b"\0" in line:
-                raise UsageError(f"the list {name} is no text: expected one path a line")
+                raise UsageError(f"the list {name} is no text in UTF-8: expected one path a line")
             if line.strip() and not line.startswith(b"#"):
                 yield os.fsdecode(line)
     yield from args.noisy_dir

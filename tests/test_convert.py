@@ -462,6 +462,14 @@ def test_a_checkpoint_without_its_first_section_is_refused(tmp_path):
         convert(path, recipe=recipe_of(case))
 
 
+def test_parts_that_have_other_names_are_named(tmp_path):
+    case = load_case("full_lstm_cum")
+    renamed = {name.replace("fb_model", "full\nband"): v for name, v in case.params.items()}
+    message = "fb_model.sequence_model.weight_ih_l0 is missing: .* it has full\\\\nband, sb_model$"
+    with pytest.raises(ModelError, match=message):
+        convert(written(tmp_path, renamed), recipe=recipe_of(case))
+
+
 @pytest.mark.parametrize("value", [20, "20, 80"])
 def test_bounds_of_sections_are_a_list(tmp_path, value):
     case = load_case("improved_16k")

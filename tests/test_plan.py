@@ -326,6 +326,9 @@ def test_a_list_that_is_no_text(npfsn):
         _, err = npfsn("enhance", *argv, "-o", "out", code=2)
         assert "the list a.wav is no text" in err
         assert len(err) < 1500
+    Path("u.txt").write_text("a.wav\nb.wav\n", "utf-16")  # as Windows PowerShell writes
+    _, err = npfsn("enhance", "@u.txt", "-o", "out", code=2)
+    assert "the list u.txt is no text in UTF-8: expected one path a line" in err
 
 
 def test_a_second_run_into_the_same_folders_does_nothing_twice(npfsn):
