@@ -236,7 +236,12 @@ def _of_channel(progress: Progress | None, channel: int, n_channel: int) -> Prog
     """Return the progress of one channel, as a part of the whole."""
     if progress is None:
         return None
-    return lambda done, total: progress((channel * total + done) / n_channel, total)
+
+    def tell(done: float, total: float) -> None:
+        part = done / total if total else 1.0
+        progress(total * ((channel + part) / n_channel), total)  # in the end exactly the total
+
+    return tell
 
 
 def _check_destination(src: Path, named: StrPath, overwrite: bool) -> None:

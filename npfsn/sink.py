@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shutil
 import zlib
@@ -18,6 +19,10 @@ from .containers import BITS, LARGEST
 from .errors import AudioError
 from .samples import Samples, to_steps
 from .source import BLOCK_SAMPLES, native, reason_of
+
+# libsndfile 1.2.2 writes beyond its table of an ALAC file's packets, which corrupts the heap, where
+# more than 76 of them (4096 frames each) take 16 KiB or more: the limits here have a margin.
+_ALAC_FRAMES, _ALAC_LARGE, _ALAC_MOST = 4096, 15 << 10, 70
 
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
 _TAG_BYTES = 1024
@@ -61,6 +66,7 @@ class Sink:
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
         # Checksum of what is written, for a codec that damages some of it.
         self._crc = 0 if subtype.startswith("ALAC_") else None
+        self._n_large = 0.0  # packets of it that are large
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
@@ -107,9 +113,33 @@ class Sink:
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
-                self._file.write(data[start : start + 4096])
+                some = data[start : start + 4096]
+                if self._crc is not None:
+                    self._check_packets(some)
+                self._file.write(some)
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
             raise unwritable(self._dst, error) from error
+
+    def _check_packets(self, data: npt.NDArray[np.int32]) -> None:
+        """Refuse ALAC of more large packets than libsndfile can list, before they are written."""
+        assert self._bits is not None
+        if _ALAC_FRAMES * data.shape[1] * self._bits // 8 < _ALAC_LARGE:
+            return
+        alone = io.BytesIO()
+        with sf.SoundFile(
+            alone, "w", self._rate, data.shape[1], self._file.subtype, format="CAF"
+        ) as file:
+            file.write(data)
+        # After the name: its size in 8 bytes, 4 bytes, the packet.
+        size = int.from_bytes(alone.getvalue().partition(b"data")[2][:8], "big") - 4
+        part = len(data) / _ALAC_FRAMES
+        self._n_large += part if size >= part * _ALAC_LARGE else 0.0
+        if self._n_large > _ALAC_MOST:
+            raise AudioError(
+                f"cannot write {self._dst}: so long a sound that {self._file.subtype} hardly "
+                "compresses would crash libsndfile: choose another container, for instance with "
+                "--format wav"
+            )
 
     def finish(self, n_frames: int) -> None:
         """Close the file and check that all frames were written, at the rate of the input."""

@@ -91,7 +91,7 @@ def enhance(
 
     def tell(part: float) -> None:
         if progress is not None:
-            progress(seconds * (n_done + part) / len(channels), seconds)
+            progress(seconds * ((n_done + part) / len(channels)), seconds)
 
     with spare_stream(model, config, precision, horizon) as stream:
         for given, y in channels:

@@ -892,6 +892,22 @@ def test_an_offline_norm_takes_more_channels_than_samples(tmp_path, models):
     assert len(seen) >= 64 and done == sorted(done) and seen[-1] == (30 / 16000, 30 / 16000)
 
 
+@pytest.mark.parametrize("channels", [3, 6, 7])
+def test_progress_ends_at_the_total(tmp_path, models, channels):
+    """Not beside it, by a rounding error: not even of many channels."""
+    rate, norm, x = 8000, "offline_laplace_norm", noise(3147, channels)
+    src, total, seen = write(tmp_path / "a.wav", x, rate), 3147 / rate, []
+
+    def note(*seconds):
+        seen.append(seconds)
+
+    enhance_file(src, tmp_path / "b.wav", models["fast"], norm=norm, progress=note)
+    assert seen == sorted(seen) and seen[-1] == (total, total)
+    seen.clear()
+    enhance(np.float32(x), rate, models["fast"], norm=norm, progress=note)
+    assert seen == sorted(seen) and seen[-1] == (total, total)
+
+
 def test_a_limit_holds_with_an_offline_norm(tmp_path, models):
     x = noise(4000)
     enhance_file(
@@ -931,6 +947,22 @@ def test_long_alac_is_no_damaged_alac(delay, tmp_path):
     src = write(tmp_path / "a.caf", x, subtype="ALAC_16")
     enhance_file(src, tmp_path / "b.caf")
     assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
+
+
+@pytest.mark.parametrize(
+    ("subtype", "channels", "n_packets", "fits"),
+    [("ALAC_24", 2, 72, False), ("ALAC_24", 2, 68, True), ("ALAC_24", 1, 90, True)]
+    + [("ALAC_16", 2, 90, True), ("ALAC_16", 3, 72, False)],
+)
+def test_no_alac_crashes_its_encoder(delay, tmp_path, subtype, channels, n_packets, fits):
+    """With more than 76 packets of 16 KiB and more, libsndfile 1.2.2 writes beyond a table."""
+    x = noise(n_packets * 4096, channels, scale=0.1)
+    src = write(tmp_path / "a.caf", x, subtype=subtype)
+    if fits:
+        enhance_file(src, tmp_path / "b.caf")
+        assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
+    else:
+        refuse(src, tmp_path / "b.caf", f"{subtype} hardly compresses would crash.*--format wav")
 
 
 def test_encoders_get_little_at_a_time(delay, tmp_path, monkeypatch):
