@@ -8,8 +8,6 @@ log, and the parts of a file that libsndfile does not look at.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import mmap
 import os
 import re
 import zlib
@@ -59,7 +57,7 @@ _TO_THE_END = {"W64": b"data", "SVX": b"BODY"}
 # First bytes of tags that players append to files.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
 # Start of a FLAC file: the marker and the header of STREAMINFO, always 34 bytes, maybe the last.
-_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_FLAC, _FLAC_BYTES = re.compile(rb"fLaC[\0\x80]\0\0\x22"), 8
 _SEVERAL = (
     "holds several recordings one after the other, of which only the first can be read: take them "
     "apart first, or save the file anew with an audio editor"
@@ -162,8 +160,16 @@ def _rest(file: BinaryIO, n_bytes: int) -> bytes:
 
 def _is_followed(flac: BinaryIO) -> bool:
     """Tell whether a FLAC file contains the start of a second one."""
-    with mmap.mmap(flac.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return len(list(itertools.islice(_FLAC.finditer(content), 2))) > 1
+    # Not with mmap: a bad disk, or a file that becomes shorter, would end the process.
+    flac.seek(0)
+    n_start, end = 0, b""
+    while block := flac.read(1 << 20):
+        piece = end + block
+        n_start += len(_FLAC.findall(piece))
+        if n_start > 1:
+            return True
+        end = piece[1 - _FLAC_BYTES :]  # a start may lie across two blocks
+    return False
 
 
 def _frames_promised(source: sf.SoundFile, src: Path) -> int:

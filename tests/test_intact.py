@@ -399,3 +399,11 @@ def test_flac_of_unknown_length(delay, tmp_path):
     (tmp_path / "a.flac").write_bytes(data)
     with pytest.raises(AudioError, match="does not say how long it is"):
         enhance_file(tmp_path / "a.flac", tmp_path / "b.flac")
+
+
+def test_a_second_flac_is_found_wherever_it_starts():
+    """Also across two blocks, and by reading: of a mapped file, a bad disk ends the process."""
+    start = b"fLaC\0\0\0\x22"
+    for at in ((1 << 20) - 9, *range((1 << 20) - 8, (1 << 20) + 2)):
+        assert intact._is_followed(io.BytesIO(start.ljust(at, b"-") + start))
+        assert not intact._is_followed(io.BytesIO(b"".ljust(at, b"-") + start))
