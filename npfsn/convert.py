@@ -445,8 +445,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = ended(error, "npfsn-convert", options.verbose)
         return 2 if isinstance(error, NormError) else code
     if not options.quiet:
-        size = _megabytes(output.stat().st_size)
-        report.append(("written", f"{output}: {size}, {model.info['precision']}"))
+        size = ""
+        with contextlib.suppress(OSError):  # another program may have moved it on already
+            size = f"{_megabytes(output.stat().st_size)}, "
+        report.append(("written", f"{output}: {size}{model.info['precision']}"))
         for title, text in report:
             print_report(f"{title + ':':<15}{text}")
         for line in misspelt:

@@ -1234,3 +1234,16 @@ def test_no_more_neighbours_of_a_section_than_there_are_bins(name):
         models = (Sequence("LSTM", 2 * (n + 2), 4, 2, 2), config.sb_models[1])
         with contextlib.nullcontext() if n == 7 else pytest.raises(ModelError, match=name):
             dataclasses.replace(config, sb_models=models, **{name: (n, 1)})
+
+
+def test_an_output_that_is_moved_on_at_once(checkpoint, tmp_path, monkeypatch, capsys):
+    """By a program that waits for it: it was written all the same."""
+
+    def save_and_move(model, path, overwrite):
+        save_model(model, path, overwrite=overwrite)
+        os.rename(path, tmp_path / "moved.npz")
+
+    monkeypatch.setattr("npfsn.convert.save_model", save_and_move)
+    assert main([str(checkpoint), "--norm", "cumulative_laplace_norm", "-o", "x.npz"]) == 0
+    assert "written:       x.npz: float32" in capsys.readouterr().out
+    assert load_model(tmp_path / "moved.npz").norm == "cumulative_laplace_norm"
