@@ -162,7 +162,7 @@ def _counts(file: BinaryIO) -> tuple[int, int]:
     return int.from_bytes(start.table[8:12], "big"), there
 
 
-def with_frame_table(file: BinaryIO) -> io.RawIOBase | None:
+def with_frame_table(file: BinaryIO) -> Spliced | None:
     """Return a view of an MP3 file with a table that counts its frames, if it has none.
 
     Parameters
@@ -194,7 +194,7 @@ def with_frame_table(file: BinaryIO) -> io.RawIOBase | None:
     more = (1152 if silent.version == 3 else 576) - 529
     table = b"Xing\0\0\0\1" + count + b"LAME3.100" + bytes(12) + (more << 12).to_bytes(3, "big")
     frames = [(begin + inside).ljust(silent.size, b"\0") for inside in (table, b"")]
-    return _Spliced(file, start.tag, b"".join(frames), first)
+    return Spliced(file, start.tag, b"".join(frames), first)
 
 
 def _count_frames(file: BinaryIO, at: int, model: _Frame) -> int:
@@ -220,24 +220,33 @@ def _read(file: BinaryIO, at: int) -> _Frame | None:
     return _frame(file.read(4))
 
 
-class _Spliced(io.RawIOBase):
+class Spliced(io.RawIOBase):
     """A file up to one offset, then other bytes, then the file from another offset on.
 
     Reads are short only at the end: decoders take a short read for the end.
+
+    Attributes
+    ----------
+    failure : OSError or None
+        Why a read was short before the end: an exception would not get through soundfile.
     """
 
     def __init__(self, file: BinaryIO, end: int, more: bytes, start: int) -> None:
         self._file, self._end, self._more = file, end, more
         self._shift = end + len(more) - start  # of the second part of the file
         self._at = 0
+        self.failure: OSError | None = None
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset and return it."""
         if whence == os.SEEK_CUR:
             offset += self._at
         elif whence == os.SEEK_END:
@@ -246,6 +255,7 @@ class _Spliced(io.RawIOBase):
         return self._at
 
     def readinto(self, target: object) -> int:
+        """Fill a buffer; return the number of bytes."""
         out = memoryview(target).cast("B")  # type: ignore[arg-type]
         done = 0
         while done < len(out):
@@ -253,8 +263,12 @@ class _Spliced(io.RawIOBase):
             if 0 <= into < len(self._more):
                 part = self._more[into : into + wanted]
             else:
-                self._file.seek(self._at if into < 0 else self._at - self._shift)
-                part = self._file.read(min(wanted, -into) if into < 0 else wanted)
+                try:
+                    self._file.seek(self._at if into < 0 else self._at - self._shift)
+                    part = self._file.read(min(wanted, -into) if into < 0 else wanted)
+                except OSError as error:
+                    self.failure = self.failure or error
+                    break
             if not part:
                 break
             out[done : done + len(part)] = part

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import re
 import shutil
 import zlib
@@ -26,6 +28,9 @@ _ALAC_FRAMES, _ALAC_LARGE, _ALAC_MOST = 4096, 15 << 10, 70
 
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
 _TAG_BYTES = 1024
+
+# libsndfile's number for what the operating system refuses.
+_SYSTEM_ERROR = 2
 
 
 class Sink:
@@ -80,8 +85,10 @@ class Sink:
                 container,
             )
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-            if "System error" in reason_of(error):  # soundfile's word for a full disk, among others
-                partial.write_bytes(bytes(4096))
+            if isinstance(error, sf.LibsndfileError) and error.code == _SYSTEM_ERROR:
+                partial.write_bytes(bytes(4096))  # fails on a full disk
+                if "System error" not in reason_of(error):
+                    raise unwritable(dst, error) from error
             raise AudioError(
                 f"cannot write {dst} as {container} with {subtype} samples, channels: "
                 f"{source.channels}, {source.samplerate} Hz ({reason_of(error)}): choose another "
@@ -118,7 +125,7 @@ class Sink:
                     self._check_packets(some)
                 self._file.write(some)
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
-            raise unwritable(self._dst, error) from error
+            raise unwritable(self._dst, error, self._file) from error
 
     def _check_packets(self, data: npt.NDArray[np.int32]) -> None:
         """Refuse ALAC of more large packets than libsndfile can list, before they are written."""
@@ -205,15 +212,24 @@ class Sink:
             self._file.close()
 
 
-def unwritable(dst: Path, error: BaseException) -> AudioError:
-    """Return what to say if `dst` cannot be written: the reason, as far as it can be told."""
+def unwritable(dst: Path, error: BaseException, file: sf.SoundFile | None = None) -> AudioError:
+    """Return what to say if `dst` cannot be written: the reason, as far as it can be told.
+
+    Parameters
+    ----------
+    dst : Path
+    error : Exception
+    file : SoundFile, optional
+        The file, if the error is of writing it.
+    """
     reason = getattr(error, "strerror", None)
     if reason is None:
-        reason = reason_of(error)
-        with contextlib.suppress(OSError, ValueError):  # soundfile only says "System error"
+        reason = reason_of(error, file)
+        with contextlib.suppress(OSError, ValueError):
             limit = _file_size_limit()
             # What an encoder for Ogg does not report shows at the end.
-            if limit is not None and re.search("System error|frames arrived", reason):
+            vague = f"System error|frames arrived|{re.escape(os.strerror(errno.EFBIG))}"
+            if limit is not None and re.search(vague, reason):
                 reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
             if not dst.parent.exists():
                 reason = "its folder is gone"

@@ -24,6 +24,9 @@ from .samples import Samples, silence_nonfinite
 #: for the overhead of a block's matrix products.
 BLOCK_SAMPLES = 1 << 16
 
+# soundfile's word for all that the operating system refuses.
+_SYSTEM = "System error"
+
 
 @dataclass
 class Source:
@@ -39,6 +42,8 @@ class Source:
         Frames, and samples that were not finite.
     peak : float
         Largest magnitude of a finite sample.
+    view : mp3.Spliced, optional
+        What `file` reads from, if that is not the file of this path.
     """
 
     path: Path
@@ -47,6 +52,7 @@ class Source:
     n_frames: int = 0
     n_nonfinite: int = 0
     peak: float = 0.0
+    view: mp3.Spliced | None = None
 
     @property
     def step(self) -> int:
@@ -63,12 +69,14 @@ class Source:
             try:
                 block = file.read(step, dtype="int32" if as_integers else "float32", always_2d=True)
             except (sf.SoundFileError, RuntimeError, AssertionError) as error:
+                _check_view(src, self.view)
                 first, last = (
                     min(at, file.frames) / file.samplerate
                     for at in (self.n_frames, self.n_frames + step)
                 )
+                reason = reason_of(error, file)
                 raise AudioError(
-                    f"{src} is damaged between {first:.1f} and {last:.1f} s ({reason_of(error)})"
+                    f"{src} is damaged between {first:.1f} and {last:.1f} s ({reason})"
                 ) from error
             if not len(block):
                 break
@@ -78,6 +86,7 @@ class Source:
             self.n_nonfinite += silence_nonfinite(block)
             self.peak = max(self.peak, float(block.max()), -float(block.min()))
             yield block
+        _check_view(src, self.view)
         self._check_unchanged()
         if self.n_frames < file.frames:
             raise AudioError(
@@ -129,6 +138,7 @@ def open_source(src: Path) -> Iterator[Source]:
         raise AudioError(
             f"cannot read {src} as audio ({reason_of(error)}): {_expected(src)}"
         ) from error
+    view = None
     with source, contextlib.ExitStack() as stack:
         if source.subtype == "MPEG_LAYER_III" and source.format == "MP3":
             try:  # not `bytes_of`, which would take the errors of callers for its own
@@ -137,7 +147,11 @@ def open_source(src: Path) -> Iterator[Source]:
             except OSError as error:
                 raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
             if view is not None:
-                source = stack.enter_context(sf.SoundFile(view))
+                try:
+                    source = stack.enter_context(sf.SoundFile(view))
+                except sf.SoundFileError:
+                    _check_view(src, view)
+                    raise
         check_intact(source, src, found.st_size)
         if source.subtype == "ALAC_32":  # libsndfile 1.2.2, even where it wrote the file itself
             raise AudioError(
@@ -149,7 +163,14 @@ def open_source(src: Path) -> Iterator[Source]:
                 f"cannot read {src}: DWVW cannot be read in blocks here; save it as WAV or as "
                 "ordinary AIFF first, with the program that made it"
             )
-        yield Source(src, found, source)
+        yield Source(src, found, source, view=view)
+
+
+def _check_view(src: Path, view: mp3.Spliced | None) -> None:
+    """Raise AudioError if a view of the file could not be read."""
+    if view is not None and view.failure is not None:
+        error = view.failure
+        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
 
 
 def _expected(src: Path) -> str:
@@ -172,9 +193,29 @@ def native(path: Path) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def reason_of(error: BaseException) -> str:
-    """Return libsndfile's error message without the file name."""
+def reason_of(error: BaseException, file: sf.SoundFile | None = None) -> str:
+    """Return libsndfile's error message without the name of the file.
+
+    Parameters
+    ----------
+    error : Exception
+    file : SoundFile, optional
+        The file, unless it could not be opened.
+    """
     text = str(getattr(error, "error_string", error)).strip()
     if "does not exist" in text:  # the file does exist, but holds no MP3
         return "nothing that decodes"
+    if text.startswith(_SYSTEM):
+        return _system_reason(file) or text.rstrip(".")
     return text.rstrip(".") or type(error).__name__
+
+
+def _system_reason(file: sf.SoundFile | None) -> str:
+    """Return what the operating system said, which libsndfile knows and soundfile does not tell."""
+    with contextlib.suppress(Exception):  # soundfile has no public name for it
+        handle = sf._ffi.NULL if file is None else file._file
+        said = sf._ffi.string(sf._snd.sf_strerror(handle)).decode(errors="replace")
+        before, found, reason = said.partition(f"{_SYSTEM} : ")
+        if found and not before:
+            return str(reason.strip().rstrip("."))
+    return ""

@@ -186,3 +186,28 @@ def test_an_mp3_becomes_anything(delay, tmp_path, suffix, subtype):
     assert enhance_file(tmp_path / "a.mp3", tmp_path / f"b.{suffix}").samples == 20000
     found = sf.info(tmp_path / f"b.{suffix}")
     assert (found.subtype, found.frames) == (subtype, 20000)
+
+
+@pytest.mark.parametrize("end", [0, 2000, 9000])
+def test_an_mp3_without_a_table_on_a_bad_disk(delay, tmp_path, monkeypatch, capfd, end):
+    """An exception within soundfile would be printed with its traceback, and lost."""
+    if "MP3" not in sf.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    sf.write(tmp_path / "a.mp3", noise(100_000), 16000, **MODES[0])
+    without_table(tmp_path / "a.mp3")
+    make = mp3.with_frame_table
+
+    class Bad(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= end:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    def bad_view(file):
+        view = make(file)
+        view._file = Bad((tmp_path / "a.mp3").read_bytes())
+        return view
+
+    monkeypatch.setattr(mp3, "with_frame_table", bad_view)
+    refuse(tmp_path / "a.mp3", tmp_path / "b.wav", "cannot read .*a.mp3: Input/output error")
+    assert "Traceback" not in capfd.readouterr().err

@@ -486,3 +486,36 @@ def test_frames_that_an_encoder_lost_are_missed(delay, tmp_path, monkeypatch):
     src = write(tmp_path / "a.wav", noise(1000))
     monkeypatch.setattr(sf.SoundFile, "write", lambda file, data: write_all(file, data[:-1]))
     refuse(src, tmp_path / "b.wav", "only 999 of 1000 frames arrived")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+def test_what_the_system_says_is_told(delay, tmp_path, monkeypatch, suffix):
+    """Of a quota, a bad disk or too many open files soundfile says "System error" alone."""
+    src = write(tmp_path / "a.wav", noise(1000))
+    make = sf.SoundFile
+
+    def full(file, mode="r", *args, **kwargs):
+        return make("/dev/full" if mode == "w" else file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(sf, "SoundFile", full)
+    refuse(src, tmp_path / f"b.{suffix}", "cannot write .*: No space left on device$")
+
+
+@posix
+def test_too_many_open_files_are_told_of(delay, tmp_path, monkeypatch):
+    src = write(tmp_path / "a.wav", noise(1000))
+    make = sf.SoundFile
+
+    def none_left(file, mode="r", *args, **kwargs):
+        resource = pytest.importorskip("resource", reason="not a Unix")
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if mode == "w":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            return make(file, mode, *args, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    monkeypatch.setattr(sf, "SoundFile", none_left)
+    refuse(src, tmp_path / "b.wav", "cannot write .*b.wav: Too many open files$")
