@@ -171,9 +171,10 @@ class Sink:
         # Some encoders (ALAC, Opus, FLAC, MP3) do not report a full disk. More frames are fine:
         # block codecs pad the last block.
         if n_written < n_frames:
-            raise unwritable(
-                self._dst, RuntimeError(f"only {n_written} of {n_frames} frames arrived")
-            )
+            said = f"only {n_written} of {n_frames} frames arrived"
+            if crc is not None:
+                said += "; is the folder for temporary files full? ALAC is kept there first"
+            raise unwritable(self._dst, RuntimeError(said))
         # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
         subtype = self._file.subtype
         if abs(rate - self._rate) > 2e-4 * self._rate:

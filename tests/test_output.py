@@ -485,7 +485,10 @@ def test_frames_that_an_encoder_lost_are_missed(delay, tmp_path, monkeypatch):
     write_all = sf.SoundFile.write
     src = write(tmp_path / "a.wav", noise(1000))
     monkeypatch.setattr(sf.SoundFile, "write", lambda file, data: write_all(file, data[:-1]))
-    refuse(src, tmp_path / "b.wav", "only 999 of 1000 frames arrived")
+    refuse(src, tmp_path / "b.wav", "only 999 of 1000 frames arrived$")
+    src = tmp_path / "a.caf"
+    sf.write(src, noise(1000), 16000, "ALAC_16")
+    refuse(src, tmp_path / "b.caf", "only .* frames arrived; is the folder for temporary")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
