@@ -65,7 +65,7 @@ class Sink:
         self._notes = notes
         self.tags_left_out: list[str] = []
         # Without the program that wrote the input.
-        self._tags = [name for name, text in tags.items() if text and name != "software"]
+        self._tags = {name: text for name, text in tags.items() if text and name != "software"}
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
@@ -97,8 +97,7 @@ class Sink:
         # Tags come before the first sample: most containers have them in front. Left out are tags
         # that this container cannot hold, texts that make some containers fail, and those that
         # libsndfile would write into an MP3 in the wrong encoding.
-        for name in self._tags:
-            text = tags[name]
+        for name, text in self._tags.items():
             fits = len(text.encode()) <= _TAG_BYTES and (container != "MP3" or text.isascii())
             readable = "\ufffd" not in text  # else the text was not UTF-8
             if fits and readable:
@@ -157,8 +156,13 @@ class Sink:
             with sf.SoundFile(native(self._partial)) as written:
                 rate = written.samplerate
                 n_written = _frames_there(written, self._partial, n_frames)
-                # libsndfile also drops tags without a word, for which a container has no place.
-                lost = [tag for tag in self._tags if not getattr(written, tag)]
+                # libsndfile also drops tags without a word, for which a container has no place, or
+                # cuts them off: of a date, some MP3 files hold the year.
+                lost = [
+                    name
+                    for name, text in self._tags.items()
+                    if len(getattr(written, name).strip()) < len(text.strip())
+                ]
                 self.tags_left_out = lost + self.tags_left_out
                 crc = None if self._crc is None else _checksum(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:

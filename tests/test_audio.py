@@ -373,6 +373,16 @@ def test_a_copyright_may_have_its_sign(delay, tmp_path, suffix):
     assert "copyright" in enhance_file(src, tmp_path / f"c.{suffix}").tags_left_out
 
 
+def test_a_date_that_is_cut_off_is_named(delay, tmp_path):
+    """LAME writes an ID3v1 tag, which holds a year, where all other tags fit into it."""
+    src = tmp_path / "a.flac"
+    with sf.SoundFile(src, "w", 16000, 1) as file:
+        file.title, file.date = " a song ", "2024-05-06"
+        file.write(noise(3000))
+    assert enhance_file(src, tmp_path / "b.mp3").tags_left_out == ("date",)
+    assert enhance_file(src, tmp_path / "b.wav").tags_left_out == ()
+
+
 def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
     """AIFF fails with 16 KB of them; MP3 would get UTF-8 where it says Latin; none is a program."""
     names = ("title", "copyright", "artist", "comment", "date", "album", "license", "genre")
