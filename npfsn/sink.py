@@ -26,6 +26,10 @@ from .source import BLOCK_SAMPLES, native, reason_of
 # more than 76 of them (4096 frames each) take 16 KiB or more: the limits here have a margin.
 _ALAC_FRAMES, _ALAC_LARGE, _ALAC_MOST = 4096, 15 << 10, 70
 
+# Samples of a block of an SDS file. libsndfile 1.2.2 writes the last one wrongly unless it is full,
+# and reads none of a file of a single block.
+_SDS_BLOCK = {"PCM_S8": 60, "PCM_16": 40, "PCM_24": 30}
+
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
 _TAG_BYTES = 1024
 
@@ -150,6 +154,9 @@ class Sink:
     def finish(self, n_frames: int) -> None:
         """Close the file and check that all frames were written, at the rate of the input."""
         try:
+            if self._file.format == "SDS" and n_frames:
+                block = _SDS_BLOCK[self._file.subtype]
+                self._file.write(np.zeros(max(-n_frames % block, 2 * block - n_frames), np.int32))
             self._file.close()
             self._keep_channel_mask()
             self._keep_notes()

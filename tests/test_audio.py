@@ -106,6 +106,17 @@ def test_a_container_that_rounds_the_rate_is_taken(delay, tmp_path):
     assert 44100 <= sf.info(tmp_path / "b.sds").samplerate <= 44101
 
 
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24"])
+def test_the_end_of_a_dump_is_written(delay, tmp_path, subtype):
+    """Libsndfile would replace what fills no block of an SDS file, of up to 60 samples."""
+    for n_frames in (1, 60, 120, 1001):
+        src = write(tmp_path / "a.wav", noise(n_frames), subtype=subtype)
+        enhance_file(src, tmp_path / "b.sds", overwrite=True)
+        found, expected = read(tmp_path / "b.sds")[0], read(src)[0]
+        assert np.array_equal(found[:n_frames], expected)
+        assert n_frames <= found.size <= max(n_frames + 59, 120) and not found[n_frames:].any()
+
+
 @pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_20", "ALAC_24"])
 def test_sound_that_alac_would_damage_is_refused(delay, tmp_path, monkeypatch, subtype):
     """The encoder of libsndfile 1.2.2 fails where it stores sound as it is, as in short ends."""
