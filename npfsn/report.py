@@ -19,8 +19,8 @@ class FileReport:
     Attributes
     ----------
     samples : int
-        Frames, that is samples per channel: as many in the output as in the input. (ADPCM is coded
-        in blocks, the last of which is filled up with zeros.)
+        Frames, that is samples per channel: as many in the output as in the input. (ADPCM and SDS
+        are coded in blocks, the last of which is filled up with zeros.)
     seconds : float
         `samples` in seconds of audio.
     channels, sample_rate : int
