@@ -205,6 +205,8 @@ def reason_of(error: BaseException, file: sf.SoundFile | None = None) -> str:
     text = str(getattr(error, "error_string", error)).strip()
     if "does not exist" in text:  # the file does exist, but holds no MP3
         return "nothing that decodes"
+    if "This is a bug in libsndfile" in text:  # not where the system fails to close a file
+        return "the system failed to close it"
     if text.startswith(_SYSTEM):
         return _system_reason(file) or text.rstrip(".")
     return text.rstrip(".") or type(error).__name__

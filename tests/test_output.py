@@ -480,6 +480,21 @@ def test_the_first_error_of_a_disk_is_told(delay, tmp_path, monkeypatch, error):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
+def test_a_disk_that_fails_to_close_a_file(delay, tmp_path, monkeypatch):
+    """As one of a network may, when its quota is spent. libsndfile has no words for that."""
+    close_it = sf.SoundFile.close
+
+    def close(file):
+        fails = file.mode == "w" and not file.closed
+        close_it(file)
+        if fails:
+            raise sf.LibsndfileError(-1)
+
+    src = write(tmp_path / "a.wav", noise(1000))
+    monkeypatch.setattr(sf.SoundFile, "close", close)
+    refuse(src, tmp_path / "b.wav", r"cannot write .*b\.wav: the system failed to close it$")
+
+
 def test_frames_that_an_encoder_lost_are_missed(delay, tmp_path, monkeypatch):
     """Some do not tell of a full disk."""
     write_all = sf.SoundFile.write
