@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from .source import BLOCK_SAMPLES, native, reason_of
 # libsndfile 1.2.2 writes beyond its table of an ALAC file's packets, which corrupts the heap, where
 # more than 76 of them (4096 frames each) take 16 KiB or more: the limits here have a margin.
 _ALAC_FRAMES, _ALAC_LARGE, _ALAC_MOST = 4096, 15 << 10, 70
+# It keeps packets in the folder for temporary files first, and crashes where there is no room. So
+# much is left there: more than a few packets.
+_ALAC_ROOM = 1 << 20
 
 # Samples of a block of an SDS file. libsndfile 1.2.2 writes the last one wrongly unless it is full,
 # and reads none of a file of a single block.
@@ -75,7 +79,8 @@ class Sink:
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
         # Checksum of what is written, for a codec that damages some of it.
         self._crc = 0 if subtype.startswith("ALAC_") else None
-        self._n_large = 0.0  # packets of it that are large
+        self._n_large = 0  # packets of it that are large
+        self._packet = np.zeros((0, source.channels), np.int32)  # one that is not full yet
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
@@ -120,30 +125,48 @@ class Sink:
             self.n_clipped += int(np.count_nonzero(data != block))
         if self._crc is not None:
             self._crc = zlib.crc32(data.data, self._crc)
+        self._append(data)
+
+    def _append(self, data: npt.NDArray[Any]) -> None:
+        """Write steps or floats, [frames, channels]."""
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
                 some = data[start : start + 4096]
                 if self._crc is not None:
+                    self._check_room()
                     self._check_packets(some)
                 self._file.write(some)
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
             raise unwritable(self._dst, error, self._file) from error
+
+    def _check_room(self) -> None:
+        """Refuse ALAC that may find no room for its temporary file."""
+        folder = tempfile.gettempdir()
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(folder).free < _ALAC_ROOM:
+                raise AudioError(
+                    f"cannot write {self._dst}: no space left in {folder}, where ALAC is kept first"
+                )
 
     def _check_packets(self, data: npt.NDArray[np.int32]) -> None:
         """Refuse ALAC of more large packets than libsndfile can list, before they are written."""
         assert self._bits is not None
         if _ALAC_FRAMES * data.shape[1] * self._bits // 8 < _ALAC_LARGE:
             return
+        # As libsndfile cuts them, however long the blocks are.
+        self._packet = np.concatenate((self._packet, data))
+        if len(self._packet) < _ALAC_FRAMES:
+            return
+        packet, self._packet = np.split(self._packet, [_ALAC_FRAMES])
         alone = io.BytesIO()
         with sf.SoundFile(
             alone, "w", self._rate, data.shape[1], self._file.subtype, format="CAF"
         ) as file:
-            file.write(data)
+            file.write(packet)
         # After the name: its size in 8 bytes, 4 bytes, the packet.
         size = int.from_bytes(alone.getvalue().partition(b"data")[2][:8], "big") - 4
-        part = len(data) / _ALAC_FRAMES
-        self._n_large += part if size >= part * _ALAC_LARGE else 0.0
+        self._n_large += size >= _ALAC_LARGE
         if self._n_large > _ALAC_MOST:
             raise AudioError(
                 f"cannot write {self._dst}: so long a sound that {self._file.subtype} hardly "
@@ -153,10 +176,11 @@ class Sink:
 
     def finish(self, n_frames: int) -> None:
         """Close the file and check that all frames were written, at the rate of the input."""
+        if self._file.format == "SDS" and n_frames:
+            block = _SDS_BLOCK[self._file.subtype]
+            n_more = max(-n_frames % block, 2 * block - n_frames)
+            self._append(np.zeros((n_more, 1), np.int32))
         try:
-            if self._file.format == "SDS" and n_frames:
-                block = _SDS_BLOCK[self._file.subtype]
-                self._file.write(np.zeros(max(-n_frames % block, 2 * block - n_frames), np.int32))
             self._file.close()
             self._keep_channel_mask()
             self._keep_notes()
@@ -168,7 +192,7 @@ class Sink:
                 lost = [
                     name
                     for name, text in self._tags.items()
-                    if len(getattr(written, name).strip()) < len(text.strip())
+                    if len(_shown(getattr(written, name))) < len(_shown(text))
                 ]
                 self.tags_left_out = lost + self.tags_left_out
                 crc = None if self._crc is None else _checksum(written)
@@ -257,7 +281,7 @@ def _frames_there(file: sf.SoundFile, path: Path, n_frames: int) -> int:
     frames that are not there, or none.
     """
     whole = True
-    if n_frames and file.format == "FLAC":
+    if n_frames and file.format in ("FLAC", "OGG"):
         try:
             file.seek(n_frames - 1)
             whole = len(file.read(1)) == 1
@@ -267,6 +291,11 @@ def _frames_there(file: sf.SoundFile, path: Path, n_frames: int) -> int:
         with open(path, "rb") as content:
             whole = not mp3.is_shorter(content)
     return int(file.frames) if whole else n_frames - 1
+
+
+def _shown(tag: str) -> str:
+    """Return a tag without what says nothing: a track number, "03", may come back as "3"."""
+    return tag.strip().lstrip("0")
 
 
 def _file_size_limit() -> int | None:

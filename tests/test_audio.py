@@ -117,6 +117,18 @@ def test_the_end_of_a_dump_is_written(delay, tmp_path, subtype):
         assert n_frames <= found.size <= max(n_frames + 59, 120) and not found[n_frames:].any()
 
 
+def test_a_disk_that_is_full_at_the_end_of_a_dump(delay, tmp_path, monkeypatch):
+    write_all = sf.SoundFile.write
+
+    def refuse_silence(file, data):
+        assert data.any()  # as soundfile does of a short write
+        write_all(file, data)
+
+    src = write(tmp_path / "a.wav", noise(1001))
+    monkeypatch.setattr(sf.SoundFile, "write", refuse_silence)
+    refuse(src, tmp_path / "b.sds", "cannot write .*b.sds")
+
+
 @pytest.mark.parametrize("subtype", ["ALAC_16", "ALAC_20", "ALAC_24"])
 def test_sound_that_alac_would_damage_is_refused(delay, tmp_path, monkeypatch, subtype):
     """The encoder of libsndfile 1.2.2 fails where it stores sound as it is, as in short ends."""
@@ -392,6 +404,16 @@ def test_a_date_that_is_cut_off_is_named(delay, tmp_path):
         file.write(noise(3000))
     assert enhance_file(src, tmp_path / "b.mp3").tags_left_out == ("date",)
     assert enhance_file(src, tmp_path / "b.wav").tags_left_out == ()
+
+
+def test_a_track_number_is_the_same_without_zeros(delay, tmp_path):
+    src = tmp_path / "a.flac"
+    with sf.SoundFile(src, "w", 16000, 1) as file:
+        file.title, file.tracknumber = "a song", "03"
+        file.write(noise(3000))
+    assert enhance_file(src, tmp_path / "b.mp3").tags_left_out == ()
+    with sf.SoundFile(tmp_path / "b.mp3") as file:
+        assert file.tracknumber == "3"
 
 
 def test_tags_that_would_do_harm_are_left_out(delay, tmp_path):
@@ -984,6 +1006,21 @@ def test_no_alac_crashes_its_encoder(delay, tmp_path, subtype, channels, n_packe
         assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
     else:
         refuse(src, tmp_path / "b.caf", f"{subtype} hardly compresses would crash.*--format wav")
+
+
+def test_large_packets_of_alac_are_counted_as_they_are_cut(delay, tmp_path):
+    """Blocks of three channels hold no whole number of packets."""
+    x = noise(148 * 4096, 3, scale=0.1)
+    x[np.arange(len(x)) // 4096 % 2 == 1] = 0.0  # every second packet is small
+    src = write(tmp_path / "a.caf", x, subtype="ALAC_16")
+    refuse(src, tmp_path / "b.caf", "hardly compresses would crash")
+
+
+def test_alac_wants_room_for_its_temporary_file(delay, tmp_path, monkeypatch):
+    src = write(tmp_path / "a.caf", noise(1000), subtype="ALAC_16")
+    nearly_full = types.SimpleNamespace(free=1 << 19)
+    monkeypatch.setattr(sink.shutil, "disk_usage", lambda folder: nearly_full)
+    refuse(src, tmp_path / "b.caf", "no space left in .*, where ALAC is kept first")
 
 
 def test_encoders_get_little_at_a_time(delay, tmp_path, monkeypatch):
