@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import re
 import shutil
-import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,11 @@ import numpy.typing as npt
 import soundfile as sf
 
 from . import chunks, mp3
+from .alac import AlacGuard
 from .containers import BITS, LARGEST
 from .errors import AudioError
 from .samples import Samples, to_steps
-from .source import BLOCK_SAMPLES, native, reason_of
-
-# libsndfile 1.2.2 writes beyond its table of an ALAC file's packets, which corrupts the heap, where
-# more than 76 of them (4096 frames each) take 16 KiB or more: the limits here have a margin.
-_ALAC_FRAMES, _ALAC_LARGE, _ALAC_MOST = 4096, 15 << 10, 70
-# It keeps packets in the folder for temporary files first, and crashes where there is no room. So
-# much is left there: more than a few packets.
-_ALAC_ROOM = 1 << 20
+from .source import native, reason_of
 
 # Samples of a block of an SDS file. libsndfile 1.2.2 writes the last one wrongly unless it is full,
 # and reads none of a file of a single block.
@@ -77,10 +68,10 @@ class Sink:
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
-        # Checksum of what is written, for a codec that damages some of it.
-        self._crc = 0 if subtype.startswith("ALAC_") else None
-        self._n_large = 0  # packets of it that are large
-        self._packet = np.zeros((0, source.channels), np.int32)  # one that is not full yet
+        self._alac: AlacGuard | None = None
+        if subtype.startswith("ALAC_"):
+            bits = BITS[subtype]
+            self._alac = AlacGuard(dst, source.samplerate, source.channels, bits, subtype)
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
@@ -123,8 +114,6 @@ class Sink:
         elif self._largest is not None:
             data = np.clip(block, -self._largest, self._largest)
             self.n_clipped += int(np.count_nonzero(data != block))
-        if self._crc is not None:
-            self._crc = zlib.crc32(data.data, self._crc)
         self._append(data)
 
     def _append(self, data: npt.NDArray[Any]) -> None:
@@ -133,46 +122,11 @@ class Sink:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
                 some = data[start : start + 4096]
-                if self._crc is not None:
-                    self._check_room()
-                    self._check_packets(some)
+                if self._alac is not None:
+                    self._alac.check(some)
                 self._file.write(some)
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
             raise unwritable(self._dst, error, self._file) from error
-
-    def _check_room(self) -> None:
-        """Refuse ALAC that may find no room for its temporary file."""
-        folder = tempfile.gettempdir()
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage(folder).free < _ALAC_ROOM:
-                raise AudioError(
-                    f"cannot write {self._dst}: no space left in {folder}, where ALAC is kept first"
-                )
-
-    def _check_packets(self, data: npt.NDArray[np.int32]) -> None:
-        """Refuse ALAC of more large packets than libsndfile can list, before they are written."""
-        assert self._bits is not None
-        if _ALAC_FRAMES * data.shape[1] * self._bits // 8 < _ALAC_LARGE:
-            return
-        # As libsndfile cuts them, however long the blocks are.
-        self._packet = np.concatenate((self._packet, data))
-        if len(self._packet) < _ALAC_FRAMES:
-            return
-        packet, self._packet = np.split(self._packet, [_ALAC_FRAMES])
-        alone = io.BytesIO()
-        with sf.SoundFile(
-            alone, "w", self._rate, data.shape[1], self._file.subtype, format="CAF"
-        ) as file:
-            file.write(packet)
-        # After the name: its size in 8 bytes, 4 bytes, the packet.
-        size = int.from_bytes(alone.getvalue().partition(b"data")[2][:8], "big") - 4
-        self._n_large += size >= _ALAC_LARGE
-        if self._n_large > _ALAC_MOST:
-            raise AudioError(
-                f"cannot write {self._dst}: so long a sound that {self._file.subtype} hardly "
-                "compresses would crash libsndfile: choose another container, for instance with "
-                "--format wav"
-            )
 
     def finish(self, n_frames: int) -> None:
         """Close the file and check that all frames were written, at the rate of the input."""
@@ -195,7 +149,7 @@ class Sink:
                     if len(_shown(getattr(written, name))) < len(_shown(text))
                 ]
                 self.tags_left_out = lost + self.tags_left_out
-                crc = None if self._crc is None else _checksum(written)
+                damaged = self._alac is not None and not self._alac.is_same(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
             if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
                 raise AudioError(
@@ -207,7 +161,7 @@ class Sink:
         # block codecs pad the last block.
         if n_written < n_frames:
             said = f"only {n_written} of {n_frames} frames arrived"
-            if crc is not None:
+            if self._alac is not None:
                 said += "; is the folder for temporary files full? ALAC is kept there first"
             raise unwritable(self._dst, RuntimeError(said))
         # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
@@ -218,7 +172,7 @@ class Sink:
                 f"{self._rate} Hz, and would play at {rate} Hz: choose another, for instance with "
                 "--format wav"
             )
-        if crc != self._crc:
+        if damaged:
             raise AudioError(
                 f"cannot write {self._dst}: libsndfile damages this sound as {subtype}: "
                 "choose another container, for instance with --format wav"
@@ -306,11 +260,3 @@ def _file_size_limit() -> int | None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _checksum(file: sf.SoundFile) -> int:
-    """Return the CRC of all samples as 32-bit integers."""
-    crc = 0
-    for block in file.blocks(BLOCK_SAMPLES // file.channels, dtype="int32", always_2d=True):
-        crc = zlib.crc32(block, crc)
-    return crc
