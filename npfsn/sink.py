@@ -139,8 +139,8 @@ class Sink:
             self._keep_channel_mask()
             self._keep_notes()
             with sf.SoundFile(native(self._partial)) as written:
-                rate = written.samplerate
-                n_written = _frames_there(written, self._partial, n_frames)
+                rate, n_written = written.samplerate, written.frames
+                cut_off = _is_cut_off(written, self._partial, n_frames)
                 # libsndfile also drops tags without a word, for which a container has no place, or
                 # cuts them off: of a date, some MP3 files hold the year.
                 lost = [
@@ -159,8 +159,10 @@ class Sink:
             raise unwritable(self._dst, error) from error
         # Some encoders (ALAC, Opus, FLAC, MP3) do not report a full disk. More frames are fine:
         # block codecs pad the last block.
-        if n_written < n_frames:
-            said = f"only {n_written} of {n_frames} frames arrived"
+        if n_written < n_frames or cut_off:
+            said = "the last frames have not arrived"
+            if n_written < n_frames:
+                said = f"only {n_written} of {n_frames} frames arrived"
             if self._alac is not None:
                 said += "; is the folder for temporary files full? ALAC is kept there first"
             raise unwritable(self._dst, RuntimeError(said))
@@ -218,7 +220,7 @@ def unwritable(dst: Path, error: BaseException, file: sf.SoundFile | None = None
         with contextlib.suppress(OSError, ValueError):
             limit = _file_size_limit()
             # What an encoder for Ogg does not report shows at the end.
-            vague = f"System error|frames arrived|{re.escape(os.strerror(errno.EFBIG))}"
+            vague = f"System error|arrived|{re.escape(os.strerror(errno.EFBIG))}"
             if limit is not None and re.search(vague, reason):
                 reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
             if not dst.parent.exists():
@@ -228,23 +230,22 @@ def unwritable(dst: Path, error: BaseException, file: sf.SoundFile | None = None
     return AudioError(f"cannot write {dst}: {reason}")
 
 
-def _frames_there(file: sf.SoundFile, path: Path, n_frames: int) -> int:
-    """Return the frames of a file, or fewer than `n_frames` if the last of these are missing.
+def _is_cut_off(file: sf.SoundFile, path: Path, n_frames: int) -> bool:
+    """Tell whether the last of `n_frames` frames are missing though the header counts them.
 
-    The header of a FLAC or MP3 file that lost its end on a full disk does not tell: it counts
-    frames that are not there, or none.
+    That of a FLAC or MP3 file, or by some versions of libsndfile of an Ogg file, which lost its end
+    on a full disk does not tell: it counts frames that are not there, or none.
     """
-    whole = True
     if n_frames and file.format in ("FLAC", "OGG"):
         try:
             file.seek(n_frames - 1)
-            whole = len(file.read(1)) == 1
+            return len(file.read(1)) == 0
         except (sf.SoundFileError, RuntimeError, AssertionError):
-            whole = False
-    elif file.format == "MP3":  # libmpg123 prints errors when it seeks
+            return True
+    if file.format == "MP3":  # libmpg123 prints errors when it seeks
         with open(path, "rb") as content:
-            whole = not mp3.is_shorter(content)
-    return int(file.frames) if whole else n_frames - 1
+            return mp3.is_shorter(content)
+    return False
 
 
 def _shown(tag: str) -> str:
