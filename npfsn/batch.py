@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import math
 import os
 import secrets
 import signal
@@ -19,7 +18,7 @@ from .config import OFFLINE_NORMS
 from .errors import NpfsnError, listed, one_line
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
-from .report import LOUD, QUIET
+from .report import LOUD, QUIET, TOO_QUIET
 from .stopping import Stopped, held_back, stoppable
 from .terminal import (
     REDRAW_SECONDS,
@@ -205,9 +204,8 @@ def _report_losses(totals: _Totals) -> None:
     quiet = [str(job.src) for job, report in totals.reports if 0.0 < report.peak < QUIET]
     if quiet:
         print_error(
-            f"warning: so quiet that voices may be lost, below {20 * math.log10(QUIET):.0f} dB of "
-            f"full scale: {listed(quiet)}; raise such files first, for instance with: ffmpeg -i IN "
-            "-af volume=30dB OUT.wav"
+            f"warning: {TOO_QUIET}: {listed(quiet)}; raise such files first, for instance with: "
+            "ffmpeg -i IN -af volume=30dB OUT.wav"
         )
     loud = [str(job.src) for job, report in totals.reports if report.peak > LOUD]
     if loud:

@@ -185,6 +185,11 @@ def _frames_promised(source: sf.SoundFile, src: Path) -> int:
     return int(found[1]) if found else 0
 
 
+def unreadable(src: Path, error: OSError) -> AudioError:
+    """Return what to say if the system does not let a sound file be read."""
+    return AudioError(f"cannot read {src}: {error.strerror or error}")
+
+
 @contextlib.contextmanager
 def bytes_of(src: Path) -> Iterator[BinaryIO]:
     """Open a sound file as bytes, or raise AudioError."""
@@ -192,7 +197,7 @@ def bytes_of(src: Path) -> Iterator[BinaryIO]:
         with open(src, "rb") as file:
             yield file
     except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+        raise unreadable(src, error) from error
 
 
 def _check_pages(src: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import select
 import signal
@@ -12,7 +11,7 @@ import sys
 from typing import Any
 
 from .errors import NpfsnError
-from .report import LOUD, QUIET
+from .report import LOUD, QUIET, TOO_QUIET
 from .stopping import Interrupts, held_back
 from .terminal import UsageError, hush_compiler, print_error, to_stdout
 
@@ -193,9 +192,6 @@ def _warn(form: str, n_odd: int, n_nonfinite: int, n_clipped: int, peak: float) 
             "mono?"
         )
     if 0.0 < peak < QUIET:
-        print_error(
-            f"warning: so quiet that voices may be lost, below {20 * math.log10(QUIET):.0f} dB of "
-            "full scale: raise the level first"
-        )
+        print_error(f"warning: {TOO_QUIET}: raise the level first")
     if n_clipped:
         print_error(f"warning: {n_clipped} samples beyond full scale were clipped")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Networks take voices with a lower peak for noise: not all of their features are normalised.
-QUIET = 10.0 ** (-60 / 20)
+QUIET_DB = -60
+QUIET = 10.0 ** (QUIET_DB / 20)
+TOO_QUIET = f"so quiet that voices may be lost, below {QUIET_DB} dB of full scale"
 
 #: A cumulative norm takes minutes and more to forget a sample this far beyond speech. Floats in the
 #: scale of 16-bit integers are smaller.

@@ -19,7 +19,7 @@ from .alac import AlacGuard
 from .containers import BITS, LARGEST
 from .errors import AudioError
 from .samples import Samples, to_steps
-from .source import native, reason_of
+from .source import SYSTEM_ERROR, native, reason_of
 
 # Samples of a block of an SDS file. libsndfile 1.2.2 writes the last one wrongly unless it is full,
 # and reads none of a file of a single block.
@@ -28,8 +28,8 @@ _SDS_BLOCK = {"PCM_S8": 60, "PCM_16": 40, "PCM_24": 30}
 # The tags of a CAF file, nine at most, share 16 KiB in libsndfile: nine of this length fit.
 _TAG_BYTES = 1024
 
-# libsndfile's number for what the operating system refuses.
-_SYSTEM_ERROR = 2
+# libsndfile's number of `SYSTEM_ERROR`.
+_SYSTEM_CODE = 2
 
 
 class Sink:
@@ -85,9 +85,9 @@ class Sink:
                 container,
             )
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, sf.LibsndfileError) and error.code == _SYSTEM_ERROR:
+            if isinstance(error, sf.LibsndfileError) and error.code == _SYSTEM_CODE:
                 partial.write_bytes(bytes(4096))  # fails on a full disk
-                if "System error" not in reason_of(error):
+                if SYSTEM_ERROR not in reason_of(error):
                     raise unwritable(dst, error) from error
             raise AudioError(
                 f"cannot write {dst} as {container} with {subtype} samples, channels: "
@@ -220,7 +220,7 @@ def unwritable(dst: Path, error: BaseException, file: sf.SoundFile | None = None
         with contextlib.suppress(OSError, ValueError):
             limit = _file_size_limit()
             # What an encoder for Ogg does not report shows at the end.
-            vague = f"System error|arrived|{re.escape(os.strerror(errno.EFBIG))}"
+            vague = f"{SYSTEM_ERROR}|arrived|{re.escape(os.strerror(errno.EFBIG))}"
             if limit is not None and re.search(vague, reason):
                 reason = f"files of this process may not be larger than {limit} bytes (ulimit -f)"
             if not dst.parent.exists():

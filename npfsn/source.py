@@ -17,15 +17,15 @@ import soundfile as sf
 from . import mp3
 from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
 from .errors import AudioError
-from .intact import bytes_of, check_intact, check_single
+from .intact import bytes_of, check_intact, check_single, unreadable
 from .samples import Samples, silence_nonfinite
 
 #: Samples (frames x channels) per block: few enough for any machine's memory, and enough to make up
 #: for the overhead of a block's matrix products.
 BLOCK_SAMPLES = 1 << 16
 
-# soundfile's word for all that the operating system refuses.
-_SYSTEM = "System error"
+#: soundfile's word for all that the operating system refuses.
+SYSTEM_ERROR = "System error"
 
 
 @dataclass
@@ -120,7 +120,7 @@ def open_source(src: Path) -> Iterator[Source]:
             with open(src, "rb"):  # soundfile calls every failure "System error"
                 pass
     except OSError as error:
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+        raise unreadable(src, error) from error
     except ValueError as error:  # a null character in the name
         raise AudioError(f"cannot read {str(src)!r}: {error}") from error
     if stat.S_ISDIR(found.st_mode):
@@ -145,7 +145,7 @@ def open_source(src: Path) -> Iterator[Source]:
                 file = stack.enter_context(open(src, "rb"))
                 view = mp3.with_frame_table(file)
             except OSError as error:
-                raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+                raise unreadable(src, error) from error
             if view is not None:
                 try:
                     source = stack.enter_context(sf.SoundFile(view))
@@ -169,8 +169,7 @@ def open_source(src: Path) -> Iterator[Source]:
 def _check_view(src: Path, view: mp3.Spliced | None) -> None:
     """Raise AudioError if a view of the file could not be read."""
     if view is not None and view.failure is not None:
-        error = view.failure
-        raise AudioError(f"cannot read {src}: {error.strerror or error}") from error
+        raise unreadable(src, view.failure) from view.failure
 
 
 def _expected(src: Path) -> str:
@@ -207,7 +206,7 @@ def reason_of(error: BaseException, file: sf.SoundFile | None = None) -> str:
         return "nothing that decodes"
     if "This is a bug in libsndfile" in text:  # not where the system fails to close a file
         return "the system failed to close it"
-    if text.startswith(_SYSTEM):
+    if text.startswith(SYSTEM_ERROR):
         return _system_reason(file) or text.rstrip(".")
     return text.rstrip(".") or type(error).__name__
 
@@ -217,7 +216,7 @@ def _system_reason(file: sf.SoundFile | None) -> str:
     with contextlib.suppress(Exception):  # soundfile has no public name for it
         handle = sf._ffi.NULL if file is None else file._file
         said = sf._ffi.string(sf._snd.sf_strerror(handle)).decode(errors="replace")
-        before, found, reason = said.partition(f"{_SYSTEM} : ")
+        before, found, reason = said.partition(f"{SYSTEM_ERROR} : ")
         if found and not before:
             return str(reason.strip().rstrip("."))
     return ""
