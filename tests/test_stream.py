@@ -350,6 +350,8 @@ def test_channels_first_is_refused() -> None:
     model = small_model("fullband")
     with pytest.raises(npfsn.FrameError, match=r"\[2, 16000\].*audio\.T"):
         npfsn.enhance(np.zeros((2, 16000), np.float32), 16000, model)
+    with pytest.raises(npfsn.FrameError, match=r"\[2, 200\].*audio\.T"):
+        npfsn.enhance(np.zeros((2, 200), np.float32), 16000, model)
     with pytest.raises(npfsn.FrameError, match=r"\[2, 33\].*audio\.T"):
         npfsn.enhance(np.zeros((2, 33), np.float32), 16000, model)
     assert npfsn.enhance(np.zeros((1, 32), np.float32), 16000, model).shape == (1, 32)

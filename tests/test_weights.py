@@ -421,32 +421,30 @@ def test_damaged_configurations_are_refused(tmp_path, changes):
     refusal(with_header(tmp_path / "m.npz", config=CONFIG | changes))
 
 
-@pytest.mark.parametrize(("name", "value"), [("activation", ""), ("num_layers", True)])
-def test_an_entry_of_one_of_several_stacks_is_what_it_says(tmp_path, name, value):
-    path = tmp_path / "m.npz"
+def with_encoder(path: Path, index: int, changes: dict, **more: np.ndarray) -> Path:
+    """Write a Fast FullSubNet with another entry for one stack of its encoder, and more tensors."""
     save_model(drawn_models.small_model("fast_fullsubnet"), path)
     with np.load(path) as file:
-        parts = dict(file)
+        parts = dict(file) | more
     header = json.loads(str(parts["npfsn_header"]))
-    header["config"]["encoder"][1][name] = value
-    np.savez(path, **parts | {"npfsn_header": np.array(json.dumps(header))})
+    header["config"]["encoder"][index] |= changes
+    parts["npfsn_header"] = np.array(json.dumps(header))
+    np.savez(path, **parts)
+    return path
+
+
+@pytest.mark.parametrize(("name", "value"), [("activation", ""), ("num_layers", True)])
+def test_an_entry_of_one_of_several_stacks_is_what_it_says(tmp_path, name, value):
+    path = with_encoder(tmp_path / "m.npz", 1, {name: value})
     assert f"its configuration holds {value!r}, expected numbers" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["ReLU", "PReLU"])
 def test_an_activation_without_a_linear_layer_is_refused(tmp_path, name):
     """Streams run activations after linear layers only: this one they would leave out."""
-    path = tmp_path / "m.npz"
-    save_model(drawn_models.small_model("fast_fullsubnet"), path)
-    with np.load(path) as file:
-        parts = dict(file)
-    header = json.loads(str(parts["npfsn_header"]))
-    assert header["config"]["encoder"][0]["output_size"] == 0
-    header["config"]["encoder"][0]["activation"] = name
-    parts["npfsn_header"] = np.array(json.dumps(header))
-    if name == "PReLU":
-        parts["encoder.0.activate_function.weight"] = np.float32([0.25])
-    np.savez(path, **parts)
+    assert drawn_models.small_model("fast_fullsubnet").config.encoder[0].output_size == 0
+    slope = {"encoder.0.activate_function.weight": np.float32([0.25])} if name == "PReLU" else {}
+    path = with_encoder(tmp_path / "m.npz", 0, {"activation": name}, **slope)
     assert f"ends in {name} without a linear layer" in refusal(path)
 
 
