@@ -16,9 +16,6 @@ BITS = {
     "PCM_16": 16,
     "PCM_24": 24,
     "PCM_32": 32,
-    "ALAC_16": 16,
-    "ALAC_20": 20,
-    "ALAC_24": 24,
     "DPCM_8": 8,
     "DPCM_16": 16,
     **dict.fromkeys(
@@ -68,6 +65,10 @@ RAW_SUFFIXES = frozenset("." + name for name in "raw pcm s16 s16le sw f32 f32le"
 #: Suffixes that can be written, the usual ones, as messages name them.
 WRITABLE = ".wav, .flac, .ogg, .opus, .mp3, .aiff or .caf"
 
+# What is written for subtypes that libsndfile 1.2.2 reads well, but whose encoder damages the ends
+# of some sounds and corrupts the heap with long ones. Nothing is lost by it.
+_INSTEAD = {"ALAC_16": "PCM_16", "ALAC_20": "PCM_24", "ALAC_24": "PCM_24"}
+
 # Containers that libsndfile writes as two files, which cannot be renamed in one step.
 _TWO_FILES = ("SD2",)
 
@@ -101,10 +102,11 @@ def same_format(name: str, other: str) -> bool:
 
 def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str, str]:
     """Choose container, subtype and byte order of the output."""
+    kept = _INSTEAD.get(source.subtype, source.subtype)
     # A WAV may hold MPEG audio: libsndfile claims to write that, but fails.
     coded = source.subtype.startswith("MPEG_") and source.format != "MP3"
     if dst.suffix.lower() == src.suffix.lower() and not coded:
-        container, subtype = source.format, source.subtype
+        container, subtype = source.format, kept
         if container not in _TWO_FILES:
             # libsndfile reads a WAVEX file of the other byte order, and writes none.
             for endian in (source.endian, "FILE"):
@@ -121,8 +123,8 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
         what = f"{dst.suffix} cannot be written" if name else "its name has no suffix"
         raise AudioError(f"cannot write {dst}: {what}; expected one such as {WRITABLE}")
     # Bits to keep, at least: an MP3 becomes 16 bits, a float WAV becomes a 24-bit FLAC.
-    bits = BITS.get(source.subtype, 16 if source.subtype not in ("FLOAT", "DOUBLE") else 24)
-    wanted = [source.subtype]
+    bits = BITS.get(kept, 16 if kept not in ("FLOAT", "DOUBLE") else 24)
+    wanted = [kept]
     if name == "opus":  # the container is Ogg, which may hold other codecs
         wanted = ["OPUS"]
     elif coded or (container != source.format and source.subtype.startswith("MPEG_")):

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import soundfile as sf
 
 from . import chunks, mp3
-from .alac import AlacGuard
 from .containers import BITS, LARGEST
 from .errors import AudioError
 from .samples import Samples, to_steps
@@ -68,10 +67,6 @@ class Sink:
         self._partial, self._dst = partial, dst
         self._rate = source.samplerate  # an XI file that is written names its own
         self._bits, self._largest = BITS.get(subtype), LARGEST.get(subtype)
-        self._alac: AlacGuard | None = None
-        if subtype.startswith("ALAC_"):
-            bits = BITS[subtype]
-            self._alac = AlacGuard(dst, source.samplerate, source.channels, bits, subtype)
         said = re.search(r"Channel Mask\s*:\s*0x([0-9A-Fa-f]+)", source.extra_info)
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
@@ -121,10 +116,7 @@ class Sink:
         try:
             # Lossy encoders put what they are given on the stack: write little at a time.
             for start in range(0, len(data), 4096):
-                some = data[start : start + 4096]
-                if self._alac is not None:
-                    self._alac.check(some)
-                self._file.write(some)
+                self._file.write(data[start : start + 4096])
         except (sf.SoundFileError, RuntimeError, AssertionError, OSError) as error:
             raise unwritable(self._dst, error, self._file) from error
 
@@ -149,7 +141,6 @@ class Sink:
                     if len(_shown(getattr(written, name))) < len(_shown(text))
                 ]
                 self.tags_left_out = lost + self.tags_left_out
-                damaged = self._alac is not None and not self._alac.is_same(written)
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
             if n_frames == 0:  # FLAC and MP3 cannot be empty, or libsndfile cannot read them
                 raise AudioError(
@@ -157,27 +148,19 @@ class Sink:
                     "cannot hold none; --format wav can"
                 ) from error
             raise unwritable(self._dst, error) from error
-        # Some encoders (ALAC, Opus, FLAC, MP3) do not report a full disk. More frames are fine:
-        # block codecs pad the last block.
+        # Some encoders (Opus, FLAC, MP3) do not report a full disk. More frames are fine: block
+        # codecs pad the last block.
         if n_written < n_frames or cut_off:
             said = "the last frames have not arrived"
             if n_written < n_frames:
                 said = f"only {n_written} of {n_frames} frames arrived"
-            if self._alac is not None:
-                said += "; is the folder for temporary files full? ALAC is kept there first"
             raise unwritable(self._dst, RuntimeError(said))
         # SDS stores the time between two samples in whole nanoseconds: nobody hears that.
-        subtype = self._file.subtype
         if abs(rate - self._rate) > 2e-4 * self._rate:
             raise AudioError(
-                f"cannot write {self._dst}: with {subtype} samples this container cannot hold "
-                f"{self._rate} Hz, and would play at {rate} Hz: choose another, for instance with "
-                "--format wav"
-            )
-        if damaged:
-            raise AudioError(
-                f"cannot write {self._dst}: libsndfile damages this sound as {subtype}: "
-                "choose another container, for instance with --format wav"
+                f"cannot write {self._dst}: with {self._file.subtype} samples this container "
+                f"cannot hold {self._rate} Hz, and would play at {rate} Hz: choose another, for "
+                "instance with --format wav"
             )
 
     def _keep_channel_mask(self) -> None:

@@ -503,7 +503,7 @@ def test_frames_that_an_encoder_lost_are_missed(delay, tmp_path, monkeypatch):
     refuse(src, tmp_path / "b.wav", "only 999 of 1000 frames arrived$")
     src = tmp_path / "a.caf"
     sf.write(src, noise(1000), 16000, "ALAC_16")
-    refuse(src, tmp_path / "b.caf", "only .* frames arrived; is the folder for temporary")
+    refuse(src, tmp_path / "b.caf", "only 998 of 999 frames arrived$")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
