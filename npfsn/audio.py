@@ -58,16 +58,17 @@ def enhance_file(
     ...) are kept from WAV or RF64 to either, and from AIFF to AIFF. A `dst` whose suffix differs
     from that of `src` names another container; bit depth and tags are kept where that container has
     them.
-    Channels are enhanced one by one. A signal at another rate than the model's is resampled and
-    resampled back, which limits the band to the model's. NaN and infinite samples become zero, and
-    are counted in the report.
+
+    Channels are enhanced one by one. A signal at another rate than the model's is resampled there
+    and back, which limits it to the model's band. NaN and infinite samples become zero and are
+    counted in the report.
 
     Parameters
     ----------
     src, dst : path
         `dst` appears under its name only when it is complete. Missing folders are made.
     model : path, Model or None
-        None: the weights that come with npfsn.
+        None: the built-in weights.
     precision, norm, atten_lim_db, norm_horizon
         As in `Enhancer`. A model with an offline norm is run on the whole signal: memory then
         grows with the length of the file. Offline norms ignore `norm_horizon`.
@@ -84,15 +85,14 @@ def enhance_file(
     Raises
     ------
     AudioError
-        If `src` cannot be read, is damaged, is written to meanwhile or has a rate that is not
-        supported, if `dst` exists, is `src`, cannot be written or has a suffix of no known
-        container.
+        If `src` cannot be read, is damaged, is written to meanwhile or has an unsupported rate; if
+        `dst` exists, is `src`, cannot be written or has a suffix of no known container.
     ModelError, NormError
         If the model is damaged or the norm unknown.
     TypeError, ValueError
-        If `src` or `dst` is no path, `model` neither path nor Model, `progress` no function,
-        `atten_lim_db` no number of dB from 0 up, `norm_horizon` no number of seconds from one hop
-        up, or the precision unknown.
+        If `src` or `dst` is not a path, `model` neither a path nor a Model, `progress` not a
+        function, `atten_lim_db` not a number of dB from 0 up, `norm_horizon` not a number of
+        seconds from one hop up, or the precision unknown.
 
     Examples
     --------

@@ -49,7 +49,7 @@ _MAIN_EPILOG = """\
 examples:
   npfsn enhance noisy.wav                 writes noisy_enhanced.wav beside it
   npfsn enhance recordings/ -r -o clean/  a folder and all below it
-  npfsn live                              the microphone, into headphones
+  npfsn live                              from the microphone to headphones
   npfsn info                              what the built-in model is, and its latency
   npfsn warmup                            compile now rather than on the first call
 
@@ -65,19 +65,19 @@ examples:
   npfsn enhance noisy.wav -o clean.wav         -> clean.wav
   npfsn enhance a.flac b.mp3 -o clean/         -> clean/a_enhanced.flac, clean/b_enhanced.mp3
   npfsn enhance recordings/ -r -o clean/ --no-suffix --workers 4
-  npfsn enhance recordings/ -o clean/ --resume     only what is not there yet
+  npfsn enhance recordings/ -o clean/ --resume     only what is not done yet
   npfsn enhance @files.txt -o clean/           one path a line (same as --list files.txt)
   npfsn enhance noisy.wav -a 12                take out at most 12 dB of noise
   npfsn enhance old.sd2 --format wav           write another container
   npfsn enhance -- -odd-name.wav               a name that begins with a dash
 
-Sample rate, channels, length, bit depth, container, level and tags are kept (title, artist, comment
-and such, in MP3 those in ASCII, of WAV and AIFF also time code and markers; no pictures), and the
-output is aligned with the input; the bit rates of MP3, Ogg and Opus are their encoders' own.
-Samples pass through 32-bit floats, with 24 bits each. A model for 16 kHz passes what lies below
-8 kHz, whatever the rate of the file.
-Outputs appear under their names only when complete; until then they are called .npfsn-*.part, which
-may be deleted where a crash or kill -9 has left one. One bad file does not stop the others.
+Sample rate, channels, length, bit depth, container, level and tags are kept, and the output is
+aligned with the input. Tags are title, artist, comment and such, in MP3 only those in ASCII; for
+WAV and AIFF also time code and markers; never pictures. The encoders of MP3, Ogg and Opus choose
+their own bit rates. Samples pass through 32-bit floats, which hold 24 bits. A model for 16 kHz
+passes only what lies below 8 kHz, whatever the rate of the file.
+Outputs appear under their names only when complete; until then they are called .npfsn-*.part.
+Delete these if a crash or kill -9 has left some. One bad file does not stop the others.
 Memory does not grow with the length of a file, unless the norm of the model needs the whole signal.
 
 exit codes: 0 all files enhanced, 1 some failed, 2 wrong arguments,
@@ -91,27 +91,28 @@ examples:
   sox in.wav -t f32 -r 48000 -c 1 - | npfsn stream --format f32le --rate 48000 > clean.raw
 
 Raw mono samples in, raw mono samples out, each hop as soon as it is ready. The output is as long
-as the input and aligned with it: the latency is not padded with zeros, the last samples come when
-the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out (at the
-model's rate; at another, filters wait, too).
+as the input and aligned with it: it does not begin with zeros for the latency, and the last samples
+come when the input ends. With --keep-latency the zeros stay, so that every hop in gives a hop out
+(at the model's rate; at other rates the filters wait, too).
 
 exit codes: 0 the input ended or the reader closed the pipe, 1 error, 2 wrong arguments,
-130 interrupted (what had been heard is given), 143 terminated, 129 the terminal is gone.
+130 interrupted (what had been read is enhanced first), 143 terminated, 129 the terminal is gone.
 """
 
 _LIVE_EPILOG = """\
 examples:
   npfsn live                     from the system's microphone to its headphones
   npfsn live -l                  which devices there are
-  npfsn live -i USB -o 5         a part of a name, a number
-  npfsn live --latency 100       more held back by the sound system, where there are dropouts
+  npfsn live -i USB -o 5         devices by part of a name, and by number
+  npfsn live --latency 100       larger buffers of the sound system, against dropouts
 
-Use headphones: a microphone that hears its own loudspeaker howls. Another program gets the clean
-voice through a virtual cable (PulseAudio and PipeWire: module-null-sink; BlackHole; VB-CABLE) as
-the output. Where a device refuses the model's sample rate, one that both take is used and changed.
+Use headphones: a microphone that hears its own loudspeaker howls. To pass the clean voice to
+another program, choose a virtual cable as the output (PulseAudio and PipeWire: module-null-sink;
+BlackHole; VB-CABLE). If a device refuses the model's sample rate, one that both accept is used and
+converted.
 
 Needs the package sounddevice: pip install sounddevice
-On Linux also the library PortAudio, such as by: apt install libportaudio2
+On Linux also the library PortAudio, for instance: apt install libportaudio2
 
 exit codes: 0 ended by Ctrl-C or --seconds, 1 error, 2 wrong arguments, 130 interrupted before it
 began, 143 terminated, 129 the terminal is gone.
@@ -128,7 +129,7 @@ examples:
   npfsn warmup             every kernel that any model needs
   npfsn warmup model.npz   those that this model needs
 
-The compiled kernels are kept on the disk; NUMBA_CACHE_DIR names another folder for them.
+The compiled kernels are kept on disk; NUMBA_CACHE_DIR names another folder for them.
 Run this when building an image, so that the first call in it is fast.
 """
 
@@ -185,19 +186,21 @@ def _add_verbosity(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", metavar="PATH", help="model file (default: the built-in)")
+    parser.add_argument(
+        "-m", "--model", metavar="PATH", help="model file (default: the built-in one)"
+    )
     parser.add_argument(
         "--norm",
         metavar="NAME",
         type=norm_name,
-        help="run the model with another norm than its own, such as cumulative_laplace_norm",
+        help="run the model with this norm instead of its own, such as cumulative_laplace_norm",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "int8"),
         default="float32",
-        help="arithmetic of the large products, whatever the file holds: int8 is faster and "
-        "nearly as exact (default: %(default)s)",
+        help="arithmetic of the large products, whatever the precision of the file: int8 is faster "
+        "and nearly as exact (default: %(default)s)",
     )
 
 
@@ -229,7 +232,8 @@ def _add_enhance(commands: Any) -> None:
         "inputs",
         nargs="*",
         metavar="FILE",
-        help="files, folders (no names in them that begin with a dot), or @LIST of one path a line",
+        help="files, folders (names in them that begin with a dot are skipped), or @LIST with one "
+        "path a line",
     )
     parser.add_argument(
         "-i", "--noisy-dir", metavar="DIR", action="append", default=[], help="a folder of files"
@@ -239,11 +243,11 @@ def _add_enhance(commands: Any) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="a text file with one path a line, but for those that begin with #; - reads it from "
+        help="a text file with one path a line; lines that begin with # are skipped; - stands for "
         "standard input",
     )
     parser.add_argument(
-        "-r", "--recursive", action="store_true", help="also take the folders inside folders"
+        "-r", "--recursive", action="store_true", help="also enter the folders inside folders"
     )
     parser.add_argument(
         "-o",
@@ -251,8 +255,8 @@ def _add_enhance(commands: Any) -> None:
         "--output-dir",
         dest="output_dir",
         metavar="PATH",
-        help="where to write: a folder, in which the structure of folders is kept, or, for one "
-        "file, the name of its output, with a suffix such as .wav (default: beside each input)",
+        help="where to write: a folder, which keeps the structure of the input's folders, or, for "
+        "one file, the name of its output, with a suffix such as .wav (default: beside each input)",
     )
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
@@ -260,10 +264,14 @@ def _add_enhance(commands: Any) -> None:
         metavar="TEXT",
         type=_suffix,
         default="_enhanced",
-        help="what to append to the names (default: %(default)s)",
+        help="what to append to the names of outputs (default: %(default)s)",
     )
     names.add_argument(
-        "--no-suffix", dest="suffix", action="store_const", const="", help="keep the names"
+        "--no-suffix",
+        dest="suffix",
+        action="store_const",
+        const="",
+        help="keep the names of the inputs",
     )
     parser.add_argument(
         "--format",
@@ -273,7 +281,11 @@ def _add_enhance(commands: Any) -> None:
     )
     _add_model(parser)
     parser.add_argument(
-        "--workers", metavar="N", type=_count, default=1, help="processes, a file each (default: 1)"
+        "--workers",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="processes, one file each at a time (default: 1)",
     )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="overwrite outputs that exist")
@@ -302,7 +314,7 @@ def _add_stream(commands: Any) -> None:
         "--format",
         choices=tuple(pipe.SAMPLE_TYPES),
         default="s16le",
-        help="of the samples, in and out (default: %(default)s)",
+        help="format of the samples, in and out (default: %(default)s)",
     )
     parser.add_argument(
         "--rate", metavar="HZ", type=_rate, help="sample rate, in and out (default: the model's)"
@@ -315,9 +327,11 @@ def _add_stream(commands: Any) -> None:
 
 
 def _add_live(commands: Any) -> None:
-    parser = _add(commands, "live", _live, "Enhance a microphone, into headphones.", _LIVE_EPILOG)
+    parser = _add(
+        commands, "live", _live, "Enhance live, from a microphone to headphones.", _LIVE_EPILOG
+    )
     parser.add_argument(
-        "-l", "--list-devices", action="store_true", help="show the sound devices, and end"
+        "-l", "--list-devices", action="store_true", help="list the sound devices and exit"
     )
     for short, kind in (("-i", "input"), ("-o", "output")):
         parser.add_argument(
@@ -325,17 +339,17 @@ def _add_live(commands: Any) -> None:
             f"--{kind}",
             metavar="DEVICE",
             type=lambda text: int(text) if text.isdecimal() else text,
-            help="its number or a part of its name (default: the system's)",
+            help=f"number or part of the name of the {kind} device (default: the system's)",
         )
     parser.add_argument(
         "--latency",
         metavar="MS",
         type=_above_zero,
-        help="how much the sound system is asked to hold back: more, where there are dropouts "
-        "(default: as little as it offers)",
+        help="latency to ask of the sound system: more helps against dropouts (default: as little "
+        "as it offers)",
     )
     parser.add_argument(
-        "--seconds", metavar="S", type=_above_zero, help="end after so long (default: on Ctrl-C)"
+        "--seconds", metavar="S", type=_above_zero, help="end after S seconds (default: on Ctrl-C)"
     )
     _add_model(parser)
     _add_verbosity(parser)
@@ -348,12 +362,14 @@ def _add_model_argument(parser: argparse.ArgumentParser, default: str) -> None:
     either.add_argument(
         "model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=f"default: {default}"
     )
-    either.add_argument("-m", "--model", dest="model", metavar="MODEL", help="the same")
+    either.add_argument(
+        "-m", "--model", dest="model", metavar="MODEL", help="the same, as an option"
+    )
 
 
 def _add_info(commands: Any) -> None:
-    parser = _add(commands, "info", _info, "Say what a model is.", _INFO_EPILOG)
-    _add_model_argument(parser, "the built-in")
+    parser = _add(commands, "info", _info, "Describe a model.", _INFO_EPILOG)
+    _add_model_argument(parser, "the built-in one")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the whole configuration")
 
 
@@ -364,7 +380,9 @@ def _add_warmup(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    parser = _add(commands, "bench", _bench, "Measure what one step costs here.", _BENCH_EPILOG)
+    parser = _add(
+        commands, "bench", _bench, "Measure what one step costs on this machine.", _BENCH_EPILOG
+    )
     _add_network(parser)
     parser.add_argument(
         "--seconds",
@@ -382,7 +400,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about errors")
     parser.add_argument(
-        "--quick", action="store_true", help="as little as shows that it works; figures are rough"
+        "--quick", action="store_true", help="a short run, to see that it works; figures are rough"
     )
 
 

@@ -72,15 +72,15 @@ def convert(
     Parameters
     ----------
     checkpoint_path : path-like
-        A file that `torch.save` wrote: a training state or a state dict. Or a model file, whatever
-        its name, which needs neither recipe nor network.
+        A file that `torch.save` wrote: a training state or a state dict. Or a model file of any
+        name, which takes neither `recipe` nor `network`.
     recipe : path-like or mapping, optional
         The train.toml that the model was trained with, as a path or as a parsed mapping.
     norm : str, optional
-        The norm that the model was trained with; required without a recipe. For a model file, one
-        that takes the place of its norm from now on, at some cost in quality.
+        The norm that the model was trained with; required without a recipe. For a model file, the
+        norm that replaces its own from now on, at some cost in quality.
     precision : {"float32", "float16", "int8"}, optional
-        Type in which the weights are stored; float32 if not given, or as in the model file. This
+        Type in which the weights are stored; default: float32, or that of the model file. This
         does not change the precision of computation.
     network : str, optional
         Which network to convert if the checkpoint holds several: a name that the error lists.
@@ -101,12 +101,12 @@ def convert(
         The model file is damaged, or comes with arguments for a checkpoint. Tensors do not fit
         together, contradict the recipe or are not finite, or the precision is unknown.
     TypeError
-        `checkpoint_path` is no path, or `recipe` neither a path nor a mapping.
+        `checkpoint_path` is not a path, or `recipe` neither a path nor a mapping.
 
     Warns
     -----
     UserWarning
-        The recipe has an unknown name that looks like one it lacks, for which a default is used.
+        The recipe has an unknown name that resembles one it lacks, for which a default is used.
 
     Examples
     --------
@@ -331,27 +331,27 @@ def _cast(config: Any, name: str, tensor: npt.NDArray[Any], precision: str) -> n
 _EXAMPLES = """\
 examples:
   npfsn-convert best_model.tar -C train.toml
-      the recipe tells what the tensors cannot; writes best_model.npz here
+      the recipe says what the tensors cannot; writes best_model.npz here
   npfsn-convert best_model.tar --norm cumulative_laplace_norm -o denoise.npz
-      without a recipe: published defaults, which are printed, and the norm as you say
+      without a recipe: published defaults, which are printed, and the norm you name
   npfsn-convert best_model.tar -C train.toml --precision float16 --force
-      a file half as large, on most CPUs quicker, too: weights are read in half precision,
+      a file half as large, and faster on most CPUs: weights are read in half precision,
       computation stays in float32
   npfsn-convert best_model.npz --precision float16 -o smaller.npz
       the same from a model file, which needs no recipe
   npfsn-convert best_model.npz --norm cumulative_laplace_norm -o live.npz
-      a model that was trained with an offline norm is to stream, at some cost in quality
+      make a model that was trained with an offline norm stream, at some cost in quality
   npfsn-convert best_model.tar -C train.toml --precision int8 --force
-      a quarter; to compute in eight bits, too, say so where it runs: --precision int8
+      a quarter of the size; to compute in eight bits, too, run it with --precision int8
 
-The norm is in the recipe ([model.args] norm_type) and not in a checkpoint. These can stream:
+The norm is in the recipe ([model.args] norm_type), not in the checkpoint. These can stream:
   {causal}
 These need the whole signal:
   {offline}
 
 exit codes: 0 converted, 1 something is wrong with a file or the arguments do not fit it, 2 wrong
-arguments or no norm known, 130 interrupted, 143 terminated (129 hung up). Without 0 no incomplete
-file is left behind.
+arguments or norm not known, 130 interrupted, 143 terminated, 129 the terminal is gone. No
+incomplete file is left behind.
 """
 
 
@@ -366,7 +366,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "checkpoint", metavar="CKPT", help="file that torch.save wrote, or a model file, .npz"
+        "checkpoint", metavar="CKPT", help="file that torch.save wrote, or a model file (.npz)"
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="default: the checkpoint's name with .npz, here"
@@ -381,16 +381,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--norm",
         metavar="NAME",
-        help="norm it was trained with, where there is no recipe; of a model file, the norm it is "
-        "to run with instead",
+        help="norm it was trained with, if there is no recipe; for a model file, the norm to run "
+        "it with from now on",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of the file (default: float32, or as in the model file)",
+        help="precision of the file (default: float32, or as in the model file)",
     )
     parser.add_argument(
-        "--network", metavar="NAME", help="which one, where the checkpoint holds several"
+        "--network", metavar="NAME", help="which network, if the checkpoint holds several"
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")

@@ -35,14 +35,14 @@ class Enhancer(Alone):
     Parameters
     ----------
     model : str, path or Model, optional
-        A `.npz` file or what `load_model` returned; the weights shipped with npfsn if not given.
-        Streams that are given the same `Model` share its weights.
+        A `.npz` file, or what `load_model` returned; default: the built-in weights. Streams that
+        are given the same `Model` share its weights.
     precision : {"float32", "int8"}
-        Arithmetic of the layers' products. int8 is 2 to 5 times faster, by model and CPU, and
-        nearly as good; state, gates and norms stay float32.
+        Arithmetic of the layers' products. int8 is 2 to 5 times faster, depending on model and CPU,
+        and nearly as good; state, gates and norms stay float32.
     norm : str, optional
-        Replaces the model's norm. Needed to stream a model that was trained with an offline norm;
-        its output is then no longer that of the published whole-utterance code.
+        Replaces the model's norm. Needed to stream a model that was trained with an offline norm,
+        whose output then differs from that of the published whole-utterance code.
     atten_lim_db : float, optional
         Never attenuate by more than this many dB: the delayed input is mixed in at
         ``10 ** (-atten_lim_db / 20)``. 0 passes the input through; None or infinity is no limit.
@@ -51,16 +51,16 @@ class Enhancer(Alone):
         What to do with NaN and infinity in the input: refuse the frame, or replace them by zero and
         count them in `n_nonfinite`.
     norm_horizon : float, optional
-        Seconds that running norms remember, a hop or more, for rooms that change. None, as
-        published: cumulative norms remember all of the past, `forgetting_norm` 192 of its frames,
-        and never more.
+        Seconds that running norms remember, at least one hop, for rooms that change. None, as
+        published: cumulative norms remember all of the past. `forgetting_norm` never remembers more
+        than 192 frames.
 
     Raises
     ------
     ModelError
         The model file is missing, damaged or not a model.
     NormError
-        The norm is unknown, or the model's needs the whole signal: choose a causal one (`norm`).
+        The norm is unknown, or the model's norm needs the whole signal: choose a causal one.
     TypeError, ValueError
         The value of an option is of the wrong type or out of range.
 
@@ -171,7 +171,7 @@ class Enhancer(Alone):
 
     @property
     def norm_horizon(self) -> float | None:
-        """Seconds that running norms remember; None: as published."""
+        """Seconds that running norms remember; None, as published, for no horizon."""
         return self._norm_horizon
 
     @property
@@ -199,8 +199,8 @@ class Enhancer(Alone):
     def last_snr_db(self) -> float:
         """Ratio of speech to noise in the last hop returned, as the network hears it, in dB.
 
-        Energy of what is kept over that of what is removed; -inf if nothing is kept, as in silence
-        and before the signal starts, inf if nothing is removed. Most often above 0 where somebody
+        Energy of what is kept over that of what is removed: -inf if nothing is kept, as in silence
+        and before the signal starts; inf if nothing is removed. Mostly above 0 while somebody
         speaks. `atten_lim_db` does not affect it.
 
         Examples
@@ -238,8 +238,8 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (frame_length,)
-            The enhanced signal, `latency_samples` behind; zeros before it starts. It may exceed +-1
-            a little: clip it before you convert it to integers.
+            The enhanced signal, `latency_samples` behind; zeros before it starts. It may slightly
+            exceed +-1: clip it before you convert it to integers.
 
         Raises
         ------
@@ -284,9 +284,9 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (M,)
-            All whole hops that have been received and not yet returned: after n samples in all, the
-            results have ``frame_length * (n // frame_length)`` samples in all. The bits do not
-            depend on how the signal is cut into chunks.
+            All whole hops received and not yet returned: after n samples in all, the results have
+            ``frame_length * (n // frame_length)`` samples in all. Their bits do not depend on how
+            the signal is cut into chunks.
 
         Raises
         ------
@@ -327,8 +327,8 @@ class Enhancer(Alone):
         Returns
         -------
         float32 array, shape (latency_samples + n % frame_length,)
-            With it, all results together are `latency_samples` zeros and then the enhanced signal,
-            as long as the input. Empty if the stream has been flushed already.
+            With it, all results together are `latency_samples` zeros, then the enhanced signal, as
+            long as the input. Empty if the stream has been flushed already.
 
         Raises
         ------
@@ -364,7 +364,7 @@ class Enhancer(Alone):
 
     @alone(ended=True)
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return all that the stream remembers.
+        """Return everything that the stream remembers.
 
         Returns
         -------
@@ -400,8 +400,8 @@ class Enhancer(Alone):
         Parameters
         ----------
         state : mapping of str to array
-            As `get_state` returned it, from the same model, precision, norm and horizon. It does
-            not include `atten_lim_db` and `on_nonfinite`: this stream keeps its own.
+            As `get_state` returned it, from a stream of the same model, precision, norm and
+            horizon. `atten_lim_db` and `on_nonfinite` are not included: this stream keeps its own.
 
         Raises
         ------
@@ -426,7 +426,7 @@ class Enhancer(Alone):
         Returns
         -------
         Enhancer
-            Of the same class; what a subclass adds is shared, as by `copy.copy`.
+            Of the same class; attributes that a subclass adds are shared, as by `copy.copy`.
 
         Raises
         ------

@@ -1,11 +1,11 @@
 """The exceptions that users of npfsn may see.
 
 All of them derive from `NpfsnError`, so that one `except` catches whatever is wrong with files,
-sound and streams, and from the built-in exception that a caller would expect anyway. A mistake in
-the calling program raises a built-in one itself: `TypeError` for a value of the wrong type,
-`ValueError` for most options out of range, `OSError` for a model that cannot be written. The
-message is one sentence: what was wrong, what was expected, what to do. Names and values in it are
-made fit for a terminal here.
+sound and streams, and also from the built-in exception that a caller would expect. A mistake in the
+calling program raises a built-in exception: `TypeError` for a value of the wrong type, `ValueError`
+for most options out of range, `OSError` for a model that cannot be written. A message is one
+sentence: what was wrong, what was expected, what to do. This module also makes the names and values
+in it safe for a terminal.
 """
 
 from __future__ import annotations

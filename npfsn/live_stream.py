@@ -25,19 +25,19 @@ class LiveStream(Alone):
 
     An `Enhancer` takes hops at the rate of its model. A `LiveStream` takes blocks of other lengths
     and at other rates. Its output begins with `latency_samples` zeros, while filters and hops wait
-    for samples; this latency never grows. (At another rate the last 1 to 3 ms of them are not
-    exactly zero, because filters also ring before a sound; below 8 kHz it is more.)
+    for samples; this latency never grows. (At other rates than the model's the last 1 to 3 ms of
+    them, more below 8 kHz, are not exactly zero, because filters also ring before a sound.)
 
     Parameters
     ----------
     sample_rate : int or float, optional
-        Rate of the input and of the output, a whole number of Hz, 1,000 to 768,000; the model's if
-        not given. At another rate the signal is resampled there and back, which limits it to the
-        model's band.
+        Rate of the input and of the output, a whole number of Hz, 1,000 to 768,000; default: the
+        model's. At any other the signal is resampled there and back, which limits it to the model's
+        band.
     block_length : int, optional
-        Samples of a block; `process` takes any multiple, too, so with 1 it takes blocks of any
-        size. If not given, a hop, rounded up. The latency is least with whole hops (768 at 48 kHz);
-        other lengths add up to a hop. At 44.1 kHz, 441 adds less than the default.
+        Samples in a block; `process` also takes any multiple, so with 1 it takes blocks of any
+        size. Default: a hop, rounded up. The latency is least with whole hops (768 at 48 kHz);
+        other lengths add up to one hop. At 44.1 kHz, 441 adds less than the default.
     model, precision, norm, on_nonfinite, norm_horizon
         As in `Enhancer`.
     atten_lim_db : float, optional
@@ -126,7 +126,7 @@ class LiveStream(Alone):
 
     @property
     def norm_horizon(self) -> float | None:
-        """Seconds that running norms remember; None: as published."""
+        """Seconds that running norms remember; None, as published, for no horizon."""
         return self._enhancer.norm_horizon
 
     @property
@@ -141,7 +141,7 @@ class LiveStream(Alone):
 
     @property
     def block_length(self) -> int:
-        """Samples of a block; `process` takes one block or several."""
+        """Samples in a block; `process` takes one block or several."""
         return self._block
 
     @property
@@ -159,7 +159,7 @@ class LiveStream(Alone):
     def latency_samples(self) -> int:
         """Samples at this rate by which the output lags the input, not counting the block.
 
-        A speaker hears it one block later, because the audio system must first gather a block.
+        A listener hears it one block later, because the audio system must first gather a block.
         """
         return self._stream.lag + self._lead + self._behind
 
@@ -228,8 +228,9 @@ class LiveStream(Alone):
         Returns
         -------
         float32 array, shape (latency_samples,)
-            The output if silence follows. All results together are `latency_samples` zeros and then
-            the enhanced signal, as long as the input. Empty if the stream has been flushed already.
+            The output as if silence followed. All results together are `latency_samples` zeros,
+            then the enhanced signal, as long as the input. Empty if the stream has been flushed
+            already.
 
         Raises
         ------
@@ -267,7 +268,7 @@ class LiveStream(Alone):
         Returns
         -------
         LiveStream
-            Of the same class; what a subclass adds is shared, as by `copy.copy`.
+            Of the same class; attributes that a subclass adds are shared, as by `copy.copy`.
 
         Raises
         ------

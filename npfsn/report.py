@@ -21,8 +21,8 @@ class FileReport:
     Attributes
     ----------
     samples : int
-        Frames, that is samples per channel: as many in the output as in the input. (ADPCM and SDS
-        are coded in blocks, the last of which is filled up with zeros.)
+        Frames, that is samples per channel, the same for input and output. (ADPCM and SDS are coded
+        in blocks, the last of which is filled up with zeros.)
     seconds : float
         `samples` in seconds of audio.
     channels, sample_rate : int
@@ -35,7 +35,7 @@ class FileReport:
     wall_seconds : float
         Time from the first sample on, including reading and writing but not compiling.
     compile_seconds : float
-        Time spent compiling kernels and loading kernels, model and libraries, mostly for the first
+        Time spent compiling kernels and loading kernels, model and libraries, mostly on the first
         file of a process.
     peak : float
         Largest magnitude of an input sample; full scale is 1.

@@ -86,14 +86,14 @@ class Model:
         Named as in the checkpoint; float32 or float16, C-contiguous, read-only. Matrices of int8
         files are dequantised to float32.
     info : mapping of str to object
-        Where the model comes from: `source` (name and sha256 of the checkpoint; norm, if it was
-        trained with another one than its configuration's), `converter`, `precision`, `format`.
-        Must be serialisable as JSON.
+        Where the model comes from: `source` (name and sha256 of the checkpoint; its norm, if it was
+        trained with another than the configuration's), `converter`, `precision`, `format`. Must be
+        serialisable as JSON.
 
     Raises
     ------
     TypeError
-        `config` is no Config, a tensor is of another type, or `info` cannot be written as JSON.
+        `config` is not a Config, a tensor has another type, or `info` cannot be written as JSON.
     ModelError
         The configuration belongs to another architecture, the tensors do not match it, or one
         holds NaN or infinity.
@@ -190,7 +190,7 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     Parameters
     ----------
     path : path-like, Model or None
-        None: the weights that come with npfsn, read once per process. A model is returned as is.
+        None: the built-in weights, read once per process. A Model is returned as it is.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def load_model(path: str | os.PathLike[str] | Model | None = None) -> Model:
     ModelError
         The file is missing, damaged, foreign or made by a newer npfsn.
     TypeError
-        `path` is no path.
+        `path` is neither a path, a Model nor None.
 
     Examples
     --------
@@ -336,7 +336,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     ----------
     model : Model
         If `info["precision"]` is "int8", as set by `convert`, matrices are stored in eight bits,
-        else in the type they have.
+        otherwise in the type they have.
     path : path-like
         The file appears under this name only when it is complete.
     overwrite : bool
@@ -345,9 +345,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises
     ------
     TypeError
-        `model` is not a Model, or `path` no path.
+        `model` is not a Model, or `path` not a path.
     ModelError
-        Its configuration and `info` are too long for a file that `load_model` takes.
+        Its configuration and `info` are too long for a file that `load_model` accepts.
     OSError
         The disk is full, or the folder is missing or not writable; nothing is left behind.
         FileExistsError if `path` exists and `overwrite` is False.

@@ -52,8 +52,8 @@ def enhance(
         As in `Enhancer`. A model with offline norms runs here as published: the signal is run again
         until every norm is fitted. Offline norms ignore `norm_horizon`.
     progress : callable
-        Called now and then with the seconds of audio done and the seconds in total: the runs that
-        offline norms need, and channels, count as parts of the whole.
+        Called now and then with the seconds of audio done and the seconds in total; each channel,
+        and each run that an offline norm needs, counts as its part of the total.
 
     Returns
     -------

@@ -497,8 +497,8 @@ def _main(arguments: list[str] | None) -> None:
     every = number(int, 1, 1_000_000, "a whole number from 1 on")
     # Sorted by name, all levels and noises of one sentence are adjacent.
     few = (
-        "only every n-th pair; where n shares a factor with how many levels and noises there are, "
-        "some of these drop out"
+        "only every n-th pair; if n shares a factor with the number of levels or noises, some of "
+        "these drop out"
     )
     mixing = commands.add_parser("mix", help="mix speech_* and noise_* files of a folder")
     mixing.add_argument("audio", type=Path, help="folder of speech_* and noise_* at 16 kHz")
@@ -512,8 +512,8 @@ def _main(arguments: list[str] | None) -> None:
     judging.add_argument(
         "-m",
         "--model",
-        help=".npz, or .tar of tools.train (others: npfsn-convert first); if left out, the shipped "
-        "weights",
+        help=".npz, or .tar of tools.train (convert others with npfsn-convert first); default: the "
+        "built-in weights",
     )
     judging.add_argument("--workers", type=every, default=1, help="processes (default: 1)")
     judging.add_argument("--every", type=every, default=1, help=few)
@@ -528,7 +528,7 @@ def _main(arguments: list[str] | None) -> None:
     ):
         telling = commands.add_parser(name, help=what)
         telling.add_argument("pairs", type=Path, help=pairs_help)
-        telling.add_argument("-m", "--model", help=".npz; the shipped weights if left out")
+        telling.add_argument("-m", "--model", help=".npz; default: the built-in weights")
         telling.add_argument("--every", type=every, default=1, help=few)
     options = parser.parse_args(arguments)
     if options.command == "mix":

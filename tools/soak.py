@@ -438,15 +438,19 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tools.soak", description=(__doc__ or "").split("\n\n")[0]
     )
     hours = number(float, 1 / 60, 1000.0, "a number of hours from a minute (0.0167) to 1000")
-    parser.add_argument("--hours", type=hours, default=1.0, help="of sound (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="which sound (default: 0)")
+    parser.add_argument("--hours", type=hours, default=1.0, help="hours of sound (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sound (default: 0)")
     parser.add_argument(
         "--model",
-        help="a model file that streams, other than Fast FullSubNet with --no-reference; default: "
+        help="file of a model that streams; all but Fast FullSubNet need --no-reference; default: "
         "a small network with drawn weights",
     )
-    parser.add_argument("--no-reference", action="store_true", help="only time and memory")
-    parser.add_argument("--silence", action="store_true", help="ten minutes of each kind, timed")
+    parser.add_argument("--no-reference", action="store_true", help="check only time and memory")
+    parser.add_argument(
+        "--silence",
+        action="store_true",
+        help="only time ten minutes each of speech and of two silences",
+    )
     parser.add_argument("--json", metavar="FILE", type=result_file, help="also write the figures")
     parser.add_argument("--picture", metavar="FILE", type=picture_file, help="also draw them")
     args = parser.parse_args(argv)

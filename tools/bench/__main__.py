@@ -26,7 +26,7 @@ def main() -> int:
         "--page",
         metavar="FILE",
         type=result_file,
-        help="default: docs/benchmark.md; of --quick none, it is printed",
+        help="where the page goes (default: docs/benchmark.md, with --quick standard output)",
     )
     parser.add_argument(
         "--picture",

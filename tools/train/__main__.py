@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     default = TrainConfig()
     out = argparse.ArgumentParser(
         prog="python -m tools.train",
-        description="Make the data that is not there yet, then train, from where it stopped.",
+        description="Make the data that is missing, then train from where the last run stopped.",
     )
     data, training = out.add_argument_group("data"), out.add_argument_group("training")
 
@@ -58,15 +58,15 @@ def parser() -> argparse.ArgumentParser:
 
     add(data, "work", Path, None, "folder of pools and checkpoints", required=True, metavar="DIR")
     folders: dict[str, Any] = {"action": "append", "metavar": "DIR"}
-    add(data, "speech", Path, [], "recordings of clean speech, with all below", **folders)
-    add(data, "noise", Path, [], "recordings of noise, besides what is made", **folders)
+    add(data, "speech", Path, [], "folder of clean speech, with all below it", **folders)
+    add(data, "noise", Path, [], "folder of recorded noise, besides what is made", **folders)
     add(data, "synthetic-seconds", _zero_or_more, 8_000.0, "synthetic speech to make")
     add(data, "noise-seconds", _above_zero, 10_800.0, "noise to make")
     add(data, "rooms", _count, 500, "rooms to make")
-    add(training, "minutes", _zero_or_more, math.inf, "stop after this slice, to go on later")
+    add(training, "minutes", _zero_or_more, math.inf, "stop after N minutes, to go on later")
     add(training, "ranks", _count, os.cpu_count() or 1, "processes")
     add(
-        training, "device", _device, "cpu", '"cuda", for one process; --ranks then mix for it',
+        training, "device", _device, "cpu", '"cuda" for one process; --ranks others mix for it',
         metavar="NAME",
     )  # fmt: skip
     add(training, "validate-every", _count, 250, "steps between two judgements")
@@ -76,10 +76,10 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint or model file whose weights begin a run; its bottleneck may be smaller",
         metavar="FILE",
     )  # fmt: skip
-    add(training, "seed", _count_or_zero, default.seed, "of data, weights and order")
+    add(training, "seed", _count_or_zero, default.seed, "seed of data, weights and order")
     add(training, "steps", _count, default.steps, "last step of the schedule")
-    add(training, "decay-steps", _count_or_zero, default.decay_steps, "the last, ever slower ones")
-    add(training, "warmup-steps", _count, default.warmup_steps, "the first, ever faster ones")
+    add(training, "decay-steps", _count_or_zero, default.decay_steps, "last ones, ever slower")
+    add(training, "warmup-steps", _count, default.warmup_steps, "first ones, ever faster")
     add(training, "reuse", _count, default.reuse, "steps per batch, noises exchanged in between")
     add(training, "validation-items", _count, default.validation_items, "mixtures to judge with")
     add(training, "batch-seconds", _above_zero, default.batch_seconds, "audio per step")
