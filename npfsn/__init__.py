@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StateError,
         StreamEndedError,
     )
+    from .group import EnhancerGroup
     from .live_stream import LiveStream
     from .options import OnNonfinite, Precision
     from .report import FileReport
@@ -33,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "ConcurrentUseError",
     "Enhancer",
+    "EnhancerGroup",
     "FileReport",
     "FrameError",
     "LiveStream",
@@ -54,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "Enhancer": "enhancer",
+    "EnhancerGroup": "group",
     "FileReport": "report",
     "LiveStream": "live_stream",
     "Model": "weights",

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -254,23 +254,36 @@ class Enhancer(Alone):
         return self._step(frame, out)
 
     @alone()
+    def _within(self, work: Callable[..., Samples], *args: Any) -> Samples:
+        """Claim this stream and do the work of a group of them."""
+        return work(*args)
+
+    @alone()
     def _step(self, frame: AnySamples, out: Samples | None) -> Samples:
         frame = as_samples(frame, (self._hop,), "frame")
-        out = as_out(out, self._hop)
+        out = as_out(out, (self._hop,))
         bad = copy_finite(frame, self._in, self._bad, self._on_nonfinite)
         self._torn = True
         self._n_bad[0] += bad
-        pending = int(self._n_pending[0])
-        if pending:  # `process` has left part of a hop
-            missing = self._hop - pending
-            self._pending[pending:] = self._in[:missing]
-            self._stream.push(self._pending, out)
-            self._pending[:pending] = self._in[missing:]
-            self._pending[pending:] = 0
-        else:
-            self._stream.push(self._in, out)
+        self._stream.push(self._begin_hop(), out)
+        self._end_hop()
         self._torn = False
         return out
+
+    def _begin_hop(self) -> Samples:
+        """Return the hop that `_in` completes: it follows what `process` has left."""
+        pending = int(self._n_pending[0])
+        if not pending:
+            return self._in
+        self._pending[pending:] = self._in[: self._hop - pending]
+        return self._pending
+
+    def _end_hop(self) -> None:
+        """Keep what is left of `_in`, after `_begin_hop`."""
+        pending = int(self._n_pending[0])
+        if pending:
+            self._pending[:pending] = self._in[self._hop - pending :]
+            self._pending[pending:] = 0
 
     @alone()
     def process(self, chunk: AnySamples) -> Samples:

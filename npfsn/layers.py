@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -317,6 +318,12 @@ class Recurrent:
             for i in range(self.spec.num_layers)
             for name in _STATES[self.spec.cell]
         }
+
+    def shared_by(self, units: int) -> Recurrent:
+        """Return the same weights for another number of units."""
+        other = copy.copy(self)
+        other.units = units
+        return other
 
     def bind(self, state: State, frames: int, turn: int = 0) -> RecurrentPass:
         """Return the stack bound to `state`, for blocks of at most `frames` frames.

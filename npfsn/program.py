@@ -36,6 +36,8 @@ class Program:
         Of every call: what it is a part of, and the name of its kernel.
     owners : list
         Of every call: the object it belongs to, or None.
+    arguments : list of tuple
+        Of every call: what `add` was given for its kernel. Tables keep nothing alive.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Program:
         self._operations = np.zeros(0, OPERATION)
         self._address = self._operations.ctypes.data
         self.owners: list[object] = []
-        self._arguments: list[Any] = []  # tables keep nothing alive
+        self.arguments: list[tuple[Any, ...]] = []
 
     def add(
         self, kernel: str, *arguments: Any, stage: str, every: int = 1, owner: object = None
@@ -88,15 +90,26 @@ class Program:
         """Return a program of this one's calls and then the other's."""
         both = Program()
         for part in (self, other):
-            both._extend(part._operations, part.stages, part.owners, part._arguments)
+            both._extend(part._operations, part.stages, part.owners, part.arguments)
         return both
+
+    def part(self, first: int, end: int) -> Program:
+        """Return a program of calls first .. end - 1."""
+        some, calls = Program(), slice(first, end)
+        some._extend(
+            self._operations[calls],
+            self.stages[calls],
+            self.owners[calls],
+            self.arguments[calls],
+        )
+        return some
 
     def _extend(
         self,
         operations: np.ndarray,
         stages: list[tuple[str, str]],
         owners: list[object],
-        arguments: list[Any],
+        arguments: list[tuple[Any, ...]],
     ) -> None:
         # As bytes: to join tables, NumPy would work out the common type of each field.
         joined = bytearray(self._operations.tobytes() + operations.tobytes())
@@ -104,7 +117,7 @@ class Program:
         self._address = self._operations.ctypes.data
         self.stages = self.stages + stages
         self.owners = self.owners + owners
-        self._arguments = self._arguments + arguments
+        self.arguments = self.arguments + arguments
 
     def __len__(self) -> int:
         """Count the calls."""

@@ -97,15 +97,15 @@ def as_float32(x: npt.NDArray[Any]) -> Samples:
         return np.require(np.asarray(x), np.float32, ["C", "A", "W"])
 
 
-def as_out(out: Any, hop: int) -> Samples:
-    """Return the array that a hop is written to, or raise if it does not fit."""
+def as_out(out: Any, shape: tuple[int, ...]) -> Samples:
+    """Return the array that a hop, or one of each stream, is written to; raise if it is unfit."""
     if out is None:
-        return np.empty(hop, np.float32)
+        return np.empty(shape, np.float32)
     if not _is_array(out) or out.dtype != np.float32:
         found = out.dtype if _is_array(out) else type(out).__name__
         raise TypeError(f"out is {found}: expected a float32 NumPy array")
-    if out.shape != (hop,):
-        raise FrameError(f"out has shape {list(out.shape)}: expected [{hop}], one hop")
+    if out.shape != shape:
+        raise FrameError(f"out has shape {list(out.shape)}: expected {list(shape)}, one hop")
     flags = out.flags
     if not (flags.c_contiguous and flags.writeable and flags.aligned):
         raise FrameError(

@@ -125,7 +125,7 @@ class Stream:
         analyse.add("count_hop", self.clock, stage="samples in")
         self.stft.write_analysis(analyse, self.signal[self.hop :], self._one.new, self._one.mag)
         self._hop_program = self._take.then(analyse).then(self._one.program)
-        self._after, self._pushed = Program(), self._hop_program
+        self._after, self.pushed = Program(), self._hop_program
         self.fitted = self._one.network_pass.fitted
         self._one.network_pass.begin()
 
@@ -203,18 +203,30 @@ class Stream:
         ----------
         x, out : float32 array, shape (hop,)
         """
+        frame = self.next_frame(x)
+        if frame is not None:
+            self.pushed.play(frame, 1, x, out)
+        else:
+            self.push_early(x, out)
+
+    def next_frame(self, x: np.ndarray) -> int | None:
+        """Return the network's frame that a hop completes, if it completes one of output, too.
+
+        It is to be taken next: by playing `pushed`, or by `push_early` where this returns None.
+        """
         if self._restarts:
             self._listen(x)
         frame = int(self.clock[1])
-        if frame >= self._steady and self.fitted:
-            self._pushed.play(self._network_frame(frame), 1, x, out)
-        else:
-            self._push(x, out)
-            self._after.play(0, 1, x, out)
+        return self._network_frame(frame) if frame >= self._steady and self.fitted else None
+
+    def push_early(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Take a hop as `push` does, after `next_frame`: one of the first."""
+        self._push(x, out)
+        self._after.play(0, 1, x, out)
 
     def follow(self, program: Program) -> None:
         """Let every push end with the calls of a program that takes its samples and its output."""
-        self._after, self._pushed = program, self._hop_program.then(program)
+        self._after, self.pushed = program, self._hop_program.then(program)
 
     def _push(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one hop, after `_listen`."""

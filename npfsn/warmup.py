@@ -11,6 +11,7 @@ import numpy as np
 
 from .config import CAUSAL_NORMS, OFFLINE_NORMS
 from .enhancer import Enhancer
+from .group import EnhancerGroup
 from .kernels.cpu import PANEL, STRASSEN
 from .layers import PRODUCTS
 from .machine_code import address
@@ -56,7 +57,9 @@ def warm_up(
             noise = np.random.default_rng(0).normal(0.0, 0.1, n)
             enhance(noise, config.sample_rate, each)
             if config.streams:
-                Enhancer(each).process(noise)
+                enhancer = Enhancer(each)
+                enhancer.process(noise)
+                EnhancerGroup([enhancer, enhancer.copy()])
         if progress is not None:
             progress(architecture, time.perf_counter() - started)
 

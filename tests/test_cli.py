@@ -551,6 +551,7 @@ def test_warmup_compiles_all_there_is(tmp_path, models):
                 assert err == ""
     # In one process: it would say so, too, whichever of them is the one that compiles.
     code = f"import npfsn.cli\nassert not any([npfsn.cli.main(each) for each in {commands}])"
+    code += "\nnpfsn.EnhancerGroup([npfsn.Enhancer(), npfsn.Enhancer()])"
     _, err = run(base=[sys.executable, "-c", code], env=env, cwd=tmp_path)
     assert err == ""
 

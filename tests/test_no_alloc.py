@@ -48,9 +48,21 @@ def test_steps_after_part_of_a_hop_allocate_nothing() -> None:
     assert_nothing_is_allocated(enhancer)
 
 
-def assert_nothing_is_allocated(enhancer: npfsn.Enhancer) -> None:
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_steps_of_a_group_allocate_nothing(precision: str) -> None:
+    """Not for one stream, and not for more."""
+    model = small_model("fast_fullsubnet", **LONG)
+    for n in (1, 3):
+        streams = [npfsn.Enhancer(model, precision=precision) for _ in range(n)]
+        group = npfsn.EnhancerGroup(streams)
+        assert_nothing_is_allocated(group, noise(n * group.frame_length).reshape(n, -1))
+
+
+def assert_nothing_is_allocated(
+    enhancer: npfsn.Enhancer | npfsn.EnhancerGroup, x: np.ndarray | None = None
+) -> None:
     """Measure a thousand steps after a few."""
-    x = noise(enhancer.frame_length)
+    x = noise(enhancer.frame_length) if x is None else x
     out = x.copy()
 
     def run(n: int) -> tuple[int, int]:

@@ -192,6 +192,7 @@ for architecture in ARCHITECTURES:
         enhancer.process(read_only)
         enhancer.set_state(enhancer.get_state())
         enhancer.copy().flush()
+        npfsn.EnhancerGroup([enhancer, enhancer.copy()])
         enhancer.reset()
         enhancer.process(x[:100])
         enhancer.flush()

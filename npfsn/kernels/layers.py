@@ -327,6 +327,30 @@ def linear(x, stack, out):
     activate(z, stack.activation, stack.slope, n_row, out)
 
 
+@inlined
+def copy_row(x, out):
+    """Copy a row of as many values: x, out f32[1, N]."""
+    for n in range(x.shape[1]):
+        out[0, n] = x[0, n]
+
+
+@inlined
+def copy_state(source, unit, target, to):
+    """Copy the state of one unit of a layer to a unit of another with the same weights.
+
+    source, target  LAYER
+    unit, to        int
+
+    Updates: h, c and done of target: what it had computed ahead of time is dropped.
+    """
+    h, c, new_h, new_c = f32_2d(source.h), f32_2d(source.c), f32_2d(target.h), f32_2d(target.c)
+    for k in range(h.shape[1]):
+        new_h[to, k] = h[unit, k]
+    for k in range(c.shape[1]):  # none of a GRU
+        new_c[to, k] = c[unit, k]
+    target.done = 0
+
+
 @kernel
 def go_on(line, event):
     """Do what is due between the recurrent products of a LINE.

@@ -124,6 +124,19 @@ def _linear(at, n, frame, n_frame, x, n_x, out, n_out):
 
 
 @kernel
+def _copy_row(at, n, frame, n_frame, x, n_x, out, n_out):
+    a = record(at, OPERATION).arrays
+    layers.copy_row(f32_2d(a[0]), f32_2d(a[1]))
+
+
+@kernel
+def _copy_state(at, n, frame, n_frame, x, n_x, out, n_out):
+    op = record(at, OPERATION)
+    source, target = record(op.arrays[0].address, LAYER), record(op.arrays[1].address, LAYER)
+    layers.copy_state(source, op.whole[0], target, op.whole[1])
+
+
+@kernel
 def _begin_queue(at, n, frame, n_frame, x, n_x, out, n_out):
     op = record(at, OPERATION)
     queue = record(op.arrays[0].address, QUEUE)

@@ -200,6 +200,8 @@ TAKES = {
     "offline": "f32_3d norm f32_3d",
     "recur": "f32_2d layer stack f32_2d",
     "linear": "f32_2d whole stack f32_2d",
+    "copy_row": "f32_2d f32_2d",
+    "copy_state": "layer whole layer whole",
     "begin_queue": "queue whole",
     "prepare": "layer i64_1d",
     "unfold": "f32_2d whole whole whole f32_3d whole",
