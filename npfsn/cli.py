@@ -390,6 +390,12 @@ def _add_bench(commands: Any) -> None:
         type=number(float, 0.1, 3600.0, "a number of seconds from 0.1 to 3600"),
         help=f"length of each signal (default: {SECONDS:g}, with --quick {QUICK_SECONDS:g})",
     )
+    parser.add_argument(
+        "--streams",
+        metavar="N",
+        type=_count,
+        help="also time N streams, one by one and in one call (EnhancerGroup)",
+    )
     parser.add_argument("--profile", action="store_true", help="also say where the time goes")
     parser.add_argument(
         "--plot", metavar="FILE", help="draw steps and stages over time (needs matplotlib)"
@@ -653,6 +659,7 @@ def _bench(args: argparse.Namespace) -> int:
             profile=args.profile or args.plot is not None,
             cold=args.cold,
             quick=args.quick,
+            streams=args.streams,
             progress=line.draw,
         )
         line.clear()

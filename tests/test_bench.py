@@ -24,7 +24,7 @@ from npfsn.bench import limits, machine, measure, steps
 from npfsn.bench import profile as profiling
 from npfsn.bench.limits import frame_work
 from npfsn.bench.machine import OtherLoad
-from npfsn.bench.page import _memory_line, _start_line, page
+from npfsn.bench.page import _group_line, _memory_line, _start_line, page
 from npfsn.bench.picture import draw
 from npfsn.bench.profile import CONDUCTING, profile
 from npfsn.bench.start import fresh_start
@@ -79,6 +79,37 @@ def test_json_holds_every_figure(path, capsys, precision):
     further = result["further_stream_mb"]
     assert 0 < further["by_hop"] < further["by_two_hops"]
     assert "timeline" not in result and "steps_ms" not in result
+
+
+def test_a_group_of_streams_is_timed(path, capsys):
+    assert run("-m", path, "--quick", "--seconds", 0.2, "--streams", 3, "--json") == 0
+    group = json.loads(capsys.readouterr().out)["group"]
+    assert group["streams"] == 3 and group["together_ms"] > 0 and group["alone_ms"] > 0
+    assert _group_line({"streams": 3, "together_ms": 0.1, "alone_ms": 0.2}) == (
+        "mean of 3 streams     0.100 ms per hop and stream as an EnhancerGroup, 0.200 ms one by "
+        "one: 50%"
+    )
+    assert run("-m", path, "--quick", "--seconds", 0.2, "--streams", 3) == 0
+    assert "mean of 3 streams " in capsys.readouterr().out
+
+
+def test_each_stream_of_a_group_is_timed(monkeypatch):
+    """Of eight streams that take 1 ms each, alone, and 2 ms in all, together."""
+    clock = [0]
+    monkeypatch.setattr(steps.time, "perf_counter_ns", lambda: clock[0])
+
+    def takes(milliseconds, step):
+        def timed(*args):
+            clock[0] += int(1e6 * milliseconds)
+            return step(*args)
+
+        return timed
+
+    monkeypatch.setattr(npfsn.Enhancer, "step", takes(1, npfsn.Enhancer.step))
+    monkeypatch.setattr(npfsn.EnhancerGroup, "step", takes(2, npfsn.EnhancerGroup.step))
+    model = drawn_models.small_model("fast_fullsubnet")
+    found = steps.time_group(model, {}, 8, 0.5, 4)
+    assert found == {"streams": 8, "together_ms": 0.25, "alone_ms": 1.0}
 
 
 def test_a_further_stream_is_its_state_and_scratch_without_the_weights():

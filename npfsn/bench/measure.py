@@ -17,10 +17,12 @@ from .limits import limits
 from .machine import OtherLoad, machine
 from .profile import profile as profiled
 from .start import fresh_start
-from .steps import summary, time_cases, warm_up_steps
+from .steps import summary, time_cases, time_group, warm_up_steps
 
 # Rounds in which the signals take turns.
 _ROUNDS = 5
+# And in which a group of streams and its streams one by one do: two ways that are compared.
+_TURNS = 25
 
 
 def bench(
@@ -33,6 +35,7 @@ def bench(
     profile: bool,
     cold: bool,
     quick: bool,
+    streams: int | None = None,
     progress: Callable[[str], object],
 ) -> dict[str, Any]:
     """Measure a model.
@@ -52,6 +55,8 @@ def bench(
         Also time a start without compiled kernels.
     quick : bool
         Measure the machine and the start only roughly.
+    streams : int, optional
+        Also time so many streams, one by one and as an `EnhancerGroup`.
     progress : callable
         Told what comes next, between measurements.
 
@@ -83,6 +88,10 @@ def bench(
         "cases": cases,
         "limits": limits(Enhancer(model, **options), cases["speech"]["mean_ms"], quick),
     }
+    if streams is not None:
+        progress(f"{streams} streams, one by one and as a group")
+        rounds = 1 if quick else _TURNS
+        result["group"] = time_group(model, options, streams, seconds, rounds)
     if profile:
         progress("stages of a step")
         result["profile"], result["timeline"] = profiled(model, options, quick)

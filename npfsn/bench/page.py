@@ -27,6 +27,8 @@ def page(result: dict[str, Any]) -> list[str]:
             + "".join(f"{value:8.3f}" for value in columns)
             + f"{case['deadline_share']:>17.1%}{case['real_time_factor']:>18.3f}"
         )
+    if "group" in result:
+        lines += ["", _group_line(result["group"])]
     lines += ["", *_limit_lines(result["limits"])]
     if "profile" in result:
         lines += ["", *_profile_lines(result["profile"])]
@@ -36,6 +38,15 @@ def page(result: dict[str, Any]) -> list[str]:
             lines.append(_start_line(result[key]))
     lines.append(_memory_line(result))
     return lines
+
+
+def _group_line(group: dict[str, Any]) -> str:
+    name = f"mean of {group['streams']} streams"
+    together, alone = group["together_ms"], group["alone_ms"]
+    return (
+        f"{name:<22}{together:.3f} ms per hop and stream as an EnhancerGroup, {alone:.3f} ms one "
+        f"by one: {together / alone:.0%}"
+    )
 
 
 def _limit_lines(limits: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..enhancer import Enhancer
+from ..group import EnhancerGroup
 from ..weights import Model
 
 _WARM_UP_STEPS = 24
@@ -71,6 +72,34 @@ def time_cases(
     return times
 
 
+def time_group(
+    model: Model, options: dict[str, Any], n: int, seconds: float, rounds: int
+) -> dict[str, Any]:
+    """Time hops of `n` streams as a group and one by one, which take turns; ms per stream."""
+    group, one_by_one = (
+        EnhancerGroup(Enhancer(model, **options) for _ in range(n)) for _ in range(2)
+    )
+
+    def alone(frames: np.ndarray, out: np.ndarray) -> None:
+        for enhancer, frame, result in zip(one_by_one.enhancers, frames, out, strict=True):
+            enhancer.step(frame, result)
+
+    n_lead = warm_up_steps(group.enhancers[0])
+    n_hop = int(seconds * model.config.sample_rate) // group.frame_length
+    shape = n_lead + max(n_hop, rounds), n, group.frame_length
+    hops = np.random.default_rng(0).normal(0.0, 0.1, shape).astype(np.float32)
+    times: dict[str, list[np.ndarray]] = {"together": [], "alone": []}
+    ways: dict[str, Callable[..., Any]] = {"together": group.step, "alone": alone}
+    for step in ways.values():
+        time_steps(step, hops[:n_lead])
+    with no_collection():
+        for some in np.array_split(hops[n_lead:], rounds):
+            for name, step in ways.items():
+                times[name].append(time_steps(step, some) / n)
+    figures = {f"{name}_ms": float(np.concatenate(each).mean()) for name, each in times.items()}
+    return {"streams": n, **figures}
+
+
 def warm_up_steps(enhancer: Enhancer) -> int:
     """Return the number of steps after which all are alike, which includes the latency."""
     return _WARM_UP_STEPS + enhancer.latency_samples // enhancer.frame_length
@@ -78,7 +107,7 @@ def warm_up_steps(enhancer: Enhancer) -> int:
 
 def time_steps(step: Callable[..., Any], frames: np.ndarray) -> np.ndarray:
     """Return how long each call ``step(frame, out)`` took, ms."""
-    out, now = np.zeros(frames.shape[1], np.float32), time.perf_counter_ns
+    out, now = np.zeros(frames.shape[1:], np.float32), time.perf_counter_ns
     times = np.zeros(len(frames))
     for i, frame in enumerate(frames):
         start = now()
