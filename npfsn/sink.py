@@ -129,6 +129,7 @@ class Sink:
         try:
             self._file.close()
             self._keep_channel_mask()
+            self._count_g711(n_frames)
             self._keep_notes()
             with sf.SoundFile(native(self._partial)) as written:
                 rate, n_written = written.samplerate, written.frames
@@ -173,6 +174,21 @@ class Sink:
             if at >= 8 and head[at : at + 2] == b"\xfe\xff":  # WAVE_FORMAT_EXTENSIBLE
                 file.seek(at + 20)
                 file.write(self._channel_mask.to_bytes(4, "little"))
+
+    def _count_g711(self, n_frames: int) -> None:
+        """Correct the length of a VOC file with one channel of u-law or A-law.
+
+        libsndfile 1.2.2 counts one byte too many: the zero that ends the file would be heard as a
+        last sample close to full scale.
+        """
+        file = self._file
+        if (file.format, file.channels) != ("VOC", 1) or file.subtype not in ("ULAW", "ALAW"):
+            return
+        with open(self._partial, "r+b") as header:
+            header.seek(27)  # the length of the block: a header of 12 bytes and the samples
+            if int.from_bytes(header.read(3), "little") == 12 + n_frames + 1:
+                header.seek(27)
+                header.write((12 + n_frames).to_bytes(3, "little"))
 
     def _keep_notes(self) -> None:
         """Append time code, markers and such of the input, if the output is of the same kind."""

@@ -121,6 +121,18 @@ def test_the_end_of_a_dump_is_written(delay, tmp_path, subtype):
         assert n_frames <= found.size <= max(n_frames + 59, 120) and not found[n_frames:].any()
 
 
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_end_of_a_voc_file_is_not_heard(delay, tmp_path, subtype, channels):
+    """Libsndfile would count the zero behind the sound as a sample, of nearly full scale."""
+    for n_frames in (0, 1, 1000, 1001):
+        src = write(tmp_path / "a.au", noise(n_frames, channels), subtype=subtype, container="AU")
+        enhance_file(src, tmp_path / "b.voc", overwrite=True)
+        found, shape = read(tmp_path / "b.voc")
+        assert shape[2:] == ("VOC", subtype)
+        assert np.array_equal(found, read(src)[0])
+
+
 def test_a_disk_that_is_full_at_the_end_of_a_dump(delay, tmp_path, monkeypatch):
     write_all = sf.SoundFile.write
 
