@@ -72,12 +72,18 @@ _INSTEAD = {"ALAC_16": "PCM_16", "ALAC_20": "PCM_24", "ALAC_24": "PCM_24"}
 # Containers that libsndfile writes as two files, which cannot be renamed in one step.
 _TWO_FILES = ("SD2",)
 
-# Bytes of a sample, and containers that count bytes in 32 bits.
+# Bytes of a sample, and of the sound from which on a container cannot count them: most do so in 32
+# bits, VOC in 24 and with a header of up to 13 bytes. SDS counts samples in 21 bits, with those
+# that fill its last block. libsndfile would write what is left of the number.
 _SAMPLE_BYTES = {
     **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
     **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
 }
-_SMALL = ("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM")
+_TOO_MANY_BYTES = {
+    **dict.fromkeys(("WAV", "WAVEX", "AIFF", "AU", "SVX", "NIST", "IRCAM"), 1 << 32),
+    "VOC": (1 << 24) - 13,
+}
+_TOO_MANY_SDS = (1 << 21) - 60
 
 # Beyond these libsndfile does not refuse to write Vorbis: a segmentation fault ends the process.
 _VORBIS_HZ, _VORBIS_CHANNELS = 200_000, 255
@@ -135,10 +141,12 @@ def target_format(source: sf.SoundFile, src: Path, dst: Path) -> tuple[str, str,
     wanted += [each for each in reversed(integers) if 8 < BITS[each] < bits]
     wanted.append(sf.default_subtype(container))  # which every container can hold
     subtype = next(each for each in wanted if sf.check_format(container, each))
-    size = source.frames * source.channels * _SAMPLE_BYTES.get(subtype, 0)
-    if container in _SMALL and size >= 1 << 32:
+    n_bytes = _SAMPLE_BYTES.get(subtype, 0)
+    size = source.frames * source.channels * n_bytes
+    limit = _TOO_MANY_SDS * n_bytes if container == "SDS" else _TOO_MANY_BYTES.get(container)
+    if limit and size >= limit:
         raise AudioError(
-            f"cannot write {dst}: {size >> 30} GiB are more than a {container} file can hold; "
+            f"cannot write {dst}: {size >> 20:,} MiB are more than a {container} file can hold; "
             "choose --format w64 or rf64"
         )
     return container, subtype, "FILE"

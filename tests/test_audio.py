@@ -714,6 +714,19 @@ def test_a_container_with_fewer_bits_gets_all_it_has(delay, tmp_path):
     assert read(tmp_path / "b.flac")[1][2:] == ("FLAC", "PCM_24")
 
 
+@pytest.mark.parametrize(("container", "most"), [("VOC", (1 << 23) - 7), ("SDS", (1 << 21) - 61)])
+def test_the_longest_file_of_a_container_that_counts_in_few_bits(container, most):
+    """Libsndfile writes what is left of a larger number, and players hear the end at most."""
+    source = types.SimpleNamespace(
+        format="WAV", subtype="PCM_16", endian="FILE", frames=most, channels=1
+    )
+    dst = Path(f"b.{container.lower()}")
+    assert containers.target_format(source, Path("a.wav"), dst)[0] == container
+    source.frames += 1
+    with pytest.raises(AudioError, match=f"more than a {container} file can hold"):
+        containers.target_format(source, Path("a.wav"), dst)
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_S8", "ULAW", "PCM_16"])
 def test_a_small_container_for_a_large_file(subtype):
     source = types.SimpleNamespace(
