@@ -23,7 +23,7 @@ from . import __version__, pipe
 from .bench import QUICK_SECONDS, SECONDS
 from .config import MAX_RATE, MIN_RATE
 from .describe import arithmetic, latency, norm_in_words, starts, streaming
-from .errors import NpfsnError
+from .errors import NpfsnError, in_shell
 from .stopping import Stopped, ended, held_back, stoppable
 from .terminal import (
     ArgumentParser,
@@ -497,7 +497,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             meant = None
             if command and os.path.exists(command):
                 is_model = command.lower().endswith(".npz")
-                meant = f"npfsn {'info' if is_model else 'enhance'} {command}"
+                meant = in_shell(["npfsn", "info" if is_model else "enhance", command])
             meant = "npfsn-convert" if command == "convert" else meant
             if command not in known and meant:
                 print_error(f"error: {command} is no command; did you mean: {meant}")
@@ -514,11 +514,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 files = [name for name in unknown if os.path.exists(name)]
                 hint = ""
                 if files and files[0].startswith("-"):
-                    hint = f" (a file of that name is ./{files[0]})"
+                    hint = f" (a file of that name is {in_shell([f'./{files[0]}'])})"
                 elif files and args.command in ("stream", "live"):
-                    hint = f" (for a file: npfsn enhance {files[0]})"
+                    hint = f" (for a file: {in_shell(['npfsn', 'enhance', files[0]])})"
                 elif files and args.command == "bench":
-                    hint = f" (for a model: -m {files[0]})"
+                    hint = f" (for a model: {in_shell(['-m', files[0]])})"
                 elif near := _near(known.get(args.command, _long_options(parser)), unknown):
                     hint = f" (did you mean {near}?)"
                 getattr(args, "parser", parser).error(f"unrecognized arguments: {wrong}{hint}")

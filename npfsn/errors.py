@@ -10,6 +10,9 @@ in it safe for a terminal.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 
 class NpfsnError(Exception):
     """Base class: something is wrong with a file, with sound or with the use of a stream."""
@@ -79,6 +82,14 @@ def listed(names: list[str], most: int = 5) -> str:
     """Join the first names, and count the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def in_shell(words: Sequence[str]) -> str:
+    """Return a command, or a name, as it is typed: with quotes where it has spaces."""
+    import shlex  # not above: every start would pay for both
+    import subprocess
+
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def shown(value: object) -> str:

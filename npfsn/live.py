@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import AudioError, NpfsnError
+from .errors import AudioError, NpfsnError, in_shell
 from .live_stream import LiveStream
 from .samples import Samples
 from .terminal import StatusLine, duration, hush_compiler, print_error, print_result
@@ -111,7 +111,7 @@ def _sounddevice() -> Any:
     except ImportError:
         raise NpfsnError(
             "npfsn live needs sounddevice, which is not installed: "
-            f"{sys.executable} -m pip install sounddevice"
+            + in_shell([sys.executable, "-m", "pip", "install", "sounddevice"])
         ) from None
     except OSError as error:  # on Linux the package comes without PortAudio
         raise NpfsnError(

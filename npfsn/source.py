@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import soundfile as sf
 
 from . import mp3
 from .containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES, RAW_SUFFIXES
-from .errors import AudioError
+from .errors import AudioError, in_shell
 from .intact import bytes_of, check_intact, check_single, unreadable
 from .samples import Samples, silence_nonfinite
 
@@ -178,8 +176,7 @@ def _expected(src: Path) -> str:
         return "samples without a header are for `npfsn stream`"
     if src.suffix.lower() in FOREIGN_SUFFIXES:
         words = ["ffmpeg", "-i", str(src), str(src.with_suffix(".wav"))]
-        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-        return f"convert it first, for instance with: {command}"
+        return f"convert it first, for instance with: {in_shell(words)}"
     if src.suffix.lower() in AUDIO_SUFFIXES:
         return "it is damaged, or of another kind than its name says"
     return "expected a format that libsndfile knows, such as WAV, FLAC, OGG, MP3 or AIFF"

@@ -190,13 +190,18 @@ def test_a_file_that_begins_with_a_dash(npfsn):
         (("convert", "a.wav"), "convert is no command; did you mean: npfsn-convert"),
         (("a.wav",), "a.wav is no command; did you mean: npfsn enhance a.wav"),
         (("a.npz",), "a.npz is no command; did you mean: npfsn info a.npz"),
+        (("my a.wav",), "my a.wav is no command; did you mean: npfsn enhance 'my a.wav'"),
+        (("stream", "my a.wav"), "my a.wav (for a file: npfsn enhance 'my a.wav')"),
+        (("bench", "my a.wav"), "my a.wav (for a model: -m 'my a.wav')"),
+        (("info", "a.npz", "-x a.wav"), "-x a.wav (a file of that name is './-x a.wav')"),
     ],
 )
 def test_what_a_command_does_not_take(npfsn, argv, hint):
-    recording("a.wav")
+    for name in ("a.wav", "my a.wav", "-x a.wav"):
+        recording(name)
     Path("a.npz").touch()
     _, err = npfsn(*argv, code=2)
-    assert hint in err
+    assert hint.replace("'", '"' if os.name == "nt" else "'") in err
 
 
 @pytest.mark.parametrize("format_", ["txt", "sd2", "raw", "m4a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -342,9 +343,11 @@ def test_a_terminal_sees_levels(live, monkeypatch):
     assert warning.startswith("npfsn: warning:") and "NaN" in warning
 
 
-def test_without_the_package(live):
+def test_without_the_package(live, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/my env/bin/python")
     _, err = live(None, code=1)
-    assert "pip install sounddevice" in err
+    quote = '"' if os.name == "nt" else "'"
+    assert f"{quote}/my env/bin/python{quote} -m pip install sounddevice" in err
 
 
 def test_without_the_library(monkeypatch, tmp_path, capsys):
