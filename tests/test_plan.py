@@ -206,6 +206,20 @@ def test_sounds_that_cannot_be_read_are_named(npfsn):
     assert "left out in/memo.m4a" in err
 
 
+def test_a_name_with_spaces_needs_quotes(npfsn):
+    """A shell takes it for several; the second was taken for an output, to be named with -o."""
+    quote = '"' if os.name == "nt" else "'"
+    recording("a.wav")
+    recording("my long talk.wav")
+    for words in (["my", "long", "talk.wav"], ["a.wav", "my", "long", "talk.wav"]):
+        _, err = npfsn("enhance", *words, code=2)
+        assert f"a name with spaces needs quotes: {quote}my long talk.wav{quote}\n" in err
+    assert tree() == ["a.wav", "my long talk.wav"]
+    for name in ("my", "long", "talk.wav"):
+        recording("a.wav").rename(name)
+    npfsn("enhance", "my", "long", "talk.wav", "-o", "out/")
+
+
 def test_suffixes_in_capitals_are_found(npfsn):
     recording("in/b.wav").rename("in/A.WAV")
     npfsn("enhance", "in", "-o", "out")
