@@ -34,6 +34,7 @@ from .errors import (
     NormError,
     NpfsnError,
     RecipeError,
+    in_shell,
     listed,
     printable,
 )
@@ -418,7 +419,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     parser = _parser()
     try:
-        options = parser.parse_args(argv)
+        options, unknown = parser.parse_known_args(argv)
+        if unknown:
+            hint = ""
+            if not unknown[0].startswith("-"):  # a second name
+                is_recipe = unknown[0].lower().endswith(".toml")
+                hint = f" ({'a recipe' if is_recipe else 'the output'} is named with "
+                hint += f"{in_shell(['-C' if is_recipe else '-o', unknown[0]])})"
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     except (NpfsnError, BrokenPipeError) as error:  # the help finds no room, or no reader
         return ended(error, "npfsn-convert")
     source = Path(options.checkpoint)

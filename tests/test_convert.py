@@ -1034,6 +1034,20 @@ def test_wrong_arguments_show_the_usage_and_help_shows_examples(capsys):
     assert "examples:" in out and all(name in out for name in (*CAUSAL_NORMS, *OFFLINE_NORMS))
 
 
+@pytest.mark.parametrize(
+    ("second", "hint"),
+    [
+        ("train.toml", " (a recipe is named with -C train.toml)\n"),
+        ("model.npz", " (the output is named with -o model.npz)\n"),
+        ("--what", "\n"),
+    ],
+)
+def test_a_second_name_is_neither_recipe_nor_output(capsys, second, hint):
+    with pytest.raises(SystemExit):
+        main(["best_model.tar", second])
+    assert f"unrecognized arguments: {second}{hint}" in capsys.readouterr().err
+
+
 def test_as_a_module_and_without_torch(checkpoint, recipe):
     code = (
         "import sys\n"
