@@ -303,6 +303,16 @@ def loaded_after(code: str) -> set[str]:
 FOREIGN = {"torch", "onnx", "onnxruntime", "matplotlib", "pesq", "pystoi", "pytest", "IPython"}
 
 
+def test_type_checkers_know_the_public_names() -> None:
+    """And no others: a `__getattr__` that they see would let misspelt names pass."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    checked = [node for node in tree.body if isinstance(node, ast.If)]
+    (seen,) = (node for node in checked if ast.unparse(node.test) == "TYPE_CHECKING")
+    names = {alias.name for node in seen.body for alias in node.names}  # type: ignore[attr-defined]
+    assert names | {"__version__"} == set(npfsn.__all__)
+    assert "__getattr__" not in [getattr(node, "name", "") for node in tree.body]
+
+
 def test_import_is_light() -> None:
     """Nothing heavy comes with the name alone."""
     assert not loaded_after("import npfsn") & (FOREIGN | {"numba", "numpy", "scipy", "soundfile"})
