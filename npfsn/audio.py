@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,7 @@ from .output import complete_or_absent, is_folder
 from .report import FileReport
 from .sink import Sink, unwritable
 from .source import Source, open_source
-
-if TYPE_CHECKING:
-    from .weights import Model
+from .weights import Model
 
 StrPath = str | os.PathLike[str]
 

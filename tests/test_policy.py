@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import inspect
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +313,18 @@ def test_type_checkers_know_the_public_names() -> None:
     names = {alias.name for node in seen.body for alias in node.names}  # type: ignore[attr-defined]
     assert names | {"__version__"} == set(npfsn.__all__)
     assert "__getattr__" not in [getattr(node, "name", "") for node in tree.body]
+
+
+def test_types_of_what_is_public_resolve() -> None:
+    """As programs ask for them that make a command line or a check of arguments of a function."""
+    public = [getattr(npfsn, name) for name in npfsn.__all__]
+    public.append(importlib.import_module("npfsn.convert").convert)
+    for each in filter(inspect.isclass, public[:]):
+        public += [value for value in vars(each).values() if inspect.isfunction(value)]
+    functions = list(filter(inspect.isfunction, public))
+    assert npfsn.enhance_file in functions and npfsn.Enhancer.step in functions
+    for function in functions:
+        typing.get_type_hints(function)
 
 
 def test_import_is_light() -> None:
