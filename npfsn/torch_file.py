@@ -112,6 +112,8 @@ def _other_kind(file: BinaryIO, size: int) -> str:
         return "is a tar archive of other files: unpack it first"
     if head[8:10] == b'{"':
         return "is a safetensors file, which is not read: load it and torch.save what it holds"
+    if head[:1] == b"\x08" and head[4:].startswith(b"pytorch\x1a"):  # version, then who wrote it
+        return "is an ONNX file, which is not read: take the checkpoint it was exported from"
     for begin, what in _OTHER_KINDS.items():
         if head.lstrip().startswith(begin):
             return f"is {what}"

@@ -1014,6 +1014,7 @@ def test_files_of_other_kinds_are_named(tmp_path):
         b"version https://git-lfs.github.com/spec/v1\noid": "Git LFS pointer",
         b"\n<!DOCTYPE html>": "web page",
         struct.pack("<Q", 60) + b'{"x": {"dtype": "F32"': "safetensors",
+        b"\x08\x08\x12\x07pytorch\x1a\x052.3.0": "ONNX file",
     }.items():
         assert what in refusal(tmp_path, begin + bytes(100))
     packed = io.BytesIO()
