@@ -42,7 +42,13 @@ from .output import is_folder
 from .quantise import dequantise, quantise, to_float16
 from .recipe import ABSENT_NORM, Arguments, Recipe, look_alike, read_recipe
 from .stopping import Stopped, ended, stoppable
-from .terminal import ArgumentParser, open_standard_streams, print_error, print_report
+from .terminal import (
+    ArgumentParser,
+    open_standard_streams,
+    print_error,
+    print_report,
+    torn_apart,
+)
 from .weights import (
     FORMAT,
     PRECISIONS,
@@ -420,6 +426,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         options, unknown = parser.parse_known_args(argv)
+        if torn := torn_apart([options.checkpoint, *unknown]):
+            parser.error(torn)
         if unknown:
             hint = ""
             if not unknown[0].startswith("-"):  # a second name

@@ -19,9 +19,9 @@ from .containers import (
     container_of,
     same_format,
 )
-from .errors import in_shell, listed
+from .errors import listed
 from .output import is_folder
-from .terminal import UsageError
+from .terminal import UsageError, torn_apart
 
 # Most bytes of a list of paths, and of one path on any system.
 _MAX_LIST = 16 << 20
@@ -145,8 +145,8 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
         raise UsageError("no input: name files, folders, -i DIR or --list FILE")
     if "-" in inputs and not os.path.lexists("-"):
         raise UsageError("-: files are not read from standard input: use `npfsn stream`")
-    if torn := _torn_apart(args.inputs):
-        raise UsageError(f"a name with spaces needs quotes: {in_shell([torn])}")
+    if torn := torn_apart(args.inputs):
+        raise UsageError(torn)
     if args.output_dir == "":
         raise UsageError("the output folder has an empty name")
     if args.output_dir == "-":
@@ -159,17 +159,6 @@ def _check(args: argparse.Namespace, inputs: list[str]) -> None:
             f"--format {args.format}: .{args.format} cannot be written; expected one such as "
             f"{WRITABLE}"
         )
-
-
-def _torn_apart(words: list[str]) -> str | None:
-    """Return a name that a shell took for several words, of which some name nothing, or None."""
-    there = [os.path.lexists(word) for word in words]
-    for first in range(len(words)):
-        for end in range(first + 2, min(first + 20, len(words)) + 1):
-            name = " ".join(words[first:end])
-            if not all(there[first:end]) and os.path.lexists(name):
-                return name
-    return None
 
 
 def _named(args: argparse.Namespace, src: Path, relative: Path) -> Path:

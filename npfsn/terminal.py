@@ -10,11 +10,11 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from .config import check_norm
-from .errors import NormError, NpfsnError, one_line
+from .errors import NormError, NpfsnError, in_shell, one_line
 
 #: Shortest time between two drawings of a status line.
 REDRAW_SECONDS = 0.1
@@ -245,6 +245,17 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
     return read
+
+
+def torn_apart(words: Sequence[str]) -> str | None:
+    """Return what is wrong if a shell took a name for several words, of which some name nothing."""
+    there = [os.path.lexists(word) for word in words]
+    for first in range(len(words)):
+        for end in range(first + 2, min(first + 20, len(words)) + 1):
+            name = " ".join(words[first:end])
+            if not all(there[first:end]) and os.path.lexists(name):
+                return f"a name with spaces needs quotes: {in_shell([name])}"
+    return None
 
 
 def norm_name(text: str) -> str:

@@ -1048,6 +1048,15 @@ def test_a_second_name_is_neither_recipe_nor_output(capsys, second, hint):
     assert f"unrecognized arguments: {second}{hint}" in capsys.readouterr().err
 
 
+def test_a_name_with_spaces_needs_quotes(checkpoint, capsys):
+    checkpoint.rename("best model.tar")
+    with pytest.raises(SystemExit):
+        main(["best", "model.tar", "-C", "train.toml"])
+    quote = '"' if os.name == "nt" else "'"
+    said = f"a name with spaces needs quotes: {quote}best model.tar{quote}\n"
+    assert said in capsys.readouterr().err
+
+
 def test_as_a_module_and_without_torch(checkpoint, recipe):
     code = (
         "import sys\n"
