@@ -536,6 +536,7 @@ def test_a_horizon_of_one_hop_is_one_in_any_rounding():
     for hop in range(1, 2000):
         for rate in (16000, 24000, 44100, 48000):
             assert horizon_frames(hop / rate, rate, hop) == pytest.approx(1.0)
+            assert horizon_frames(np.float32(hop / rate), rate, hop) == pytest.approx(1.0)
             with pytest.raises(ValueError, match="at least one hop, .* s$") as refusal:
                 horizon_frames(0.999 * hop / rate, rate, hop)
             named = str(refusal.value).split()[-2]
