@@ -140,6 +140,8 @@ def enhance_stream(
                 return os.read(source, READ_BYTES)
             except BlockingIOError:
                 select.select([source], [], [])
+            except OSError as error:  # such as a device that is gone
+                raise NpfsnError(f"cannot read standard input: {error.strerror}") from error
 
     code, interrupts, head = 0, Interrupts(), b""
     with interrupts.heard():

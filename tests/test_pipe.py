@@ -236,6 +236,13 @@ def test_what_a_library_prints_is_no_sound():
     assert out == data and "IR 1000" in err
 
 
+@posix
+def test_a_stream_that_cannot_be_read_says_so(tmp_path):
+    with open(tmp_path / "written", "wb") as closed_to_readers:
+        _, err = run("stream", stdin=closed_to_readers, code=1)
+    assert err == "npfsn: error: cannot read standard input: Bad file descriptor\n"
+
+
 @full_device
 def test_a_stream_onto_a_full_disk_says_so():
     process = spawn("stream")
