@@ -47,7 +47,8 @@ _SEGMENTS = "Seems to be a multi-segment file"
 # missing byte spoils a block of samples.
 _SLACK_BYTES = 64
 _IN_BLOCKS = re.compile("ADPCM|GSM|G72")
-# An unknown length is given as a larger number.
+# An unknown length is given as a larger number; by libsndfile 1.2.0 also that of an Ogg file with
+# anything behind its sound.
 _MOST_FRAMES = 1 << 62
 # A file without audio is a header, no longer than the first. Bytes after the last chunk are ignored
 # if there are no more than the second.
@@ -99,7 +100,7 @@ def check_intact(source: sf.SoundFile, src: Path, n_bytes: int) -> None:
     if source.frames > _MOST_FRAMES:
         raise AudioError(
             f"{src} does not say how long it is, as happens when a pipe is written to: turn it "
-            "into a WAV file first, such as with `flac -d`"
+            "into a WAV file first, such as with `flac -d` or ffmpeg"
         )
     if source.frames == 0 and n_bytes > _MAX_EMPTY_BYTES:
         raise AudioError(

@@ -236,7 +236,10 @@ def test_a_damaged_page_of_an_ogg_file_is_no_silence(delay, tmp_path, subtype, d
     src.write_bytes(b"".join(damage(pages)))
     refuse(src, tmp_path / "b.ogg", "is damaged: a page of it is changed, missing or there twice")
     src.write_bytes(b"".join(pages) + b"TAG" + bytes(125))
-    audio.enhance_file(src, tmp_path / "b.ogg", delay)
+    if sf.info(src).frames == (1 << 63) - 1:  # libsndfile 1.2.0 finds no end
+        refuse(src, tmp_path / "b.ogg", "WAV file first, such as with `flac -d` or ffmpeg")
+    else:
+        audio.enhance_file(src, tmp_path / "b.ogg", delay)
 
 
 def test_two_streams_of_one_ogg_recording_are_no_two_recordings(delay, tmp_path):
