@@ -114,9 +114,6 @@ def open_source(src: Path) -> Iterator[Source]:
     """Open a sound file, check it and yield it, or raise AudioError."""
     try:
         found = os.stat(src)
-        if stat.S_ISREG(found.st_mode):
-            with open(src, "rb"):  # soundfile calls every failure "System error"
-                pass
     except OSError as error:
         raise unreadable(src, error) from error
     except ValueError as error:  # a null character in the name
@@ -125,10 +122,10 @@ def open_source(src: Path) -> Iterator[Source]:
         raise AudioError(f"{src} is a folder: expected a sound file")
     if not stat.S_ISREG(found.st_mode):
         raise AudioError(f"{src} is not a regular file: pipe raw samples to `npfsn stream`")
+    with bytes_of(src) as file:  # soundfile would call every failure to open it "System error"
+        mp3.check_tags(src, file)
     if found.st_size == 0:
         raise AudioError(f"{src} is empty: expected a sound file, found 0 bytes")
-    with bytes_of(src) as file:
-        mp3.check_tags(src, file)
     try:
         source = sf.SoundFile(native(src))
     except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
