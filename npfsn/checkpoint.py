@@ -141,8 +141,8 @@ def _read(path: Path, file: BinaryIO, size: int, network: str | None) -> Checkpo
     found, others = _find_network(state, network)
     wanted = found.tensors
     for name, value in found.within.items():
-        of_a_layer = type(name) is str and _OF_A_LAYER.search(name)
-        if of_a_layer and type(value) is not Tensor and not name.endswith("_extra_state"):
+        no_tensor = type(value) is not Tensor and not name.endswith("_extra_state")
+        if no_tensor and _OF_A_LAYER.search(name):
             raise PickleError(f"the entry {printable(name)} of its state dict is no tensor")
     total = sum(tensor.nbytes for tensor in wanted.values())
     if total > MAX_RATIO * size:
@@ -180,17 +180,17 @@ class _Found:
     """
 
     name: str
-    within: dict[Any, Any]
+    within: dict[str, Any]
     tensors: dict[str, Tensor]
     beside: list[str]
 
 
-def _named(value: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _named(value: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a dict, except counters."""
     return {
         name: item
         for name, item in value.items()
-        if type(name) is str and type(item) is Tensor and not _COUNTERS.fullmatch(name)
+        if type(item) is Tensor and not _COUNTERS.fullmatch(name)
     }
 
 
@@ -228,9 +228,9 @@ def _find_network(state: object, name: str | None) -> tuple[_Found, list[str]]:
     return chosen[0], [each.name for each in networks if each is not chosen[0]]
 
 
-def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
+def _networks(state: dict[str, Any]) -> Iterator[_Found]:
     """Find networks by the names of their tensors, in dicts at any depth."""
-    todo: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), state)]
+    todo: list[tuple[tuple[str, ...], dict[str, Any]]] = [((), state)]
     seen = {id(state)}  # a pickle may refer to one dict a million times
     n_tensor = 0
     for keys, value in todo:
@@ -258,12 +258,12 @@ def _networks(state: dict[Any, Any]) -> Iterator[_Found]:
         if begins:
             continue
         for key, inner in value.items() if len(keys) < _DEEPEST else ():
-            if type(key) is str and isinstance(inner, dict) and id(inner) not in seen:
+            if isinstance(inner, dict) and id(inner) not in seen:
                 seen.add(id(inner))
                 todo.append(((*keys, key), inner))
 
 
-def _what_may_be_one(state: dict[Any, Any]) -> _Found:
+def _what_may_be_one(state: dict[str, Any]) -> _Found:
     """Return a dict of tensors that is meant as a network: errors then say what it lacks."""
     usual = [state.get(key) for key in _STATE_DICT_KEYS]
     for within in [value for value in usual if isinstance(value, dict)] + [state]:
@@ -284,7 +284,7 @@ def _plain_values(*dicts: Any) -> dict[str, Any]:
         key: value
         for each in dicts
         for key, value in list(each.items())[:100]
-        if type(key) is str and len(key) <= 100 and _is_plain(value)
+        if len(key) <= 100 and _is_plain(value)
     }
 
 

@@ -86,7 +86,7 @@ def read_state(file: BinaryIO, size: int) -> tuple[object, Storages]:
     Returns
     -------
     state : object
-        Dicts, lists and plain values, with a `Tensor` for each tensor.
+        Dicts with keys of str alone, lists and plain values, with a `Tensor` for each tensor.
     storages : Storages
         For `read_tensors`.
 
