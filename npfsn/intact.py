@@ -206,27 +206,29 @@ def _check_pages(src: Path) -> None:
 
     libsndfile skips a damaged page, which shifts what follows.
     """
+    damaged = AudioError(
+        f"{src} is damaged: a page of it is changed, missing or there twice; to enhance what is "
+        "left, save the file anew with an audio editor first"
+    )
     begun, last = False, False
     numbers: dict[bytes, int] = {}  # number of the next page, by stream
     with bytes_of(src) as file:
         while len(head := file.read(27)) == 27:
-            if last and not head.startswith(b"OggS"):
-                return  # something else follows the audio
+            if not head.startswith(b"OggS"):
+                if last:
+                    return  # something else follows the audio
+                raise damaged
             lengths = file.read(head[26])
             body = file.read(sum(lengths))
-            if head.startswith(b"OggS") and len(body) < sum(lengths):
+            if len(body) < sum(lengths):
                 last = False
                 break
             first, stream, number = head[5] & 2, head[14:18], int.from_bytes(head[18:22], "little")
-            if head.startswith(b"OggS") and first and begun:
+            if first and begun:
                 raise AudioError(f"{src} {_SEVERAL}")
             page = head[:22] + bytes(4) + head[26:] + lengths + body
-            whole = head.startswith(b"OggS") and head[22:26] == _ogg_checksum(page)
-            if not whole or number != numbers.get(stream, number):
-                raise AudioError(
-                    f"{src} is damaged: a page of it is changed, missing or there twice; to "
-                    "enhance what is left, save the file anew with an audio editor first"
-                )
+            if head[22:26] != _ogg_checksum(page) or number != numbers.get(stream, number):
+                raise damaged
             begun, last = begun or not first, bool(head[5] & 4)
             numbers[stream] = number + 1
     if not last:
