@@ -270,19 +270,16 @@ def _read_directory(data: bytes) -> dict[str, Entry]:
 def _widen(extra: bytes, size: int, packed_size: int, offset: int) -> tuple[int, int, int]:
     """Replace sizes that did not fit into 32 bits by those in the extra field."""
     values = (size, packed_size, offset)
-    wide = [value == _FULL32 for value in values]
-    if not any(wide):
+    n_wide = values.count(_FULL32)
+    if n_wide == 0:
         return values
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, position)
         position += 4
-        if kind == 1 and length >= 8 * sum(wide) and position + length <= len(extra):
-            found = iter(struct.unpack_from(f"<{sum(wide)}Q", extra, position))
-            size, packed_size, offset = (
-                next(found) if is_wide else value
-                for is_wide, value in zip(wide, values, strict=True)
-            )
+        if kind == 1 and length >= 8 * n_wide and position + length <= len(extra):
+            found = iter(struct.unpack_from(f"<{n_wide}Q", extra, position))
+            size, packed_size, offset = (next(found) if v == _FULL32 else v for v in values)
             return size, packed_size, offset
         position += length
     raise ReadError("its directory is damaged (64-bit sizes)")
