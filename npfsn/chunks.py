@@ -118,10 +118,8 @@ def end(file: BinaryIO, container: str, n_bytes: int) -> int:
     return min(at, n_bytes)
 
 
-def is_followed(file: BinaryIO, container: str, n_bytes: int, name: bytes | None) -> bool:
+def is_followed(file: BinaryIO, container: str, n_bytes: int, name: bytes) -> bool:
     """Return whether anything follows the first chunk of that name."""
-    if name is None:
-        return False
     ends = (c.end for c in _chunks(file, container, n_bytes) if c.name.startswith(name))
     return next(ends, n_bytes) < n_bytes
 

@@ -141,7 +141,8 @@ def _check_rest(source: sf.SoundFile, src: Path, n_bytes: int, promised: int) ->
                 f"{src} holds more sound than its header counts, which would be lost: repair it "
                 "first, for instance with an audio editor that imports raw samples"
             )
-        if chunks.is_followed(file, container, n_bytes, _TO_THE_END.get(container)):
+        name = _TO_THE_END.get(container)
+        if name and chunks.is_followed(file, container, n_bytes, name):
             raise AudioError(
                 f"{src} has more behind its sound, which libsndfile would take for sound: save it "
                 "as WAV first, with the program that made it"
