@@ -121,11 +121,6 @@ def _sounddevice() -> Any:
     return sounddevice
 
 
-def _channels(sd: Any, device: int | str | None) -> int:
-    """Return how many channels the output gets: two if it has them, else one."""
-    return int(min(2, sd.query_devices(device, "output")["max_output_channels"]))
-
-
 def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
     """Return the model's rate if both devices take it, or another one that they take."""
     first: Exception | None = None
@@ -149,7 +144,7 @@ def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStrea
     """Stream until the time is over, Ctrl-C is pressed or the sound system ends the stream."""
     live, devices = make_stream(), (args.input, args.output)
     try:
-        channels = _channels(sd, args.output)
+        channels = min(2, sd.query_devices(args.output, "output")["max_output_channels"])
         rate = _rate(sd, devices, channels, live.sample_rate)
     except ValueError as error:  # no device has this name, or several have
         raise _of_devices(error) from error
