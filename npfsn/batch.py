@@ -224,11 +224,10 @@ def _report_losses(totals: _Totals) -> None:
         ("n_nonfinite", "NaN or infinite samples were replaced by zero"),
         ("n_clipped", "samples beyond full scale were clipped"),
     ):
-        counts = [(job, getattr(report, attribute)) for job, report in totals.reports]
-        hit = [(job, count) for job, count in counts if count]
-        if hit:
-            names = listed([str(job.src) for job, _ in hit])
-            print_error(f"warning: {sum(count for _, count in hit)} {what} in {names}")
+        counts = [(str(job.src), getattr(report, attribute)) for job, report in totals.reports]
+        if total := sum(count for _, count in counts):
+            names = listed([name for name, count in counts if count])
+            print_error(f"warning: {total} {what} in {names}")
 
 
 def _summary(totals: _Totals, plan: Plan, wall: float, workers: int) -> str:

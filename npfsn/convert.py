@@ -536,8 +536,7 @@ def _report(model: Model, origins: _Origins) -> list[tuple[str, str]]:
     if checkpoint.left_out:
         names = listed([printable(name) for name in checkpoint.left_out], _SHOWN)
         lines.append(("left out", f"{names} (not the network's)"))
-    ignored = _ignored(origins)
-    if ignored:
+    if ignored := _ignored(origins):
         lines.append(("not needed", f"{listed(ignored, _SHOWN)} (in the recipe)"))
     return lines
 

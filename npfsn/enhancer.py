@@ -139,7 +139,7 @@ class Enhancer(Alone):
     @property
     def sample_rate(self) -> int:
         """Samples per second that the model expects, Hz."""
-        return int(self._config.sample_rate)
+        return self._config.sample_rate
 
     @property
     def frame_length(self) -> int:
@@ -152,12 +152,12 @@ class Enhancer(Alone):
 
         768 as published: 48 ms, or 64 ms end to end with the hop that must be gathered first.
         """
-        return int(self._config.latency_samples)
+        return self._config.latency_samples
 
     @property
     def latency_ms(self) -> float:
         """`latency_samples` in milliseconds."""
-        return float(self._config.latency_ms)
+        return self._config.latency_ms
 
     @property
     def precision(self) -> Precision:

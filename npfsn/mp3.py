@@ -113,9 +113,7 @@ class _Start(NamedTuple):
 def _start(file: BinaryIO) -> _Start | None:
     """Find the first frame, if there is one."""
     tag = behind_tag(file)
-    first = _next(file, tag)
-    frame = None if first is None else _read(file, first)
-    if first is None or frame is None:
+    if (first := _next(file, tag)) is None or (frame := _read(file, first)) is None:
         return None
     inside, table = file.read(64), b""
     for at, names in ((frame.side, (b"Xing", b"Info")), (32, (b"VBRI",))):

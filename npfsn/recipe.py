@@ -123,8 +123,7 @@ def look_alike(name: str, others: Iterable[str]) -> str | None:
 
 def _interpret(name: str, document: Mapping[str, Any]) -> Recipe:
     model = document.get("model")
-    args = model.get("args") if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or not isinstance(args, Mapping):
+    if not isinstance(model, Mapping) or not isinstance(args := model.get("args"), Mapping):
         inherited = document.get("inherit")
         hint = (
             f"; it inherits from {printable(inherited)}: copy what is missing into it"

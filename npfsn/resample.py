@@ -132,9 +132,8 @@ class Resampler:
         """Compute the outputs up to, but without, number `stop`; drop inputs no longer needed."""
         first, up, down, half = self._n_out, self._up, self._down, self._half
         ahead = half - self._late  # grid steps from output 0 to the last input that it needs
-        if stop <= first:
+        if self._filter is None or stop <= first:
             return np.zeros(0, np.float32)
-        assert self._filter is not None
         # y[m] = sum_j x[j] taps[m * down + ahead - j * up]. Sums run over j in one order whatever
         # the block: the result is bit-identical for any blocking.
         y = self._filter.outputs(self._kept, self._start, first, stop, ahead)

@@ -133,9 +133,8 @@ def _only_ours(name: str, descriptor: int) -> Iterator[None]:
     """Move a standard stream to a new descriptor, and its usual one to the null device."""
     original = getattr(sys, f"__{name}__")
     try:
-        if original is None or getattr(sys, name) is not original:
-            raise OSError
-        if original.fileno() != descriptor:
+        replaced = original is None or getattr(sys, name) is not original
+        if replaced or original.fileno() != descriptor:
             raise OSError
         original.flush()
         kept = os.dup(descriptor)

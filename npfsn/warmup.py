@@ -35,7 +35,7 @@ def warm_up(
     progress : callable, optional
         Called after each architecture with its name and the seconds it took.
     """
-    models = smallest_models() if model is None else iter([load_model(model)])
+    models = smallest_models() if model is None else [load_model(model)]
     # Half-precision weights, and rows long enough for tile registers, which no small model has; and
     # `matmul`, which only `npfsn bench` calls.
     one, long = np.ones((1, PANEL), np.float32), np.ones((1, 8 * PANEL), np.float32)

@@ -301,7 +301,7 @@ def check_tensors(config: BaseConfig, tensors: Mapping[str, Any]) -> None:
             f"{len(needed)} tensors{remedy}"
         )
     for name, shape in needed.items():
-        if tuple(tensors[name].shape) != tuple(shape):
+        if tuple(tensors[name].shape) != shape:
             raise ModelError(
                 f"its tensor {printable(name)} has shape {list(tensors[name].shape)}, expected "
                 f"{list(shape)}"

@@ -65,7 +65,6 @@ def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
     total_bytes = row_bytes + sum(each.bytes for each in work.values())
     bandwidth = read_bandwidth(int(total_bytes), repeats)
     peaks = {kind: tile_peak(kind, repeats) for kind, each in work.items() if each.operations}
-    names = {kind: name for name, kind in PRODUCTS.items()}
     read_ms = row_bytes / bandwidth * 1e3
     compute_ms = sum(work[kind].operations / peak for kind, peak in peaks.items()) * 1e3
     return {
@@ -74,7 +73,7 @@ def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
         "bandwidth_gb_s": bandwidth / 1e9,
         "memory_bandwidth_gb_s": read_bandwidth((32 if quick else 256) << 20, 3) / 1e9,
         "operations_per_frame": int(sum(each.operations for each in work.values())),
-        "peak_gop_s": {names[kind]: peak / 1e9 for kind, peak in peaks.items()},
+        "peak_gop_s": {kind.precision: peak / 1e9 for kind, peak in peaks.items()},
         "read_ms": read_ms,
         "compute_ms": compute_ms,
         "limit_ms": read_ms + compute_ms,
