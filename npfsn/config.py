@@ -172,12 +172,12 @@ class Sequence:
         num_layers = 0
         while f"{rnn}weight_ih_l{num_layers}" in shapes:
             num_layers += 1
-        w_ih = matrix(shapes, rnn + "weight_ih_l0")
-        w_hh = matrix(shapes, rnn + "weight_hh_l0")
-        cells = {gates: cell for cell, gates in GATES.items()}
-        if w_hh[1] == 0 or w_hh[0] % w_hh[1] or w_hh[0] // w_hh[1] not in cells:
+        n_in = matrix(shapes, rnn + "weight_ih_l0")[1]
+        rows, hidden = matrix(shapes, rnn + "weight_hh_l0")
+        cell = next((cell for cell, gates in GATES.items() if rows == gates * hidden > 0), None)
+        if cell is None:
             raise ModelError(
-                f"tensor {rnn}weight_hh_l0 has shape {list(w_hh)}: expected [4 H, H] (LSTM) or "
+                f"tensor {rnn}weight_hh_l0 has shape {[rows, hidden]}: expected [4 H, H] (LSTM) or "
                 "[3 H, H] (GRU)"
             )
         output_size = matrix(shapes, f"{prefix}.fc_output_layer.weight")[0] if linear else 0
@@ -188,7 +188,7 @@ class Sequence:
             if args.get(recipe_key) is not None:  # false counts, too: no activation
                 check_recipe({recipe_key: said or False}, {recipe_key: ("PReLU", slope)})
             kind = "PReLU"
-        return cls(cells[w_hh[0] // w_hh[1]], w_ih[1], w_hh[1], num_layers, output_size, kind)
+        return cls(cell, n_in, hidden, num_layers, output_size, kind)
 
     def tensor_shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """Every tensor of this stack under the checkpoint's own names."""
