@@ -11,6 +11,7 @@ import signal
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from .options import Progress
     from .report import FileReport
-    from .weights import Model
 
 # How long workers get to remove their half-written files.
 WORKER_GRACE_SECONDS = 10.0
@@ -55,42 +55,33 @@ class _Totals:
     n_skipped: int = 0  # jobs whose output another program made in the meantime
 
 
-class _Worker:
-    """Enhances files one after the other with one model.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    """
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        with held_back():
-            from . import audio, enhancer  # noqa: F401  # all that enhancing a file needs
-            from .weights import load_model
-
-        self._model: Model = load_model(args.model)
-        self._args = args
-        if args.norm_horizon is not None and not args.quiet:
-            norm = args.norm or self._model.norm
-            if norm in OFFLINE_NORMS:
-                print_error(
-                    f"warning: --norm-horizon changes nothing: {norm} takes the whole signal"
-                )
-
-    def __call__(self, job: Job, progress: Progress) -> FileReport:
+def _worker(args: argparse.Namespace) -> Callable[[Job, Progress], FileReport]:
+    """Return a function that enhances files, one after the other, with the model of `args`."""
+    with held_back():
+        from . import enhancer  # noqa: F401  # what `audio` imports later
         from .audio import enhance_file
+        from .weights import load_model
 
+    model = load_model(args.model)
+    if args.norm_horizon is not None and not args.quiet:
+        norm = args.norm or model.norm
+        if norm in OFFLINE_NORMS:
+            print_error(f"warning: --norm-horizon changes nothing: {norm} takes the whole signal")
+
+    def work(job: Job, progress: Progress) -> FileReport:
         return enhance_file(
             job.src,
             job.dst,
-            self._model,
-            norm=self._args.norm,
-            precision=self._args.precision,
-            atten_lim_db=self._args.atten_lim,
-            norm_horizon=self._args.norm_horizon,
-            overwrite=self._args.force,
+            model,
+            norm=args.norm,
+            precision=args.precision,
+            atten_lim_db=args.atten_lim,
+            norm_horizon=args.norm_horizon,
+            overwrite=args.force,
             progress=progress,
         )
+
+    return work
 
 
 def enhance_all(args: argparse.Namespace) -> int:
@@ -187,7 +178,7 @@ def _run_here(run: _Run) -> None:
     """Enhance the files in this process."""
     if not run.jobs:
         return
-    work = _Worker(run.args)
+    work = _worker(run.args)
     for job in run.jobs:
         run.line.start(job)
         try:
@@ -468,7 +459,7 @@ def _work(pipe: Connection, args: argparse.Namespace, mark: str) -> None:
 
     with contextlib.suppress(Stopped, EOFError, ConnectionError), stoppable(), libraries_silenced():
         try:
-            work = _Worker(args)
+            work = _worker(args)
         except Exception as error:
             pipe.send(("fatal", sentence(error)))
             return
