@@ -67,9 +67,7 @@ def alone(
         Whether it may run after `flush`, and after something interrupted a hop half-way.
     """
 
-    def decorate(
-        method: Callable[Concatenate[_A, _P], _R],
-    ) -> Callable[Concatenate[_A, _P], _R]:
+    def decorate(method: Callable[Concatenate[_A, _P], _R]) -> Callable[Concatenate[_A, _P], _R]:
         @functools.wraps(method)
         def run(self: _A, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             # Not a lock: a signal handler that raises could leave it locked for ever. Every claim

@@ -76,12 +76,7 @@ class Archive:
     """
 
     def __init__(
-        self,
-        file: BinaryIO,
-        file_size: int,
-        *,
-        max_ratio: float,
-        ignore_missing_crc: bool = False,
+        self, file: BinaryIO, file_size: int, *, max_ratio: float, ignore_missing_crc: bool = False
     ) -> None:
         self._file = file
         offset, size = _find_directory(file, file_size)

@@ -48,12 +48,7 @@ class Config(BaseConfig):
     @classmethod
     def smallest(cls, norm: str) -> Config:
         """Return the config of a tiny network that needs every kernel (`warmup`)."""
-        return cls(
-            norm,
-            n_fft=16,
-            hop_length=8,
-            fullband_model=Sequence("LSTM", 9, 4, 2, 18),
-        )
+        return cls(norm, n_fft=16, hop_length=8, fullband_model=Sequence("LSTM", 9, 4, 2, 18))
 
     @classmethod
     def from_tensors(cls, shapes: Shapes, args: Mapping[str, Any]) -> Config:

@@ -274,11 +274,7 @@ class Section:
     """Weights of one section: units of `center` bins that share a sub-band model."""
 
     def __init__(
-        self,
-        config: Config,
-        index: int,
-        tensors: Mapping[str, np.ndarray],
-        precision: str,
+        self, config: Config, index: int, tensors: Mapping[str, np.ndarray], precision: str
     ) -> None:
         self.first, last = config.bounds[index : index + 2]
         self.center = config.sb_num_center_freqs[index]
@@ -292,12 +288,7 @@ class Section:
         self.model = Recurrent(model, tensors, key, precision, floats_out=True, units=self.units)
 
     def write(
-        self,
-        program: Program,
-        state: State,
-        mag: np.ndarray,
-        fb_out: np.ndarray,
-        mask: np.ndarray,
+        self, program: Program, state: State, mag: np.ndarray, fb_out: np.ndarray, mask: np.ndarray
     ) -> BoundNorm:
         """Add this section's bins of the mask to a program of a stream; return its norm."""
         frames = mask.shape[0]

@@ -72,10 +72,7 @@ class Dict(dict[Any, Any]):
 
 
 def load(
-    data: bytes,
-    start: int,
-    names: Mapping[str, Name],
-    persistent: Callable[[object], object],
+    data: bytes, start: int, names: Mapping[str, Name], persistent: Callable[[object], object]
 ) -> tuple[Any, int]:
     """Read one pickle.
 

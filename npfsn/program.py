@@ -132,11 +132,7 @@ class Program:
         self._operations["otherwise"][norm] = len(self) - norm - 1
 
     def play(
-        self,
-        frame: int,
-        n_frame: int,
-        x: np.ndarray = _NO_SAMPLES,
-        out: np.ndarray = _NO_SAMPLES,
+        self, frame: int, n_frame: int, x: np.ndarray = _NO_SAMPLES, out: np.ndarray = _NO_SAMPLES
     ) -> None:
         """Run all calls.
 

@@ -71,13 +71,7 @@ class Sink:
         self._channel_mask = None if said is None else int(said[1], 16)
         try:
             self._file = sf.SoundFile(
-                native(partial),
-                "w",
-                source.samplerate,
-                source.channels,
-                subtype,
-                endian,
-                container,
+                native(partial), "w", source.samplerate, source.channels, subtype, endian, container
             )
         except (sf.SoundFileError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, sf.LibsndfileError) and error.code == _SYSTEM_CODE:

@@ -98,10 +98,7 @@ def profile(
                     enhancer.step(frame, out)
                     spans.append((start, time.perf_counter_ns()))
     plain = [_faster_half(plain_ms[plain_at == phase]) for phase in range(period)]
-    return (
-        _table(recorder, np.array(phases), period, spans, plain),
-        _timeline(recorder, spans),
-    )
+    return _table(recorder, np.array(phases), period, spans, plain), _timeline(recorder, spans)
 
 
 def _table(
