@@ -20,7 +20,7 @@ from needs import posix
 from pure_delay import Delay
 from sounds import RATES, lag, noise, read, refuse, tagged, tags, tree, write
 
-from npfsn import audio, chunks, containers, source
+from npfsn import audio, chunks, containers, intact, source
 from npfsn.audio import enhance_file
 from npfsn.errors import AudioError, NormError, NpfsnError
 from npfsn.resample import resample
@@ -861,6 +861,19 @@ def test_a_folder_that_cannot_be_made_is_told(delay, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(AudioError, match=r"cannot write .*b\.wav: Permission denied"):
         enhance_file(src, tmp_path / "new" / "b.wav")
+
+
+def test_a_file_that_may_not_be_read_is_told(delay, tmp_path, monkeypatch):
+    """In the system's words, before soundfile calls it "System error"; also an empty one."""
+    src, empty = write(tmp_path / "a.wav", noise(1000)), tmp_path / "empty.wav"
+    empty.touch()
+
+    def denied(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(intact, "open", denied, raising=False)
+    for path in (src, empty):
+        refuse(path, tmp_path / "b.wav", rf"cannot read .*{path.name}: Permission denied")
 
 
 def test_a_refused_container_leaves_no_folder(delay, tmp_path):
