@@ -7,6 +7,7 @@ throughput are measured on the spot.
 from __future__ import annotations
 
 import time
+import timeit
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,12 +85,7 @@ def limits(enhancer: Enhancer, mean_ms: float, quick: bool) -> dict[str, Any]:
 
 def _fastest(call: Callable[[], Any], repeats: int) -> float:
     """Return the time of the fastest call, s, the one least disturbed by other programs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(call, number=1, repeat=repeats, timer=time.perf_counter))
 
 
 def read_bandwidth(n_bytes: int, repeats: int) -> float:
