@@ -20,7 +20,7 @@ from .errors import NpfsnError, listed, one_line
 from .output import mark_unfinished, remove_unfinished
 from .plan import Job, Plan, make_plan
 from .report import LOUD, QUIET, TOO_QUIET
-from .stopping import Stopped, held_back, stoppable
+from .stopping import Stopped, handled, held_back, stoppable
 from .terminal import (
     REDRAW_SECONDS,
     StatusLine,
@@ -417,14 +417,8 @@ def _launch(args: argparse.Namespace, first: bool) -> _Process:
     process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
     # Ctrl-C reaches every process of a terminal; only this one acts on it and ends the
     # others with SIGTERM. A signal ignored here stays ignored in the child.
-    previous = None
-    with contextlib.suppress(ValueError):  # not in the main thread
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with handled(("SIGINT",), signal.SIG_IGN, lambda before: before is not None):
         process.start()
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGINT, previous)
     theirs.close()
     return _Process(process, ours, mark)
 

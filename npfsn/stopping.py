@@ -54,15 +54,17 @@ def stoppable() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, unheard
     try:
         # `nohup` ignores SIGHUP on purpose.
-        with _handled(("SIGTERM", "SIGHUP"), stop, lambda before: before != signal.SIG_IGN):
+        with handled(("SIGTERM", "SIGHUP"), stop, lambda before: before != signal.SIG_IGN):
             yield
     finally:
         sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
-def _handled(
-    names: tuple[str, ...], handler: Callable[[int, object], Any], where: Callable[[Any], bool]
+def handled(
+    names: tuple[str, ...],
+    handler: Callable[[int, object], Any] | signal.Handlers,
+    where: Callable[[Any], bool],
 ) -> Iterator[None]:
     """Set `handler`, within the block, for those signals whose previous handler passes `where`."""
     previous: dict[int, Any] = {}
@@ -88,7 +90,7 @@ def held_back() -> Iterator[None]:
     waiting: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     try:
-        with _handled(names, lambda signum, _: waiting.append(signum), callable):
+        with handled(names, lambda signum, _: waiting.append(signum), callable):
             yield
     finally:
         if waiting:
@@ -117,7 +119,7 @@ class Interrupts:
     def heard(self) -> contextlib.AbstractContextManager[None]:
         """Handle interrupts this way within the block, unless they are ignored or a caller's."""
         default = signal.default_int_handler
-        return _handled(("SIGINT",), self._hear, lambda before: before is default)
+        return handled(("SIGINT",), self._hear, lambda before: before is default)
 
     @contextlib.contextmanager
     def may_cut(self) -> Iterator[None]:
