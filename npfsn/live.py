@@ -123,7 +123,7 @@ def _sounddevice() -> Any:
 
 def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
     """Return the model's rate if both devices take it, or another one that they take."""
-    first: Exception | None = None
+    refused = []
     kinds = zip(devices, ("input", "output"), strict=True)
     theirs = [round(sd.query_devices(*each)["default_samplerate"]) for each in kinds]
     for rate in (own, *theirs, *COMMON_RATES):
@@ -132,12 +132,10 @@ def _rate(sd: Any, devices: tuple[Any, Any], channels: int, own: int) -> int:
             sd.check_output_settings(
                 devices[1], channels=channels, dtype="float32", samplerate=rate
             )
-        except sd.PortAudioError as error:
-            first = first or error
-        else:
             return rate
-    assert first is not None
-    raise first
+        except sd.PortAudioError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def _run(sd: Any, args: argparse.Namespace, make_stream: Callable[..., LiveStream]) -> int:
