@@ -379,9 +379,7 @@ def _say_compiling(kept: bool) -> None:
         "folder to avoid that"
     )
     line = f"npfsn: compiling kernels, up to half a minute ({hope}) ..."
-    try:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
         if sys.stderr.isatty():  # where the command line may have begun to show its progress
             line = "\r" + line
         print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # nobody reads it any more
-        pass
