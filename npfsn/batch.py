@@ -417,7 +417,7 @@ def _launch(args: argparse.Namespace, first: bool) -> _Process:
     process = context.Process(target=_work, args=(theirs, settings, mark), daemon=True)
     # Ctrl-C reaches every process of a terminal; only this one acts on it and ends the
     # others with SIGTERM. A signal ignored here stays ignored in the child.
-    with handled(("SIGINT",), signal.SIG_IGN, lambda before: before is not None):
+    with handled(("SIGINT",), signal.SIG_IGN, lambda before: True):
         process.start()
     theirs.close()
     return _Process(process, ours, mark)

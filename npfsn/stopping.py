@@ -66,13 +66,16 @@ def handled(
     handler: Callable[[int, object], Any] | signal.Handlers,
     where: Callable[[Any], bool],
 ) -> Iterator[None]:
-    """Set `handler`, within the block, for those signals whose previous handler passes `where`."""
+    """Set `handler`, within the block, for those signals whose previous handler passes `where`.
+
+    Not for those whose handler is none of Python's (None): it could not be set again.
+    """
     previous: dict[int, Any] = {}
     try:
-        for name in names:
-            signum = getattr(signal, name, None)
+        for signum in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            before = signal.getsignal(signum)
             with contextlib.suppress(ValueError):  # not in the main thread
-                if signum is not None and where(signal.getsignal(signum)):
+                if before is not None and where(before):
                     previous[signum] = signal.signal(signum, handler)
         yield
     finally:

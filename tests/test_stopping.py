@@ -155,6 +155,17 @@ def test_other_errors_of_finalisers_are_told(monkeypatch):
     assert told == [ValueError]
 
 
+def test_a_handler_that_is_none_of_python_s_is_left_alone(monkeypatch):
+    """That of a program with Python in it: it could not be set again, `signal.signal` fails."""
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda _: None)
+        patch.setattr(signal, "signal", lambda *_: pytest.fail("it was replaced"))
+        with stoppable():
+            pass
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_in_a_thread_signals_are_left_alone():
     """Python lets no other thread than the main one handle them."""
     reached = []
