@@ -248,12 +248,13 @@ def number(kind: type, low: float, high: float, what: str) -> Callable[[str], An
 
 def torn_apart(words: Sequence[str]) -> str | None:
     """Return what is wrong if a shell took a name for several words, of which some name nothing."""
-    there = [os.path.lexists(word) for word in words]
-    for first in range(len(words)):
-        for end in range(first + 2, min(first + 20, len(words)) + 1):
-            name = " ".join(words[first:end])
-            if not all(there[first:end]) and os.path.lexists(name):
-                return f"a name with spaces needs quotes: {in_shell([name])}"
+    missing = [i for i, word in enumerate(words) if not os.path.lexists(word)]
+    for i in missing[:20]:  # of a list made for another folder, all are missing
+        for first in range(max(0, i - 19), i + 1):
+            for end in range(max(first + 2, i + 1), min(first + 20, len(words)) + 1):
+                name = " ".join(words[first:end])
+                if os.path.lexists(name):
+                    return f"a name with spaces needs quotes: {in_shell([name])}"
     return None
 
 
