@@ -21,8 +21,8 @@ class FileReport:
     Attributes
     ----------
     samples : int
-        Frames, that is samples per channel, the same for input and output. (ADPCM and SDS are coded
-        in blocks, the last of which is filled up with zeros.)
+        Frames, that is samples per channel, the same for input and output. (ADPCM, SDS and PAF of
+        24 bits are coded in blocks, the last of which is filled up with zeros.)
     seconds : float
         `samples` in seconds of audio.
     channels, sample_rate : int
