@@ -53,7 +53,7 @@ class Enhancer(Alone):
     norm_horizon : float, optional
         Seconds that running norms remember, at least one hop, for rooms that change. None, as
         published: cumulative norms remember all of the past. `forgetting_norm` never remembers more
-        than 192 frames.
+        than 192 of its frames, each of which may be several hops.
 
     Raises
     ------
