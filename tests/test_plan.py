@@ -15,6 +15,7 @@ from needs import posix
 from sounds import recording, tree
 
 from npfsn import batch
+from npfsn.errors import in_shell
 from npfsn.terminal import torn_apart
 
 
@@ -219,6 +220,23 @@ def test_a_name_with_spaces_needs_quotes(npfsn):
     for name in ("my", "long", "talk.wav"):
         recording("a.wav").rename(name)
     npfsn("enhance", "my", "long", "talk.wav", "-o", "out/")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["a", "c", "missing"], None),  # all words of "a c" name something
+        (["missing", "a", "c"], None),
+        (["c", "a", "b", "c"], "a b"),
+        (["c", "a", "b", "b", "c"], "a b b c"),
+    ],
+)
+def test_names_that_are_there_are_taken_as_they_are(tmp_path, monkeypatch, words, name):
+    monkeypatch.chdir(tmp_path)
+    for each in ("a", "c", "a c", name or "other"):
+        Path(each).touch()
+    found = torn_apart(words)
+    assert found == (name and f"a name with spaces needs quotes: {in_shell([name])}")
 
 
 def test_missing_names_are_not_joined_for_ever(monkeypatch):
