@@ -18,10 +18,6 @@ from .program import Program
 from .samples import AnySamples, Samples, as_float32, as_out, check_type, copy_finite
 from .stream import Stream
 
-# Most streams of a group. Each is claimed by calls within those of the stream before: Python allows
-# a thousand in all, of which the caller needs some.
-_MOST = 256
-
 
 class EnhancerGroup:
     """Step several streams of one model together.
@@ -37,14 +33,13 @@ class EnhancerGroup:
     Parameters
     ----------
     enhancers : iterable of Enhancer
-        At most 256, made of the same `load_model(...)`, with the same precision and norm; other
-        options may differ. `step` is not called on them, should a subclass replace it.
+        Made of the same `load_model(...)`, with the same precision and norm; other options may
+        differ. `step` is not called on them, should a subclass replace it.
 
     Raises
     ------
     TypeError, ValueError
-        There are none or too many, these are not enhancers or not of one network, or one is given
-        twice.
+        There are none, these are not enhancers or not of one network, or one is given twice.
 
     Examples
     --------
@@ -62,11 +57,6 @@ class EnhancerGroup:
                 raise TypeError(f"an EnhancerGroup takes Enhancers: this is {each!r}")
         if not members:
             raise ValueError("an EnhancerGroup needs an Enhancer at least")
-        if len(members) > _MOST:
-            raise ValueError(
-                f"an EnhancerGroup takes at most {_MOST} Enhancers: make several groups of these "
-                f"{len(members)}"
-            )
         if len(set(map(id, members))) < len(members):
             raise ValueError("an Enhancer is there twice: give every stream one of its own")
         streams = [each._stream for each in members]

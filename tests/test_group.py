@@ -74,17 +74,6 @@ def test_any_number_of_streams(n):
         assert_alike(npfsn.EnhancerGroup(grouped), alone, 10)
 
 
-def test_the_largest_group_leaves_room_for_its_callers():
-    """Each stream is claimed by calls within those of the one before."""
-    grouped, alone = pairs(small_model("fullband"), 256)
-    group = npfsn.EnhancerGroup(grouped)
-
-    def deep(n: int) -> None:
-        deep(n - 1) if n else assert_alike(group, alone, 2)
-
-    deep(200)
-
-
 @pytest.mark.parametrize(
     "config", [{"num_mels": 1, "noisy_input_num_neighbors": 0}, {"shrink_size": 1}]
 )
@@ -267,8 +256,6 @@ def test_what_makes_no_group():
         npfsn.EnhancerGroup([])
     with pytest.raises(ValueError, match="there twice"):
         npfsn.EnhancerGroup([one, npfsn.Enhancer(model), one])
-    with pytest.raises(ValueError, match="at most 256 .*: make several groups of these 257"):
-        npfsn.EnhancerGroup(npfsn.Enhancer(model) for _ in range(257))
     for other in (
         npfsn.Enhancer(model, precision="int8"),
         npfsn.Enhancer(model, norm="forgetting_norm"),
