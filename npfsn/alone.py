@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, repeat
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from .errors import ConcurrentUseError, StreamEndedError
+from .errors import ConcurrentUseError, StreamEndedError, listed
 
 # Identifies this process: a thread that has claimed a stream does not exist in a forked child.
 _here = object()
@@ -43,6 +46,20 @@ class Alone:
         """Whether the stream has been flushed."""
         raise NotImplementedError
 
+    def _check(self, claim: object, ended: bool = False, torn: bool = False) -> None:
+        """Raise if this stream is not claimed by `claim`, or cannot be used."""
+        if self._claim.get(_here) is not claim:
+            raise ConcurrentUseError(
+                "this stream is being used by another thread: give every thread a stream "
+                f"of its own (copy(), or another {type(self).__name__} of the same model)"
+            )
+        if self._torn and not torn:
+            raise StreamEndedError(
+                f"the stream was interrupted in the middle of a hop: {self._ways_on}"
+            )
+        if self._ended and not ended:
+            raise StreamEndedError("the stream has been flushed: call reset() to start a new one")
+
     def copy(self: _A) -> _A:
         """Return an independent stream in the same state."""
         raise NotImplementedError
@@ -74,19 +91,8 @@ def alone(
             # is a new object, so `_claim` shows at any moment whose the stream is.
             claim = object()
             try:
-                if self._claim.setdefault(_here, claim) is not claim:
-                    raise ConcurrentUseError(
-                        "this stream is being used by another thread: give every thread a stream "
-                        f"of its own (copy(), or another {type(self).__name__} of the same model)"
-                    )
-                if self._torn and not torn:
-                    raise StreamEndedError(
-                        f"the stream was interrupted in the middle of a hop: {self._ways_on}"
-                    )
-                if self._ended and not ended:
-                    raise StreamEndedError(
-                        "the stream has been flushed: call reset() to start a new one"
-                    )
+                self._claim.setdefault(_here, claim)
+                self._check(claim, ended, torn)
                 return method(self, *args, **kwargs)
             finally:
                 # No call here: after a call, the interpreter may run a signal handler, and an
@@ -97,3 +103,36 @@ def alone(
         return run
 
     return decorate
+
+
+def _claimed(
+    claims: list[dict[object, object]], here: object, claim: object
+) -> Iterator[dict[object, object]]:
+    """Return what claims, when it is run through, those that are free, and yields them."""
+    found = map(dict.setdefault, claims, repeat(here), repeat(claim))
+    return compress(claims, map(operator.is_, found, repeat(claim)))
+
+
+def together(streams: Sequence[Alone], work: Callable[..., _R], *args: Any) -> _R:
+    """Claim several streams while some work is done, as `alone` claims one.
+
+    Side by side: claims within each other would reach the limit of Python's recursion.
+    """
+    here, claim = _here, object()
+    ours: list[dict[object, object]] = []
+    given_up = map(dict.pop, ours, repeat(here))  # when it is run through
+    try:
+        # Here and at the end one call, and no Python within it: a signal handler runs when all are
+        # claimed, and when all are given up.
+        ours.extend(_claimed([each._claim for each in streams], here, claim))
+        for i, each in enumerate(streams):
+            try:
+                each._check(claim)
+            except ConcurrentUseError as error:
+                raise ConcurrentUseError(f"stream {i}: {error}") from None
+            except StreamEndedError as error:
+                which = [f"{k}" for k, one in enumerate(streams) if one._torn or one._ended]
+                raise StreamEndedError(f"stream {listed(which, 4)}: {error}") from None
+        return work(*args)
+    finally:
+        deque(given_up, 0)

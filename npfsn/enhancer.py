@@ -7,7 +7,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -252,11 +252,6 @@ class Enhancer(Alone):
         """
         # By position: with keywords, Python would retain memory for their names, up to 10 KB.
         return self._step(frame, out)
-
-    @alone()
-    def _within(self, work: Callable[..., Samples], *args: Any) -> Samples:
-        """Claim this stream and do the work of a group of them."""
-        return work(*args)
 
     @alone()
     def _step(self, frame: AnySamples, out: Samples | None) -> Samples:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from . import state as states
+from .alone import together
 from .enhancer import Enhancer
-from .errors import FrameError, StreamEndedError, listed
+from .errors import FrameError
 from .layers import RecurrentPass
 from .packing import aligned
 from .program import Program
@@ -68,10 +68,6 @@ class EnhancerGroup:
         self._members = members
         self._shape = len(members), members[0].frame_length
         self._together = _Together(streams)
-        # Claims one stream after the other, then steps.
-        self._claim_and_step: Callable[..., Samples] = self._step
-        for each in reversed(members):
-            self._claim_and_step = functools.partial(each._within, self._claim_and_step)
 
     @property
     def enhancers(self) -> tuple[Enhancer, ...]:
@@ -111,11 +107,7 @@ class EnhancerGroup:
         TypeError, FrameError, StreamEndedError, ConcurrentUseError
             As `Enhancer.step`, if it holds for any of the streams; none is changed.
         """
-        try:
-            return self._claim_and_step(frames, out)
-        except StreamEndedError as error:
-            which = [f"{i}" for i, each in enumerate(self._members) if each._ended or each._torn]
-            raise StreamEndedError(f"stream {listed(which, 4)}: {error}") from None
+        return together(self._members, self._step, frames, out)
 
     def _step(self, frames: AnySamples, out: Samples | None) -> Samples:
         check_type(frames, "frames")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import inspect
 import pickle
+import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from drawn_models import golden_model, noise, small_model
 from streams import same_state
 
 import npfsn
+from npfsn.alone import alone
 from npfsn.errors import ConcurrentUseError, FrameError, StreamEndedError
 from npfsn.models import ARCHITECTURES
 
@@ -205,11 +210,10 @@ def test_a_stream_that_is_in_use_stops_the_group():
     x = noise(3 * group.frame_length).reshape(3, -1)
     used = group.enhancers[1]
 
-    def meanwhile() -> npfsn.Enhancer:
-        refuse(group, ConcurrentUseError, "another thread", x)
-        return used
+    def meanwhile(used: npfsn.Enhancer) -> None:
+        refuse(group, ConcurrentUseError, "^stream 1: this stream is being used by another", x)
 
-    used._within(meanwhile)
+    alone()(meanwhile)(used)
     group.step(x)
     seen = []
 
@@ -222,6 +226,30 @@ def test_a_stream_that_is_in_use_stops_the_group():
     group._together.push = inside
     group.step(x)
     assert len(seen) == 3
+
+
+def test_more_streams_need_no_more_recursion():
+    group = npfsn.EnhancerGroup(pairs(small_model("fast_fullsubnet"), 100)[0])
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 50)
+    try:
+        group.step(np.zeros((100, group.frame_length), np.float32))
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_a_group_that_is_dropped_is_freed():
+    """At once: the collector runs seldom, and does not know how large its streams are."""
+    group = npfsn.EnhancerGroup(pairs(small_model("fast_fullsubnet"), 3)[0])
+    group.step(np.zeros((3, group.frame_length), np.float32))
+    gone = [weakref.ref(each) for each in (group, *group.enhancers)]
+    gc.collect()
+    gc.disable()
+    try:
+        del group
+        assert [each() for each in gone] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_streams_that_an_interrupt_tore_say_so():

@@ -32,7 +32,7 @@ from streams import in_hops, run, same_state
 import npfsn
 from npfsn import machine_code, packed
 from npfsn import state as states
-from npfsn.alone import alone
+from npfsn.alone import alone, together
 from npfsn.config import CAUSAL_NORMS
 from npfsn.errors import FrameError, StateError, StreamEndedError
 from npfsn.models import ARCHITECTURES
@@ -994,6 +994,20 @@ def test_no_interrupt_leaves_a_claim_behind(interrupts):
         except Interrupt:
             pass
         assert not enhancer._claim
+
+
+@posix
+def test_no_interrupt_leaves_one_of_several_claims_behind(interrupts):
+    streams = [any_stream() for _ in range(5)]
+    rng = np.random.default_rng(2)
+    for _ in range(2000):
+        try:
+            interrupts(float(rng.uniform(1e-6, 3e-5)))
+            while True:
+                together(streams, bool)
+        except Interrupt:
+            pass
+        assert not any(each._claim for each in streams)
 
 
 def test_an_interrupt_before_the_claim_is_that_interrupt():
