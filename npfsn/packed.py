@@ -17,9 +17,12 @@ from .options import check_precision
 from .stream import Stream
 from .weights import Model
 
-# The last few of each model are kept; packing one anew takes some hundredths of a second.
+# Those in use, and the last few of each model: packing one anew takes some hundredths of a second.
 _networks: weakref.WeakKeyDictionary[Model, dict[Any, Network]] = weakref.WeakKeyDictionary()
 _NETWORKS_KEPT = 4
+_in_use: weakref.WeakKeyDictionary[Model, weakref.WeakValueDictionary[Any, Network]] = (
+    weakref.WeakKeyDictionary()
+)
 
 # The stream that enhanced the last whole signal of each model.
 _spare: weakref.WeakKeyDictionary[Model, Stream] = weakref.WeakKeyDictionary()
@@ -31,12 +34,14 @@ def shared_network(model: Model, config: Any, precision: str) -> Network:
     with weights.loading:  # through the module: a forked child gets a new lock
         known = _networks.setdefault(model, {})
         key = (config, precision)
-        network = known.pop(key, None)
+        in_use = _in_use.setdefault(model, weakref.WeakValueDictionary())
+        network = in_use.get(key)
+        known.pop(key, None)
         if network is None:
             module = ARCHITECTURES[model.architecture]
             network = module.Network(config, model.tensors, precision)
             _warm_up(network)
-        known[key] = network  # now the one used last
+        in_use[key] = known[key] = network  # now the one used last
         if len(known) > _NETWORKS_KEPT:
             del known[next(iter(known))]
         return network

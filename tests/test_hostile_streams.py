@@ -1123,6 +1123,16 @@ def test_models_that_are_dropped_are_freed():
     assert gone() is None
 
 
+def test_a_network_in_use_is_not_packed_again():
+    """Not even when many others were used since: its streams and new ones can form a group."""
+    model = small_model("fast_fullsubnet")
+    first = npfsn.Enhancer(model)
+    for norm, precision in itertools.product(CAUSAL_NORMS, ("float32", "int8")):
+        npfsn.Enhancer(model, norm=norm, precision=precision)
+    assert first.copy()._stream.network is first._stream.network
+    npfsn.EnhancerGroup([first, npfsn.Enhancer(model)])
+
+
 def test_whole_signals_take_turns_with_a_stream(monkeypatch):
     """One after the other shares one; not within each other, nor with one that was left midway."""
     made, drawn = [], small_model("fast_fullsubnet")
