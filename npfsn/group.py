@@ -66,7 +66,7 @@ class EnhancerGroup:
                 "npfsn.load_model(...), with the same precision and norm"
             )
         self._members = members
-        self._shape = len(members), members[0].frame_length
+        self._shape = len(members), streams[0].hop
         self._together = _Together(streams)
 
     @property

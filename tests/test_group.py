@@ -293,6 +293,20 @@ def test_what_makes_no_group():
             npfsn.EnhancerGroup([one, other])
 
 
+def test_a_subclass_may_take_frames_of_its_own():
+    """The group takes hops: kernels write a whole one, wherever it ends."""
+
+    class InPairs(npfsn.Enhancer):
+        @property
+        def frame_length(self) -> int:
+            return 2 * super().frame_length
+
+    model = small_model("fast_fullsubnet")
+    group = npfsn.EnhancerGroup([InPairs(model), InPairs(model)])
+    assert group.frame_length == 256
+    assert_alike(group, [npfsn.Enhancer(model), npfsn.Enhancer(model)], 10)
+
+
 def test_what_a_group_says_of_itself():
     grouped = pairs(small_model("fast_fullsubnet"), 3)[0]
     group = npfsn.EnhancerGroup(iter(grouped))
