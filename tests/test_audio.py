@@ -1042,6 +1042,15 @@ def test_no_alac_crashes_its_encoder(delay, tmp_path, subtype, channels, n_packe
     assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
 
 
+def test_large_packets_of_alac_between_small_ones(delay, tmp_path):
+    """Blocks of three channels hold no whole number of packets."""
+    x = noise(148 * 4096, 3, scale=0.1)
+    x[np.arange(len(x)) // 4096 % 2 == 1] = 0.0  # every second packet is small
+    src = write(tmp_path / "a.caf", x, subtype="ALAC_16")
+    enhance_file(src, tmp_path / "b.caf")
+    assert np.array_equal(read(tmp_path / "b.caf")[0], read(src)[0])
+
+
 def test_alac_needs_no_temporary_file(delay, tmp_path, monkeypatch):
     """Its encoder keeps one, and crashes where the folder for them is full."""
     src = write(tmp_path / "a.caf", noise(1000), subtype="ALAC_16")
