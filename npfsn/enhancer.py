@@ -257,16 +257,15 @@ class Enhancer(Alone):
     def _step(self, frame: AnySamples, out: Samples | None) -> Samples:
         frame = as_samples(frame, (self._hop,), "frame")
         out = as_out(out, (self._hop,))
-        bad = copy_finite(frame, self._in, self._bad, self._on_nonfinite)
-        self._torn = True
-        self._n_bad[0] += bad
+        copy_finite(frame, self._in, self._bad, self._on_nonfinite)
         self._stream.push(self._begin_hop(), out)
         self._end_hop()
-        self._torn = False
         return out
 
     def _begin_hop(self) -> Samples:
-        """Return the hop that `_in` completes: it follows what `process` has left."""
+        """Begin to change the stream: return the hop that `_in` completes after `_pending`."""
+        self._torn = True
+        self._n_bad[0] += self._bad[0]
         pending = int(self._n_pending[0])
         if not pending:
             return self._in
@@ -274,11 +273,12 @@ class Enhancer(Alone):
         return self._pending
 
     def _end_hop(self) -> None:
-        """Keep what is left of `_in`, after `_begin_hop`."""
+        """End what `_begin_hop` began, and keep what is left of `_in`."""
         pending = int(self._n_pending[0])
         if pending:
             self._pending[:pending] = self._in[self._hop - pending :]
             self._pending[pending:] = 0
+        self._torn = False
 
     @alone()
     def process(self, chunk: AnySamples) -> Samples:

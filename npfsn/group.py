@@ -123,13 +123,9 @@ class EnhancerGroup:
                 copy_finite(frame, each._in, each._bad, each._on_nonfinite)
             except FrameError as error:
                 raise FrameError(f"stream {i}: {error}") from None
-        for each in self._members:
-            each._torn = True
-            each._n_bad[0] += each._bad[0]
         self._together.push([each._begin_hop() for each in self._members], out)
         for each in self._members:
             each._end_hop()
-            each._torn = False
         return out
 
     def __reduce__(self) -> Any:
@@ -162,9 +158,9 @@ class _Together:
         if len(streams) == 1:
             self._own = [[program]]  # a stack of one unit has faster ways of its own
             return
-        for kind, calls in itertools.groupby(range(len(program)), lambda i: _kind(program, i)):
-            first, *others = calls
-            end = first + 1 + len(others)
+        for kind, group in itertools.groupby(range(len(program)), lambda i: _kind(program, i)):
+            calls = list(group)
+            first, end = calls[0], calls[-1] + 1
             if kind == "common":
                 self._share(first, end)
             elif kind == "own":

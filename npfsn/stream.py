@@ -216,6 +216,10 @@ class Stream:
         """
         if self._restarts:
             self._listen(x)
+        return self._steady_frame()
+
+    def _steady_frame(self) -> int | None:
+        """Return what `next_frame` does, after `_listen`."""
         frame = int(self.clock[1])
         return self._network_frame(frame) if frame >= self._steady and self.fitted else None
 
@@ -230,9 +234,9 @@ class Stream:
 
     def _push(self, x: np.ndarray, out: np.ndarray) -> None:
         """Take one hop, after `_listen`."""
-        frame = int(self.clock[1])
-        if frame >= self._steady and self.fitted:
-            self._hop_program.play(self._network_frame(frame), 1, x, out)
+        frame = self._steady_frame()
+        if frame is not None:
+            self._hop_program.play(frame, 1, x, out)
             return
         self._take.play(0, 1, x)
         hops = int(self.clock[0]) + 1
